@@ -1,0 +1,213 @@
+"""The commit protocol: how a part's result, and then a snapshot of many, comes to exist exactly once.
+
+    attempt ─► data files (create-only) ─► rejects (create-only) ─► manifest (create-only) ─► … ─► snapshot N+1
+
+Every name is derived from content, every write is a create: whoever is second finds the first one's object, checks it
+and adopts it. So a retry, a second attempt after a lost answer, and a race of two runs all end in the same objects.
+Only `commit_snapshot` makes anything visible, and it is one create. Failure cases: docs/design.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import CommitConflict, OutputError
+from pipeline.failpoints import failpoint
+from pipeline.lineage import DataFile, Generation, Manifest, Snapshot, content_hash
+from pipeline.storage import Store, shown
+from pipeline.write import parquet
+
+SNAPSHOTS, FILE_LISTS = "_meta/snapshots", "_meta/files"
+
+
+def manifest_path(fingerprint: str, part_id: str) -> str:
+    return f"_meta/manifests/{fingerprint}/{part_id}.json"
+
+
+def publish_data_file(
+    store: Store, part_id: str, folder: str, partition: dict[str, str | None], table: pa.Table, metadata: dict[str, object]
+) -> DataFile:
+    """Create one data file, or adopt the one that an earlier attempt at the same part created.
+
+    Vectors of two attempts may differ in the last bits (other device, other batch): the first one stays. Raises
+    OutputError when what is there belongs to another part or has another number of rows.
+    """
+    path = "/".join(step for step in ("data", folder, f"part-{part_id}.parquet") if step)
+    data = parquet.encode(table, metadata)
+    failpoint("before_data_put")
+    if not store.put_if_absent(path, data):
+        data = store.read(path)
+        n_rows, lineage = parquet.read_footer(data)
+        found = json.loads(lineage or b"{}").get("part_id")
+        if (n_rows, found) != (table.num_rows, part_id):
+            raise OutputError(
+                f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {found}, expected "
+                f"{table.num_rows} rows of part {part_id}. Something else writes under data/: use another output.uri."
+            )
+    failpoint("after_data_put")
+    digest = hashlib.sha256(data).hexdigest()
+    return DataFile(path=path, partition=partition, n_rows=table.num_rows, size_bytes=len(data), sha256=digest)
+
+
+def publish_rejects(store: Store, run_id: str, part_id: str, table: pa.Table, metadata: dict[str, object]) -> str:
+    """Create the dead letters of one part; returns their path."""
+    path = f"_meta/rejects/{run_id}/part-{part_id}.parquet"
+    store.put_if_absent(path, parquet.encode(table, metadata))
+    failpoint("after_rejects_put")
+    return path
+
+
+def publish_manifest(store: Store, manifest: Manifest) -> Manifest:
+    """Create the manifest of a finished part, or return the one that is already there."""
+    path = manifest_path(manifest.fingerprint, manifest.part_id)
+    if not store.put_if_absent(path, manifest.to_json()):
+        manifest = Manifest.from_json(store.read(path), path)
+    failpoint("after_manifest_put")
+    return manifest
+
+
+def load_manifests(store: Store, fingerprint: str, known: Iterable[Manifest] = ()) -> list[Manifest]:
+    """All manifests of a fingerprint, read from storage; those in `known` are not fetched again."""
+    have = {manifest.part_id: manifest for manifest in known if manifest.fingerprint == fingerprint}
+    folder = f"_meta/manifests/{fingerprint}"
+    names = [path for path in store.list(folder) if path.endswith(".json")]
+    wanted = [path for path in names if path.rpartition("/")[2].removesuffix(".json") not in have]
+    fetched = [Manifest.from_json(data, path) for path, data in store.read_many(wanted)]
+    return [*have.values(), *fetched]
+
+
+def publish_generation(store: Store, generation: Generation) -> Generation:
+    """Pin the facts that all data of one fingerprint shares. Raises OutputError when they differ from what is there."""
+    path = f"_meta/generations/{generation.fingerprint}.json"
+    if store.put_if_absent(path, generation.to_json()):
+        return generation
+    found = Generation.from_json(store.read(path), path)
+    if (found.dimension, found.arrow_schema) != (generation.dimension, generation.arrow_schema):
+        raise OutputError(
+            f"{shown(store.uri)}: this output holds vectors of dimension {found.dimension} under fingerprint "
+            f"{found.fingerprint}, the model now gives {generation.dimension}. The model directory changed without "
+            "changing its files' hashes, or the output was written by another program: use another output.uri."
+        )
+    return found
+
+
+def load_generation(store: Store, fingerprint: str) -> Generation | None:
+    path = f"_meta/generations/{fingerprint}.json"
+    data = store.read_or_none(path)
+    return None if data is None else Generation.from_json(data, path)
+
+
+def snapshot_numbers(store: Store) -> list[int]:
+    """Numbers of all snapshots, ascending."""
+    names = [path.rpartition("/")[2].removesuffix(".json") for path in store.list(SNAPSHOTS)]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def load_snapshot(store: Store, number: int | None = None) -> Snapshot | None:
+    """Snapshot `number`, or the newest. None when there is none yet; raises OutputError for a number that is not kept."""
+    numbers = snapshot_numbers(store)
+    if number is not None and number not in numbers:
+        kept = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
+        raise OutputError(f"{shown(store.uri)}: no snapshot {number}; kept: {kept}")
+    if not numbers:
+        return None
+    path = f"{SNAPSHOTS}/{number if number is not None else numbers[-1]:020d}.json"
+    return Snapshot.from_json(store.read(path), path)
+
+
+def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
+    """The manifests that a snapshot makes live, in the order of their ids."""
+    if snapshot is None:
+        return []
+    table = pq.read_table(io.BytesIO(store.read(snapshot.file_list)), columns=["manifest"])
+    return [Manifest.from_json(text.encode(), snapshot.file_list) for text in table["manifest"].to_pylist()]
+
+
+def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:
+    """Write the immutable list of live parts under the hash of its content; returns its path.
+
+    One row a part: its id, its data files (for engines that read a list of paths), and the whole manifest.
+    """
+    path = f"{FILE_LISTS}/{content_hash([part.part_id for part in parts], 64)}.parquet"
+    table = pa.table({
+        "part_id": pa.array([part.part_id for part in parts], pa.string()),
+        "paths": pa.array([[file.path for file in part.data_files] for part in parts], pa.list_(pa.string())),
+        "n_rows": pa.array([part.n_rows for part in parts], pa.int64()),
+        "manifest": pa.array([part.model_dump_json() for part in parts], pa.string()),
+    })  # fmt: skip
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    failpoint("before_file_list_put")
+    store.put_if_absent(path, sink.getvalue())
+    failpoint("after_file_list_put")
+    return path
+
+
+def check_parts(parts: Collection[Manifest]) -> None:
+    """The invariants of every commit. Raises OutputError naming the part that breaks one."""
+    ids = Counter(part.part_id for part in parts)
+    for part in parts:
+        rows = sum(file.n_rows for file in part.data_files)
+        if ids[part.part_id] > 1 or part.n_records != part.n_documents + part.n_rejects or part.n_rows != rows:
+            raise OutputError(
+                f"part {part.part_id}: {part.n_records} records, {part.n_documents} documents, {part.n_rejects} rejects, "
+                f"{part.n_rows} rows, {rows} rows in its files, listed {ids[part.part_id]} times. The output is damaged: "
+                "do not use it; run `corpus-embed verify`."
+            )
+
+
+def commit_snapshot(
+    store: Store, parts: Sequence[Manifest], *, run_id: str, fingerprint: str, parent: Snapshot | None, complete: bool,
+    n_duplicate_ids: int | None = None,
+) -> Snapshot:  # fmt: skip
+    """Make `parts` the live content, on top of `parent`. The create of the snapshot object is the atomic point.
+
+    Returns the head when it already says the same, or is this run's complete one. A snapshot that another attempt at this very run made in the
+    meantime is built upon. Raises CommitConflict when a different run was first.
+    """
+    check_parts(parts)
+    ordered = sorted(parts, key=lambda part: part.part_id)
+    file_list = publish_file_list(store, ordered)
+    reasons: Counter[str] = Counter()
+    for part in ordered:
+        reasons.update(part.reject_reasons)
+    while True:
+        if parent is not None and (parent.file_list, parent.complete or not complete) == (file_list, True):
+            return parent
+        if parent is not None and parent.run_id == run_id and parent.complete:
+            return parent
+        snapshot = Snapshot(
+            number=parent.number + 1 if parent else 1,
+            parent=parent.number if parent else None,
+            run_id=run_id,
+            complete=complete,
+            fingerprint=fingerprint,
+            file_list=file_list,
+            n_parts=len(ordered),
+            n_files=sum(len(part.data_files) for part in ordered),
+            n_records=sum(part.n_records for part in ordered),
+            n_documents=sum(part.n_documents for part in ordered),
+            n_rejects=sum(part.n_rejects for part in ordered),
+            n_rows=sum(part.n_rows for part in ordered),
+            n_tokens=sum(part.n_tokens for part in ordered),
+            size_bytes=sum(file.size_bytes for part in ordered for file in part.data_files),
+            n_duplicate_ids=n_duplicate_ids,
+            reject_reasons=dict(sorted(reasons.items())),
+        )
+        path = f"{SNAPSHOTS}/{snapshot.number:020d}.json"
+        if store.put_if_absent(path, snapshot.to_json()):
+            failpoint("after_snapshot_put")
+            return snapshot
+        parent = Snapshot.from_json(store.read(path), path)
+        if parent.run_id != run_id:
+            raise CommitConflict(
+                f"{shown(store.uri)}: run {parent.run_id} committed snapshot {parent.number} while run {run_id} was under "
+                "way. Nothing is lost: run the same command again; it keeps every finished part and plans on the new head."
+            )

@@ -1,0 +1,175 @@
+"""The interface of every engine and the loop they share.
+
+In: ragged token ids. Out: one float32 vector a text, in input order. Method: rows are cut into length buckets
+under a token budget, longest first; a bucket is prepared in pinned memory while the device works on the one
+before it, and a result is read one step late, so nothing in the loop waits for the device. Out of memory
+halves the bucket and the budget and goes on. Cost: benchmarks/engine.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.utils import logging as transformers_logging
+
+from pipeline.embed.buckets import Rows
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class EngineStats:
+    """Sums over all calls of `Engine.embed`; `n_padded_tokens` is what was computed, padding included."""
+
+    n_texts: int = 0
+    n_tokens: int = 0
+    n_padded_tokens: int = 0
+    n_batches: int = 0
+    seconds: float = 0.0
+    n_oom_halvings: int = 0
+
+    @property
+    def padding_share(self) -> float:
+        return 1 - self.n_tokens / self.n_padded_tokens if self.n_padded_tokens else 0.0
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What `load_engine` resolved: no "auto" is left. `pooling` may join several modes with "+"."""
+
+    pooling: str
+    normalize: bool
+    dtype: str
+    device: str
+    truncate_dim: int | None
+    max_batch_tokens: int
+    prompt_tokens: int  # leading ids of every text that pooling leaves out
+
+
+class Engine(ABC):
+    """Vectors for ragged token ids. Not thread-safe; one engine per process and device."""
+
+    name: str
+    dim: int
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self.device = options.device
+        self.dtype = options.dtype
+        self.stats = EngineStats()
+        self.budget_tokens = options.max_batch_tokens
+
+    @abstractmethod
+    def _buckets(self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]) -> Iterator[Rows]:
+        """Cut rows into buckets under the budget, which is asked anew for each: it may shrink on the way."""
+
+    @abstractmethod
+    def _forward(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows) -> torch.Tensor:
+        """Queue one bucket. Returns (n, dim) on the device without waiting; adds to n_padded_tokens."""
+
+    @torch.inference_mode()
+    def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+        """ids: (T,) int32 with special tokens; offsets: (N+1,) int64. Returns (N, dim) float32, C-contiguous.
+
+        A text without tokens gives a row of NaN. NaN or inf from the model are returned as they are.
+        Raises torch.OutOfMemoryError when a single text does not fit.
+        """
+        started = time.perf_counter()
+        n_tokens = np.diff(offsets)
+        vectors = np.full((n_tokens.size, self.dim), np.nan, dtype=np.float32)
+        filled = np.flatnonzero(n_tokens)
+        sink = _Sink(vectors, self.device)
+        for bucket in self._buckets(n_tokens[filled], lambda: self.budget_tokens):
+            self._embed_bucket(ids, offsets, filled[bucket], sink)
+        sink.flush()
+        self.stats.n_texts += n_tokens.size
+        self.stats.n_tokens += int(n_tokens.sum())
+        self.stats.seconds += time.perf_counter() - started
+        return vectors
+
+    def _embed_bucket(
+        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows, sink: _Sink
+    ) -> None:
+        """One bucket, in smaller pieces where memory does not hold it. The smaller budget is kept for what
+        follows.
+        """
+        queue = [rows]
+        while queue:
+            rows = queue.pop()
+            try:
+                result = self._forward(ids, offsets, rows)
+            except torch.OutOfMemoryError:
+                if rows.size == 1:
+                    raise
+                result = None
+            if result is None:  # outside `except`: the exception would keep the failed tensors alive
+                sink.flush()
+                torch.cuda.empty_cache()
+                self.stats.n_oom_halvings += 1
+                half = rows.size // 2
+                queue += [rows[half:], rows[:half]]
+                n_tokens = int((offsets[rows + 1] - offsets[rows]).sum())
+                self.budget_tokens = max(1, min(self.budget_tokens, n_tokens // 2))
+                log.warning(
+                    "out of memory at %d rows: budget is now %d tokens", rows.size, self.budget_tokens
+                )
+                continue
+            self.stats.n_batches += 1
+            sink.put(rows, result)
+
+
+class _Sink:
+    """Writes results into `vectors`; on a GPU through pinned memory and one step late."""
+
+    def __init__(self, vectors: NDArray[np.float32], device: str) -> None:
+        self._vectors = vectors
+        self._asynchronous = device.startswith("cuda")
+        self._pending: tuple[Rows, torch.Tensor, torch.cuda.Event] | None = None
+
+    def put(self, rows: Rows, result: torch.Tensor) -> None:
+        if not self._asynchronous:
+            self._vectors[rows] = result.float().numpy()
+            return
+        # torch caches pinned blocks and hands one out again only when the copy that used it has ended.
+        host = torch.empty(result.shape, dtype=torch.float32, pin_memory=True)
+        host.copy_(result.float(), non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self.flush()
+        self._pending = (rows, host, event)
+
+    def flush(self) -> None:
+        if self._pending is not None:
+            rows, host, event = self._pending
+            event.synchronize()
+            self._vectors[rows] = host.numpy()
+            self._pending = None
+
+
+def to_device(array: NDArray[Any], device: str) -> torch.Tensor:
+    """Host array → device without waiting, through pinned memory on a GPU."""
+    host = torch.from_numpy(array)
+    return host.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else host
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' progress bars, which would fill the log of every worker."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,55 @@
+"""Which rows go through the model together: buckets of similar length under one token budget, longest first.
+
+In: token counts, int (N,). Out: row indices, one array a bucket. Longest first, so that running out of memory
+shows in the first second and the last buckets are the cheap ones. numpy only; the one Python loop is over
+buckets, not rows. The budget is a callable because running out of memory lowers it on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+
+def longest_first(n_tokens: NDArray[np.integer]) -> Rows:
+    """Row indices by falling token count; equal counts stay in input order. (N,) int64"""
+    return np.argsort(-n_tokens.astype(np.int64), kind="stable")
+
+
+def padded_buckets(n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]) -> Iterator[Rows]:
+    """Buckets whose cost is rows × longest row ≤ `budget_tokens()` (one row at least)."""
+    order = longest_first(n_tokens)
+    start = 0
+    while start < order.size:
+        width = max(1, int(n_tokens[order[start]]))
+        stop = start + max(1, budget_tokens() // width)
+        yield order[start:stop]
+        start = stop
+
+
+def packed_buckets(n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]) -> Iterator[Rows]:
+    """Buckets whose cost is the sum of their token counts ≤ `budget_tokens()` (one row at least)."""
+    order = longest_first(n_tokens)
+    ends = np.cumsum(n_tokens[order], dtype=np.int64)  # tokens up to and including each row
+    start, done = 0, 0
+    while start < order.size:
+        stop = max(start + 1, int(np.searchsorted(ends, done + budget_tokens(), side="right")))
+        yield order[start:stop]
+        start, done = stop, int(ends[stop - 1])
+
+
+def flat_index(offsets: NDArray[np.int64], rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the tokens of `rows` lie in the ragged ids, and each token's position in its row.
+
+    offsets: (N+1,) int64, rows: (n,). Returns two int64 arrays of shape (sum of token counts,).
+    """
+    starts = offsets[rows]
+    n_tokens = offsets[rows + 1] - starts
+    ends = np.cumsum(n_tokens)
+    total = int(ends[-1]) if ends.size else 0
+    positions = np.arange(total, dtype=np.int64) - np.repeat(ends - n_tokens, n_tokens)
+    return positions + np.repeat(starts, n_tokens), positions

@@ -1,0 +1,86 @@
+"""Which engine serves a model: packed for plain BERT and Llama, else padded.
+
+In: a `ModelDir` and what the job spec says. Out: an `Engine`. Cost: reading the weights once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+import torch
+
+from pipeline.embed.base import DTYPES, Engine, EngineOptions, EngineStats, quiet_loading
+from pipeline.embed.packed import load_packed
+from pipeline.embed.padded import PaddedEngine
+from pipeline.errors import ModelError
+from pipeline.model_dir import POOLINGS, ModelDir
+
+__all__ = ["Engine", "EngineStats", "load_engine"]
+
+log = logging.getLogger(__name__)
+
+
+def load_engine(
+    model: ModelDir,
+    *,
+    pooling: str = "auto",
+    normalize: bool | str = "auto",
+    dtype: str = "float32",
+    device: str = "cpu",
+    truncate_dim: int | None = None,
+    max_batch_tokens: int | None = None,
+    prompt_tokens: int = 0,
+    engine: str = "auto",
+) -> Engine:
+    """Load the weights and choose the engine: packed for plain BERT and Llama models, else padded.
+
+    pooling: "auto" (what the directory says) or one of `model_dir.POOLINGS`' values. normalize: "auto" (what
+    the directory says), True or False. truncate_dim: None means what the directory says; vectors of a
+    normalising model are brought back to length 1 after the cut. max_batch_tokens: None means the engine's
+    default. prompt_tokens: leading ids of the prompt, which pooling leaves out only where the directory says
+    so (`include_prompt: false`). Raises ModelError for an impossible combination or damaged weights.
+    """
+    _check_choice("dtype", dtype, DTYPES)
+    _check_choice("engine", engine, ("auto", "packed", "padded"))
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(
+            f"device {device!r}: torch {torch.__version__} sees no GPU. Set runtime device to 'cpu'."
+        )
+    options = EngineOptions(
+        pooling=_pooling(model, pooling),
+        normalize=model.normalize if normalize == "auto" else bool(normalize),
+        dtype=dtype,
+        device=device,
+        truncate_dim=truncate_dim if truncate_dim is not None else model.truncate_dim,
+        max_batch_tokens=max_batch_tokens or 0,
+        prompt_tokens=0 if model.include_prompt else prompt_tokens,
+    )
+    with quiet_loading():
+        if engine != "padded":
+            loaded = load_packed(model, options)
+            if isinstance(loaded, Engine):
+                return loaded
+            if engine == "packed":
+                raise ModelError(
+                    f"{model.path}: engine 'packed' cannot run it: {loaded}. Set engine to 'auto'."
+                )
+            log.info("%s: padded engine, because packed cannot run it: %s", model.path, loaded)
+        return PaddedEngine(model, options)
+
+
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ModelError(f"{name} {value!r} is unknown; choose one of {sorted(choices)}.")
+
+
+def _pooling(model: ModelDir, pooling: str) -> str:
+    if pooling != "auto":
+        _check_choice("pooling", pooling, set(POOLINGS.values()))
+        return pooling
+    if model.pooling is None:
+        raise ModelError(
+            f"{model.path}: the directory names no pooling (no Pooling in modules.json). Set model.pooling to one of "
+            f"{sorted(POOLINGS.values())}; the model card says which."
+        )
+    return model.pooling

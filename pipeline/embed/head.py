@@ -1,0 +1,63 @@
+"""What comes after pooling: the directory's own Dense, LayerNorm and Normalize modules, truncation,
+normalisation.
+
+In: pooled (n, D) in float32. Out: (n, dim) float32. The modules are sentence-transformers' own classes with
+their own weights, run in float32 whatever the model's dtype: they are a thousandth of the work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sentence_transformers.util import import_from_string
+from torch import nn
+
+from pipeline.errors import ModelError
+from pipeline.model_dir import ModelDir
+
+
+class Head(nn.Module):
+    """Modules of `modules.json` behind Pooling, then truncation, then normalisation.
+
+    Normalisation comes once and last, so a truncated vector of a normalising model has length 1
+    (sentence-transformers leaves it shorter unless `normalize_embeddings=True`; the direction is the same).
+    """
+
+    def __init__(self, modules: list[nn.Module], normalize: bool, truncate_dim: int | None) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(modules).float()
+        self.normalize = normalize
+        self.truncate_dim = truncate_dim
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        features = {"sentence_embedding": pooled}
+        for step in self.steps:
+            features = step(features)
+        vectors = features["sentence_embedding"][:, : self.truncate_dim]  # (n, dim)
+        return nn.functional.normalize(vectors, p=2, dim=-1) if self.normalize else vectors
+
+
+def drop_last_normalize(modules: list[nn.Module]) -> list[nn.Module]:
+    """Without the Normalize modules at the end, which `Head` replaces. One in the middle (before a Dense)
+    stays.
+    """
+    while modules and type(modules[-1]).__name__ == "Normalize":
+        modules = modules[:-1]
+    return modules
+
+
+def load_head(model: ModelDir, normalize: bool, truncate_dim: int | None) -> Head:
+    """Raises ModelError when a module's files cannot be loaded."""
+    behind = [i for i, module in enumerate(model.modules) if module.kind == "Pooling"]
+    loaded: list[nn.Module] = []
+    for module in model.modules[behind[0] + 1 :] if behind else ():
+        try:
+            kind: Any = import_from_string(module.type)
+            loaded.append(kind.load(str(model.path), subfolder=module.path, local_files_only=True))
+        except Exception as error:
+            raise ModelError(
+                f"{model.path}: module {module.path} ({module.type}) could not be loaded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return Head(drop_last_normalize(loaded), normalize, truncate_dim).eval()

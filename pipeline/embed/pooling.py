@@ -1,0 +1,59 @@
+"""Rows of hidden states → one vector a row, over packed tokens.
+
+In: hidden (T, D) of one bucket. Out: pooled (n, D × modes) float32. Source: Reimers & Gurevych 2019, §3 (cls,
+mean, max); Muennighoff 2022, §3.1 (weighted mean); results are those of sentence-transformers' Pooling on
+padded rows, the prompt left out where the directory says so. Sums are taken in float32 in token order: the
+same row gives the same vector whatever else is in its bucket. Cost: one pass over hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.embed.attention import PackedBatch
+
+__all__ = ["pool", "single_token_index"]
+
+
+def single_token_index(batch: PackedBatch, mode: str, prompt_tokens: int) -> torch.Tensor:
+    """(n,) int64: which packed token is the vector of each row, for cls and last_token."""
+    if mode == "last_token":
+        return batch.starts[1:].long() - 1
+    beyond = torch.where(batch.lengths > prompt_tokens, prompt_tokens, 0)
+    return batch.starts[:-1].long() + beyond
+
+
+def keep_real(vectors: torch.Tensor, batch: PackedBatch, mode: str, prompt_tokens: int) -> torch.Tensor:
+    """Zero for rows that are all prompt and pooled by their last token, as sentence-transformers gives it."""
+    if mode != "last_token" or not prompt_tokens:
+        return vectors
+    return vectors * (batch.lengths > prompt_tokens).unsqueeze(1).to(vectors.dtype)
+
+
+def pool(hidden: torch.Tensor, batch: PackedBatch, pooling: str, prompt_tokens: int) -> torch.Tensor:
+    """hidden: (T, D) any float. `pooling`: modes joined by "+", concatenated in that order. (n, D × modes)
+    float32.
+    """
+    return torch.cat([_pool_one(hidden, batch, mode, prompt_tokens) for mode in pooling.split("+")], dim=1)
+
+
+def _pool_one(hidden: torch.Tensor, batch: PackedBatch, mode: str, prompt_tokens: int) -> torch.Tensor:
+    if mode in ("cls", "last_token"):
+        picked = hidden[single_token_index(batch, mode, prompt_tokens)].float()  # (n, D)
+        return keep_real(picked, batch, mode, prompt_tokens)
+    tokens = hidden.float()  # (T, D)
+    counted = (batch.positions >= prompt_tokens).unsqueeze(1)  # (T, 1)
+    if mode == "max":
+        return _per_row(tokens.masked_fill(~counted, -torch.inf) if prompt_tokens else tokens, batch, "max")
+    n_counted = (batch.lengths - prompt_tokens).clamp(min=0).unsqueeze(1).float()  # (n, 1)
+    if mode == "weighted_mean":
+        weights = (batch.positions + 1).unsqueeze(1).float() * counted  # (T, 1)
+        return _per_row(tokens * weights, batch, "sum") / _per_row(weights, batch, "sum").clamp(min=1e-9)
+    summed = _per_row(tokens * counted if prompt_tokens else tokens, batch, "sum")  # (n, D)
+    divisor = n_counted.clamp(min=1e-9)
+    return summed / (divisor.sqrt() if mode == "mean_sqrt_len" else divisor)
+
+
+def _per_row(tokens: torch.Tensor, batch: PackedBatch, reduce: str) -> torch.Tensor:
+    # unsafe=True leaves out a check of the lengths that would wait for the device.
+    return torch.segment_reduce(tokens, reduce, lengths=batch.lengths.long(), axis=0, unsafe=True)

@@ -1,0 +1,79 @@
+"""Every error this package raises on purpose, and the exit code each one gives the command line.
+
+    CorpusEmbedError            1  the run failed; nothing half-done is visible
+      ├─ SpecError              2  the job spec, or what it points at, is wrong: no work was started
+      ├─ InputError             1  input could not be listed or read
+      │    ├─ ShardChanged      1  a shard is no longer the object that was planned
+      │    └─ ShardDamaged      1  the bytes of a shard end or break in the middle (becomes a reject, not a failure)
+      ├─ StorageError           1  a store refused or kept failing after retries
+      ├─ ModelError             2  a model directory cannot be used as it is
+      ├─ OutputError            1  the output is not in a state this version can work with
+      ├─ TooManyRejects         3  more records were rejected than runtime.max_reject_fraction allows
+      └─ CommitConflict         4  another run committed something this run cannot be rebased on
+
+A message says what failed, where, what was found there, and what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CommitConflict", "CorpusEmbedError", "InputError", "ModelError", "OutputError",
+    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyRejects",
+]  # fmt: skip
+
+
+class CorpusEmbedError(Exception):
+    """Base of all deliberate errors; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class SpecError(CorpusEmbedError):
+    """The job spec is invalid, or names something that does not exist."""
+
+    exit_code = 2
+
+
+class InputError(CorpusEmbedError):
+    """Input could not be listed or read."""
+
+
+class ShardChanged(InputError):
+    """A shard's ETag or size differs from the plan, or the shard is gone: it must be planned again."""
+
+
+class ShardDamaged(InputError):
+    """A shard's bytes break off or cannot be decoded at `position` (a byte offset, or a row for Parquet)."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+    def __reduce__(self) -> tuple[type[ShardDamaged], tuple[str, int]]:
+        return type(self), (str(self), self.position)
+
+
+class StorageError(CorpusEmbedError):
+    """A store refused a request for good, or kept failing until the retry limit."""
+
+
+class ModelError(CorpusEmbedError):
+    """A model directory is incomplete, unsupported or not allowed by the spec."""
+
+    exit_code = 2
+
+
+class OutputError(CorpusEmbedError):
+    """The output holds something this version cannot work with."""
+
+
+class TooManyRejects(CorpusEmbedError):
+    """More than `runtime.max_reject_fraction` of the records were rejected; no snapshot was made."""
+
+    exit_code = 3
+
+
+class CommitConflict(CorpusEmbedError):
+    """Another run committed first and this run cannot be rebased on its snapshot."""
+
+    exit_code = 4

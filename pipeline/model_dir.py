@@ -1,0 +1,347 @@
+"""What a model directory says about itself, read without torch: layout, pooling, limits, prompts, licence,
+hashes.
+
+In: a local directory, a Hub id or an object-store prefix. Out: a `ModelDir` with a local path, which the
+tokenizer, the engine, the plan and the fingerprint all read. The rules are those of sentence-transformers 6.2
+when it loads a directory (`modules.json`, `1_Pooling/config.json` in both spellings,
+`sentence_bert_config.json`, `config_sentence_transformers.json`). The dimension is left out on purpose:
+`word_embedding_dimension` is wrong in published models (cl-nagoya/sup-simcse-ja-large says 768, its hidden
+size is 1024); the engine measures it. Cost: milliseconds, plus one SHA-256 pass over the weights (about 1
+GB/s a core).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.errors import ModelError
+
+__all__ = ["POOLINGS", "ModelDir", "Module", "identity", "resolve"]
+
+POOLINGS = {
+    "cls": "cls", "max": "max", "mean": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean", "lasttoken": "last_token",
+}  # fmt: skip
+"""sentence-transformers' name of a pooling → ours, in the order in which it concatenates several."""
+
+_LEGACY_POOLING = {
+    "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len", "pooling_mode_weightedmean_tokens": "weighted_mean",
+    "pooling_mode_lasttoken": "last_token",
+}  # fmt: skip
+_TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".vocab", ".bpe", ".jinja"}
+_OTHER_BACKENDS = {"onnx", "openvino"}
+_NOT_IN_A_VECTOR = {
+    "all_results.json", "data_config.json", "eval_results.json", "generation_config.json", "trainer_state.json",
+    "train_results.json", "requirements.txt", "license.txt",
+}  # fmt: skip
+_NO_LIMIT = 1 << 30  # tokens; no published model gets there
+
+
+@dataclass(frozen=True)
+class Module:
+    """One entry of `modules.json`; `path` is relative to the directory that holds it, `type` a dotted class
+    name.
+    """
+
+    idx: int
+    name: str
+    path: str
+    type: str
+
+    @property
+    def kind(self) -> str:
+        return self.type.rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True)
+class ModelDir:
+    """A model on local disk, as its own files describe it."""
+
+    path: Path
+    transformer_path: Path
+    modules: tuple[Module, ...]
+    config: dict[str, Any]
+    max_tokens: int
+    do_lower_case: bool
+    pooling: str | None
+    """cls | mean | max | last_token | weighted_mean | mean_sqrt_len, several joined by "+"; None without a
+    Pooling.
+    """
+    include_prompt: bool
+    normalize: bool
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    similarity: str | None
+    truncate_dim: int | None
+    license: str | None
+    files: dict[str, str]
+    """Relative POSIX path → SHA-256 of every file that can change a vector, sorted."""
+
+
+def identity(model: ModelDir) -> dict[str, Any]:
+    """What of the model goes into the fingerprint: content only, neither names nor places."""
+    return {"files": dict(model.files)}
+
+
+def resolve(
+    path: str, revision: str | None = None, storage_options: Mapping[str, Any] | None = None
+) -> ModelDir:
+    """Bring the model to this node if it is elsewhere, and read what it says about itself.
+
+    `path`: local directory (also `file://`), Hub id (`revision` applies; HF_HOME and HF_HUB_OFFLINE are
+    honoured) or any fsspec URL of a prefix, kept under CORPUS_EMBED_CACHE (default ~/.cache/corpus-embed).
+    Raises ModelError when it cannot be found, reached, or used as it is.
+    """
+    local = Path(os.path.expanduser(path.removeprefix("file://")))
+    if local.is_dir():
+        return _read(local, path)
+    if "://" in path and not path.startswith("file://"):
+        return _from_prefix(path, dict(storage_options or {}))
+    if path.startswith((".", "/", "~", "file://")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
+        raise ModelError(
+            f"{path}: model directory not found. Set model.path to a directory, a Hub id or a URL prefix."
+        )
+    return _read(_from_hub(path, revision), path)
+
+
+# ---------------------------------------------------------------------------------------------- where models come from
+
+
+def _from_hub(repo_id: str, revision: str | None) -> Path:
+    import huggingface_hub
+
+    patterns = [f"*{suffix}" for suffix in sorted(_SUFFIXES)] + ["README.md"]
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=[f"{name}/*" for name in sorted(_OTHER_BACKENDS)],
+            )
+        )
+    except Exception as error:  # the Hub client raises its own, httpx's and OSError alike
+        raise ModelError(
+            f"{repo_id} (revision {revision or 'default'}): not a local directory, and the Hub did not give it: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} Check the name, the revision "
+            "and the network, or put the model in a directory or on the object store and name that."
+        ) from error
+
+
+def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
+    """Download once a node. The key is a hash of the listing, so a changed object is a new directory; the
+    directory appears by rename, so that several actors may start at once; a damaged copy is noticed by its
+    hashes.
+    """
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url, **storage_options)
+        listing = filesystem.find(root, detail=True)
+    except Exception as error:
+        raise ModelError(f"{url}: the model could not be listed: {type(error).__name__}: {error}") from error
+    root = root.rstrip("/")
+    objects = {name[len(root) :].lstrip("/"): info for name, info in sorted(listing.items())}
+    objects = {name: info for name, info in objects.items() if _is_wanted(name) or name == "README.md"}
+    if not objects:
+        raise ModelError(
+            f"{url}: no model files below this prefix. Set model.path to the prefix with config.json."
+        )
+    rows = [[name, info.get("size"), _version_of(info)] for name, info in objects.items()]
+    key = hashlib.sha256(json.dumps([url, rows], default=str).encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed") / "models"
+    final = cache / key
+    for _ in range(2):
+        if not final.is_dir():
+            _download(filesystem, root, objects, final, url)
+        model = _read(final, url)
+        if json.loads((final / ".sha256").read_text()) == model.files:
+            return model
+        final.rename(tempfile.mkdtemp(prefix=f".damaged-{key}-", dir=cache))
+    raise ModelError(f"{url}: the copy in {final} changes while it is read. Clear {cache} and try again.")
+
+
+def _version_of(info: Mapping[str, Any]) -> str:
+    return str(
+        next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(key)), "")
+    )
+
+
+def _download(filesystem: Any, root: str, objects: Mapping[str, Any], final: Path, url: str) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    try:
+        for name, info in objects.items():
+            target = staging / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(f"{root}/{name}", str(target))
+            if info.get("size") is not None and target.stat().st_size != info["size"]:
+                raise ModelError(
+                    f"{url}/{name}: {target.stat().st_size} bytes arrived of {info['size']}. Try again."
+                )
+        (staging / ".sha256").write_text(json.dumps(_hashes(staging)))
+        staging.rename(final)
+    except ModelError:
+        raise
+    except Exception as error:
+        if not final.is_dir():  # else another process on this node was first: its copy serves
+            raise ModelError(
+                f"{url}: the model could not be downloaded: {type(error).__name__}: {error}"
+            ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------- what the files say
+
+
+def _read(path: Path, where: str) -> ModelDir:
+    modules = tuple(
+        Module(int(m["idx"]), str(m["name"]), str(m["path"]), str(m["type"]))
+        for m in _load_json(path / "modules.json", where, default=[])
+    )
+    _check_modules(path, modules, where)
+    transformer_path = path / modules[0].path if modules else path
+    if not (transformer_path / "config.json").is_file():
+        raise ModelError(
+            f"{where}: config.json not found in {transformer_path}. It is not a transformers model."
+        )
+    config = _load_json(transformer_path / "config.json", where)
+    tokenizer = _load_json(transformer_path / "tokenizer_config.json", where, default={})
+    for name, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
+        if content.get("auto_map"):
+            raise ModelError(
+                f"{where}: {name} names custom code (auto_map: {sorted(content['auto_map'])}), which is never run. "
+                "Use a model whose architecture transformers has itself."
+            )
+    for directory in {transformer_path, *(path / module.path for module in modules)}:
+        _check_weights(directory, directory == transformer_path, where)
+    candidates = (_load_json(transformer_path / name, where, default={}) for name in _TRANSFORMER_CONFIGS)
+    sentence: dict[str, Any] = next((found for found in candidates if found), {})
+    settings = _load_json(path / "config_sentence_transformers.json", where, default={})
+    pooling = next((m for m in modules if m.kind == "Pooling"), None)
+    pooling_config = _load_json(path / pooling.path / "config.json", where) if pooling else {}
+    return ModelDir(
+        path=path,
+        transformer_path=transformer_path,
+        modules=modules,
+        config=config,
+        max_tokens=_max_tokens(sentence, tokenizer, config),
+        do_lower_case=bool(sentence.get("do_lower_case", False)),
+        pooling=_pooling_of(pooling_config, where) if pooling else None,
+        include_prompt=bool(pooling_config.get("include_prompt", True)),
+        normalize=any(module.kind == "Normalize" for module in modules),
+        prompts={k: v for k, v in (settings.get("prompts") or {}).items() if v is not None},
+        default_prompt_name=settings.get("default_prompt_name"),
+        similarity=settings.get("similarity_fn_name"),
+        truncate_dim=settings.get("truncate_dim"),
+        license=_license_of(path / "README.md"),
+        files=_hashes(path),
+    )
+
+
+def _load_json(path: Path, where: str, default: Any = None) -> Any:
+    if default is not None and not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{where}: {path} could not be read as JSON: {error}. Restore it from its source."
+        ) from error
+
+
+def _check_modules(path: Path, modules: tuple[Module, ...], where: str) -> None:
+    for module in modules:
+        if not module.type.startswith("sentence_transformers."):
+            raise ModelError(f"{where}: modules.json names custom code ({module.type}), which is never run.")
+        if PurePosixPath(module.path).is_absolute() or ".." in PurePosixPath(module.path).parts:
+            raise ModelError(f"{where}: modules.json leaves the directory ({module.path!r}).")
+    if modules and modules[0].kind != "Transformer":
+        raise ModelError(f"{where}: the first module is {modules[0].kind}; only Transformer is supported.")
+
+
+def _check_weights(directory: Path, required: bool, where: str) -> None:
+    if any(directory.glob("*.safetensors")):
+        return
+    pickles = sorted(p.name for p in directory.glob("pytorch_model*.bin")) if directory.is_dir() else []
+    if pickles or required:
+        raise ModelError(
+            f"{where}: no *.safetensors in {directory}, found {pickles or 'no weights'}. Pickle files can run code and "
+            "are never loaded. Convert once where you trust the source: "
+            "SentenceTransformer(model).save_pretrained(directory), and name that directory."
+        )
+
+
+def _max_tokens(sentence: dict[str, Any], tokenizer: dict[str, Any], config: dict[str, Any]) -> int:
+    """As sentence-transformers: a stated length stands as it is; else the tokenizer's, capped by the
+    positions.
+    """
+    for key in ("processor_kwargs", "tokenizer_args", "tokenizer_kwargs"):
+        if (sentence.get(key) or {}).get("model_max_length") is not None:
+            return int(sentence[key]["model_max_length"])
+    if sentence.get("max_seq_length") is not None:
+        return int(sentence["max_seq_length"])
+    limits = [tokenizer.get("model_max_length"), config.get("max_position_embeddings")]
+    return int(min([_NO_LIMIT, *(limit for limit in limits if limit is not None and limit != -1)]))
+
+
+def _pooling_of(config: dict[str, Any], where: str) -> str:
+    if "pooling_mode" in config:
+        named = config["pooling_mode"]
+        modes = [named] if isinstance(named, str) else list(named)
+        if not modes or set(modes) - set(POOLINGS):
+            raise ModelError(f"{where}: pooling mode {named!r} is unknown; known are {sorted(POOLINGS)}.")
+        return "+".join(POOLINGS[mode] for mode in modes)
+    return "+".join(ours for key, ours in _LEGACY_POOLING.items() if config.get(key)) or "mean"
+
+
+def _license_of(readme: Path) -> str | None:
+    """`license_name` where `license` is missing or "other", from the front matter of the model card."""
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    found = {
+        key: match[1].strip().strip("\"'")
+        for key in ("license", "license_name")
+        if front
+        and (match := re.search(rf"^{key}:[ \t]*(?:\n\s*-[ \t]*)?(\S[^\n]*)$", front[1], re.MULTILINE))
+    }
+    plain = found.get("license")
+    return plain if plain and plain != "other" else found.get("license_name", plain)
+
+
+def _is_wanted(name: str) -> bool:
+    """Can this file (relative POSIX path) change a vector? Unknown JSON counts: a re-embed too many beats a
+    stale one.
+    """
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return (
+        path.suffix in _SUFFIXES
+        and not hidden
+        and not _OTHER_BACKENDS & set(path.parts)
+        and path.name.lower() not in _NOT_IN_A_VECTOR
+    )
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    hashes = {}
+    for name in sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()):
+        if _is_wanted(name):
+            with (path / name).open("rb") as file:
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes

@@ -1,0 +1,229 @@
+"""The way of one part up to its vectors, as plain functions: records ─► rows and tokens ─► vectors.
+
+`cut` reads a split and cuts it into parts; `prepare` cleans, chunks and tokenizes one; `embed` runs the engine over
+its distinct texts. `pipeline/publish.py` takes over from there. `pipeline/stages.py` puts each function into Ray;
+everything here runs and is tested without it. Memory is bounded by one part: `part_bytes` of records,
+RECORDS_PER_PART documents, and their vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema
+from pipeline.lineage import Split, part_id
+from pipeline.plan import Job
+from pipeline.prepare.chunk import chunk
+from pipeline.prepare.clean import clean
+from pipeline.read import READERS, ReadOptions, format_of, read_span
+from pipeline.shards import open_shard
+from pipeline.tokenize import Tokenizer
+from pipeline.write.parquet import MAX_PARTITION_STEP, partition_step
+
+RECORDS_PER_PART = 1 << 15
+"""Records after which a part is cut whatever its bytes: bounds the vectors in memory (1,024 dimensions: 128 MiB)."""
+
+
+class Embeds(Protocol):
+    """What this module needs of an engine."""
+
+    def embed(self, ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Records of one part as they were read: pairs of (index of the span in the split, records table)."""
+
+    split: Split
+    index: int
+    last: bool
+    pieces: tuple[tuple[int, pa.Table], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A part ready for the model.
+
+    header: plain facts that end in the manifest. rows: one per future row, without vectors, plus `document` (int64,
+    which good record of the part) and `texts` (list<int32>, the distinct texts whose vectors make the row's).
+    tokens: `ids` (list<int32>), one per distinct text. rejects: schema.rejects_schema.
+    """
+
+    header: dict[str, Any]
+    rows: pa.Table
+    tokens: pa.Table
+    rejects: pa.Table
+
+
+def cut(split: Split, job: Job) -> Iterator[Part]:
+    """Read a split in order and cut it into parts, at bounds that depend on nothing but the split.
+
+    Raises ShardChanged when a shard is not the planned object any more; parts yielded before belong to the old object,
+    which nothing refers to from then on.
+    """
+    spec = job.spec.input
+    options = ReadOptions(spec.text_column, spec.id_column, spec.keep, int(spec.max_record_bytes))
+    pieces: list[tuple[int, pa.Table]] = []
+    index, n_bytes, n_records = 0, 0, 0
+    for number, span in enumerate(split.spans):
+        reader = READERS[format_of(span.shard.uri, spec.format)]
+        with open_shard(span.shard, spec.storage_options) as file:
+            for table in read_span(reader, file, span, options):
+                rest = table
+                while rest.num_rows:
+                    if n_bytes >= split.part_bytes or n_records >= RECORDS_PER_PART:
+                        yield Part(split, index, False, tuple(pieces))
+                        index, n_bytes, n_records, pieces = index + 1, 0, 0, []
+                    sizes = np.cumsum(rest["record_bytes"].to_numpy())
+                    fits = int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1  # with the record that fills it
+                    taken = rest.slice(0, min(fits, RECORDS_PER_PART - n_records))
+                    pieces.append((number, taken))
+                    n_bytes += int(sizes[taken.num_rows - 1])
+                    n_records += taken.num_rows
+                    rest = rest.slice(taken.num_rows)
+    yield Part(split, index, True, tuple(pieces))
+
+
+def prepare(part: Part, job: Job, tokenizer: Tokenizer, run_id: str) -> Prepared:
+    """Clean, chunk and tokenize one part. Every record ends in `rows` (once, or in chunks) or in `rejects`."""
+    spec = job.spec
+    records = clean(_with_sources(part, job), unicode=spec.prepare.unicode, min_chars=spec.prepare.min_chars)
+    records = _reject_long_partitions(records, spec.output.partition_by)
+    is_good = pc.is_null(records["reason"])
+    rows, texts = _rows(records.filter(is_good), job, tokenizer)
+    encoded = tokenizer.encode(texts)
+    members, starts = list_members(rows["texts"])
+    n_tokens = np.diff(encoded.offsets).astype(np.int32)
+    rows = rows.append_column("n_tokens", pa.array(_reduce(np.add, n_tokens[members], starts), pa.int32()))
+    rows = rows.append_column("truncated", pa.array(_reduce(np.logical_or, encoded.truncated[members], starts)))
+    ids = pa.ListArray.from_arrays(pa.array(encoded.offsets, pa.int32()), pa.array(encoded.ids, pa.int32()))
+    header = {
+        "part_id": part_id(job.fingerprint, part.split.split_id, part.index),
+        "split": part.split.model_dump(mode="json"),
+        "index": part.index,
+        "last": part.last,
+        "run_id": run_id,
+        "record_bytes": pc.sum(records["record_bytes"]).as_py() or 0,
+        "sources": _sources(records),
+        "n_embedded": len(texts),
+    }
+    rejects = records.filter(pc.invert(is_good)).select([*_REJECT_FIELDS])
+    return Prepared(header, rows, pa.table({"ids": ids}), rejects)
+
+
+def embed(tokens: pa.Table, rows: pa.Table, engine: Embeds, normalize: bool) -> npt.NDArray[np.float32]:
+    """Vectors (N rows, D) float32 of a prepared part, in the order of its rows.
+
+    A row of several texts (chunk_and_pool) gets the mean of their vectors weighted by tokens, normalised again where
+    the model normalises.
+    """
+    ids = tokens["ids"].combine_chunks()
+    offsets = ids.offsets.to_numpy().astype(np.int64)
+    vectors = engine.embed(ids.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])  # (texts, D)
+    members, starts = list_members(rows["texts"])
+    if len(members) == rows.num_rows:
+        return np.ascontiguousarray(vectors[members])  # (N, D)
+    weights = np.diff(offsets)[members].astype(np.float32)[:, None]
+    pooled = np.add.reduceat(vectors[members] * weights, starts, axis=0) / np.add.reduceat(weights, starts, axis=0)
+    if normalize:
+        pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+    return np.ascontiguousarray(pooled, dtype=np.float32)  # (N, D)
+
+
+def list_members(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Flat values of a list<int32> column without empty lists, and where each row's run starts (for reduceat)."""
+    array = lists.combine_chunks()
+    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False).astype(np.int64)
+    return pc.list_flatten(array).to_numpy(zero_copy_only=False), np.cumsum(lengths) - lengths
+
+
+_REJECT_FIELDS = ("doc_id", "reason", "detail", "source_uri", "source_etag", "source_record")
+
+
+def _reduce(function: np.ufunc, values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    return function.reduceat(values, starts) if len(starts) else values[:0]
+
+
+def _with_sources(part: Part, job: Job) -> pa.Table:
+    """All records of a part as one table, with source_uri, source_etag and, where no column names ids, doc_id."""
+    empty = schema.records_schema(job.spec.input.keep).empty_table()
+    table = pa.concat_tables([empty, *(piece for _, piece in part.pieces)])
+    owner = pa.array(np.repeat([n for n, _ in part.pieces], [p.num_rows for _, p in part.pieces]).astype(np.int64))
+    shards = [span.shard for span in part.split.spans]
+    table = table.append_column("source_uri", pa.array([shard.uri for shard in shards], pa.string()).take(owner))
+    table = table.append_column("source_etag", pa.array([shard.etag for shard in shards], pa.string()).take(owner))
+    if job.spec.input.id_column is None:
+        record = pc.cast(table["source_record"], pa.string())
+        default = pc.binary_join_element_wise(table["source_uri"], record, "#")
+        table = table.set_column(table.column_names.index("doc_id"), "doc_id", pc.coalesce(table["doc_id"], default))
+    return table
+
+
+def _reject_long_partitions(records: pa.Table, by: Sequence[str]) -> pa.Table:
+    """Reject records whose partition value makes a folder name longer than file systems allow."""
+    for name in by:
+        values = pc.cast(records[name], pa.string())
+        distinct = [value for value in values.unique().to_pylist() if value is not None]
+        long = [value for value in distinct if len(partition_step(name, value)) > MAX_PARTITION_STEP]
+        if long:
+            bad = pc.and_(pc.is_null(records["reason"]), pc.is_in(values, pa.array(long)))
+            for column, value in (("reason", "invalid_column"), ("detail", f"partition column {name} is too long")):
+                filled = pc.if_else(bad, value, records[column])
+                records = records.set_column(records.column_names.index(column), column, filled)
+    return records
+
+
+def _rows(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, list[str]]:
+    """Rows of the good records of a part, and the distinct texts that the model has to see."""
+    spec = job.spec.prepare
+    documents = np.arange(good.num_rows, dtype=np.int64)
+    texts, owner, starts, ends = good["text"].combine_chunks(), documents, documents, documents
+    if spec.long_documents != "truncate" and good.num_rows:
+        room = job.max_tokens - tokenizer.special_tokens - tokenizer.prompt_tokens
+        limit = max(1, min(spec.chunk.max_tokens, room))
+        overlap = min(spec.chunk.overlap_tokens, limit - 1)
+        owner, starts, ends, texts = chunk(
+            texts, tokenizer.count, max_tokens=limit, overlap_tokens=overlap, boundary=spec.chunk.boundary
+        )
+    distinct = pc.dictionary_encode(texts) if len(texts) else pa.array([], pa.string()).dictionary_encode()
+    indices = distinct.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+    first = np.searchsorted(owner, documents)
+    if spec.long_documents == "chunk":
+        good, number = good.take(pa.array(owner)), np.arange(len(owner)) - first[owner]
+        row_starts, row_texts, row_documents = np.arange(len(owner) + 1), texts, owner
+    else:  # one row a document; after chunk_and_pool it spans all its chunks
+        number, starts, row_documents, row_texts = np.zeros_like(documents), np.zeros_like(documents), documents, good["text"]
+        row_starts, ends = np.append(first, len(owner)), pc.utf8_length(row_texts).to_numpy()
+    digests = [hashlib.sha256(text).hexdigest() for text in pc.cast(row_texts, pa.binary()).to_pylist()]
+    rows = pa.table({
+        "document": pa.array(row_documents, pa.int64()),
+        "texts": pa.ListArray.from_arrays(pa.array(row_starts.astype(np.int32)), pa.array(indices)),
+        "doc_id": good["doc_id"],
+        "chunk": pa.array(number.astype(np.int32)),
+        "text": row_texts,
+        **{name: good[name] for name in job.spec.input.keep},
+        "text_sha256": pa.array(digests, pa.string()),
+        **{name: good[name] for name in ("source_uri", "source_etag", "source_record")},
+        "char_start": pa.array(starts, pa.int64()),
+        "char_end": pa.array(ends, pa.int64()),
+    })  # fmt: skip
+    return rows, distinct.dictionary.to_pylist()
+
+
+def _sources(records: pa.Table) -> list[dict[str, Any]]:
+    """What a part took from each shard, in order (`n_rejects` is counted when the part is published)."""
+    with_damage = records.append_column("damaged", pc.fill_null(pc.equal(records["reason"], "damaged_shard"), False))
+    grouped = with_damage.group_by(["source_uri", "source_etag"], use_threads=False).aggregate(
+        [("source_record", "min"), ("source_record", "count"), ("damaged", "any")]
+    )
+    names = ["uri", "etag", "first_record", "n_records", "damaged"]
+    order = ["source_uri", "source_etag", "source_record_min", "source_record_count", "damaged_any"]
+    return list(grouped.select(order).rename_columns(names).to_pylist())

@@ -1,0 +1,1 @@
+"""Between reading and tokenizing: clean texts, cut long ones into chunks."""

@@ -1,0 +1,157 @@
+"""The end of a part's way: rows and vectors ─► data files, rejects and a manifest, in that order, each created once.
+
+In: what `prepare` and `embed` made of one part. Out: its manifest. Rows with a vector that is not finite become
+rejects here, so nothing that a search could choke on is ever written. Cost: one encode and one PUT per Hive partition
+of the part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import commit, schema
+from pipeline.errors import OutputError
+from pipeline.lineage import FORMAT_VERSION, Generation, Manifest, Source, Split
+from pipeline.plan import Job
+from pipeline.storage import Store
+from pipeline.write import parquet
+
+FOOTER_SOURCES = 64
+"""Sources named in a data file's footer; the manifest always has all of them."""
+
+
+def publish_part(
+    header: dict[str, Any], rows: pa.Table, rejects: pa.Table, vectors: npt.NDArray[np.float32], job: Job, store: Store
+) -> Manifest:
+    """Write one part whole and return its manifest; whatever an earlier attempt left is adopted.
+
+    vectors: (rows, D) float32. Raises OutputError when records and results do not add up.
+    """
+    part_id = header["part_id"]
+    rows, vectors, lost = _without_broken_vectors(rows, vectors)
+    rejects = pa.concat_tables([rejects, lost])
+    table = _output_table(rows, vectors, header, job)
+    metadata = _footer(header, job, vectors.shape[1])
+    files = [
+        commit.publish_data_file(store, part_id, folder, values, rows_of_partition, metadata)
+        for values, folder, rows_of_partition in parquet.partitions(table, job.spec.output.partition_by)
+        if rows_of_partition.num_rows
+    ]
+    rejects_path = None
+    if rejects.num_rows:
+        letters = _with_constants(rejects, header, job).select(schema.rejects_schema().names).cast(schema.rejects_schema())
+        rejects_path = commit.publish_rejects(store, header["run_id"], part_id, letters, metadata)
+    rejects_by_shard = _counts(rejects["source_uri"])
+    sources = [Source(**source, n_rejects=rejects_by_shard.get(source["uri"], 0)) for source in header["sources"]]
+    manifest = Manifest(
+        part_id=part_id,
+        fingerprint=job.fingerprint,
+        run_id=header["run_id"],
+        split=Split.model_validate(header["split"]),
+        index=header["index"],
+        last=header["last"],
+        sources=tuple(sources),
+        data_files=tuple(files),
+        rejects_path=rejects_path,
+        n_records=sum(source.n_records for source in sources),
+        n_documents=pc.count_distinct(rows["document"]).as_py(),
+        n_rejects=rejects.num_rows,
+        n_rows=rows.num_rows,
+        n_tokens=pc.sum(rows["n_tokens"]).as_py() or 0,
+        n_padded_tokens=header["n_padded_tokens"],
+        n_truncated=pc.sum(rows["truncated"]).as_py() or 0,
+        record_bytes=header["record_bytes"],
+        n_embedded=header["n_embedded"],
+        reject_reasons=_counts(rejects["reason"]),
+        seconds=header["seconds"],
+        engine=header["engine"],
+    )
+    if manifest.n_records != manifest.n_documents + manifest.n_rejects:
+        raise OutputError(
+            f"part {part_id}: {manifest.n_records} records were read, but {manifest.n_documents} documents and "
+            f"{manifest.n_rejects} rejects came out. This is a bug: report it with the manifest's split {manifest.split}"
+        )
+    return commit.publish_manifest(store, manifest)
+
+
+def generation_of(job: Job, dimension: int) -> Generation:
+    """The facts that all data files under the job's fingerprint share."""
+    output = job.spec.output
+    arrow_schema = schema.rows_schema(
+        job.spec.input.keep, include_text=output.include_text, precision=output.vector_precision, dimension=dimension
+    )
+    return Generation(
+        fingerprint=job.fingerprint,
+        identity=job.identity,
+        dimension=dimension,
+        vector_precision=output.vector_precision,
+        partition_by=output.partition_by,
+        arrow_schema=arrow_schema.serialize().to_pybytes().hex(),
+        model_name=job.spec.model.path,
+        model_license=job.model_license,
+    )
+
+
+def _without_broken_vectors(
+    rows: pa.Table, vectors: npt.NDArray[np.float32]
+) -> tuple[pa.Table, npt.NDArray[np.float32], pa.Table]:
+    """Rows with finite vectors, their vectors, and rejects for the documents of the others (all their chunks go)."""
+    documents = rows["document"].to_numpy()
+    broken = np.isin(documents, documents[~np.isfinite(vectors).all(axis=1)])
+    lost = rows.filter(pa.array(broken))
+    _, first = np.unique(lost["document"].to_numpy(), return_index=True)
+    lost = lost.take(pa.array(first)).select(["doc_id", "source_uri", "source_etag", "source_record"])
+    fill = {"reason": "not_finite", "detail": "the vector holds NaN or infinity"}
+    for position, (name, value) in enumerate(fill.items(), start=1):
+        lost = lost.add_column(position, name, pa.array([value] * lost.num_rows, pa.string()))
+    if not broken.any():
+        return rows, vectors, lost
+    return rows.filter(pa.array(~broken)), vectors[~broken], lost
+
+
+def _with_constants(table: pa.Table, header: dict[str, Any], job: Job) -> pa.Table:
+    constants = {"part_id": header["part_id"], "run_id": header["run_id"], "fingerprint": job.fingerprint}
+    for name, value in constants.items():
+        table = table.append_column(name, pa.repeat(value, table.num_rows))
+    return table
+
+
+def _output_table(rows: pa.Table, vectors: npt.NDArray[np.float32], header: dict[str, Any], job: Job) -> pa.Table:
+    """Rows in the order and types of schema.rows_schema (partition columns still in)."""
+    output = job.spec.output
+    for name, column in parquet.vector_columns(vectors, output.vector_precision).items():
+        rows = rows.append_column(name, column)
+    wanted = schema.rows_schema(
+        job.spec.input.keep,
+        include_text=output.include_text,
+        precision=output.vector_precision,
+        dimension=vectors.shape[1],
+    )
+    return _with_constants(rows, header, job).select(wanted.names).cast(wanted)
+
+
+def _footer(header: dict[str, Any], job: Job, dimension: int) -> dict[str, object]:
+    sources = header["sources"]
+    return {
+        "format_version": FORMAT_VERSION,
+        "part_id": header["part_id"],
+        "run_id": header["run_id"],
+        "fingerprint": job.fingerprint,
+        "model": job.spec.model.path,
+        "model_license": job.model_license,
+        "dimension": dimension,
+        "vector_precision": job.spec.output.vector_precision,
+        "normalized": job.normalize,
+        "engine": header["engine"],
+        "n_sources": len(sources),
+        "sources": sources[:FOOTER_SOURCES],
+    }
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    return {count["values"]: count["counts"] for count in column.value_counts().to_pylist()}

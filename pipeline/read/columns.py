@@ -1,0 +1,158 @@
+"""Kept columns: values of a record in, Arrow arrays of the declared type out, and the rows that do not fit.
+
+A value is cast exactly or not at all: 3.0 is the integer 3, 3.5 is rejected; a number never becomes a date, because
+its unit is unknown, and a truth value never becomes a number. For a string column anything else becomes compact JSON.
+A batch is cast in one Arrow call; only a batch that fails is halved until the rows at fault are alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pat
+
+from pipeline.read.records import Rejects, reject, utf8_column
+
+_JSON_TYPES: dict[pa.DataType, set[type]] = {
+    pa.int64(): {int, float, str},
+    pa.float64(): {int, float, str},
+    pa.bool_(): {bool, str},
+    pa.date32(): {str},
+    pa.timestamp("us", tz="UTC"): {str},
+}
+"""Which JSON values a declared type takes; string takes all."""
+
+_ARROW_TYPES: dict[pa.DataType, Callable[[pa.DataType], bool]] = {
+    pa.int64(): lambda t: pat.is_integer(t) or pat.is_floating(t) or pat.is_decimal(t),
+    pa.float64(): lambda t: pat.is_integer(t) or pat.is_floating(t) or pat.is_decimal(t),
+    pa.bool_(): pat.is_boolean,
+    pa.date32(): lambda t: pat.is_date(t) or pat.is_timestamp(t),
+    pa.timestamp("us", tz="UTC"): lambda t: pat.is_date(t) or pat.is_timestamp(t),
+}
+"""Which Arrow columns a declared type takes besides strings; string takes all."""
+
+_CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
+
+
+def column_from_values(name: str, values: list[Any], type_: pa.DataType, rejects: Rejects) -> pa.Array:
+    """(N,) Python values as JSON has them (None for absent) to (N,) of `type_`; null where a row is rejected."""
+    found = {type(value) for value in values} - {type(None)}
+    if pa.types.is_string(type_):
+        try:
+            if found <= {str}:
+                return pa.array(values, pa.string())
+        except UnicodeEncodeError:
+            pass
+        bad = _stringify(values)
+    else:
+        takes = _JSON_TYPES[type_]
+        bad = [row for row, value in enumerate(values) if value is not None and type(value) not in takes]
+    for row in bad:
+        reject(rejects, row, "invalid_column", f"{name}: {_shown(values[row])} is not of type {type_}")
+        values[row] = None
+    if len(found) > 1:  # one array would need one type, and make a float of an integer beside one
+        alone = [_cast(name, _array(name, [value], rejects, row), type_, rejects, row) for row, value in enumerate(values)]
+        return pa.concat_arrays(alone)
+    return _cast(name, _array(name, values, rejects), type_, rejects)
+
+
+def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: Rejects) -> pa.Array:
+    """(N,) Arrow column of any type to (N,) of `type_`; null where a row is rejected."""
+    array = plain(array)
+    if pat.is_null(array.type):
+        return pa.nulls(len(array), type_)
+    if pat.is_binary(array.type):
+        array, bad = utf8_column(array)
+        for row in bad:
+            reject(rejects, row, "invalid_column", f"{name}: not UTF-8")
+    if pat.is_nested(array.type):
+        values = [None if value is None else _json(value) for value in array.to_pylist()]
+        array = pa.array(values, pa.string())
+    takes = _ARROW_TYPES.get(type_)
+    if takes is not None and not pat.is_string(array.type) and not takes(array.type):
+        for row, value in enumerate(array):
+            if value.is_valid:
+                reject(rejects, row, "invalid_column", f"{name}: {array.type} is not of type {type_}")
+        return pa.nulls(len(array), type_)
+    return _cast(name, array, type_, rejects)
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """The array without dictionary, extension, view and large encodings: strings come out as unchecked binary."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pat.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    type_ = array.type
+    is_text = pat.is_string(type_) or pat.is_large_string(type_) or pat.is_string_view(type_)
+    is_bytes = pat.is_large_binary(type_) or pat.is_binary_view(type_) or pat.is_fixed_size_binary(type_)
+    return array.cast(pa.binary()) if is_text or is_bytes else array
+
+
+def _stringify(values: list[Any]) -> list[int]:
+    """Replace what is not a string by its compact JSON, in place. Returns the rows that have none."""
+    bad = []
+    for row, value in enumerate(values):
+        try:
+            if type(value) is str:
+                value.encode()
+            elif value is not None:
+                values[row] = _json(value)
+        except (TypeError, UnicodeEncodeError):
+            bad.append(row)
+    return bad
+
+
+def _json(value: Any) -> str:
+    if type(value) is int:  # orjson stops at 64 bits
+        return str(value)
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _array(name: str, values: list[Any], rejects: Rejects, first_row: int = 0) -> pa.Array:
+    """Values of one Python type as an Arrow array of the matching type."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):  # an integer over 64 bits, a lone surrogate
+        for row, value in enumerate(values):
+            try:
+                pa.array([value])
+            except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError) as error:
+                reject(rejects, first_row + row, "invalid_column", f"{name}: {_shown(value)}: {error}")
+                values[row] = None
+        return pa.array(values)
+
+
+def _cast(name: str, array: pa.Array, type_: pa.DataType, rejects: Rejects, first_row: int = 0) -> pa.Array:
+    """Cast safely; the rows that cannot be cast are rejected and null."""
+    try:
+        return array.cast(type_)
+    except _CAST_ERRORS:
+        bad = list(_uncastable(array, type_, 0))
+    for row, error in bad:
+        reject(rejects, first_row + row, "invalid_column", f"{name}: {error}")
+    mask = [False] * len(array)
+    for row, _ in bad:
+        mask[row] = True
+    return pc.if_else(pa.array(mask), pa.scalar(None, array.type), array).cast(type_)
+
+
+def _uncastable(array: pa.Array, type_: pa.DataType, first_row: int) -> Sequence[tuple[int, str]]:
+    """Rows of `array` that fail the cast, found by halving: at most log2(N) casts a row at fault."""
+    try:
+        array.cast(type_)
+    except _CAST_ERRORS as error:
+        if len(array) == 1:
+            return [(first_row, f"{_shown(array[0].as_py())}: {error}")]
+        half = len(array) // 2
+        tail = _uncastable(array[half:], type_, first_row + half)
+        return [*_uncastable(array[:half], type_, first_row), *tail]
+    return []
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]

@@ -1,0 +1,233 @@
+"""CSV with a header row (and tab-separated values, by the suffix .tsv): never split, because a quoted field may hold
+newlines.
+
+Python's own `csv` reads the rows, fed line by line from `lines`, so that one bad row costs one row: Arrow's CSV reader
+fails the whole block for it. `source_record` is the number of the row, counted from 0 after the header, blank lines not
+counted; `record_bytes` its length without line ends. A row with too many or too few fields is rejected. A quote
+that is never closed would swallow the rest of the shard: its first line is rejected and reading goes on with the line
+after it; so is the first line of a quoted field of more than `max_record_bytes`.
+
+Cost: about 100 MB/s. Memory: a row of up to `max_record_bytes`, twice.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import InputError, ShardDamaged
+from pipeline.lineage import Shard, Span
+from pipeline.read.columns import column_from_values
+from pipeline.read.compression import without_compression_suffix
+from pipeline.read.lines import read_lines
+from pipeline.read.records import (
+    BATCH_BYTES,
+    BATCH_RECORDS,
+    ReadOptions,
+    Rejects,
+    records_table,
+    reject,
+    reject_nul,
+)  # fmt: skip
+
+
+class CsvReader:
+    """Reads `.csv` and `.tsv`."""
+
+    def spans(self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int) -> list[Span]:
+        return [Span(shard=shard)]
+
+    def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
+        # The limit is global to the process and 128 KiB at first; it is only ever raised here.
+        csv.field_size_limit(max(csv.field_size_limit(), options.max_record_bytes))
+        delimiter = "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
+        rows = _Rows(_lines(file, span, options), delimiter, options.max_record_bytes)
+        header = next(rows, None)
+        if header is None:
+            if rows.damage is not None:
+                raise rows.damage
+            return
+        places = _places(header.fields, span.shard.uri, options)
+        batch = _Batch(options, len(header.fields), places, first_row=0)
+        for row in rows:
+            batch.add(row)
+            if batch.is_full():
+                yield batch.table()
+                batch = _Batch(options, len(header.fields), places, first_row=batch.next_row)
+        if batch.rows:
+            yield batch.table()
+        if rows.damage is not None:
+            raise ShardDamaged(str(rows.damage), batch.next_row)
+
+
+class _Row:
+    """One parsed row, or with `reason` one that could not be parsed."""
+
+    __slots__ = ("detail", "fields", "n_bytes", "reason")
+
+    def __init__(self, fields: list[str], n_bytes: int, reason: str | None = None, detail: str = "") -> None:
+        self.fields, self.n_bytes, self.reason, self.detail = fields, n_bytes, reason, detail
+
+
+_Line = tuple[str, int]  # content with its line end, length in bytes without
+
+
+def _lines(file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[_Line]:
+    """Bytes that are not UTF-8 travel as surrogates, so that only their row is rejected."""
+    for batch in read_lines(file, span, options.max_record_bytes):
+        for line, n_bytes in zip(batch.lines, batch.n_bytes.tolist(), strict=True):
+            yield line.decode("utf-8", "surrogateescape") + "\n", n_bytes
+
+
+class _Overflow(Exception):
+    """The row that csv is putting together is over the limit."""
+
+
+class _Rows(Iterator[_Row]):
+    """Rows of a stream of lines. `damage` is the ShardDamaged that ended the stream, if one did."""
+
+    def __init__(self, lines: Iterator[_Line], delimiter: str, max_record_bytes: int) -> None:
+        self._source = lines
+        self._again: deque[_Line] = deque()  # lines to be read once more
+        self._row_lines: list[_Line] = []
+        self._n_row_bytes = 0
+        self._max_bytes = max_record_bytes
+        self._delimiter = delimiter
+        self._reader = self._new_reader()
+        self.damage: ShardDamaged | None = None
+
+    def _new_reader(self) -> Iterator[list[str]]:
+        # strict: a quote that the end of the shard closes is an error and not a field
+        return csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
+
+    def _feed(self) -> Iterator[str]:
+        while (line := self._next_line()) is not None:
+            self._row_lines.append(line)
+            self._n_row_bytes += line[1]
+            if self._n_row_bytes > self._max_bytes:
+                raise _Overflow
+            yield line[0]
+
+    def _next_line(self) -> _Line | None:
+        if self._again:
+            return self._again.popleft()
+        if self.damage is not None:
+            return None
+        try:
+            return next(self._source, None)
+        except ShardDamaged as error:
+            self.damage = error
+            return None
+
+    def __next__(self) -> _Row:
+        while True:
+            self._row_lines, self._n_row_bytes = [], 0
+            try:
+                fields = next(self._reader)
+            except (csv.Error, _Overflow) as error:
+                if self.damage is not None:  # the row is cut off, and belongs to the damage
+                    raise StopIteration from error
+                return self._skip_first_line(error)
+            if fields:
+                n_line_ends = len(self._row_lines) - 1
+                return _Row(fields, self._n_row_bytes + n_line_ends)
+
+    def _skip_first_line(self, error: Exception) -> _Row:
+        """Reject the first line of the row at fault, and read the lines after it again."""
+        (_, n_bytes), *rest = self._row_lines
+        self._again.extendleft(reversed(rest))
+        self._reader = self._new_reader()
+        if isinstance(error, _Overflow):
+            found = "a line" if not rest else "a quoted field that starts here"
+            detail = f"{found} is over input.max_record_bytes, {self._max_bytes}"
+            return _Row([], n_bytes, "record_too_large", detail)
+        return _Row([], n_bytes, "invalid_column", f"not CSV: {error}")
+
+
+def _places(header: list[str], uri: str, options: ReadOptions) -> dict[str, int]:
+    """Column name -> place in a row, of the columns that are needed."""
+    wanted = [
+        ("input.text_column", options.text_column),
+        *(("input.keep_columns", name) for name in options.keep),
+    ]
+    if options.id_column is not None:
+        wanted.append(("input.id_column", options.id_column))
+    for setting, name in wanted:
+        if header.count(name) != 1:
+            found = "found twice" if name in header else "not found"
+            shown = ", ".join(header).encode("utf-8", "replace").decode()
+            raise InputError(f"{uri}: column {name!r} {found}; columns are {shown}. Set {setting}.")
+    return {name: header.index(name) for _, name in wanted}
+
+
+class _Batch:
+    """Rows on their way into one table."""
+
+    def __init__(self, options: ReadOptions, n_fields: int, places: dict[str, int], first_row: int) -> None:
+        self._options, self._n_fields, self._places = options, n_fields, places
+        self._first_row = first_row
+        self._n_bytes = 0
+        self.rows: list[_Row] = []
+
+    @property
+    def next_row(self) -> int:
+        return self._first_row + len(self.rows)
+
+    def add(self, row: _Row) -> None:
+        self.rows.append(row)
+        self._n_bytes += row.n_bytes
+
+    def is_full(self) -> bool:
+        return self._n_bytes >= BATCH_BYTES or len(self.rows) >= BATCH_RECORDS
+
+    def table(self) -> pa.Table:
+        options, rejects = self._options, Rejects()
+        for number, row in enumerate(self.rows):
+            if row.reason is not None:
+                reject(rejects, number, row.reason, row.detail)
+            elif len(row.fields) != self._n_fields:
+                detail = f"{len(row.fields)} fields, the header has {self._n_fields}"
+                reject(rejects, number, "invalid_column", detail)
+        whole = [None if number in rejects else row.fields for number, row in enumerate(self.rows)]
+        columns = {
+            name: [None if fields is None else fields[place] for fields in whole]
+            for name, place in self._places.items()
+        }
+        text = _decoded(columns[options.text_column], "invalid_utf8", rejects)
+        reject_nul(text, rejects)
+        doc_id: pa.Array = pa.nulls(len(whole), pa.string())
+        if options.id_column is not None:
+            doc_id = _decoded(columns[options.id_column], "invalid_id", rejects)
+        kept = [
+            column_from_values(name, _empty_as_null(columns[name], type_), type_, rejects)
+            for name, type_ in options.keep.items()
+        ]
+        return records_table(
+            options,
+            source_record=np.arange(self._first_row, self.next_row, dtype=np.int64),
+            record_bytes=np.array([row.n_bytes for row in self.rows], np.int64),
+            doc_id=doc_id, text=text, kept=kept, rejects=rejects,
+        )  # fmt: skip
+
+
+def _decoded(values: list[str | None], reason: str, rejects: Rejects) -> pa.Array:
+    """(N,) string; a value with bytes that were not UTF-8 is rejected and null."""
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        checked = list(values)
+    for row, value in enumerate(checked):
+        if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
+            reject(rejects, row, reason, "not UTF-8")
+            checked[row] = None
+    return pa.array(checked, pa.string())
+
+
+def _empty_as_null(values: list[str | None], type_: pa.DataType) -> list[str | None]:
+    """An empty field is an empty string, but no number, date or truth value: null."""
+    return list(values) if pa.types.is_string(type_) else [value or None for value in values]

@@ -1,0 +1,181 @@
+"""JSON Lines: one object a line, cut at byte ranges when it is not compressed.
+
+Each line is decoded by orjson; only the lines that it refuses are looked at again by the slow standard decoder, to say
+what is wrong with them. Everything else is done a batch (1 MiB) at a time: one list comprehension and one Arrow array a
+column. `source_record` is the byte offset of the line in the decompressed shard, `record_bytes` its length without the
+line end. Lines of nothing but ASCII white space are not records. Of a repeated key the last value counts.
+
+Identifiers stay as written: "0012" is "0012", the integer 12 is "12".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from pipeline.lineage import Shard, Span
+from pipeline.read.columns import column_from_values
+from pipeline.read.lines import LineBatch, line_spans, read_lines
+from pipeline.read.records import ReadOptions, Rejects, records_table, reject, reject_nul
+
+_MISSING: Any = object()
+
+
+class JsonlReader:
+    """Reads `.jsonl` and `.ndjson`."""
+
+    def spans(self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int) -> list[Span]:
+        return line_spans(shard, part_bytes)
+
+    def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
+        for batch in read_lines(file, span, options.max_record_bytes):
+            table = _table(batch, options)
+            if table.num_rows:
+                yield table
+
+
+def _table(batch: LineBatch, options: ReadOptions) -> pa.Table:
+    rejects: Rejects = {}
+    values = _decode(batch.lines)
+    if values is None:
+        is_blank = np.fromiter((not line or line.isspace() for line in batch.lines), bool, len(batch.lines))
+        batch = batch.select(~is_blank | (batch.n_bytes > options.max_record_bytes))
+        values = _decode_each(batch, options, rejects)
+    _restore_large_integers(values, batch.lines, options)
+    rows = [value.get(options.text_column, _MISSING) for value in values]
+    text = _text_column(rows, rejects)
+    reject_nul(text, rejects)
+    doc_id = _id_column(values, options.id_column, rejects)
+    kept = [
+        column_from_values(name, [value.get(name) for value in values], type_, rejects)
+        for name, type_ in options.keep.items()
+    ]
+    return records_table(
+        options, source_record=batch.starts, record_bytes=batch.n_bytes,
+        doc_id=doc_id, text=text, kept=kept, rejects=rejects,
+    )  # fmt: skip
+
+
+def _decode(lines: list[bytes]) -> list[dict[str, Any]] | None:
+    """All lines as objects, or None when any of them is something else."""
+    try:
+        values = list(map(orjson.loads, lines))
+    except orjson.JSONDecodeError:
+        return None
+    return values if set(map(type, values)) <= {dict} else None
+
+
+def _decode_each(batch: LineBatch, options: ReadOptions, rejects: Rejects) -> list[dict[str, Any]]:
+    """Line by line; a rejected line gives an empty object."""
+    values = []
+    for row, line in enumerate(batch.lines):
+        value: Any = {}
+        if batch.n_bytes[row] > options.max_record_bytes:
+            detail = f"{batch.n_bytes[row]} bytes, input.max_record_bytes is {options.max_record_bytes}"
+            reject(rejects, row, "record_too_large", detail)
+        else:
+            try:
+                value = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                value = _decode_refused(line, row, str(error), rejects)
+        if not isinstance(value, dict):
+            reject(rejects, row, "not_an_object", f"a JSON {_json_type(value)}")
+            value = {}
+        values.append(value)
+    return values
+
+
+def _decode_refused(line: bytes, row: int, error: str, rejects: Rejects) -> Any:
+    """Say why orjson refused the line. A lone surrogate is only a fault in a column that is used: the value is given."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as decode_error:
+        reject(
+            rejects, row, "invalid_utf8", f"byte {decode_error.start} of the record: {decode_error.reason}"
+        )
+        return {}
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        value = _MISSING
+    if value is _MISSING or "surrogate" not in error:
+        reject(rejects, row, "malformed_json", error)
+        return {}
+    return value
+
+
+def _restore_large_integers(values: list[dict[str, Any]], lines: list[bytes], options: ReadOptions) -> None:
+    """orjson makes a float of an integer over 64 bits; where it is to become a string its digits matter."""
+    names = [name for name, type_ in options.keep.items() if pa.types.is_string(type_)]
+    for name in names if options.id_column is None else [options.id_column, *names]:
+        for row, value in enumerate(values):
+            number = value.get(name)
+            if type(number) is float and abs(number) >= 2**63:
+                values[row] = json.loads(lines[row])
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _text_column(values: list[Any], rejects: Rejects) -> pa.Array:
+    """(N,) string; null and rejected where the value is no text."""
+    if set(map(type, values)) <= {str}:
+        try:
+            return pa.array(values, pa.string())
+        except UnicodeEncodeError:
+            pass
+    for row, value in enumerate(values):
+        if type(value) is str and not _is_well_formed(value):
+            reject(rejects, row, "lone_surrogate", "half of a surrogate pair in the text")
+        elif value is _MISSING:
+            reject(rejects, row, "missing_text", "the record has no such key")
+        elif value is None:
+            reject(rejects, row, "null_text", "the text is null")
+        elif type(value) is not str:
+            reject(rejects, row, "text_not_a_string", f"a JSON {_json_type(value)}")
+        else:
+            continue
+        values[row] = None
+    return pa.array(values, pa.string())
+
+
+def _id_column(values: list[dict[str, Any]], id_column: str | None, rejects: Rejects) -> pa.Array:
+    """(N,) string; null and rejected where there is no usable identifier, all null when none is asked for."""
+    if id_column is None:
+        return pa.nulls(len(values), pa.string())
+    ids = [value.get(id_column, _MISSING) for value in values]
+    if set(map(type, ids)) == {int}:
+        return pa.array(map(str, ids), pa.string(), size=len(ids))
+    for row, value in enumerate(ids):
+        if type(value) is int:
+            ids[row] = str(value)
+        elif type(value) is not str or not _is_well_formed(value):
+            found = "absent" if value is _MISSING else f"a JSON {_json_type(value)}"
+            reject(
+                rejects,
+                row,
+                "invalid_id",
+                f"{id_column}: {'a lone surrogate' if type(value) is str else found}",
+            )
+            ids[row] = None
+    return pa.array(ids, pa.string())
+
+
+def _is_well_formed(value: str) -> bool:
+    """False for a string with half of a surrogate pair, which has no UTF-8 form."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

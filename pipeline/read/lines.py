@@ -1,0 +1,144 @@
+"""Lines of a shard with their byte offsets: blocks of bytes in, batches of lines out. Shared by JSONL, text and CSV.
+
+A line ends at \n and nowhere else (U+2028, form feed and a lone \r are text); a \r before the \n is not part of the
+line. A byte-order mark at offset 0 belongs to the first line's bytes and not to its content. A line of more than
+`max_record_bytes` is passed over in blocks and reported by its length alone.
+
+Spans: a line belongs to the span that holds its first byte. A reader that starts in the middle therefore looks one
+byte back, and skips to the first line that starts inside; one that stops reads on to the end of its last line. The
+spans of a shard give exactly its lines, wherever it is cut.
+
+Method: one `bytes.split` a block of 1 MiB, offsets by cumulative sum; no Python per line. Memory: a block, plus a
+line of up to `max_record_bytes` while it is put together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.lineage import Shard, Span
+from pipeline.read.compression import TrailingGarbage, compression_of, decompressed_blocks
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class LineBatch:
+    """N lines in order. `n_bytes` is without the line end; a line over the limit is b"" with its true `n_bytes`."""
+
+    lines: list[bytes]
+    starts: npt.NDArray[np.int64]  # (N,) offset of the first byte in the decompressed shard
+    n_bytes: npt.NDArray[np.int64]  # (N,)
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> LineBatch:
+        lines = [line for line, kept in zip(self.lines, keep.tolist(), strict=True) if kept]
+        return LineBatch(lines, self.starts[keep], self.n_bytes[keep])
+
+
+def line_spans(shard: Shard, part_bytes: int) -> list[Span]:
+    """Byte ranges of `part_bytes`, the last one open; the whole shard when it is small or compressed."""
+    if compression_of(shard.uri) or shard.size_bytes <= part_bytes:
+        return [Span(shard=shard)]
+    cuts = [*range(0, shard.size_bytes, part_bytes), None]
+    return [Span(shard=shard, start=start or 0, stop=stop) for start, stop in itertools.pairwise(cuts)]
+
+
+def read_lines(file: BinaryIO, span: Span, max_record_bytes: int) -> Iterator[LineBatch]:
+    """The lines that start in `span`, in non-empty batches of about 1 MiB; `file` is raw and seekable.
+
+    Raises ShardDamaged after every whole line before the damage.
+    """
+    file.seek(max(span.start - 1, 0))
+    lines = _Lines(max_record_bytes, start=max(span.start - 1, 0), skip_first=span.start > 0)
+    blocks = decompressed_blocks(file, span.shard.uri)
+    garbage: TrailingGarbage | None = None
+    while span.stop is None or lines.next_start < span.stop:
+        try:
+            block = next(blocks, None)
+        except TrailingGarbage as error:  # the data before it is complete, its last line too
+            garbage, block = error, None
+        batch = lines.last() if block is None else lines.add(block)
+        if span.stop is not None and len(batch.starts) and batch.starts[-1] >= span.stop:
+            batch = batch.select(batch.starts < span.stop)
+        if batch.lines:
+            yield batch
+        if block is None:
+            break
+    if garbage is not None:
+        raise garbage
+
+
+class _Lines:
+    """Puts lines together that run over several blocks."""
+
+    def __init__(self, max_record_bytes: int, start: int, skip_first: bool) -> None:
+        self._max_bytes = max_record_bytes
+        self._pieces: list[
+            bytes
+        ] = []  # of the line that is not finished yet, empty once it is over the limit
+        self._n_pending = 0
+        self._skip_first = skip_first
+        self.next_start = start
+        """Offset of the first line that `add` has not given yet."""
+
+    def add(self, block: bytes) -> LineBatch:
+        """The lines that end in `block`."""
+        first_end = block.find(b"\n")
+        if first_end < 0:
+            self._keep(block)
+            return _batch([], [], self.next_start)
+        last_end = block.rfind(b"\n")
+        self._keep(block[:first_end])
+        lines, lengths = [b"".join(self._pieces)], [self._n_pending]
+        if last_end > first_end:
+            whole = block[first_end + 1 : last_end].split(b"\n")
+            lines += whole
+            lengths += map(len, whole)
+        self._pieces, self._n_pending = [], 0
+        return self._give(lines, lengths, block[last_end + 1 :])
+
+    def last(self) -> LineBatch:
+        """The line that the end of the shard ends, if there is one."""
+        if not self._n_pending:
+            return _batch([], [], self.next_start)
+        lines, lengths = [b"".join(self._pieces)], [self._n_pending]
+        self._pieces, self._n_pending = [], 0
+        return self._give(lines, lengths, b"")
+
+    def _keep(self, piece: bytes) -> None:
+        self._n_pending += len(piece)
+        # One byte more than the limit: the \r of a line end does not count.
+        self._pieces = [*self._pieces, piece] if self._n_pending <= self._max_bytes + 1 else []
+
+    def _give(self, lines: list[bytes], lengths: list[int], rest: bytes) -> LineBatch:
+        start = self.next_start
+        self.next_start += sum(lengths) + len(lines)
+        self._keep(rest)
+        if self._skip_first:
+            start += lengths[0] + 1
+            lines, lengths, self._skip_first = lines[1:], lengths[1:], False
+        return self._checked(_batch(lines, lengths, start))
+
+    def _checked(self, batch: LineBatch) -> LineBatch:
+        """Take \r, the byte-order mark and lines over the limit out of the content."""
+        lines, n_bytes = batch.lines, batch.n_bytes
+        if any(line.endswith(b"\r") for line in lines):
+            n_bytes = n_bytes - np.fromiter((line.endswith(b"\r") for line in lines), np.int64, len(lines))
+            lines = [line.removesuffix(b"\r") for line in lines]
+        if len(lines) and batch.starts[0] == 0:
+            lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
+        for row in np.flatnonzero(n_bytes > self._max_bytes):
+            lines[row] = b""
+        return LineBatch(lines, batch.starts, n_bytes)
+
+
+def _batch(lines: list[bytes], lengths: list[int], start: int) -> LineBatch:
+    n_bytes = np.array(lengths, np.int64)
+    ends = np.cumsum(n_bytes + 1)
+    return LineBatch(lines, start + ends - n_bytes - 1, n_bytes)

@@ -1,0 +1,126 @@
+"""What every reader takes and yields: options in, tables of `schema.records_schema` out.
+
+A reader collects one value a record for each column, and a sparse `Rejects` for the few that are no good. Here
+they become one Arrow table: a rejected record keeps its position, length and id, and has a reason instead of a
+text. Built in bulk, a batch of about 1 MiB of text at a time, so a reader's memory is bounded by its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.schema import REASONS, records_schema
+
+BATCH_BYTES = 1 << 20
+"""About how much source text goes into one table."""
+
+BATCH_RECORDS = 4096
+"""Most records in one table of a row-wise format."""
+
+DETAIL_CHARS = 200
+"""A `detail` is for people: what was found, cut to this length."""
+
+Rejects = dict[int, tuple[str, str]]
+"""Row number within the batch -> (reason, detail). The first reason found for a row stays."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What to take from a record. `id_column=None` leaves `doc_id` null for every record.
+
+    `keep` maps the name of a kept column to its Arrow type, one of `schema.KEPT_TYPES`.
+    A record of more than `max_record_bytes` is rejected without being held in memory whole.
+    """
+
+    text_column: str
+    id_column: str | None
+    keep: Mapping[str, pa.DataType]
+    max_record_bytes: int
+
+
+def reject(rejects: Rejects, row: int, reason: str, detail: str) -> None:
+    """Mark `row` as no good, unless an earlier rule already did."""
+    if row not in rejects:
+        shown = detail if len(detail) <= DETAIL_CHARS else detail[: DETAIL_CHARS - 1] + "…"
+        rejects[row] = (reason, shown.encode("utf-8", "backslashreplace").decode())
+
+
+def records_table(
+    options: ReadOptions,
+    *,
+    source_record: npt.NDArray[np.int64],
+    record_bytes: npt.NDArray[np.int64],
+    doc_id: pa.Array,
+    text: pa.Array,
+    kept: Sequence[pa.Array],
+    rejects: Rejects,
+) -> pa.Table:
+    """One batch as a table of `records_schema(options.keep)`: N rows, text null exactly where a reason is set.
+
+    source_record, record_bytes: (N,). doc_id, text: (N,) string. kept: one (N,) array of the declared type a kept
+    column, in the order of `options.keep`. A good row must have a text; a null one here is a reader's bug.
+    """
+    n_records = len(source_record)
+    reason: pa.Array = pa.nulls(n_records, pa.string())
+    detail: pa.Array = pa.nulls(n_records, pa.string())
+    if rejects:
+        reasons: list[str | None] = [None] * n_records
+        details: list[str | None] = [None] * n_records
+        for row, (reasons[row], details[row]) in rejects.items():
+            if reasons[row] not in REASONS:
+                raise ValueError(f"{reasons[row]!r} is not in schema.REASONS")
+        reason, detail = pa.array(reasons, pa.string()), pa.array(details, pa.string())
+        text = pc.if_else(reason.is_valid(), pa.scalar(None, pa.string()), text)
+    columns = [pa.array(source_record, pa.int64()), pa.array(record_bytes, pa.int64()), doc_id, text, reason]
+    return pa.Table.from_arrays([*columns, detail, *kept], schema=records_schema(options.keep))
+
+
+def damaged_table(position: int, detail: str, options: ReadOptions) -> pa.Table:
+    """The one-row table that stands for everything unreadable of a shard from `position` on."""
+    rejects: Rejects = {}
+    reject(rejects, 0, "damaged_shard", detail)
+    return records_table(
+        options,
+        source_record=np.array([position], np.int64),
+        record_bytes=np.zeros(1, np.int64),
+        doc_id=pa.nulls(1, pa.string()),
+        text=pa.nulls(1, pa.string()),
+        kept=[pa.nulls(1, type_) for type_ in options.keep.values()],
+        rejects=rejects,
+    )
+
+
+def reject_nul(text: pa.Array, rejects: Rejects) -> None:
+    """Reject the rows of `text` that hold U+0000: C tokenizers would stop there and embed half a text."""
+    found = pc.match_substring(text, "\0")
+    if pc.any(found).as_py():
+        for row in np.flatnonzero(found.fill_null(False).to_numpy(zero_copy_only=False)):
+            reject(rejects, int(row), "nul_character", "U+0000 in the text")
+
+
+def utf8_column(data: pa.Array) -> tuple[pa.Array, list[int]]:
+    """(N,) binary to (N,) string without trusting the bytes, and the rows that are not UTF-8 (null in the result).
+
+    Arrow checks the whole batch at once; only a batch that fails is looked at row by row.
+    """
+    try:
+        return data.cast(pa.string()), []
+    except pa.ArrowInvalid:
+        bad = [row for row, value in enumerate(data.to_pylist()) if value is not None and not _is_utf8(value)]
+        mask = np.zeros(len(data), bool)
+        mask[bad] = True
+        return pc.if_else(pa.array(mask), pa.scalar(None, pa.binary()), data).cast(pa.string()), bad
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""Plain text: one document a line, cut at byte ranges when it is not compressed.
+
+The whole line is the text: there are no other columns, so `id_column` and kept columns are refused as a mistake in the
+spec, and `text_column` is not looked at. Lines of nothing but ASCII white space are not records. `source_record` is
+the byte offset of the line in the decompressed shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import InputError
+from pipeline.lineage import Shard, Span
+from pipeline.read.lines import LineBatch, line_spans, read_lines
+from pipeline.read.records import ReadOptions, Rejects, records_table, reject, reject_nul, utf8_column
+
+
+class TextReader:
+    """Reads `.txt`."""
+
+    def spans(self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int) -> list[Span]:
+        return line_spans(shard, part_bytes)
+
+    def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
+        wanted = [*([options.id_column] if options.id_column else []), *options.keep]
+        if wanted:
+            raise InputError(
+                f"{span.shard.uri}: plain text has no columns, and {', '.join(wanted)} was asked for. "
+                "Remove input.id_column and input.keep_columns."
+            )
+        for batch in read_lines(file, span, options.max_record_bytes):
+            table = _table(batch, options)
+            if table.num_rows:
+                yield table
+
+
+def _table(batch: LineBatch, options: ReadOptions) -> pa.Table:
+    is_blank = np.fromiter((not line or line.isspace() for line in batch.lines), bool, len(batch.lines))
+    is_large = batch.n_bytes > options.max_record_bytes
+    if is_blank.any():
+        keep = ~is_blank | is_large
+        batch, is_large = batch.select(keep), is_large[keep]
+    rejects: Rejects = {}
+    for row in np.flatnonzero(is_large).tolist():
+        detail = f"{batch.n_bytes[row]} bytes, input.max_record_bytes is {options.max_record_bytes}"
+        reject(rejects, row, "record_too_large", detail)
+    text, bad = utf8_column(pa.array(batch.lines, pa.binary()))
+    for row in bad:
+        reject(rejects, row, "invalid_utf8", "the line is not UTF-8")
+    reject_nul(text, rejects)
+    return records_table(
+        options, source_record=batch.starts, record_bytes=batch.n_bytes,
+        doc_id=pa.nulls(len(batch.lines), pa.string()), text=text, kept=[], rejects=rejects,
+    )  # fmt: skip

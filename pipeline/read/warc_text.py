@@ -1,0 +1,80 @@
+"""The text of one WARC record: its payload, its HTTP body, or what is seen of its HTML page.
+
+Comes from `warc`, which has read the record whole. fastwarc (extra "warc") undoes HTTP, resiliparse (extra "html") finds
+the text of a page; both are loaded only when a record needs them.
+"""
+
+from __future__ import annotations
+
+import io
+
+from pipeline.errors import SpecError
+
+
+class NoText(Exception):
+    """The record has no text; `reason` is one of `schema.REASONS`, the message its detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def text_of(head: bytes, payload: bytes, record_type: str, content_type: str) -> bytes:
+    """The document's text as UTF-8 (unchecked where the record says that it is).
+
+    head: the record's version and header lines with the empty line. Raises NoText, and SpecError for a missing extra.
+    """
+    if record_type == "response":
+        payload, content_type = _http_body(head + payload + b"\r\n\r\n")
+    kind, charset = _parse_content_type(content_type)
+    if kind in ("text/html", "application/xhtml+xml"):
+        return _visible_text(payload, charset)
+    if kind != "text/plain":
+        raise NoText("text_not_a_string", f"the content type is {kind or 'not given'}")
+    if charset in (None, "utf-8", "utf8", "us-ascii"):
+        return payload
+    try:
+        return payload.decode(charset).encode()
+    except (LookupError, UnicodeError) as error:
+        raise NoText("invalid_utf8", f"charset {charset}: {error}") from error
+
+
+def _parse_content_type(value: str) -> tuple[str, str | None]:
+    """'text/plain; charset="EUC-JP"' -> ('text/plain', 'euc-jp')."""
+    kind, *parameters = value.lower().split(";")
+    for parameter in parameters:
+        name, _, setting = parameter.partition("=")
+        if name.strip() == "charset" and setting.strip(" \"'"):
+            return kind.strip(), setting.strip(" \"'")
+    return kind.strip(), None
+
+
+def _http_body(record: bytes) -> tuple[bytes, str]:
+    """Body of an HTTP response without transfer and content encoding, and its content type."""
+    try:
+        from fastwarc.warc import ArchiveIterator
+    except ImportError as error:
+        raise SpecError(
+            "WARC response records need fastwarc to read HTTP. Install corpus-embed[warc], or read WET shards."
+        ) from error
+    try:
+        parsed = next(iter(ArchiveIterator(io.BytesIO(record), parse_http=True, auto_decode="all")), None)
+        if parsed is None or parsed.http_headers is None:
+            raise NoText("text_not_a_string", "the response has no HTTP headers")
+        return parsed.reader.read(), parsed.http_headers.get("Content-Type") or ""
+    except (OSError, ValueError) as error:  # the whole record is in memory: no network in here
+        raise NoText("text_not_a_string", f"the HTTP response cannot be decoded: {error}") from error
+
+
+def _visible_text(html: bytes, charset: str | None) -> bytes:
+    """What a reader of the page sees, boilerplate included."""
+    try:
+        from resiliparse.extract.html2text import extract_plain_text
+        from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+    except ImportError as error:
+        raise SpecError(
+            "WARC records of type text/html need resiliparse to find their text. Install corpus-embed[html], "
+            "or read WET shards."
+        ) from error
+    text: str = extract_plain_text(bytes_to_str(html, charset or detect_encoding(html)))
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,227 @@
+"""The whole flow of a job on one screen: preflight ─► plan ─► Ray Data ─► check ─► snapshot.
+
+In: a JobSpec. Out: a `Result` with the snapshot that is live afterwards. A run may be killed at any moment and started
+again: what has a manifest stays done, and the next plan asks for the rest. Only `execute` needs a Ray cluster.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipeline import commit, dataset
+from pipeline.cluster import connect, device_of, pool_sizes
+from pipeline.errors import CorpusEmbedError, InputError, TooManyRejects
+from pipeline.failpoints import failpoint
+from pipeline.lineage import Manifest, Snapshot
+from pipeline.metrics import Progress
+from pipeline.plan import Plan, make_plan, missing, plan_table, resolve
+from pipeline.spec import JobSpec
+from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
+from pipeline.storage import Store, shown
+
+MAX_ROUNDS = 3
+"""How often a run plans again because shards changed under it, before it gives up."""
+MAX_RESTARTS = 3
+"""How often Ray starts a dead worker again. Its own default is for ever, which turns a crash into a loop."""
+EARLY_REJECTS = 1000
+"""Records after which too large a share of rejects stops a run before its end."""
+
+Watch = Callable[[Progress, list[str]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run did. `embedded` is False when everything was done before."""
+
+    plan: Plan
+    snapshot: Snapshot
+    progress: Progress
+    embedded: bool
+
+
+def run(
+    spec: JobSpec,
+    *,
+    address: str | None = None,
+    watch: Watch | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> Result:
+    """Embed what is missing and commit a snapshot.
+
+    Raises SpecError, ModelError, InputError, StorageError, TooManyRejects or CommitConflict; after any of them the same
+    command goes on where this one stopped.
+    """
+    store = Store(spec.output.uri, spec.output.storage_options)
+    store.check_conditional_put()
+    job = resolve(spec, device_of(spec, address))
+    progress, embedded = Progress(), False
+    for _round in range(MAX_ROUNDS):
+        plan = make_plan(job, store)
+        if on_plan:
+            on_plan(plan)
+        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+        store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
+        failpoint("after_plan")
+        if plan.todo:
+            connect(address)
+            progress.bytes_todo, embedded = plan.todo_bytes, True
+            execute(plan, store, progress, watch)
+        finished = commit.load_manifests(store, job.fingerprint, plan.done)
+        if not missing(plan, finished):
+            return Result(plan, finish(plan, store, finished), progress, embedded)
+    left = missing(plan, finished)
+    raise InputError(
+        f"{len(left)} splits are unfinished after {MAX_ROUNDS} plans, the first one of {shown(left[0].spans[0].shard.uri)}: "
+        "its shards keep changing while they are read. Run again when the input is at rest; nothing finished is lost."
+    )
+
+
+def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -> None:
+    """Run the missing splits of a plan through Ray Data; returns when every part is published."""
+    job, context = plan.job, DataContext.get_current()
+    context.target_max_block_size = 1 << 20  # parts leave a stage one by one (measured, docs/design.md)
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    pools, totals = pool_sizes(job, len(plan.todo)), Totals.remote()
+    restarts = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
+    stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    parts = (
+        ray.data.range(len(plan.todo), override_num_blocks=len(plan.todo))
+        .map_batches(
+            PrepareParts,
+            fn_constructor_args=(job, plan.run_id, list(plan.todo), totals),
+            compute=ActorPoolStrategy(min_size=1, max_size=pools.tokenizers, max_tasks_in_flight_per_actor=2),
+            num_cpus=pools.tokenizer_cpus,
+            **stage,
+            **restarts,
+        )
+        .map_batches(
+            EmbedParts,
+            fn_constructor_args=(job, pools.embedder_threads),
+            compute=ActorPoolStrategy(
+                min_size=1,
+                max_size=pools.embedders,
+                max_tasks_in_flight_per_actor=4,
+                max_concurrent_calls_per_actor=2,  # the next part is fetched while this one computes
+            ),
+            num_cpus=pools.embedder_cpus,
+            num_gpus=pools.embedder_gpus,
+            **stage,
+            **restarts,
+        )
+    )
+    with _watching(plan, store, totals, progress, watch) as stop:
+        try:
+            writer = {"num_cpus": pools.writer_cpus, "max_retries": MAX_RESTARTS}
+            parts.write_datasink(PartSink(job, store, totals), ray_remote_args=writer)
+        except (Exception, KeyboardInterrupt) as error:
+            raise stop.error or _own_error(error) from error
+
+
+def finish(plan: Plan, store: Store, finished: list[Manifest]) -> Snapshot:
+    """Check what storage says about the whole plan and make it the head. Raises TooManyRejects or CommitConflict."""
+    targets = _targets(plan)
+    parts = [part for part in finished if part.split.split_id in targets]
+    records, rejects = sum(part.n_records for part in parts), sum(part.n_rejects for part in parts)
+    _check_rejects(plan.job.spec, records, rejects)
+    duplicates = None
+    if plan.job.spec.input.id_column is not None:
+        duplicates = dataset.count_duplicate_ids(store, parts)
+    return commit.commit_snapshot(
+        store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
+        parent=commit.load_snapshot(store), complete=True, n_duplicate_ids=duplicates,
+    )  # fmt: skip
+
+
+class _Stop:
+    """Why the watcher stopped a run."""
+
+    error: CorpusEmbedError | None = None
+
+
+@contextlib.contextmanager
+def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None) -> Iterator[_Stop]:
+    """Beside the running dataset: keep the figures fresh, commit now and then, stop when rejects are too many."""
+    done, stop, spec = threading.Event(), _Stop(), plan.job.spec
+    before_records = sum(part.n_records for part in plan.done)
+    before_rejects = sum(part.n_rejects for part in plan.done)
+
+    def tick() -> None:
+        reports, notes = ray.get(totals.take.remote())
+        for report in reports:
+            progress.add(report)
+        if watch:
+            watch(progress, notes)
+
+    def loop() -> None:
+        committed = time.monotonic()
+        while not done.wait(0.5):
+            try:
+                tick()
+                records, rejects = progress["n_records"] + before_records, progress["n_rejects"] + before_rejects
+                if records >= EARLY_REJECTS:
+                    _check_rejects(spec, records, rejects)
+                every = spec.runtime.commit_every
+                if every and not plan.stale and time.monotonic() - committed > every.total_seconds():
+                    _commit_so_far(plan, store)
+                    committed = time.monotonic()
+            except CorpusEmbedError as error:
+                stop.error = error
+                _thread.interrupt_main()  # the only way out of a Ray Data execution that blocks the main thread
+                return
+
+    thread = threading.Thread(target=loop, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        done.set()
+        thread.join()
+        with contextlib.suppress(ray.exceptions.RayError):
+            tick()
+
+
+def _commit_so_far(plan: Plan, store: Store) -> None:
+    """Make finished parts readable while the run goes on: only where that adds to the head and takes nothing away."""
+    targets = _targets(plan)
+    parts = [part for part in commit.load_manifests(store, plan.job.fingerprint, plan.done) if part.split.split_id in targets]
+    if parts:
+        commit.commit_snapshot(
+            store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
+            parent=commit.load_snapshot(store), complete=False,
+        )  # fmt: skip
+
+
+def _targets(plan: Plan) -> set[str]:
+    return {todo.split.split_id for todo in plan.todo} | {part.split.split_id for part in plan.done}
+
+
+def _check_rejects(spec: JobSpec, records: int, rejects: int) -> None:
+    limit = spec.runtime.max_reject_fraction
+    if rejects > limit * records:
+        raise TooManyRejects(
+            f"{rejects} of {records} records were rejected ({rejects / records:.1%}; runtime.max_reject_fraction allows "
+            f"{limit:.1%}). Reasons are in {shown(spec.output.uri)}/_meta/rejects. Mend the input or the spec, or raise "
+            "the limit and run again: finished parts stay finished. No snapshot was made."
+        )
+
+
+def _own_error(error: BaseException) -> BaseException:
+    """The error of ours that Ray wrapped, if there is one: it is what the person has to read."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        if isinstance(link, CorpusEmbedError):
+            return link
+        seen.add(id(link))
+        link = getattr(link, "cause", None) or link.__cause__
+    return error

@@ -1,0 +1,234 @@
+"""The job spec: one YAML file becomes one frozen, closed, typed object.
+
+In: a YAML file and dotted overrides (`--set runtime.max_batch_tokens=8192`). Out: a `JobSpec` in which every value is
+checked; an unknown key stops at once and names the nearest valid one. Everything outside `runtime` and the storage
+options is identity: `pipeline/plan.py` hashes it, together with what the model directory says, into the fingerprint.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pyarrow as pa
+import pydantic
+import yaml
+
+from pipeline import schema
+from pipeline.errors import SpecError
+from pipeline.read import READERS
+
+__all__ = ["JobSpec", "load_spec"]
+
+SECRET_OPTIONS = {"key", "secret", "token", "password", "account_key", "sas_token", "connection_string"}
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _as_kept(value: Any) -> Any:
+    """A list of names means string columns; a mapping gives each its type."""
+    return dict.fromkeys(value, "string") if isinstance(value, list | tuple) else value
+
+
+def _as_duration(value: Any) -> Any:
+    units = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", value) if isinstance(value, str) else None
+    return datetime.timedelta(**{units[match[2]]: float(match[1])}) if match else value
+
+
+def _no_secrets(options: dict[str, Any]) -> dict[str, Any]:
+    for name in options:
+        if name.lower() in SECRET_OPTIONS:
+            raise ValueError(
+                f"'{name}' looks like a secret. A job spec is stored with the output: give credentials through the "
+                "environment (AWS_ACCESS_KEY_ID …), a profile or an instance role"
+            )
+    return options
+
+
+Auto = Literal["auto"]
+Name = Annotated[str, pydantic.Field(min_length=1)]
+Count = Annotated[int, pydantic.Field(ge=1)]
+StorageOptions = Annotated[dict[str, Any], pydantic.AfterValidator(_no_secrets)]
+Duration = Annotated[datetime.timedelta, pydantic.BeforeValidator(_as_duration)]
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class InputSpec(_Section):
+    """Where documents come from and which fields of a record matter."""
+
+    uri: Annotated[tuple[Name, ...], pydantic.BeforeValidator(_as_tuple), pydantic.Field(min_length=1)]
+    format: str = "auto"
+    text_column: Name = "text"
+    id_column: Name | None = None
+    keep_columns: Annotated[dict[Name, str], pydantic.BeforeValidator(_as_kept)] = {}
+    max_record_bytes: pydantic.ByteSize = pydantic.ByteSize(16 << 20)
+    storage_options: StorageOptions = {}
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.format not in {"auto", *READERS}:
+            raise ValueError(f"input.format '{self.format}' is not one of auto, {', '.join(READERS)}")
+        for name, type_name in self.keep_columns.items():
+            if name in schema.RESERVED:
+                raise ValueError(f"input.keep_columns: '{name}' is a column of the output; rename it in the source")
+            if type_name not in schema.KEPT_TYPES:
+                raise ValueError(
+                    f"input.keep_columns.{name}: type '{type_name}' is not one of {', '.join(schema.KEPT_TYPES)}"
+                )
+        return self
+
+    @property
+    def keep(self) -> dict[str, pa.DataType]:
+        return {name: schema.KEPT_TYPES[type_name] for name, type_name in self.keep_columns.items()}
+
+
+class ChunkSpec(_Section):
+    """How a long document is cut; only read when long_documents is not truncate."""
+
+    max_tokens: Count = 256
+    overlap_tokens: Annotated[int, pydantic.Field(ge=0)] = 32
+    boundary: Literal["sentence", "token"] = "sentence"
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.overlap_tokens >= self.max_tokens:
+            raise ValueError("prepare.chunk.overlap_tokens must be smaller than max_tokens")
+        return self
+
+
+class PrepareSpec(_Section):
+    """What happens to a text before it is tokenized."""
+
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    min_chars: Annotated[int, pydantic.Field(ge=1)] = 1
+    long_documents: Literal["truncate", "chunk", "chunk_and_pool"] = "truncate"
+    chunk: ChunkSpec = ChunkSpec()
+
+
+class ModelSpec(_Section):
+    """Which model, and what to do differently from what its directory says (`auto` means: as it says)."""
+
+    path: Name
+    revision: str | None = None
+    pooling: Literal["auto", "cls", "mean", "max", "last_token", "weighted_mean", "mean_sqrt_len"] = "auto"
+    normalize: Auto | bool = "auto"
+    prompt: str | None = None
+    prompt_name: str | None = None
+    max_tokens: Auto | Count = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    truncate_dim: Count | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("model.prompt and model.prompt_name exclude each other; give one")
+        return self
+
+
+class OutputSpec(_Section):
+    """Where the vectors go, and their physical form."""
+
+    uri: Name
+    partition_by: tuple[Name, ...] = ()
+    vector_precision: Literal["float32", "float16", "bfloat16", "int8", "ubinary"] = "float32"
+    include_text: bool = True
+    storage_options: StorageOptions = {}
+
+
+class RuntimeSpec(_Section):
+    """Knobs that may differ between two runs of one job: none of them changes a vector."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "packed", "padded"] = "auto"
+    part_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1024)] = pydantic.ByteSize(32 << 20)
+    tokenizers: Auto | Count = "auto"
+    embedders: Auto | Count = "auto"
+    max_batch_tokens: Auto | Count = "auto"
+    max_reject_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
+    commit_every: Duration | None = datetime.timedelta(minutes=10)
+
+
+class JobSpec(_Section):
+    """One job. Raises SpecError (through `load_spec`) for anything that is not exactly right."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    input: InputSpec
+    prepare: PrepareSpec = PrepareSpec()
+    model: ModelSpec
+    output: OutputSpec
+    runtime: RuntimeSpec = RuntimeSpec()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in self.output.partition_by:
+            if name not in self.input.keep_columns:
+                raise ValueError(f"output.partition_by: '{name}' must also be in input.keep_columns")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved spec: every default written out. Holds no secret, since a spec cannot hold one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """Read a job spec from YAML and apply `section.key=value` overrides (values are YAML).
+
+    Raises SpecError naming the file, the key, what was found and the nearest valid key.
+    """
+    try:
+        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(fields, dict):
+        raise SpecError(f"{path}: a job spec is a mapping with name, input, model and output; found {type(fields).__name__}")
+    for override in overrides:
+        _override(fields, override)
+    return spec_from(fields, str(path))
+
+
+def spec_from(fields: dict[str, Any], where: str = "job spec") -> JobSpec:
+    """Validate plain fields. Raises SpecError with one line a mistake."""
+    try:
+        return JobSpec.model_validate(fields)
+    except pydantic.ValidationError as error:
+        lines = [f"  {_explain(detail)}" for detail in error.errors()]
+        raise SpecError(f"{where} is not a valid job spec:\n" + "\n".join(lines)) from None
+
+
+def _override(fields: dict[str, Any], override: str) -> None:
+    dotted, equals, value = override.partition("=")
+    *sections, key = dotted.strip().split(".")
+    if not equals or not key:
+        raise SpecError(f"--set {override}: write it as section.key=value, for instance runtime.max_batch_tokens=8192")
+    for section in sections:
+        fields = fields.setdefault(section, {})
+        if not isinstance(fields, dict):
+            raise SpecError(f"--set {override}: '{section}' is not a section")
+    try:
+        fields[key] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {override}: the value is not YAML: {error}") from error
+
+
+def _explain(detail: Any) -> str:
+    location = [str(step) for step in detail["loc"] if step not in ("literal['auto']", "constrained-int", "bool", "int")]
+    dotted = ".".join(location) or "spec"
+    if detail["type"] == "extra_forbidden":
+        section: Any = JobSpec
+        for step in location[:-1]:
+            section = section.model_fields[step].annotation
+        near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(section.model_fields)}"
+        return f"{dotted}: unknown key; {hint}"
+    found = "" if detail["type"] in ("missing", "value_error") else f" (found {detail['input']!r:.120})"
+    return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}{found}"

@@ -1,0 +1,155 @@
+"""Thin Ray wiring: each class puts plain functions of parts.py and publish.py into one stage of a Ray Dataset.
+
+    range(n splits) ─► PrepareParts (CPU actors) ─► EmbedParts (GPU actors) ─► PartSink (write tasks)
+
+A row of the Dataset is a part: `header` (JSON) and Arrow IPC streams in large_binary cells, which Ray never splits or
+merges inside and which are read back without a copy.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data.block import Block, BlockAccessor
+from ray.data.datasource import Datasink
+
+from pipeline import commit, embed, metrics, parts, publish, tokenize
+from pipeline.errors import ShardChanged
+from pipeline.plan import Job, Todo
+from pipeline.storage import Store
+
+
+@ray.remote(num_cpus=0)
+class Totals:
+    """Where write tasks report finished parts, and the driver asks. Losing it loses a display, never data."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, float]] = []
+        self.notes: list[str] = []
+
+    def add(self, report: dict[str, float]) -> None:
+        self.reports.append(report)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def take(self) -> tuple[list[dict[str, float]], list[str]]:
+        """Everything since the last call."""
+        taken = (self.reports, self.notes)
+        self.reports, self.notes = [], []
+        return taken
+
+
+class PrepareParts:
+    """Reads a split, cuts it into parts, cleans, chunks and tokenizes each. One call a split, one row out a part."""
+
+    def __init__(self, job: Job, run_id: str, todo: list[Todo], totals: Any) -> None:
+        self.job, self.run_id, self.todo, self.totals = job, run_id, todo, totals
+        self.tokenizer = tokenize.load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        todo = self.todo[batch["id"][0].as_py()]
+        clock = time.perf_counter()
+        try:
+            for part in parts.cut(todo.split, self.job):
+                read_s, clock = time.perf_counter() - clock, time.perf_counter()
+                if part.index not in todo.finished:
+                    prepared = parts.prepare(part, self.job, self.tokenizer, self.run_id)
+                    seconds = {"read": read_s, "tokenize": time.perf_counter() - clock}
+                    yield row(
+                        {**prepared.header, "seconds": seconds},
+                        rows=prepared.rows, tokens=prepared.tokens, rejects=prepared.rejects,
+                    )  # fmt: skip
+                clock = time.perf_counter()
+        except ShardChanged as error:
+            # The split stays unfinished: the driver sees that, lists again and plans what is there now.
+            self.totals.note.remote(str(error))
+
+
+class EmbedParts:
+    """Vectors for the distinct texts of a part, fanned out to its rows. One call a part."""
+
+    def __init__(self, job: Job, threads: int | None) -> None:
+        self.job = job
+        runtime, model = job.spec.runtime, job.model()
+        self.engine = embed.load_engine(
+            model,
+            pooling=job.spec.model.pooling,
+            normalize=job.spec.model.normalize,
+            dtype=job.dtype,
+            device=job.device,
+            truncate_dim=job.spec.model.truncate_dim,
+            max_batch_tokens=None if runtime.max_batch_tokens == "auto" else runtime.max_batch_tokens,
+            prompt_tokens=_prompt_tokens(job),
+            engine=runtime.engine,
+        )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        header, rows, tokens = json.loads(batch["header"][0].as_py()), cell(batch, "rows"), cell(batch, "tokens")
+        clock, padded = time.perf_counter(), self.engine.stats.n_padded_tokens
+        vectors = parts.embed(tokens, rows, self.engine, self.job.normalize)
+        header["seconds"]["embed"] = time.perf_counter() - clock
+        header["n_padded_tokens"] = self.engine.stats.n_padded_tokens - padded
+        header["engine"] = {"name": self.engine.name, "device": self.engine.device, "dtype": self.engine.dtype}
+        header["dimension"] = vectors.shape[1]
+        vectors_table = pa.table({"vectors": pa.array(vectors.reshape(-1))})
+        return row(header, rows=rows, vectors=vectors_table, rejects=cell(batch, "rejects"))
+
+
+class PartSink(Datasink[list[str]]):
+    """Publishes parts. Returns their ids; what counts as done is decided from storage, not from this."""
+
+    def __init__(self, job: Job, store: Store, totals: Any) -> None:
+        self.job, self.store, self.totals = job, store, totals
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> list[str]:
+        written = []
+        for block in blocks:
+            table = BlockAccessor.for_block(block).to_arrow()
+            for position in range(table.num_rows):
+                written.append(self._write(table.slice(position, 1)))
+        return written
+
+    def _write(self, batch: pa.Table) -> str:
+        header, clock = json.loads(batch["header"][0].as_py()), time.perf_counter()
+        flat = cell(batch, "vectors")["vectors"].to_numpy()
+        vectors = flat.reshape(-1, header["dimension"])  # (rows, D)
+        if header["index"] == 0:
+            commit.publish_generation(self.store, publish.generation_of(self.job, header["dimension"]))
+        rows, rejects = cell(batch, "rows"), cell(batch, "rejects")
+        manifest = publish.publish_part(header, rows, rejects, np.ascontiguousarray(vectors), self.job, self.store)
+        self.totals.add.remote({**metrics.increments(manifest), "seconds.write": time.perf_counter() - clock})
+        return manifest.part_id
+
+
+def _prompt_tokens(job: Job) -> int:
+    """Leading ids that belong to the prompt, which some poolings leave out."""
+    if not job.prompt:
+        return 0
+    return tokenize.load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt).prompt_tokens
+
+
+def row(header: dict[str, Any], **tables: pa.Table) -> pa.Table:
+    """One Dataset row: the header as JSON, each table as one IPC stream in a large_binary cell."""
+    columns: dict[str, pa.Array] = {"header": pa.array([json.dumps(header)])}
+    for name, table in tables.items():
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        data = sink.getvalue()
+        offsets = pa.py_buffer(np.array([0, data.size], np.int64))
+        columns[name] = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+    return pa.table(columns)
+
+
+def cell(batch: pa.Table, name: str) -> pa.Table:
+    """The table in one cell of a one-row batch, without a copy."""
+    return pa.ipc.open_stream(batch[name][0].as_buffer()).read_all()
+
+

@@ -1,0 +1,213 @@
+"""Objects in, objects out: the output root, and the one retry rule for every request to a store.
+
+`Store` offers whole-object reads, listings, and `put_if_absent`, the one primitive that the commit protocol stands
+on. Transient failures back off with full jitter until a deadline, everything else fails at once. The input side
+(listing and pinned reading of shards) is in `pipeline/shards.py`. Measured facts behind both are in docs/design.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec
+import tenacity
+
+from pipeline.errors import SpecError, StorageError
+
+T = TypeVar("T")
+
+RETRY_SECONDS = float(os.environ.get("CORPUS_EMBED_RETRY_SECONDS", "300"))
+"""How long one request is tried again before it counts as failed; an outage longer than this fails the run."""
+
+_TRANSIENT_ERRNO = {errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE}
+_TRANSIENT_NAMES = {
+    "ClientError", "ClientOSError", "ClientPayloadError", "ConnectionClosedError", "ConnectTimeoutError",
+    "EndpointConnectionError", "FSTimeoutError", "HTTPClientError", "IncompleteRead", "IncompleteReadError",
+    "ReadTimeoutError", "ResponseParserError", "ResponseStreamingError", "ServerDisconnectedError",
+}  # fmt: skip
+RANGE_BYTES = 8 << 20
+"""One ranged request of a reader that goes front to back."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again can help. Looks through the causes, since s3fs turns answers of S3 into OSErrors."""
+    link: BaseException | None = error
+    while link is not None:
+        response = getattr(link, "response", None)
+        if isinstance(response, Mapping):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            code = str(response.get("Error", {}).get("Code", ""))
+            return status in (408, 409, 429) or status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling")
+        if isinstance(link, ConnectionError | TimeoutError) or type(link).__name__ in _TRANSIENT_NAMES:
+            return True
+        link = link.__cause__
+    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
+
+
+def retried(request: Callable[[], T], what: str) -> T:
+    """Run `request`, again after transient failures. Raises StorageError when the deadline passes."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
+        stop=tenacity.stop_after_delay(RETRY_SECONDS),
+    )
+    try:
+        return retrying(request)
+    except tenacity.RetryError as error:
+        last = error.last_attempt
+        raise StorageError(
+            f"{what}: still failing after {last.attempt_number} attempts over {RETRY_SECONDS:.0f} s; the last "
+            f"answer was {last.exception()!r}. Check the store, then run the same command again: it resumes."
+        ) from last.exception()
+
+
+def shown(uri: str) -> str:
+    """A URI fit for a log line: user, password and query (signed URLs) are left out."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc and not (parts.query and "://" in uri):
+        return uri
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The fsspec file system of a URI and the path in it. Raises SpecError for an unknown protocol."""
+    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
+    fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
+    if protocol in ("s3", "s3a"):
+        config = {"connect_timeout": 10, "read_timeout": 60, **dict(options.get("config_kwargs", {}))}
+        fixed |= {"config_kwargs": config, "default_block_size": RANGE_BYTES}
+    try:
+        fs = fsspec.filesystem(protocol, **{**fixed, **options})
+    except (ImportError, ValueError, TypeError) as error:
+        raise SpecError(f"{shown(uri)}: protocol '{protocol}' cannot be used: {error}") from error
+    path = str(fs._strip_protocol(uri))
+    return fs, os.path.abspath(path) if protocol == "file" else path
+
+
+class Store:
+    """A root under which whole objects are read and created. Paths are relative, with `/`, and stay inside."""
+
+    def __init__(self, uri: str, options: Mapping[str, Any] | None = None) -> None:
+        self.uri, self.options = uri, dict(options or {})
+        self.fs, self.root = filesystem(uri, self.options)
+        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
+        return Store, (self.uri, self.options)
+
+    def path(self, relative: str) -> str:
+        """Full path of a relative one. Raises StorageError if it would leave the root."""
+        if any(step in ("", ".", "..") for step in relative.split("/")):
+            raise StorageError(f"{shown(self.uri)}: '{relative}' is not a path inside the output")
+        return f"{self.root}/{relative}"
+
+    def read(self, relative: str) -> bytes:
+        """One whole object. Raises FileNotFoundError when it is not there."""
+        return cast(bytes, retried(lambda: self.fs.cat_file(self.path(relative)), self._named("read", relative)))
+
+    def read_many(self, relatives: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Many small objects, fetched side by side where the store allows it; memory is one batch of them."""
+        for start in range(0, len(relatives), 256):
+            batch = relatives[start : start + 256]
+            paths = [self.path(relative) for relative in batch]
+            found = retried(lambda paths=paths: self.fs.cat(paths), self._named("read", batch[0]))
+            yield from ((relative, found[path]) for relative, path in zip(batch, paths, strict=True))
+
+    def read_or_none(self, relative: str) -> bytes | None:
+        try:
+            return self.read(relative)
+        except FileNotFoundError:
+            return None
+
+    def open(self, relative: str) -> BinaryIO:
+        """A seekable reader of one object, for footers and single columns."""
+        return cast(BinaryIO, retried(lambda: self.fs.open(self.path(relative), "rb"), self._named("open", relative)))
+
+    def list(self, prefix: str) -> dict[str, int]:
+        """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""
+        path = self.path(prefix)
+        found = retried(lambda: self.fs.find(path, detail=True), self._named("list", prefix))
+        cut = len(self.root) + 1
+        return {name[cut:]: int(info["size"]) for name, info in sorted(found.items())}
+
+    def put_if_absent(self, relative: str, data: bytes) -> bool:
+        """Create one object whole, or not at all. Returns False when the name is taken.
+
+        False can also mean that an earlier attempt of ours landed and its answer was lost, so a caller that is
+        refused reads back what is there. Local: temporary file, fsync, hard link, fsync of the folder. Elsewhere: one
+        conditional PUT (`If-None-Match: *`).
+        """
+        path = self.path(relative)
+        create = self._link if self.local else self._conditional_put
+        return retried(lambda: create(path, data), self._named("write", relative))
+
+    def delete(self, relative: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            retried(lambda: self.fs.rm_file(self.path(relative)), self._named("delete", relative))
+
+    def check_conditional_put(self) -> None:
+        """Prove that this root can be written and that a second create of one name is refused.
+
+        Raises StorageError otherwise: without that primitive, two runs could tear one output.
+        """
+        probe = f"_meta/probes/{os.urandom(8).hex()}"
+        try:
+            first, second = self.put_if_absent(probe, b"1"), self.put_if_absent(probe, b"2")
+        except (OSError, StorageError) as error:
+            raise StorageError(f"{shown(self.uri)}: the output cannot be written: {reason(error)}") from error
+        self.delete(probe)
+        if not first or second:
+            raise StorageError(
+                f"{shown(self.uri)}: this store does not honour conditional writes (create-only PUT), which the "
+                "commit protocol needs. Use a store that has If-None-Match: S3, MinIO, SeaweedFS, Ceph, or a local disk."
+            )
+
+    def _conditional_put(self, path: str, data: bytes) -> bool:
+        try:
+            # one request up to the limit of a single PUT: a multipart upload could leave parts behind
+            limit = {"chunksize": 5 << 30} if "s3" in self.fs.protocol else {}
+            self.fs.pipe_file(path, data, mode="create", **limit)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            cause = getattr(error.__cause__, "response", {}) or {}
+            if cause.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
+                return False
+            raise
+        return True
+
+    def _link(self, path: str, data: bytes) -> bool:
+        folder, staging = Path(path).parent, Path(self.root) / "_meta" / "tmp"
+        for directory in (folder, staging):
+            directory.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=staging)
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _named(self, verb: str, relative: str) -> str:
+        return f"{verb} {shown(self.uri)}/{relative}"
+
+
+def reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,88 @@
+"""Chooses the tokenizer for a model directory.
+
+In: a `ModelDir`. Out: a `Tokenizer`. Method: transformers' AutoTokenizer says what the directory holds; a Rust tokenizer
+goes to `huggingface`, MeCab with WordPiece to `mecab`, any other Python tokenizer to `reference`.
+Cost: 2-4 s for importing transformers (which imports torch where it is installed), less than 1 s for loading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ModelError, SpecError
+
+if TYPE_CHECKING:
+    from pipeline.model_dir import ModelDir
+    from pipeline.tokenize.tokens import Tokenizer
+
+__all__ = ["load_tokenizer"]
+
+_SENTENCE_CONFIGS = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
+
+def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: str | None = None) -> Tokenizer:
+    """The tokenizer of `model`, as sentence-transformers 6.2 would use it.
+
+    `max_tokens`: ids a text at most, special tokens included; None takes what the model directory says. `prompt`: put
+    before every text as a string; None or "" for none.
+    Raises SpecError when `max_tokens` is more than the model has positions, or leaves no room for content; ModelError
+    when the directory's tokenizer cannot be loaded or used.
+    """
+    limit = model.max_tokens if max_tokens is None else max_tokens
+    positions = model.config.get("max_position_embeddings")
+    if max_tokens is not None and isinstance(positions, int) and 0 < positions < max_tokens:
+        raise SpecError(
+            f"{model.path}: max_tokens is {max_tokens}, but the model has {positions} positions. "
+            f"Set model.max_tokens to {positions} or less."
+        )
+    tokenizer = _auto_tokenizer(model)
+    if tokenizer.is_fast:
+        from pipeline.tokenize.huggingface import FastTokenizer, lower_case
+
+        if model.do_lower_case:
+            lower_case(tokenizer)
+        return FastTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
+    if model.do_lower_case and not getattr(tokenizer, "do_lower_case", False):
+        raise ModelError(
+            f"{model.path}: do_lower_case of sentence_bert_config.json cannot be applied to {type(tokenizer).__name__}; "
+            "sentence-transformers cannot load this directory either. Set it in tokenizer_config.json."
+        )
+    if getattr(tokenizer, "word_tokenizer_type", None) == "mecab":
+        from pipeline.tokenize.mecab import MecabTokenizer, is_supported
+
+        if is_supported(tokenizer):
+            return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
+    from pipeline.tokenize.reference import ReferenceTokenizer
+
+    return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
+
+
+def _auto_tokenizer(model: ModelDir) -> Any:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.huggingface
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(model.transformer_path), **_tokenizer_arguments(model), trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # transformers raises whatever its loaders meet: OSError, ValueError, KeyError, …
+        raise ModelError(
+            f"{model.transformer_path}: the tokenizer could not be loaded: {type(error).__name__}: {error}. "
+            "The directory needs tokenizer.json, or vocab.txt / tokenizer.model with tokenizer_config.json."
+        ) from error
+
+
+def _tokenizer_arguments(model: ModelDir) -> dict[str, Any]:
+    """Arguments that sentence-transformers' own config file passes on to the tokenizer."""
+    for name in _SENTENCE_CONFIGS:
+        path = model.transformer_path / name
+        if path.is_file() and (config := json.loads(path.read_text(encoding="utf-8"))):
+            arguments = dict(config.get("processor_kwargs") or config.get("tokenizer_args") or {})
+            arguments.pop("trust_remote_code", None)
+            return arguments
+    return {}

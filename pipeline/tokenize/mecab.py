@@ -1,0 +1,118 @@
+"""The fast path for `BertJapaneseTokenizer` with MeCab words and WordPiece pieces.
+
+In: texts. Out: `Tokens` with the ids of the reference's `__call__`. Method: NFKC, one `-Owakati` parse and one
+`str.split` a piece, then a dictionary word → ids as bytes, which `bytes.join` puts together; only a word not in it
+goes through the reference's own lower-casing and WordPiece. The reference splits each word by whitespace, so splitting
+the whole parse by whitespace gives the same WordPiece inputs. A piece that holds the text of an added token ("[CLS]", "[MASK]", …) goes
+through the reference, which takes such tokens out before MeCab.
+Cost: MeCab is the floor; `benchmarks/tokenizing.py` measures how near this comes. Threads do not help (GIL).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import unicodedata
+from typing import Any
+
+import fugashi
+
+from pipeline.errors import ModelError
+from pipeline.tokenize.cuts import PIECE_CHARS
+from pipeline.tokenize.reference import ReferenceTokenizer
+from pipeline.tokenize.tokens import packed, without_surrogates
+
+__all__ = ["MecabTokenizer", "is_supported"]
+
+CACHE_WORDS = 1_000_000
+"""Words kept; then the cache starts anew. Real text repeats itself, so refilling costs seconds a day."""
+_CACHED_CHARS = 32  # a longer word is an URL or noise: not worth the memory
+_DICTIONARIES = ("unidic_lite", "ipadic", "unidic")
+_CHECKED_DICTIONARIES = {"unidic_lite"}  # those whose exact cuts (see cuts) the tests prove
+
+
+def is_supported(tokenizer: Any) -> bool:
+    """Does the fast path cover this transformers tokenizer? A subclass, other words or pieces, or MeCab options: no."""
+    settings = dict(getattr(tokenizer, "mecab_kwargs", None) or {})
+    return (
+        type(tokenizer).__name__ == "BertJapaneseTokenizer"
+        and bool(tokenizer.do_word_tokenize)
+        and bool(tokenizer.do_subword_tokenize)
+        and tokenizer.word_tokenizer_type == "mecab"
+        and tokenizer.subword_tokenizer_type == "wordpiece"
+        and not tokenizer.split_special_tokens
+        and settings.get("mecab_dic", "unidic_lite") in _DICTIONARIES
+        and not settings.get("mecab_option")
+    )
+
+
+class _WordIds(dict[str, bytes]):
+    """MeCab word → ids of its pieces (packed), filled on demand, bounded."""
+
+    def __init__(self, tokenizer: Any, max_words: int) -> None:
+        super().__init__()
+        self._tokenizer, self._max_words = tokenizer, max_words
+        words = tokenizer.word_tokenizer
+        self._kept_case = {*words.never_split, *tokenizer.all_special_tokens}
+        self._lower = bool(words.do_lower_case)
+
+    def __missing__(self, word: str) -> bytes:
+        text = word.lower() if self._lower and word not in self._kept_case else word
+        pieces = self._tokenizer.subword_tokenizer.tokenize(text)
+        ids = packed(self._tokenizer.convert_tokens_to_ids(pieces))
+        if len(word) <= _CACHED_CHARS:
+            if len(self) >= self._max_words:
+                self.clear()
+            self[word] = ids
+        return ids
+
+
+class MecabTokenizer(ReferenceTokenizer):
+    """`BertJapaneseTokenizer` at MeCab's own speed; bounds and error handling as in `ReferenceTokenizer`."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_tokens: int,
+        prompt: str | None,
+        piece_chars: int = PIECE_CHARS,
+        cache_words: int = CACHE_WORDS,
+    ) -> None:
+        dictionary = (tokenizer.mecab_kwargs or {}).get("mecab_dic", "unidic_lite")
+        self._parse = _wakati(dictionary).parse
+        self._normalize = bool(tokenizer.word_tokenizer.normalize_text)
+        self._ids_of = _WordIds(tokenizer, cache_words)
+        # A token of a later added-token file may hold any text; all_special_tokens are among these.
+        self._literals = tuple({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens} - {""})
+        self._literal_start = os.path.commonprefix(self._literals)
+        self.stop_words_are_exact = dictionary in _CHECKED_DICTIONARIES and not any("。" in t for t in self._literals)
+        super().__init__(tokenizer, max_tokens=max_tokens, prompt=prompt, piece_chars=piece_chars)
+
+    def _piece(self, piece: str, follows_stop: bool) -> bytes:
+        if self._literal_start in piece and any(literal in piece for literal in self._literals):
+            return super()._piece(piece, follows_stop)
+        words = self._words("。" + piece if follows_stop else piece)
+        if follows_stop:
+            del words[0]
+        return b"".join(map(self._ids_of.__getitem__, words))
+
+    def _words(self, text: str) -> list[str]:
+        if self._normalize:
+            text = unicodedata.normalize("NFKC", text)
+        if "\0" in text:
+            text = text.replace("\0", " ")
+        try:
+            parsed: str = self._parse(text)
+        except UnicodeEncodeError:  # a lone surrogate; asking each text beforehand would cost every text
+            parsed = self._parse(without_surrogates(text))
+        return parsed.split()
+
+
+def _wakati(dictionary: str) -> fugashi.GenericTagger:
+    """MeCab with the dictionary of that package, as transformers starts it, but writing words and spaces only."""
+    try:
+        directory = importlib.import_module(dictionary).DICDIR
+    except ImportError as error:
+        raise ModelError(f"the tokenizer needs the MeCab dictionary {dictionary}: pip install {dictionary}.") from error
+    return fugashi.GenericTagger(f'-d "{directory}" -r "{os.path.join(directory, "mecabrc")}" -Owakati')

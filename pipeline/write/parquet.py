@@ -1,0 +1,127 @@
+"""Vectors and rows to the bytes of a Parquet file, whole in memory, and the Hive folders they go into.
+
+Physical form (measured, docs/design.md): `fixed_size_list<float32>[D]`, BYTE_STREAM_SPLIT and zstd-1, no dictionary on
+vectors, page checksums. Half precision is rounding *inside* float32: half the bytes after compression, and every
+reader understands it, which native FLOAT16 columns do not (Spark refuses the whole file).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import schema
+from pipeline.errors import OutputError
+
+ROW_GROUP_BYTES = 32 << 20
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+MAX_PARTITION_STEP = 255
+"""Bytes of one `name=value` folder: what local file systems allow for a name."""
+
+_PLAIN = ("doc_id", "text", "embedding", "embedding_scale", "text_sha256")
+
+
+def round_vectors(vectors: npt.NDArray[np.float32], precision: str) -> npt.NDArray[np.float32]:
+    """Round (N, D) float32 to the nearest float16 or bfloat16 value, still as float32. Other precisions pass."""
+    if precision == "float16":
+        limit = np.float32(np.finfo(np.float16).max)
+        return np.clip(vectors, -limit, limit).astype(np.float16).astype(np.float32)
+    if precision == "bfloat16":
+        bits = np.ascontiguousarray(vectors).view(np.uint32)
+        rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))  # ties to even
+        return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+    return vectors
+
+
+def vector_columns(vectors: npt.NDArray[np.float32], precision: str) -> dict[str, pa.Array]:
+    """The embedding column of (N, D) finite float32 vectors, and its scale where the precision has one.
+
+    int8: each vector is divided by its largest absolute value, so cosine similarity needs no scale; the scale
+    (float32, per row) restores lengths. ubinary: one bit a dimension, set where the value is > 0, first dimension in
+    the highest bit (as sentence-transformers packs them).
+    """
+    dimension = vectors.shape[1]
+    columns: dict[str, pa.Array] = {}
+    if precision == "int8":
+        largest = np.abs(vectors).max(axis=1, initial=0.0)
+        scale = np.where(largest > 0, largest / 127.0, 1.0).astype(np.float32)
+        values = np.rint(vectors / scale[:, None]).astype(np.int8)
+        columns["embedding_scale"] = pa.array(scale)
+    elif precision == "ubinary":
+        values = np.packbits(vectors > 0, axis=1)
+    else:
+        values = round_vectors(vectors, precision)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    type_ = schema.vector_type(precision, dimension)
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, type=type_)
+    return columns
+
+
+def partition_step(name: str, value: str | None) -> str:
+    """One Hive folder `name=value`, percent-encoded, so that no value can leave the folder above it."""
+    escaped = NULL_PARTITION if value is None or value == "" else quote(value, safe="")
+    return f"{quote(name, safe='')}={escaped}"
+
+
+def partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, str | None], str, pa.Table]]:
+    """Split rows by the values of the columns `by`: (values as text, folder, rows without these columns).
+
+    Order of rows is kept inside each. Without `by`, or without rows, everything is one partition with folder ''.
+    """
+    if not by:
+        yield {}, "", table
+        return
+    if not table.num_rows:
+        return
+    as_text = pa.table({name: pc.cast(table[name], pa.string()) for name in by})
+    keys = as_text.group_by(by, use_threads=False).aggregate([]).to_pylist()
+    rest = table.drop_columns(list(by))
+    for key in keys:
+        mask = None
+        for name, value in key.items():
+            same = pc.is_null(as_text[name]) if value is None else pc.fill_null(pc.equal(as_text[name], value), False)
+            mask = same if mask is None else pc.and_(mask, same)
+        yield key, "/".join(partition_step(name, key[name]) for name in by), rest.filter(mask)
+
+
+def encode(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
+    """A complete Parquet file with lineage in its key-value metadata, checked by reading its footer back.
+
+    Raises OutputError if the footer does not say what was written.
+    """
+    sink = io.BytesIO()
+    vectors = table.schema.field("embedding").type if "embedding" in table.column_names else None
+    split_floats = vectors is not None and pa.types.is_float32(vectors.value_type)
+    pq.write_table(
+        table.replace_schema_metadata(schema.footer(metadata)),
+        sink,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[name for name in table.column_names if name not in _PLAIN],
+        column_encoding={"embedding.list.element": "BYTE_STREAM_SPLIT"} if split_floats else None,
+        write_page_checksum=True,
+        write_page_index=True,
+        row_group_size=max(1, ROW_GROUP_BYTES * max(table.num_rows, 1) // max(table.nbytes, 1)),
+        store_schema=True,
+    )
+    data = sink.getvalue()
+    found = pq.read_metadata(io.BytesIO(data))
+    if found.num_rows != table.num_rows:
+        raise OutputError(f"a data file was encoded with {found.num_rows} rows instead of {table.num_rows}; report this")
+    return data
+
+
+def read_footer(data: bytes) -> tuple[int, bytes | None]:
+    """(rows, lineage JSON) of the bytes of a data file. Raises OutputError when they are not a whole Parquet file."""
+    try:
+        found = pq.read_metadata(io.BytesIO(data))
+    except pa.ArrowException as error:
+        raise OutputError(f"not a complete Parquet file: {error}") from error
+    return found.num_rows, (found.metadata or {}).get(schema.FOOTER_KEY)
