@@ -26,16 +26,30 @@ from pipeline.plan import make_plan, resolve
 from pipeline.spec import JobSpec, load_spec
 from pipeline.storage import Store
 
-app = typer.Typer(help="Embed a corpus: shards in, searchable Parquet with lineage out.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Embed a corpus: shards in, searchable Parquet with lineage out.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="job spec (YAML)")]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override, for instance runtime.part_bytes=1MiB")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="override, for instance runtime.part_bytes=1MiB"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Number = Annotated[int | None, typer.Option("--snapshot", help="snapshot number; the newest by default")]
-Address = Annotated[str | None, typer.Option("--address", help="Ray cluster; RAY_ADDRESS, or one on this machine, by default")]
-Options = Annotated[str, typer.Option("--storage-options", metavar="JSON", help="fsspec options of OUTPUT, for instance an endpoint_url")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster; RAY_ADDRESS, or one on this machine, by default")
+]
+Options = Annotated[
+    str,
+    typer.Option(
+        "--storage-options", metavar="JSON", help="fsspec options of OUTPUT, for instance an endpoint_url"
+    ),
+]
 
 
 @app.command()
@@ -61,14 +75,18 @@ def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_j
     if not as_json:
         console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
     with display.Watcher(console) as watch:
-        result = run_job(job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found))
+        result = run_job(
+            job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found)
+        )
     if as_json:
         _print_json({"embedded": result.embedded, "snapshot": result.snapshot.model_dump(mode="json"),
                      "run": result.progress.summary(), "plan": result.plan.summary()})  # fmt: skip
     elif result.embedded:
         display.report(console, result.progress, job_spec.output.uri, result.snapshot)
     else:
-        console.print(f"[green]nothing to do[/green]: snapshot {result.snapshot.number} already has {result.snapshot.n_rows} rows")
+        console.print(
+            f"[green]nothing to do[/green]: snapshot {result.snapshot.number} already has {result.snapshot.n_rows} rows"
+        )
 
 
 @app.command()
@@ -81,16 +99,28 @@ def status(output: Output, options: Options = "{}", as_json: AsJson = False) -> 
     waiting = len(names - {part.part_id for part in live})
     numbers = commit.snapshot_numbers(store)
     if as_json:
-        _print_json({"head": head.model_dump(mode="json") if head else None, "snapshots": numbers, "parts_not_in_head": waiting})
+        _print_json(
+            {
+                "head": head.model_dump(mode="json") if head else None,
+                "snapshots": numbers,
+                "parts_not_in_head": waiting,
+            }
+        )
         return
     out = Console(highlight=False, soft_wrap=True)
     if head is None:
         out.print(f"no snapshot yet; {waiting} parts are finished")
         return
     state = "complete" if head.complete else "partial: its run has not ended"
-    out.print(f"snapshot {head.number} ({state}), {len(numbers)} kept, run {head.run_id}, fingerprint {head.fingerprint}")
-    out.print(f"{head.n_rows} rows, {head.n_documents} documents, {head.n_rejects} rejects {head.reject_reasons or ''}")
-    out.print(f"{head.n_files} files, {display.human(head.size_bytes)}, {head.n_tokens} tokens; {waiting} parts outside the head")
+    out.print(
+        f"snapshot {head.number} ({state}), {len(numbers)} kept, run {head.run_id}, fingerprint {head.fingerprint}"
+    )
+    out.print(
+        f"{head.n_rows} rows, {head.n_documents} documents, {head.n_rejects} rejects {head.reject_reasons or ''}"
+    )
+    out.print(
+        f"{head.n_files} files, {display.human(head.size_bytes)}, {head.n_tokens} tokens; {waiting} parts outside the head"
+    )
 
 
 @app.command()
@@ -108,7 +138,9 @@ def verify(
     else:
         out = Console(highlight=False, soft_wrap=True)
         for check in found.checks:
-            out.print(f"{'[green]ok  [/green]' if check.ok else '[red]FAIL[/red]'} {check.name}: {check.detail}")
+            out.print(
+                f"{'[green]ok  [/green]' if check.ok else '[red]FAIL[/red]'} {check.name}: {check.detail}"
+            )
     if not found.ok:
         raise typer.Exit(1)
 
@@ -136,7 +168,15 @@ def search(
     """The k nearest rows to a text, exactly, over the whole snapshot."""
     from pipeline.search import search as search_output
 
-    hits = search_output(output, _options(options), text, k=k, snapshot=snapshot, prompt_name=prompt_name, model_path=model_path)
+    hits = search_output(
+        output,
+        _options(options),
+        text,
+        k=k,
+        snapshot=snapshot,
+        prompt_name=prompt_name,
+        model_path=model_path,
+    )
     if as_json:
         _print_json({"hits": [dataclasses.asdict(hit) for hit in hits]})
         return
@@ -144,7 +184,9 @@ def search(
     for name in ("score", "doc_id", "chunk", "text"):
         table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
     for hit in hits:
-        table.add_row(f"{hit.score:.4f}", hit.doc_id, str(hit.chunk), " ".join((hit.text or "").split())[:100])
+        table.add_row(
+            f"{hit.score:.4f}", hit.doc_id, str(hit.chunk), " ".join((hit.text or "").split())[:100]
+        )
     Console(highlight=False).print(table)
 
 
@@ -218,7 +260,10 @@ def _show_fields(found: Any, as_json: bool) -> None:
     out = Console(highlight=False, soft_wrap=True)
     for name, value in fields.items():
         out.print(f"{name}: ", end="", style="bold")
-        out.print(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), markup=False)
+        out.print(
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
+            markup=False,
+        )
 
 
 def _print_json(value: Any) -> None:

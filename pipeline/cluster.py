@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import glob
 import logging
+import math
 import os
+import warnings
 from pathlib import Path
 
 import ray
@@ -15,33 +17,56 @@ from pipeline.spec import JobSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Pools:
-    """How many actors each stage gets, and what each of them asks of the cluster."""
+class Pool:
+    """How many workers a stage gets, and what each of them asks of the cluster."""
 
-    tokenizers: int
-    tokenizer_cpus: float
-    embedders: int
-    embedder_cpus: float
-    embedder_gpus: float
-    embedder_threads: int | None
-    writer_cpus: float
+    workers: int
+    cpus: float
+    gpus: float = 0.0
+    threads: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pools:
+    """One pool a stage."""
+
+    tokenizers: Pool
+    embedders: Pool
+    writers: Pool
 
 
 def pool_sizes(job: Job, n_splits: int) -> Pools:
-    """Pool sizes from the cluster's resources; `runtime.tokenizers` and `runtime.embedders` override.
+    """Pool sizes from the cluster's resources; `runtime.tokenizers` and `runtime.embedders` override the counts.
 
-    GPU cluster: one embedder a GPU, tokenizers on the CPUs that are left. CPU only: embedding is nearly all of the
-    work, so each core gets a one-thread embedder, and reading and writing ride along on a fraction of a core.
+    GPU cluster: one embedder a GPU, 70 % of the CPUs tokenize. CPU only: embedding is nearly all of the work, so each
+    core gets a one-thread embedder. The shares of all pools add up to the CPUs there are: Ray would otherwise let
+    one stage wait for ever for what another one holds.
     """
     runtime, resources = job.spec.runtime, ray.cluster_resources()
-    cpus = max(1, int(resources.get("CPU", 1)))
-    if job.device == "cuda":
-        embedders = max(1, int(resources.get("GPU", 1))) if runtime.embedders == "auto" else runtime.embedders
-        tokenizers = max(1, cpus - 2 * embedders) if runtime.tokenizers == "auto" else runtime.tokenizers
-        return Pools(min(tokenizers, n_splits), 1, embedders, 1, 1, None, 0.5)
-    embedders = min(cpus, n_splits) if runtime.embedders == "auto" else runtime.embedders
-    tokenizers = max(1, cpus // 4) if runtime.tokenizers == "auto" else runtime.tokenizers
-    return Pools(min(tokenizers, n_splits), 0.1, embedders, 0.8 * cpus / max(embedders, cpus), 0, max(1, cpus // embedders), 0.1)
+    cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
+    on_gpu = job.device == "cuda"
+    tokenize, embed, write = (0.7, 0.2, 0.1) if on_gpu else (0.1, 0.8, 0.1)
+    embedders = (
+        (max(1, gpus) if on_gpu else min(cpus, n_splits))
+        if runtime.embedders == "auto"
+        else runtime.embedders
+    )
+    tokenizers = max(1, int(tokenize * cpus)) if runtime.tokenizers == "auto" else runtime.tokenizers
+    writers = max(2, embedders, cpus // 4)
+
+    def share(part: float, workers: int) -> float:
+        return min(1.0, math.floor(part * cpus / workers * 1000) / 1000)
+
+    return Pools(
+        tokenizers=Pool(min(tokenizers, n_splits), share(tokenize, tokenizers)),
+        embedders=Pool(
+            embedders,
+            share(embed, embedders),
+            1.0 if on_gpu else 0.0,
+            None if on_gpu else max(1, cpus // embedders),
+        ),
+        writers=Pool(writers, share(write, writers)),
+    )
 
 
 def device_of(spec: JobSpec, address: str | None = None) -> str:
@@ -62,7 +87,15 @@ def connect(address: str | None) -> None:
     logs = Path(os.environ.get("CORPUS_EMBED_LOG_DIR", Path.home() / ".cache" / "corpus-embed" / "logs"))
     logs.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(logs / "ray.log")
-    environment = {name: value for name, value in os.environ.items() if name.startswith(("CORPUS_EMBED_", "HF_HUB_OFFLINE"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("CORPUS_EMBED_", "HF_HUB_OFFLINE"))
+    }
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # ray's C++ side would write over the progress display
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see MAX_RESTARTS in run.py
     ray.init(
         address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address else False,
         runtime_env={"env_vars": environment} if environment else None,

@@ -32,7 +32,12 @@ def manifest_path(fingerprint: str, part_id: str) -> str:
 
 
 def publish_data_file(
-    store: Store, part_id: str, folder: str, partition: dict[str, str | None], table: pa.Table, metadata: dict[str, object]
+    store: Store,
+    part_id: str,
+    folder: str,
+    partition: dict[str, str | None],
+    table: pa.Table,
+    metadata: dict[str, object],
 ) -> DataFile:
     """Create one data file, or adopt the one that an earlier attempt at the same part created.
 
@@ -53,10 +58,14 @@ def publish_data_file(
             )
     failpoint("after_data_put")
     digest = hashlib.sha256(data).hexdigest()
-    return DataFile(path=path, partition=partition, n_rows=table.num_rows, size_bytes=len(data), sha256=digest)
+    return DataFile(
+        path=path, partition=partition, n_rows=table.num_rows, size_bytes=len(data), sha256=digest
+    )
 
 
-def publish_rejects(store: Store, run_id: str, part_id: str, table: pa.Table, metadata: dict[str, object]) -> str:
+def publish_rejects(
+    store: Store, run_id: str, part_id: str, table: pa.Table, metadata: dict[str, object]
+) -> str:
     """Create the dead letters of one part; returns their path."""
     path = f"_meta/rejects/{run_id}/part-{part_id}.parquet"
     store.put_if_absent(path, parquet.encode(table, metadata))
@@ -155,7 +164,11 @@ def check_parts(parts: Collection[Manifest]) -> None:
     ids = Counter(part.part_id for part in parts)
     for part in parts:
         rows = sum(file.n_rows for file in part.data_files)
-        if ids[part.part_id] > 1 or part.n_records != part.n_documents + part.n_rejects or part.n_rows != rows:
+        if (
+            ids[part.part_id] > 1
+            or part.n_records != part.n_documents + part.n_rejects
+            or part.n_rows != rows
+        ):
             raise OutputError(
                 f"part {part.part_id}: {part.n_records} records, {part.n_documents} documents, {part.n_rejects} rejects, "
                 f"{part.n_rows} rows, {rows} rows in its files, listed {ids[part.part_id]} times. The output is damaged: "

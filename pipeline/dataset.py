@@ -41,20 +41,28 @@ def read_head(store: Store, number: int | None = None) -> tuple[Snapshot, Genera
     """A snapshot and the facts of its generation. Raises OutputError when the output has none."""
     snapshot = commit.load_snapshot(store, number)
     if snapshot is None:
-        raise OutputError(f"{shown(store.uri)}: no snapshot there yet. Run `corpus-embed run SPEC` first, or check the URI.")
+        raise OutputError(
+            f"{shown(store.uri)}: no snapshot there yet. Run `corpus-embed run SPEC` first, or check the URI."
+        )
     generation = commit.load_generation(store, snapshot.fingerprint)
     if generation is None:
-        raise OutputError(f"{shown(store.uri)}: the generation record of fingerprint {snapshot.fingerprint} is gone")
+        raise OutputError(
+            f"{shown(store.uri)}: the generation record of fingerprint {snapshot.fingerprint} is gone"
+        )
     return snapshot, generation
 
 
-def dataset_of(store: Store, snapshot: Snapshot, generation: Generation, parts: Sequence[Manifest] | None = None) -> ds.Dataset:
+def dataset_of(
+    store: Store, snapshot: Snapshot, generation: Generation, parts: Sequence[Manifest] | None = None
+) -> ds.Dataset:
     """The dataset of a snapshot, or of some of its parts."""
     schema = arrow_schema(generation)
     filesystem = LocalFileSystem() if store.local else PyFileSystem(FSSpecHandler(store.fs))
     parquet = ds.ParquetFileFormat()
     fragments = [
-        parquet.make_fragment(store.path(file.path), filesystem, partition_expression=_partition(file.partition, schema))
+        parquet.make_fragment(
+            store.path(file.path), filesystem, partition_expression=_partition(file.partition, schema)
+        )
         for part in (commit.live_parts(store, snapshot) if parts is None else parts)
         for file in part.data_files
     ]
@@ -108,7 +116,11 @@ def duplicate_ids(store: Store, parts: Sequence[Manifest]) -> pa.Table:
             with store.open(file.path) as source:
                 table = pq.read_table(source, columns=["doc_id", "chunk"])
             columns.append(table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks())
-    counts = pa.table({"doc_id": pa.chunked_array(columns, pa.string())}).group_by("doc_id").aggregate([([], "count_all")])
+    counts = (
+        pa.table({"doc_id": pa.chunked_array(columns, pa.string())})
+        .group_by("doc_id")
+        .aggregate([([], "count_all")])
+    )
     return counts.filter(pc.greater(counts["count_all"], 1)).rename_columns(["doc_id", "count"])
 
 

@@ -44,19 +44,34 @@ def show_plan(console: Console, plan: Plan) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     licence = facts["model_license"] or "no licence stated"
     limit = f"at most {plan.job.max_tokens} tokens"
-    table.add_row("input", f"{', '.join(map(shown, spec.input.uri))}: {facts['shards']} shards, {human(facts['input_bytes'])}")
-    table.add_row("output", f"{shown(spec.output.uri)}, " + (f"snapshot {facts['head']}" if facts["head"] else "new"))
-    table.add_row("model", f"{spec.model.path} ({licence}), {plan.job.pooling} pooling, {limit}, {plan.job.dtype} on {plan.job.device}")
+    table.add_row(
+        "input",
+        f"{', '.join(map(shown, spec.input.uri))}: {facts['shards']} shards, {human(facts['input_bytes'])}",
+    )
+    table.add_row(
+        "output", f"{shown(spec.output.uri)}, " + (f"snapshot {facts['head']}" if facts["head"] else "new")
+    )
+    table.add_row(
+        "model",
+        f"{spec.model.path} ({licence}), {plan.job.pooling} pooling, {limit}, {plan.job.dtype} on {plan.job.device}",
+    )
     table.add_row("fingerprint", facts["fingerprint"])
     if plan.changed_identity:
         names = ", ".join(plan.changed_identity[:6])
-        table.add_row("", f"[yellow]differs from the live one in {names}: everything is embedded again[/yellow]")
-    table.add_row("to do", f"about {facts['parts_todo']} parts in {facts['splits_todo']} splits, {human(facts['bytes_todo'])} of records")
+        table.add_row(
+            "", f"[yellow]differs from the live one in {names}: everything is embedded again[/yellow]"
+        )
+    table.add_row(
+        "to do",
+        f"about {facts['parts_todo']} parts in {facts['splits_todo']} splits, {human(facts['bytes_todo'])} of records",
+    )
     table.add_row("done", f"{facts['parts_done']} parts, {facts['documents_done']} documents")
     table.add_row("stale", f"{facts['parts_stale']} parts leave the next snapshot")
     console.print(table)
     if _restricted(plan.job.model_license):
-        console.print(f"[yellow]The model's licence ({plan.job.model_license}) restricts its use; it is recorded in the output.[/yellow]")
+        console.print(
+            f"[yellow]The model's licence ({plan.job.model_license}) restricts its use; it is recorded in the output.[/yellow]"
+        )
 
 
 def report(console: Console, progress: Progress, uri: str, snapshot: Any) -> None:
@@ -72,7 +87,9 @@ def report(console: Console, progress: Progress, uri: str, snapshot: Any) -> Non
         f"({progress.tokens_per_s:.0f} tokens/s, {progress.padding_share:.1%} padding); worker seconds: {stages}"
     )
     if snapshot.n_duplicate_ids:
-        console.print(f"[yellow]{snapshot.n_duplicate_ids} document ids occur more than once; `verify` lists them[/yellow]")
+        console.print(
+            f"[yellow]{snapshot.n_duplicate_ids} document ids occur more than once; `verify` lists them[/yellow]"
+        )
 
 
 class Watcher:
@@ -80,7 +97,9 @@ class Watcher:
 
     def __init__(self, console: Console) -> None:
         self.console, self.last = console, 0.0
-        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.live = (
+            Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        )
 
     def __enter__(self) -> Watcher:
         if self.live:
@@ -112,4 +131,6 @@ class Watcher:
 
 
 def _restricted(licence: str | None) -> bool:
-    return licence is not None and any(word in licence.lower().replace("-", "") for word in ("noncommercial", "ccbync"))
+    return licence is not None and any(
+        word in licence.lower().replace("-", "") for word in ("noncommercial", "ccbync")
+    )

@@ -75,8 +75,16 @@ class Progress:
     def summary(self) -> dict[str, Any]:
         """The figures of a report: totals, seconds by stage, rates."""
         return {
-            **{name: int(value) for name, value in sorted(self.totals.items()) if not name.startswith("seconds.")},
-            "seconds": {name[8:]: round(value, 3) for name, value in sorted(self.totals.items()) if name.startswith("seconds.")},
+            **{
+                name: int(value)
+                for name, value in sorted(self.totals.items())
+                if not name.startswith("seconds.")
+            },
+            "seconds": {
+                name[8:]: round(value, 3)
+                for name, value in sorted(self.totals.items())
+                if name.startswith("seconds.")
+            },
             "elapsed_s": round(self.elapsed_s, 3),
             "tokens_per_s": round(self.tokens_per_s, 1),
             "padding_share": round(self.padding_share, 5),

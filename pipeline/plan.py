@@ -85,7 +85,13 @@ class Plan:
 
     @property
     def nothing_to_do(self) -> bool:
-        return not self.todo and self.head is not None and self.head.complete and not self.stale and not self.uncommitted
+        return (
+            not self.todo
+            and self.head is not None
+            and self.head.complete
+            and not self.stale
+            and not self.uncommitted
+        )
 
     @property
     def uncommitted(self) -> bool:
@@ -96,12 +102,17 @@ class Plan:
         """Bytes to read, decompressed by estimate, less what finished parts of half-done splits took."""
         total = sum(_estimated_bytes(span) for todo in self.todo for span in todo.split.spans)
         open_splits = {todo.split.split_id for todo in self.todo}
-        return max(0, total - sum(part.record_bytes for part in self.done if part.split.split_id in open_splits))
+        return max(
+            0, total - sum(part.record_bytes for part in self.done if part.split.split_id in open_splits)
+        )
 
     @property
     def todo_parts(self) -> int:
         """Parts to do; an estimate where a compressed shard is cut only while it is read."""
-        sizes = (sum(map(_estimated_bytes, t.split.spans)) / t.split.part_bytes - len(t.finished) for t in self.todo)
+        sizes = (
+            sum(map(_estimated_bytes, t.split.spans)) / t.split.part_bytes - len(t.finished)
+            for t in self.todo
+        )
         return sum(max(1, round(size)) for size in sizes)
 
     def summary(self) -> dict[str, Any]:
@@ -132,11 +143,15 @@ def resolve(spec: JobSpec, device: str) -> Job:
     model = _model(spec)
     wanted = spec.model
     if wanted.prompt_name is not None and wanted.prompt_name not in model.prompts:
-        raise SpecError(f"model.prompt_name '{wanted.prompt_name}': the model has {sorted(model.prompts) or 'no prompts'}")
+        raise SpecError(
+            f"model.prompt_name '{wanted.prompt_name}': the model has {sorted(model.prompts) or 'no prompts'}"
+        )
     name = wanted.prompt_name or model.default_prompt_name
     prompt = wanted.prompt if wanted.prompt is not None else model.prompts.get(name) if name else None
     if wanted.pooling == "auto" and model.pooling is None and not model.modules:
-        raise ModelError(f"{wanted.path}: a plain transformers directory does not say how to pool. Set model.pooling.")
+        raise ModelError(
+            f"{wanted.path}: a plain transformers directory does not say how to pool. Set model.pooling."
+        )
     dtype = wanted.dtype if wanted.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
     pooling = wanted.pooling if wanted.pooling != "auto" else model.pooling or "none"
     normalize = model.normalize if wanted.normalize == "auto" else wanted.normalize
@@ -202,7 +217,9 @@ def plan_table(plan: Plan) -> bytes:
     columns = {"split_id": pa.string(), "part_bytes": pa.int64(), "start": pa.int64(), "stop": pa.int64(),
                "uri": pa.string(), "etag": pa.string(), "size_bytes": pa.int64()}  # fmt: skip
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), sink, compression="zstd")
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), sink, compression="zstd"
+    )
     return sink.getvalue()
 
 
@@ -264,7 +281,10 @@ def _interval(span: Span) -> tuple[int, float]:
 
 def _overlaps(span: Span, claims: Claims) -> bool:
     start, stop = _interval(span)
-    return any(start < other_stop and other_start < stop for other_start, other_stop in claims.get(span.shard.uri, ()))
+    return any(
+        start < other_stop and other_start < stop
+        for other_start, other_stop in claims.get(span.shard.uri, ())
+    )
 
 
 def _cut(spec: JobSpec, shards: Sequence[Shard], claims: Claims) -> Iterator[Split]:
@@ -298,9 +318,9 @@ def _free(span: Span, taken: Sequence[tuple[int, float]]) -> Iterator[Span]:
             continue
         if start < other_start:
             yield Span(shard=span.shard, start=start, stop=other_start)
-        start = int(min(other_stop, stop))
         if other_stop >= stop:
             return
+        start = int(other_stop)
     yield Span(shard=span.shard, start=start, stop=span.stop)
 
 

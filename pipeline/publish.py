@@ -26,7 +26,12 @@ FOOTER_SOURCES = 64
 
 
 def publish_part(
-    header: dict[str, Any], rows: pa.Table, rejects: pa.Table, vectors: npt.NDArray[np.float32], job: Job, store: Store
+    header: dict[str, Any],
+    rows: pa.Table,
+    rejects: pa.Table,
+    vectors: npt.NDArray[np.float32],
+    job: Job,
+    store: Store,
 ) -> Manifest:
     """Write one part whole and return its manifest; whatever an earlier attempt left is adopted.
 
@@ -44,10 +49,16 @@ def publish_part(
     ]
     rejects_path = None
     if rejects.num_rows:
-        letters = _with_constants(rejects, header, job).select(schema.rejects_schema().names).cast(schema.rejects_schema())
+        letters = (
+            _with_constants(rejects, header, job)
+            .select(schema.rejects_schema().names)
+            .cast(schema.rejects_schema())
+        )
         rejects_path = commit.publish_rejects(store, header["run_id"], part_id, letters, metadata)
     rejects_by_shard = _counts(rejects["source_uri"])
-    sources = [Source(**source, n_rejects=rejects_by_shard.get(source["uri"], 0)) for source in header["sources"]]
+    sources = [
+        Source(**source, n_rejects=rejects_by_shard.get(source["uri"], 0)) for source in header["sources"]
+    ]
     manifest = Manifest(
         part_id=part_id,
         fingerprint=job.fingerprint,
@@ -83,7 +94,10 @@ def generation_of(job: Job, dimension: int) -> Generation:
     """The facts that all data files under the job's fingerprint share."""
     output = job.spec.output
     arrow_schema = schema.rows_schema(
-        job.spec.input.keep, include_text=output.include_text, precision=output.vector_precision, dimension=dimension
+        job.spec.input.keep,
+        include_text=output.include_text,
+        precision=output.vector_precision,
+        dimension=dimension,
     )
     return Generation(
         fingerprint=job.fingerprint,
@@ -121,7 +135,9 @@ def _with_constants(table: pa.Table, header: dict[str, Any], job: Job) -> pa.Tab
     return table
 
 
-def _output_table(rows: pa.Table, vectors: npt.NDArray[np.float32], header: dict[str, Any], job: Job) -> pa.Table:
+def _output_table(
+    rows: pa.Table, vectors: npt.NDArray[np.float32], header: dict[str, Any], job: Job
+) -> pa.Table:
     """Rows in the order and types of schema.rows_schema (partition columns still in)."""
     output = job.spec.output
     for name, column in parquet.vector_columns(vectors, output.vector_precision).items():

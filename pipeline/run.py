@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
@@ -31,7 +32,10 @@ from pipeline.storage import Store, shown
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed under it, before it gives up."""
 MAX_RESTARTS = 3
-"""How often Ray starts a dead worker again. Its own default is for ever, which turns a crash into a loop."""
+"""How often Ray starts a dead worker again. Its own default is for ever, which turns a crash into a loop.
+
+Ray 2.60 takes it only as `**ray_remote_args`, announced to go in 2.64: hence `ray<2.64` in pyproject.toml.
+"""
 EARLY_REJECTS = 1000
 """Records after which too large a share of rejects stops a run before its end."""
 
@@ -68,6 +72,8 @@ def run(
         plan = make_plan(job, store)
         if on_plan:
             on_plan(plan)
+        if plan.nothing_to_do and plan.head:
+            return Result(plan, plan.head, progress, embedded)
         store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
         store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
         failpoint("after_plan")
@@ -94,35 +100,39 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     pools, totals = pool_sizes(job, len(plan.todo)), Totals.remote()
     restarts = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
     stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
+    # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
+    splits = [pa.table({"id": [number]}) for number in range(len(plan.todo))]
     parts = (
-        ray.data.range(len(plan.todo), override_num_blocks=len(plan.todo))
+        ray.data.from_arrow(splits)
         .map_batches(
             PrepareParts,
             fn_constructor_args=(job, plan.run_id, list(plan.todo), totals),
-            compute=ActorPoolStrategy(min_size=1, max_size=pools.tokenizers, max_tasks_in_flight_per_actor=2),
-            num_cpus=pools.tokenizer_cpus,
+            compute=ActorPoolStrategy(size=pools.tokenizers.workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=pools.tokenizers.cpus,
             **stage,
             **restarts,
         )
         .map_batches(
             EmbedParts,
-            fn_constructor_args=(job, pools.embedder_threads),
+            fn_constructor_args=(job, pools.embedders.threads),
             compute=ActorPoolStrategy(
-                min_size=1,
-                max_size=pools.embedders,
+                size=pools.embedders.workers,
                 max_tasks_in_flight_per_actor=4,
                 max_concurrent_calls_per_actor=2,  # the next part is fetched while this one computes
             ),
-            num_cpus=pools.embedder_cpus,
-            num_gpus=pools.embedder_gpus,
+            num_cpus=pools.embedders.cpus,
+            num_gpus=pools.embedders.gpus,
             **stage,
             **restarts,
         )
     )
     with _watching(plan, store, totals, progress, watch) as stop:
         try:
-            writer = {"num_cpus": pools.writer_cpus, "max_retries": MAX_RESTARTS}
-            parts.write_datasink(PartSink(job, store, totals), ray_remote_args=writer)
+            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_RESTARTS}
+            parts.write_datasink(
+                PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.workers
+            )
         except (Exception, KeyboardInterrupt) as error:
             raise stop.error or _own_error(error) from error
 
@@ -149,7 +159,9 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None) -> Iterator[_Stop]:
+def _watching(
+    plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None
+) -> Iterator[_Stop]:
     """Beside the running dataset: keep the figures fresh, commit now and then, stop when rejects are too many."""
     done, stop, spec = threading.Event(), _Stop(), plan.job.spec
     before_records = sum(part.n_records for part in plan.done)
@@ -167,7 +179,10 @@ def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: 
         while not done.wait(0.5):
             try:
                 tick()
-                records, rejects = progress["n_records"] + before_records, progress["n_rejects"] + before_rejects
+                records, rejects = (
+                    progress["n_records"] + before_records,
+                    progress["n_rejects"] + before_rejects,
+                )
                 if records >= EARLY_REJECTS:
                     _check_rejects(spec, records, rejects)
                 every = spec.runtime.commit_every
@@ -193,7 +208,11 @@ def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: 
 def _commit_so_far(plan: Plan, store: Store) -> None:
     """Make finished parts readable while the run goes on: only where that adds to the head and takes nothing away."""
     targets = _targets(plan)
-    parts = [part for part in commit.load_manifests(store, plan.job.fingerprint, plan.done) if part.split.split_id in targets]
+    parts = [
+        part
+        for part in commit.load_manifests(store, plan.job.fingerprint, plan.done)
+        if part.split.split_id in targets
+    ]
     if parts:
         commit.commit_snapshot(
             store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,

@@ -21,7 +21,7 @@ REASONS = {
     "missing_text": "the text column is absent from the record",
     "null_text": "the text is null",
     "text_not_a_string": "the text has another type",
-    "empty_text": "nothing but white space is left after cleaning",
+    "empty_text": "nothing that can be seen is left after cleaning",
     "too_short": "fewer characters than prepare.min_chars after cleaning",
     "invalid_utf8": "the bytes of the record are not UTF-8",
     "lone_surrogate": "the text holds half of a surrogate pair, which is not a character",

@@ -16,7 +16,9 @@ from pipeline.lineage import Shard
 from pipeline.storage import RANGE_BYTES, filesystem, reason, retried, shown
 
 
-def list_shards(uris: Sequence[str], options: Mapping[str, Any], accept: Callable[[str], bool]) -> list[Shard]:
+def list_shards(
+    uris: Sequence[str], options: Mapping[str, Any], accept: Callable[[str], bool]
+) -> list[Shard]:
     """All input objects under files, folders, prefixes and globs, sorted by URI, each once.
 
     Names whose file or folder starts with `_` or `.`, empty names, and (when found by listing) names that `accept`
@@ -28,12 +30,20 @@ def list_shards(uris: Sequence[str], options: Mapping[str, Any], accept: Callabl
         try:
             found, listed = retried(lambda fs=fs, path=path: _expand(fs, path), f"list {shown(uri)}")
         except PermissionError as error:
-            raise InputError(f"{shown(uri)}: listing was refused: {reason(error)}. Check the credentials.") from error
+            raise InputError(
+                f"{shown(uri)}: listing was refused: {reason(error)}. Check the credentials."
+            ) from error
         except (OSError, ValueError) as error:
             raise SpecError(f"{shown(uri)}: cannot be listed: {reason(error)}. Check input.uri.") from error
-        named = {name: info for name, info in found.items() if not listed or (_visible(name, path) and accept(name))}
+        named = {
+            name: info
+            for name, info in found.items()
+            if not listed or (_visible(name, path) and accept(name))
+        }
         if not named:
-            raise SpecError(f"{shown(uri)}: no input found there ({len(found)} objects, none of a known format). Check input.uri.")
+            raise SpecError(
+                f"{shown(uri)}: no input found there ({len(found)} objects, none of a known format). Check input.uri."
+            )
         for name, info in named.items():
             full = str(fs.unstrip_protocol(name))
             shards[full] = Shard(uri=full, etag=_etag(info), size_bytes=int(info["size"]))
@@ -60,7 +70,13 @@ def _etag(info: Mapping[str, Any]) -> str:
     for key in ("ETag", "etag", "md5Hash", "generation", "VersionId"):
         if info.get(key):
             return str(info[key]).strip('"')
-    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created") or ""
+    changed = (
+        info.get("mtime")
+        or info.get("LastModified")
+        or info.get("last_modified")
+        or info.get("created")
+        or ""
+    )
     return f"{changed}-{info.get('ino', '')}-{info['size']}".replace(" ", "T")
 
 
@@ -79,7 +95,9 @@ class _PinnedShard(io.RawIOBase):
         self._fs, self._path = filesystem(shard.uri, options)
         self._verify()
         # readahead: shards are read front to back; one request of 8 MiB a time (s3fs pins each with If-Match)
-        settings = {} if "file" in self._fs.protocol else {"block_size": RANGE_BYTES, "cache_type": "readahead"}
+        settings = (
+            {} if "file" in self._fs.protocol else {"block_size": RANGE_BYTES, "cache_type": "readahead"}
+        )
         self._file = retried(lambda: self._fs.open(self._path, "rb", **settings), self._what)
 
     def _verify(self) -> None:
@@ -87,7 +105,9 @@ class _PinnedShard(io.RawIOBase):
         try:
             info = retried(lambda: self._fs.info(self._path), self._what)
         except FileNotFoundError as error:
-            raise ShardChanged(f"{shown(shard.uri)}: planned with ETag {shard.etag}, but it is gone") from error
+            raise ShardChanged(
+                f"{shown(shard.uri)}: planned with ETag {shard.etag}, but it is gone"
+            ) from error
         except OSError as error:
             raise InputError(f"{shown(shard.uri)}: cannot be read: {reason(error)}") from error
         if (_etag(info), int(info["size"])) != (shard.etag, shard.size_bytes):

@@ -19,7 +19,7 @@ import ray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
-from pipeline import commit, embed, metrics, parts, publish, tokenize
+from pipeline import commit, metrics, parts, publish, tokenize
 from pipeline.errors import ShardChanged
 from pipeline.plan import Job, Todo
 from pipeline.storage import Store
@@ -76,6 +76,8 @@ class EmbedParts:
     """Vectors for the distinct texts of a part, fanned out to its rows. One call a part."""
 
     def __init__(self, job: Job, threads: int | None) -> None:
+        from pipeline import embed  # torch: write tasks import this module too, and must start in a second
+
         self.job = job
         runtime, model = job.spec.runtime, job.model()
         self.engine = embed.load_engine(
@@ -91,12 +93,20 @@ class EmbedParts:
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        header, rows, tokens = json.loads(batch["header"][0].as_py()), cell(batch, "rows"), cell(batch, "tokens")
+        header, rows, tokens = (
+            json.loads(batch["header"][0].as_py()),
+            cell(batch, "rows"),
+            cell(batch, "tokens"),
+        )
         clock, padded = time.perf_counter(), self.engine.stats.n_padded_tokens
         vectors = parts.embed(tokens, rows, self.engine, self.job.normalize)
         header["seconds"]["embed"] = time.perf_counter() - clock
         header["n_padded_tokens"] = self.engine.stats.n_padded_tokens - padded
-        header["engine"] = {"name": self.engine.name, "device": self.engine.device, "dtype": self.engine.dtype}
+        header["engine"] = {
+            "name": self.engine.name,
+            "device": self.engine.device,
+            "dtype": self.engine.dtype,
+        }
         header["dimension"] = vectors.shape[1]
         vectors_table = pa.table({"vectors": pa.array(vectors.reshape(-1))})
         return row(header, rows=rows, vectors=vectors_table, rejects=cell(batch, "rejects"))
@@ -123,7 +133,9 @@ class PartSink(Datasink[list[str]]):
         if header["index"] == 0:
             commit.publish_generation(self.store, publish.generation_of(self.job, header["dimension"]))
         rows, rejects = cell(batch, "rows"), cell(batch, "rejects")
-        manifest = publish.publish_part(header, rows, rejects, np.ascontiguousarray(vectors), self.job, self.store)
+        manifest = publish.publish_part(
+            header, rows, rejects, np.ascontiguousarray(vectors), self.job, self.store
+        )
         self.totals.add.remote({**metrics.increments(manifest), "seconds.write": time.perf_counter() - clock})
         return manifest.part_id
 
@@ -151,5 +163,3 @@ def row(header: dict[str, Any], **tables: pa.Table) -> pa.Table:
 def cell(batch: pa.Table, name: str) -> pa.Table:
     """The table in one cell of a one-row batch, without a copy."""
     return pa.ipc.open_stream(batch[name][0].as_buffer()).read_all()
-
-

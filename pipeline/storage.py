@@ -44,7 +44,11 @@ def is_transient(error: BaseException) -> bool:
         if isinstance(response, Mapping):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             code = str(response.get("Error", {}).get("Code", ""))
-            return status in (408, 409, 429) or status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling")
+            return (
+                status in (408, 409, 429)
+                or status >= 500
+                or code in ("SlowDown", "RequestTimeout", "Throttling")
+            )
         if isinstance(link, ConnectionError | TimeoutError) or type(link).__name__ in _TRANSIENT_NAMES:
             return True
         link = link.__cause__
@@ -97,7 +101,9 @@ class Store:
     def __init__(self, uri: str, options: Mapping[str, Any] | None = None) -> None:
         self.uri, self.options = uri, dict(options or {})
         self.fs, self.root = filesystem(uri, self.options)
-        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.local = "file" in (
+            self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
+        )
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
         return Store, (self.uri, self.options)
@@ -110,7 +116,9 @@ class Store:
 
     def read(self, relative: str) -> bytes:
         """One whole object. Raises FileNotFoundError when it is not there."""
-        return cast(bytes, retried(lambda: self.fs.cat_file(self.path(relative)), self._named("read", relative)))
+        return cast(
+            bytes, retried(lambda: self.fs.cat_file(self.path(relative)), self._named("read", relative))
+        )
 
     def read_many(self, relatives: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Many small objects, fetched side by side where the store allows it; memory is one batch of them."""
@@ -128,14 +136,21 @@ class Store:
 
     def open(self, relative: str) -> BinaryIO:
         """A seekable reader of one object, for footers and single columns."""
-        return cast(BinaryIO, retried(lambda: self.fs.open(self.path(relative), "rb"), self._named("open", relative)))
+        return cast(
+            BinaryIO, retried(lambda: self.fs.open(self.path(relative), "rb"), self._named("open", relative))
+        )
 
     def list(self, prefix: str) -> dict[str, int]:
         """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""
         path = self.path(prefix)
         found = retried(lambda: self.fs.find(path, detail=True), self._named("list", prefix))
         cut = len(self.root) + 1
-        return {name[cut:]: int(info["size"]) for name, info in sorted(found.items())}
+        # SeaweedFS also lists an emptied folder itself, as an object without bytes
+        return {
+            name[cut:]: int(info["size"])
+            for name, info in sorted(found.items())
+            if name.startswith(f"{path}/")
+        }
 
     def put_if_absent(self, relative: str, data: bytes) -> bool:
         """Create one object whole, or not at all. Returns False when the name is taken.

@@ -164,12 +164,15 @@ def to_device(array: NDArray[Any], device: str) -> torch.Tensor:
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without transformers' progress bars, which would fill the log of every worker."""
-    shown = transformers_logging.is_progress_bar_enabled()
+def quiet_loading(warnings: bool = True) -> Iterator[None]:
+    """Without transformers' progress bars, which would fill the log of every worker, and on request its warnings."""
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    if not warnings:
+        transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        transformers_logging.set_verbosity(level)
+        if bars:
             transformers_logging.enable_progress_bar()

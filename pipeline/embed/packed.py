@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel
 
 from pipeline.embed.attention import attention_for, pack
-from pipeline.embed.base import DTYPES, Engine, EngineOptions
+from pipeline.embed.base import DTYPES, Engine, EngineOptions, quiet_loading
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.head import load_head
 from pipeline.embed.packed_bert import PackedBert
@@ -95,14 +95,15 @@ def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
     if before:
         return f"modules stand between transformer and pooling: {before}"
     try:
-        body, info = AutoModel.from_pretrained(
-            str(model.transformer_path),
-            dtype=DTYPES[options.dtype],
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with quiet_loading(warnings=False):  # what is missing is checked below
+            body, info = AutoModel.from_pretrained(
+                str(model.transformer_path),
+                dtype=DTYPES[options.dtype],
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except Exception as error:
         raise ModelError(
             f"{model.transformer_path}: transformers could not load the model: {type(error).__name__}: {error}"

@@ -6,8 +6,8 @@ which the data breaks off; Python's own file classes raise first and lose the by
 `file.read` itself (network) pass through untouched, because nothing around them is caught.
 
 Memory: one compressed and one decompressed block. gzip, bzip2 and xz bound the output of a call; zstd cannot, so its
-input comes in pieces of 2 KiB, which is at most 64 MiB of output (a block of 128 KiB takes at least 4 bytes).
-Cost: see benchmarks; gzip runs at zlib's own speed.
+input comes in pieces of 512 bytes, which is at most 16 MiB of output (a block of 128 KiB takes at least 4 bytes).
+Cost: that of the libraries.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMPRESSION_SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz
 BLOCK_BYTES = 1 << 20
 """Most bytes of one block that goes out, and of one read of the raw file."""
 
-_ZSTD_PIECE_BYTES = 2 << 10
+_ZSTD_PIECE_BYTES = 512
 _SMALL_PIECE_BYTES = 8 << 10  # bz2 and xz lose the output of the call that fails: keep that call small
 
 
@@ -66,7 +66,28 @@ def decompressed_blocks(file: BinaryIO, uri: str) -> Iterator[bytes]:
     """
     name = compression_of(uri)
     raw_blocks = iter(lambda: file.read(BLOCK_BYTES), b"")
-    return raw_blocks if name is None else _decode_members(raw_blocks, _MEMBERS[name], name, uri)
+    return raw_blocks if name is None else _joined(_decode_members(raw_blocks, _MEMBERS[name], name, uri))
+
+
+def _joined(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Small blocks put together, because each becomes a table; what is there when the data breaks off goes out first."""
+    pieces: list[bytes] = []
+    n_bytes = 0
+    damage: ShardDamaged | None = None
+    while True:
+        try:
+            block = next(blocks, None)
+        except ShardDamaged as error:
+            block, damage = None, error
+        if pieces and (block is None or n_bytes + len(block) > BLOCK_BYTES):
+            yield b"".join(pieces)
+            pieces, n_bytes = [], 0
+        if block is None:
+            break
+        pieces.append(block)
+        n_bytes += len(block)
+    if damage is not None:
+        raise damage
 
 
 def _decode_members(
@@ -132,18 +153,21 @@ class _GzipMember:
 
 
 def _replay(decoder: zlib._Decompress, data: bytes) -> Iterator[bytes]:
-    """What `decoder` can make of `data` before it fails: at most BLOCK_BYTES, input byte by input byte."""
-    n_out = 0
-    for start in range(len(data)):
+    """What `decoder` can make of `data` before it fails: in pieces, and the piece that fails byte by byte."""
+    step = _SMALL_PIECE_BYTES
+    start = 0
+    while start < len(data):
+        before = decoder.copy()
         try:
-            block = decoder.decompress(data[start : start + 1])
+            block = decoder.decompress(data[start : start + step])
         except zlib.error:
-            return
+            if step == 1:
+                return
+            decoder, step = before, 1
+            continue
         if block:
-            yield block[: BLOCK_BYTES - n_out]
-            n_out += len(block)
-        if n_out >= BLOCK_BYTES:
-            return
+            yield block
+        start += step
 
 
 class _LimitedMember:

@@ -1,4 +1,4 @@
-"""Lines of a shard with their byte offsets: blocks of bytes in, batches of lines out. Shared by JSONL, text and CSV.
+r"""Lines of a shard with their byte offsets: blocks of bytes in, batches of lines out. Shared by JSONL, text and CSV.
 
 A line ends at \n and nowhere else (U+2028, form feed and a lone \r are text); a \r before the \n is not part of the
 line. A byte-order mark at offset 0 belongs to the first line's bytes and not to its content. A line of more than
@@ -84,11 +84,13 @@ class _Lines:
         ] = []  # of the line that is not finished yet, empty once it is over the limit
         self._n_pending = 0
         self._skip_first = skip_first
+        self._saw_return = False
         self.next_start = start
         """Offset of the first line that `add` has not given yet."""
 
     def add(self, block: bytes) -> LineBatch:
         """The lines that end in `block`."""
+        self._saw_return = self._saw_return or b"\r" in block
         first_end = block.find(b"\n")
         if first_end < 0:
             self._keep(block)
@@ -128,7 +130,7 @@ class _Lines:
     def _checked(self, batch: LineBatch) -> LineBatch:
         """Take \r, the byte-order mark and lines over the limit out of the content."""
         lines, n_bytes = batch.lines, batch.n_bytes
-        if any(line.endswith(b"\r") for line in lines):
+        if self._saw_return:
             n_bytes = n_bytes - np.fromiter((line.endswith(b"\r") for line in lines), np.int64, len(lines))
             lines = [line.removesuffix(b"\r") for line in lines]
         if len(lines) and batch.starts[0] == 0:

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from pipeline.errors import ShardDamaged
 from pipeline.lineage import Shard, Span
+from pipeline.read.byte_stream import ByteStream
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import decompressed_blocks
 from pipeline.read.records import (
@@ -51,7 +52,7 @@ class WarcReader:
 
     def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
         file.seek(0)
-        stream = _Stream(decompressed_blocks(file, span.shard.uri))
+        stream = ByteStream(decompressed_blocks(file, span.shard.uri))
         batch = _Batch(options)
         while True:
             damage: ShardDamaged | None = None
@@ -71,7 +72,7 @@ class WarcReader:
                 if not isinstance(damage, _BadFraming):
                     break
                 yield damaged_table(damage.position, str(damage), options)
-                stream.skip_to_record()
+                stream.skip_to_line(_RECORD_START, _HEADER_BYTES)
         if damage is not None:
             raise damage
 
@@ -89,63 +90,7 @@ class _Record:
     n_bytes: int
 
 
-class _Stream:
-    """Bytes with a position, over blocks; holds no more than it is asked for and one block."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks = blocks
-        self._buffer = bytearray()
-        self.position = 0
-
-    def fill(self, n_bytes: int) -> bool:
-        """Have `n_bytes` in the buffer; False at the end of the data."""
-        while len(self._buffer) < n_bytes:
-            block = next(self._blocks, None)
-            if block is None:
-                return False
-            self._buffer += block
-        return True
-
-    def peek(self, n_bytes: int) -> bytes:
-        self.fill(n_bytes)
-        return bytes(self._buffer[:n_bytes])
-
-    def take(self, n_bytes: int) -> bytes:
-        data = self.peek(n_bytes)
-        self._drop(len(data))
-        return data
-
-    def skip(self, n_bytes: int) -> bool:
-        """Pass over `n_bytes`; False when the data ends before."""
-        while n_bytes:
-            if not self.fill(1):
-                return False
-            step = min(n_bytes, len(self._buffer))
-            self._drop(step)
-            n_bytes -= step
-        return True
-
-    def find(self, needle: bytes, limit: int) -> int:
-        """Place of `needle` within the next `limit` bytes, or -1."""
-        while (found := self._buffer.find(needle, 0, limit)) < 0 and len(self._buffer) < limit:
-            if not self.fill(len(self._buffer) + 1):
-                return -1
-        return found
-
-    def skip_to_record(self) -> None:
-        """On to the next line that starts like a record, or to the end."""
-        needle = b"\n" + _RECORD_START
-        while (found := self.find(needle, _HEADER_BYTES)) < 0:
-            if not self.skip(_HEADER_BYTES - len(needle)):
-                return
-        self._drop(found + 1)
-
-    def _drop(self, n_bytes: int) -> None:
-        del self._buffer[:n_bytes]
-        self.position += n_bytes
-
-
-def _next_record(stream: _Stream, uri: str, max_record_bytes: int) -> _Record | None:
+def _next_record(stream: ByteStream, uri: str, max_record_bytes: int) -> _Record | None:
     """The record at the stream's position, or None at its end. Raises ShardDamaged for a record that is cut off, and
     _BadFraming where no record is."""
     while stream.peek(1) in (b"\r", b"\n"):  # two line ends close a record; some writers add more

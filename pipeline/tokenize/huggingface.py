@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ModelError
 from pipeline.tokenize.cuts import space_cut
-from pipeline.tokenize.reference import installed
 from pipeline.tokenize.tokens import Frame, TokenBuilder, Tokens, packed, without_surrogates
 
 __all__ = ["FastTokenizer", "lower_case"]
@@ -41,7 +40,9 @@ class FastTokenizer:
     `count` cuts a text after every 65,536 characters likewise, so it is off by a token or two per 65,536 characters.
     """
 
-    def __init__(self, tokenizer: Any, *, max_tokens: int, prompt: str | None) -> None:
+    def __init__(
+        self, tokenizer: Any, *, max_tokens: int, prompt: str | None, versions: dict[str, str] | None = None
+    ) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -52,7 +53,7 @@ class FastTokenizer:
         self._window_chars = max(4_096, WINDOW_CHARS_PER_TOKEN * (max_tokens + MARGIN_TOKENS))
         self.max_tokens = max_tokens
         self.special_tokens = len(prefix) + len(suffix)
-        self.versions = installed(["tokenizers"])
+        self.versions = dict(versions or {})
         self.prompt_tokens = self._count_prompt(set(tokenizer.all_special_ids))
 
     def encode(self, texts: Sequence[str]) -> Tokens:
@@ -129,6 +130,8 @@ def lower_case(tokenizer: Any) -> None:
     from tokenizers import normalizers
 
     present = tokenizer.backend_tokenizer.normalizer
-    steps = list(present) if isinstance(present, normalizers.Sequence) else [present] if present is not None else []
+    steps: list[Any] = [] if present is None else [present]
+    if isinstance(present, normalizers.Sequence):
+        steps = [present[i] for i in range(len(present))]
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])

@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelError, SpecError
+from pipeline.tokenize.versions import versions
 
 if TYPE_CHECKING:
     from pipeline.model_dir import ModelDir
@@ -40,13 +41,14 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
             f"{model.path}: max_tokens is {max_tokens}, but the model has {positions} positions. "
             f"Set model.max_tokens to {positions} or less."
         )
+    software = versions(model)
     tokenizer = _auto_tokenizer(model)
     if tokenizer.is_fast:
         from pipeline.tokenize.huggingface import FastTokenizer, lower_case
 
         if model.do_lower_case:
             lower_case(tokenizer)
-        return FastTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
+        return FastTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
     if model.do_lower_case and not getattr(tokenizer, "do_lower_case", False):
         raise ModelError(
             f"{model.path}: do_lower_case of sentence_bert_config.json cannot be applied to {type(tokenizer).__name__}; "
@@ -56,10 +58,10 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
         from pipeline.tokenize.mecab import MecabTokenizer, is_supported
 
         if is_supported(tokenizer):
-            return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
+            return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
     from pipeline.tokenize.reference import ReferenceTokenizer
 
-    return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
+    return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
 
 
 def _auto_tokenizer(model: ModelDir) -> Any:
@@ -67,7 +69,7 @@ def _auto_tokenizer(model: ModelDir) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             str(model.transformer_path), **_tokenizer_arguments(model), trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # transformers raises whatever its loaders meet: OSError, ValueError, KeyError, …
@@ -75,6 +77,13 @@ def _auto_tokenizer(model: ModelDir) -> Any:
             f"{model.transformer_path}: the tokenizer could not be loaded: {type(error).__name__}: {error}. "
             "The directory needs tokenizer.json, or vocab.txt / tokenizer.model with tokenizer_config.json."
         ) from error
+    if len(tokenizer) <= len({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}):
+        # transformers 5.23 makes such a tokenizer of a directory without tokenizer files, and all text becomes [UNK]
+        raise ModelError(
+            f"{model.transformer_path}: the tokenizer's vocabulary holds special tokens only. "
+            "Are tokenizer.json, vocab.txt or tokenizer.model missing?"
+        )
+    return tokenizer
 
 
 def _tokenizer_arguments(model: ModelDir) -> dict[str, Any]:

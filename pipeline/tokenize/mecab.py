@@ -2,9 +2,9 @@
 
 In: texts. Out: `Tokens` with the ids of the reference's `__call__`. Method: NFKC, one `-Owakati` parse and one
 `str.split` a piece, then a dictionary word → ids as bytes, which `bytes.join` puts together; only a word not in it
-goes through the reference's own lower-casing and WordPiece. The reference splits each word by whitespace, so splitting
-the whole parse by whitespace gives the same WordPiece inputs. A piece that holds the text of an added token ("[CLS]", "[MASK]", …) goes
-through the reference, which takes such tokens out before MeCab.
+goes through the reference's own lower-casing and WordPiece. The reference splits each word by whitespace, so
+splitting the whole parse by whitespace gives the same WordPiece inputs. A piece that holds the text of an added token
+("[CLS]", "[MASK]", …) goes through the reference, which takes such tokens out before MeCab.
 Cost: MeCab is the floor; `benchmarks/tokenizing.py` measures how near this comes. Threads do not help (GIL).
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import fugashi
 
 from pipeline.errors import ModelError
-from pipeline.tokenize.cuts import PIECE_CHARS
+from pipeline.tokenize.cuts import PIECE_CHARS, space_cut
 from pipeline.tokenize.reference import ReferenceTokenizer
 from pipeline.tokenize.tokens import packed, without_surrogates
 
@@ -27,6 +27,7 @@ __all__ = ["MecabTokenizer", "is_supported"]
 CACHE_WORDS = 1_000_000
 """Words kept; then the cache starts anew. Real text repeats itself, so refilling costs seconds a day."""
 _CACHED_CHARS = 32  # a longer word is an URL or noise: not worth the memory
+_MAX_GROWTH = 4  # 4 * 8,192 characters are safe for MeCab; no real text grows even by half
 _DICTIONARIES = ("unidic_lite", "ipadic", "unidic")
 _CHECKED_DICTIONARIES = {"unidic_lite"}  # those whose exact cuts (see cuts) the tests prove
 
@@ -78,6 +79,7 @@ class MecabTokenizer(ReferenceTokenizer):
         prompt: str | None,
         piece_chars: int = PIECE_CHARS,
         cache_words: int = CACHE_WORDS,
+        versions: dict[str, str] | None = None,
     ) -> None:
         dictionary = (tokenizer.mecab_kwargs or {}).get("mecab_dic", "unidic_lite")
         self._parse = _wakati(dictionary).parse
@@ -85,9 +87,12 @@ class MecabTokenizer(ReferenceTokenizer):
         self._ids_of = _WordIds(tokenizer, cache_words)
         # A token of a later added-token file may hold any text; all_special_tokens are among these.
         self._literals = tuple({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens} - {""})
-        self._literal_start = os.path.commonprefix(self._literals)
+        starts = {literal[0] for literal in self._literals}
+        self._literal_start = starts.pop() if len(starts) == 1 else ""  # "[" of BERT: one look instead of five
         self.stop_words_are_exact = dictionary in _CHECKED_DICTIONARIES and not any("。" in t for t in self._literals)
-        super().__init__(tokenizer, max_tokens=max_tokens, prompt=prompt, piece_chars=piece_chars)
+        super().__init__(
+            tokenizer, max_tokens=max_tokens, prompt=prompt, piece_chars=piece_chars, versions=versions
+        )
 
     def _piece(self, piece: str, follows_stop: bool) -> bytes:
         if self._literal_start in piece and any(literal in piece for literal in self._literals):
@@ -102,6 +107,9 @@ class MecabTokenizer(ReferenceTokenizer):
             text = unicodedata.normalize("NFKC", text)
         if "\0" in text:
             text = text.replace("\0", " ")
+        if len(text) > _MAX_GROWTH * self._piece_chars:  # NFKC makes up to 18 characters of one, as of U+FDFA
+            end = space_cut(text, 0, self._piece_chars)
+            return self._words(text[:end]) + self._words(text[end:])
         try:
             parsed: str = self._parse(text)
         except UnicodeEncodeError:  # a lone surrogate; asking each text beforehand would cost every text

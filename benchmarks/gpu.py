@@ -1,0 +1,208 @@
+"""How near the GPU's limit is the engine, and how far ahead of sentence-transformers? One table, ready for a GPU.
+
+    python -m benchmarks.gpu --family bert [--lengths 32,128,512,mix] [--tokens 2000000] [--compile]
+    python -m benchmarks.gpu --family bert --device cpu --tiny          smoke test without a GPU
+
+In: nothing; the directory has the exact configuration of sup-simcse-ja-large (bert) or sarashina-embedding-v1-1b
+(llama) with random weights and a synthetic vocabulary. Out: parity, ceilings and one row a candidate and length:
+A  SentenceTransformer.encode from text, best of its batch sizes (the tokenizer is a fast one, which flatters A)
+B  the same forward fed with ids in the same order        C  B under torch.compile (--compile)
+D  Ray Data map_batches around A (when ray is installed)  then our padded and packed engines from ids.
+Tokens are real tokens only; MFU is multiplications for real tokens over the GEMM ceiling measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.engine import encode_from_ids, min_cosine
+from pipeline.embed import load_engine
+from pipeline.model_dir import resolve
+from tests.model_files import save_spread, write_modules, write_readme, write_vocab
+
+BATCHES = (32, 64, 128, 256, 512)
+BERT = {"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096, "num_attention_heads": 16}
+LLAMA = {
+    "hidden_size": 1792, "num_hidden_layers": 24, "intermediate_size": 6272, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 112,
+}  # fmt: skip
+TINY = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4}
+
+
+def make_model(path: Path, family: str, tiny: bool) -> Path:
+    """A directory of the family's configuration; words "w0", "w1", … are one token each."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaModel
+
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(500 if tiny else 32_000))]
+    positions = 512 if family == "bert" else 8192
+    path.mkdir(parents=True)
+    write_vocab(path, vocab)
+    ids = {word: i for i, word in enumerate(vocab)}
+    BertTokenizerFast(vocab=ids, model_max_length=positions).save_pretrained(path)
+    if family == "bert":
+        bert = BertConfig(
+            vocab_size=len(vocab), max_position_embeddings=positions, **(TINY if tiny else BERT)
+        )
+        save_spread(BertModel(bert, add_pooling_layer=False), path, 0)
+    else:
+        sizes = {**TINY, "num_key_value_heads": 2, "head_dim": 24} if tiny else LLAMA
+        llama = LlamaConfig(vocab_size=len(vocab), max_position_embeddings=positions, pad_token_id=0, **sizes)
+        save_spread(LlamaModel(llama), path, 0)
+    width = TINY["hidden_size"] if tiny else (BERT if family == "bert" else LLAMA)["hidden_size"]
+    write_modules(path, [("pooling", width, "cls" if family == "bert" else "last_token")], positions, None)
+    write_readme(path, "license: cc0-1.0", "en")
+    return path
+
+
+def make_texts(length: str, n_tokens: int, seed: int = 0) -> list[str]:
+    """Texts of exactly `length` tokens, or of a lognormal mix with a mean of about 100; two are special tokens."""
+    rng = np.random.default_rng(seed)
+    if length == "mix":
+        sizes = np.clip(rng.lognormal(4.35, 0.7, max(16, n_tokens // 100)), 8, 512).astype(int)
+    else:
+        sizes = np.full(max(16, n_tokens // int(length)), int(length))
+    return [" ".join(f"w{i}" for i in rng.integers(0, 500, size - 2)) for size in sizes]
+
+
+def gflop(config: dict[str, Any], n_tokens: np.ndarray, causal: bool) -> float:
+    """Multiplications and additions of all layers for real tokens, 10⁹ (nothing taken off for the trimmed layer)."""
+    d, f, h = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    dh = config.get("head_dim") or d // h
+    kv = config.get("num_key_value_heads") or h
+    linear = d * dh * (2 * h + 2 * kv) + (3 if causal else 2) * d * f
+    pairs = float((n_tokens.astype(float) ** 2).sum()) * (0.5 if causal else 1.0)
+    return config["num_hidden_layers"] * (2 * float(n_tokens.sum()) * linear + 4 * h * dh * pairs) / 1e9
+
+
+def gemm_tflops(device: str, dtype: torch.dtype, n: int) -> float:
+    a, b = torch.randn(n, n).to(device, dtype), torch.randn(n, n).to(device, dtype)
+    return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(8)) / 1e12
+
+
+def timed(work: Callable[[], object], device: str) -> float:
+    """Seconds, the device's queue empty before and after."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    wait()
+    started = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - started
+
+
+def ray_recipe(
+    path: Path, texts: list[str], batch: int, options: argparse.Namespace
+) -> Callable[[], object] | None:
+    """D: what a Ray tutorial shows: one actor, map_batches, encode."""
+    try:
+        import ray.data
+    except ImportError:
+        return None
+
+    class Embed:
+        def __init__(self) -> None:
+            from sentence_transformers import SentenceTransformer
+
+            self.model = SentenceTransformer(
+                str(path), device=options.device, model_kwargs={"dtype": options.torch_dtype}
+            )
+
+        def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {"vector": self.model.encode(list(rows["text"]), batch_size=batch)}
+
+    gpus = 1 if options.device.startswith("cuda") else 0
+    data = ray.data.from_items([{"text": text} for text in texts])
+    return lambda: data.map_batches(Embed, concurrency=1, num_gpus=gpus, batch_size=4096).materialize()
+
+
+def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model, dtype, device = resolve(str(path)), options.dtype, options.device
+    st = SentenceTransformer(str(path), device=device, model_kwargs={"dtype": options.torch_dtype})
+    texts = make_texts(length, options.tokens)
+    rows = st.tokenizer(texts, truncation=True)["input_ids"]
+    n_tokens = np.array([len(row) for row in rows])
+    ids, offsets = np.concatenate(rows).astype(np.int32), np.concatenate([[0], np.cumsum(n_tokens)])
+    order = np.argsort([-len(text) for text in texts])
+    work = gflop(model.config, n_tokens, options.family == "llama")
+
+    probe = texts[: 4 * max(BATCHES)]
+    speeds = {b: timed(lambda b=b: st.encode(probe, batch_size=b), device) for b in BATCHES}
+    batch = min(speeds, key=lambda b: speeds[b])
+    candidates: dict[str, Callable[[], object]] = {
+        f"A encode, batch {batch}": lambda: st.encode(texts, batch_size=batch),
+        "B encode from ids": lambda: encode_from_ids(st, rows, order, batch, device),
+    }
+    if options.compile:
+        compiled = torch.compile(st, dynamic=True)
+        candidates["C B compiled"] = lambda: encode_from_ids(compiled, rows, order, batch, device)
+    if options.ray and (recipe := ray_recipe(path, texts, batch, options)):
+        candidates["D ray + encode"] = recipe
+    engines = {
+        f"engine {kind}": load_engine(model, engine=kind, dtype=dtype, device=device)
+        for kind in ("padded", "packed")
+    }
+    for name, engine in engines.items():
+        candidates[name] = lambda engine=engine: engine.embed(ids, offsets)
+
+    exact = SentenceTransformer(str(path), device="cpu", model_kwargs={"dtype": torch.float32}).encode(
+        texts[:16]
+    )
+    for name, engine in engines.items():
+        cosine = min_cosine(engine.embed(ids[: offsets[16]], offsets[:17]), exact)
+        print(f"  {name}: minimum cosine to float32 on a CPU {cosine:.6f} (16 texts)")
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(options.rounds + 1):
+        for name, run in candidates.items():
+            elapsed = timed(run, device)
+            if turn:  # the first one warms up
+                seconds[name].append(elapsed)
+    first = statistics.median(next(iter(seconds.values())))
+    for name, measured in seconds.items():
+        median = statistics.median(measured)
+        padding = f"{engines[name].stats.padding_share:6.1%}" if name in engines else "      "
+        print(f"  {name:24} {n_tokens.sum() / median:11,.0f} tok/s ({n_tokens.sum() / max(measured):,.0f}-"
+              f"{n_tokens.sum() / min(measured):,.0f}) {len(texts) / median:8,.0f} texts/s"
+              f"  MFU {work / median / ceiling / 1e3:.0%}  pad {padding} {first / median:5.2f} x A")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--family", choices=["bert", "llama"], default="bert")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--lengths", default="32,128,512,mix")
+    parser.add_argument("--tokens", type=int, default=2_000_000, help="real tokens a measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="a toy model and few texts")
+    parser.add_argument("--compile", action="store_true", help="also candidate C")
+    parser.add_argument("--ray", action="store_true", help="also candidate D")
+    options = parser.parse_args()
+    if options.tiny:
+        options.tokens = min(options.tokens, 3_000)
+    options.torch_dtype = getattr(torch, options.dtype)
+    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
+    ceiling = gemm_tflops(options.device, options.torch_dtype, 512 if options.tiny else 8192)
+    print(
+        f"{name}, torch {torch.__version__}, {options.dtype}, GEMM ceiling {ceiling:.1f} TFLOP/s (random data)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_model(Path(folder) / "model", options.family, options.tiny)
+        for length in options.lengths.split(","):
+            print(f"{options.family}, {length} tokens a text")
+            compare(path, length, options, ceiling)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The records that rows came from, read again: positions in a shard in, cleaned records out.
+
+The shard is opened as the very object that was planned, entered as near to the record as its format allows, read by the
+same reader and cleaned the same way as in the run. trace and verify stand on it. Cost: the line itself for uncompressed
+line formats, a row group for Parquet, else the shard up to the record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputError, OutputError, ShardChanged
+from pipeline.lineage import Manifest, Shard, Span
+from pipeline.prepare.clean import clean
+from pipeline.read import READERS, ReadOptions, format_of, is_compressed, read_span
+from pipeline.recorded import Recorded
+from pipeline.shards import open_shard
+from pipeline.spec import JobSpec
+from pipeline.storage import shown
+
+SOURCE_GONE = "source no longer there"
+"""How the reason begins where the shard is gone or another object: no fault of the output."""
+
+BYTE_POSITIONS = {"jsonl", "text"}
+"""Formats whose source_record is the byte offset of a line, so that an uncompressed shard is entered right there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A record as it was read again: one row of schema.records_schema, before and after cleaning."""
+
+    raw: pa.Table
+    text: str | None
+    reason: str | None
+
+    @property
+    def record_bytes(self) -> int:
+        return int(self.raw["record_bytes"][0].as_py())
+
+
+def read_records(recorded: Recorded, shard: Shard, positions: Collection[int]) -> dict[int, Record | str]:
+    """The records of one shard at some positions (values of source_record), read and cleaned as the run did.
+
+    A position whose record cannot be had maps to the reason instead: "source no longer there: …" when the shard is
+    gone or is another object now (that is no fault of the output), "unreadable: …", or "no record there".
+    """
+    found: dict[int, Record | str] = dict.fromkeys(positions, "no record there")
+    try:
+        for table in _tables(recorded, shard, sorted(positions)):
+            hits = table.filter(pc.is_in(table["source_record"], pa.array(list(positions), pa.int64())))
+            for number in range(hits.num_rows):
+                raw = hits.slice(number, 1)
+                if (
+                    raw["reason"][0].as_py() != "damaged_shard"
+                ):  # it stands at the position of the next record
+                    found[raw["source_record"][0].as_py()] = _cleaned(raw, recorded.spec)
+    except ShardChanged as error:
+        return dict.fromkeys(positions, f"{SOURCE_GONE}: {error}")
+    except InputError as error:
+        return {p: f"unreadable: {error}" if isinstance(r, str) else r for p, r in found.items()}
+    return found
+
+
+def digest_of(record: Record, char_start: int, char_end: int) -> str | None:
+    """SHA-256 of the UTF-8 of characters [char_start, char_end) of the cleaned text; None without a text."""
+    if record.text is None or not 0 <= char_start <= char_end <= len(record.text):
+        return None
+    return hashlib.sha256(record.text[char_start:char_end].encode()).hexdigest()
+
+
+def key_of(fields: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Identity of the source record of a row."""
+    return fields["source_uri"], fields["source_etag"], fields["source_record"]
+
+
+def shard_of(part: Manifest, fields: Mapping[str, Any]) -> Shard:
+    """The shard, as it was planned, that a row of a part names. Raises OutputError when the part did not read it."""
+    for span in part.split.spans:
+        if (span.shard.uri, span.shard.etag) == (fields["source_uri"], fields["source_etag"]):
+            return span.shard
+    raise OutputError(
+        f"part {part.part_id}: a row names {shown(fields['source_uri'])} with ETag {fields['source_etag']} as its source, "
+        "which the part did not read. The output is damaged: run `corpus-embed verify`."
+    )
+
+
+def _cleaned(raw: pa.Table, spec: JobSpec) -> Record:
+    cleaned = clean(raw, unicode=spec.prepare.unicode, min_chars=spec.prepare.min_chars)
+    return Record(raw, cleaned["text"][0].as_py(), cleaned["reason"][0].as_py())
+
+
+def _tables(recorded: Recorded, shard: Shard, positions: Sequence[int]) -> Iterator[pa.Table]:
+    """Tables of records of a shard in which the positions are, and as little else as the format allows."""
+    spec = recorded.spec.input
+    name = format_of(shard.uri, spec.format)
+    options = ReadOptions(spec.text_column, spec.id_column, spec.keep, int(spec.max_record_bytes))
+    left = set(positions)
+    with open_shard(shard, spec.storage_options) as file:
+        for span in _spans(recorded, shard, name, positions, file):
+            for table in read_span(READERS[name], file, span, options):
+                left -= set(table["source_record"].to_pylist())
+                yield table
+                if not left:
+                    return
+
+
+def _spans(recorded: Recorded, shard: Shard, name: str, positions: Sequence[int], file: Any) -> list[Span]:
+    """Where to read: the very lines, the row groups, or (formats that must be read in order) the planned spans."""
+    if name in BYTE_POSITIONS and not is_compressed(shard.uri):
+        return [Span(shard=shard, start=position, stop=position + 1) for position in positions]
+    if name == "parquet":
+        try:
+            metadata = pq.read_metadata(pa.PythonFile(file, mode="r"))
+        except pa.ArrowException:
+            return [Span(shard=shard)]  # the reader says what is wrong with it
+        ends = pc.cumulative_sum(
+            pa.array([metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)])
+        )
+        groups = {sum(end <= position for end in ends.to_pylist()) for position in positions}
+        return [Span(shard=shard, start=group, stop=group + 1) for group in sorted(groups)]
+    planned = {span for part in recorded.parts for span in part.split.spans if span.shard == shard}
+    return sorted(planned, key=lambda span: span.start)

@@ -1,0 +1,124 @@
+"""What an output says about how it was made: snapshot ─► spec, job and engine, as they were then.
+
+verify, trace and search work from this and never from a spec that a person hands in, so they use the very model,
+cleaning and dtype that made the vectors: these come from the generation record (the identity behind the fingerprint),
+places (input, model path) from the spec stored with the run. No torch before `load_engine_of`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import yaml
+
+from pipeline import commit, dataset
+from pipeline.errors import OutputError
+from pipeline.lineage import Generation, Manifest, Snapshot
+from pipeline.model_dir import ModelDir
+from pipeline.plan import Job
+from pipeline.spec import JobSpec, spec_from
+from pipeline.storage import Store, reason, shown
+
+if TYPE_CHECKING:
+    from pipeline.embed import Engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """One snapshot with all that storage says about it."""
+
+    store: Store
+    snapshot: Snapshot
+    generation: Generation
+    parts: tuple[Manifest, ...]
+    spec: JobSpec
+
+    @functools.cached_property
+    def job(self) -> Job:
+        """The job that made the vectors, on the device that its spec allows here.
+
+        dtype, pooling, prompt and limits are those of the generation, whatever `auto` would mean on this machine, so
+        the fingerprint is that of the snapshot.
+        """
+        model = self.generation.identity["model"]
+        return Job(
+            spec=self.spec,
+            device=_device(self.spec),
+            dtype=model["dtype"],
+            pooling=model["pooling"],
+            normalize=model["normalize"],
+            prompt=model["prompt"],
+            max_tokens=model["max_tokens"],
+            identity=self.generation.identity,
+            model_license=self.generation.model_license,
+        )
+
+    @functools.cached_property
+    def model(self) -> ModelDir:
+        """The model that made the vectors. Raises ModelError when it is not there or its files are others."""
+        return self.job.model()
+
+
+def read_recorded(
+    store: Store, number: int | None = None, *, spec: JobSpec | None = None, model_path: str | None = None
+) -> Recorded:
+    """A snapshot (the newest by default), its generation, its live parts and the spec of its run.
+
+    spec: instead of the stored one. model_path: where the model is now. Raises OutputError when a record is missing.
+    """
+    snapshot, generation = dataset.read_head(store, number)
+    found = spec or recorded_spec(store, snapshot.run_id)
+    if model_path is not None:
+        model = found.model.model_copy(update={"path": model_path, "revision": None})
+        found = found.model_copy(update={"model": model})
+    try:
+        parts = commit.live_parts(store, snapshot)
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise OutputError(
+            f"{shown(store.uri)}/{snapshot.file_list}: the file list of snapshot {snapshot.number} cannot be read: "
+            f"{reason(error)}. Take another snapshot."
+        ) from error
+    return Recorded(store, snapshot, generation, tuple(parts), found)
+
+
+def recorded_spec(store: Store, run_id: str) -> JobSpec:
+    """The resolved spec that a run stored. Raises OutputError when it is not there."""
+    path = f"_meta/runs/{run_id}/spec.yaml"
+    data = store.read_or_none(path)
+    if data is None:
+        raise OutputError(
+            f"{shown(store.uri)}/{path}: the spec of run {run_id} is gone. Give the job spec instead."
+        )
+    fields: dict[str, Any] = yaml.safe_load(data)
+    return spec_from(fields, path)
+
+
+def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int, threads: int | None = None) -> Engine:
+    """The engine for a job on this machine. prompt_tokens: leading ids of the prompt, from its tokenizer."""
+    from pipeline.embed import load_engine
+
+    runtime = job.spec.runtime
+    extra: dict[str, Any] = {} if threads is None else {"threads": threads}
+    return load_engine(
+        model,
+        pooling="auto"
+        if job.pooling == model.pooling
+        else job.pooling,  # a directory may join several poolings
+        normalize=job.normalize,
+        dtype=job.dtype,
+        device=job.device,
+        truncate_dim=job.spec.model.truncate_dim,
+        max_batch_tokens=None if runtime.max_batch_tokens == "auto" else runtime.max_batch_tokens,
+        prompt_tokens=prompt_tokens,
+        engine=runtime.engine,
+        **extra,
+    )
+
+
+def _device(spec: JobSpec) -> str:
+    """Where to embed here: the snapshot may come from a cluster that this machine is no part of."""
+    return "cuda" if spec.runtime.device != "cpu" and glob.glob("/dev/nvidia[0-9]*") else "cpu"

@@ -1,0 +1,284 @@
+"""What an output no longer needs: listings and kept snapshots in, a `VacuumPlan` out; with `delete` it is carried out.
+
+Kept is everything that these need: the newest `keep_snapshots` complete snapshots and every snapshot after the oldest of
+them; parts of the head's fingerprint, or of the one that was written to last, that no snapshot has named yet (an
+unfinished run resumes from them); and whatever is younger than `older_than` by the store's own clock. The rest of what
+this package writes goes: dropped snapshots and their file lists, parts that only they name (manifest, data files,
+rejects), parts of a given-up fingerprint, data files and rejects without a manifest, run records and generations that
+no kept row names, probes, temporary files, unfinished multipart uploads. Anything else under the root is not ours and
+is never touched.
+
+Order of deletion: manifests first, then what they name, snapshots last. A vacuum that dies is finished by the next one,
+and a plan made meanwhile never counts a part as done whose files are gone. Do not vacuum with `delete` while a run on
+the same output is under way: it may be about to adopt an old orphan.
+Cost: one listing, one small read per manifest outside the kept snapshots; one footer per kept data file, only where a
+run record is to be judged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from pipeline import commit, schema
+from pipeline.errors import OutputError
+from pipeline.lineage import Manifest, Snapshot
+from pipeline.storage import Store, retried, shown
+
+_KINDS = {
+    "manifest": re.compile(r"_meta/manifests/([0-9a-f]+)/([0-9a-f]+)\.json"),
+    "data": re.compile(r"data/(?:[^/]+/)*part-([0-9a-f]+)\.parquet"),
+    "rejects": re.compile(r"_meta/rejects/([0-9a-f]+)/part-([0-9a-f]+)\.parquet"),
+    "snapshot": re.compile(r"_meta/snapshots/(\d{20})\.json"),
+    "file list": re.compile(r"_meta/files/([0-9a-f]{64})\.parquet"),
+    "generation": re.compile(r"_meta/generations/([0-9a-f]+)\.json"),
+    "run record": re.compile(r"_meta/runs/([0-9a-f]+)/.+"),
+    "probe": re.compile(r"_meta/probes/[0-9a-f]+"),
+    "temporary": re.compile(r"_meta/tmp/[^/]+"),
+}
+"""Every name this package gives, in the order of deletion. What matches none of them is not ours."""
+
+_REASONS = {
+    "manifest": "a part that no kept snapshot names",
+    "data": "a data file that no kept part names",
+    "rejects": "rejects that no kept part names",
+    "snapshot": "older than the kept snapshots",
+    "file list": "no kept snapshot names it",
+    "generation": "nothing kept has its fingerprint",
+    "run record": "nothing kept is from this run",
+    "probe": "left behind by a check for conditional writes",
+    "temporary": "left behind by a write that was killed",
+}
+
+
+class Listed(NamedTuple):
+    """One object: bytes, and when it was last changed, in seconds since 1970 by the store's clock."""
+
+    size_bytes: int
+    changed: float
+
+
+@dataclasses.dataclass(frozen=True)
+class VacuumPlan:
+    """What is to go (or went, when `deleted`): reason by relative path, and unfinished uploads as "key upload-id"."""
+
+    deleted: bool
+    kept_snapshots: tuple[int, ...]
+    n_bytes: int
+    n_too_young: int
+    paths: dict[str, str]
+    uploads: tuple[str, ...]
+
+
+def vacuum(
+    store_uri: str,
+    storage_options: Mapping[str, Any] | None,
+    *,
+    keep_snapshots: int = 2,
+    older_than: datetime.timedelta = datetime.timedelta(days=1),
+    delete: bool = False,
+) -> VacuumPlan:
+    """Find what is not needed any more; remove it only with `delete`.
+
+    Writes (and removes) one probe object to learn the time by the store's clock. Raises OutputError when no snapshot is
+    complete or a kept record is broken, StorageError when the store refuses.
+    """
+    store = Store(store_uri, storage_options)
+    if keep_snapshots < 1:
+        raise OutputError(
+            f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept"
+        )
+    limit = _now(store) - older_than.total_seconds()
+    # listed before snapshots are read: a snapshot made in between names nothing that could be judged without it
+    listed = {path: found for path, found in _list(store).items() if _kind(path)}
+    found_snapshots = (commit.load_snapshot(store, number) for number in commit.snapshot_numbers(store))
+    snapshots = [snapshot for snapshot in found_snapshots if snapshot]
+    kept = _kept(snapshots, keep_snapshots)
+    if not kept:
+        raise OutputError(
+            f"{shown(store.uri)}: no complete snapshot there, so nothing can be told from nothing needed"
+        )
+    needed = _needed(store, kept, snapshots, listed)
+    unneeded = [path for path in listed if path not in needed]
+    old = {path for path in unneeded if listed[path].changed < limit}
+    old -= _lineage_of_kept_rows(store, old, needed)
+    order = list(_KINDS)
+    going = sorted(old, key=lambda path: (order.index(_kind(path)), path))
+    uploads = list(_uploads(store, limit))
+    if delete:
+        for path in going:
+            store.delete(path)
+        for key, upload in uploads:
+            _abort(store, key, upload)
+    return VacuumPlan(
+        deleted=delete,
+        kept_snapshots=tuple(snapshot.number for snapshot in kept),
+        n_bytes=sum(listed[path].size_bytes for path in going),
+        n_too_young=sum(listed[path].changed >= limit for path in unneeded),
+        paths={path: _REASONS[_kind(path)] for path in going},
+        uploads=tuple(f"{key} {upload}" for key, upload in uploads),
+    )
+
+
+def _kind(path: str) -> str:
+    """Key of _KINDS, or "" for a name that this package does not give."""
+    return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(path)), "")
+
+
+def _kept(snapshots: list[Snapshot], n_complete: int) -> list[Snapshot]:
+    complete = [snapshot.number for snapshot in snapshots if snapshot.complete]
+    if not complete:
+        return []
+    return [snapshot for snapshot in snapshots if snapshot.number >= complete[-n_complete:][0]]
+
+
+def _needed(
+    store: Store, kept: list[Snapshot], snapshots: list[Snapshot], listed: Mapping[str, Listed]
+) -> set[str]:
+    """Paths that kept snapshots and resumable parts need."""
+    live = {part.part_id: part for snapshot in kept for part in commit.live_parts(store, snapshot)}
+    outside = _outside(store, live, listed)
+    once_live = {
+        part.part_id
+        for snapshot in snapshots
+        if snapshot not in kept
+        for part in _parts_or_none(store, snapshot)
+    }
+    current = {kept[-1].fingerprint, *_written_last(listed)}
+    resumable = [part for part in outside if part.fingerprint in current and part.part_id not in once_live]
+    parts = [*live.values(), *resumable]
+    fingerprints = (
+        current | {snapshot.fingerprint for snapshot in kept} | {part.fingerprint for part in parts}
+    )
+    runs = {snapshot.run_id for snapshot in kept} | {part.run_id for part in parts}
+    return {
+        *(commit.manifest_path(part.fingerprint, part.part_id) for part in parts),
+        *(file.path for part in parts for file in part.data_files),
+        *(part.rejects_path for part in parts if part.rejects_path),
+        *(f"{commit.SNAPSHOTS}/{snapshot.number:020d}.json" for snapshot in kept),
+        *(snapshot.file_list for snapshot in kept),
+        *(f"_meta/generations/{fingerprint}.json" for fingerprint in fingerprints),
+        *(path for path in listed if (found := _KINDS["run record"].fullmatch(path)) and found[1] in runs),
+    }
+
+
+def _outside(store: Store, live: Mapping[str, Manifest], listed: Mapping[str, Listed]) -> list[Manifest]:
+    """Manifests in storage that no kept snapshot names."""
+    names = [
+        path for path in listed if (found := _KINDS["manifest"].fullmatch(path)) and found[2] not in live
+    ]
+    return [Manifest.from_json(data, path) for path, data in store.read_many(names)]
+
+
+def _parts_or_none(store: Store, snapshot: Snapshot) -> list[Manifest]:
+    """Parts of a dropped snapshot; none where an interrupted vacuum took its file list already."""
+    try:
+        return commit.live_parts(store, snapshot)
+    except FileNotFoundError:
+        return []
+
+
+def _written_last(listed: Mapping[str, Listed]) -> set[str]:
+    """The fingerprint with the youngest manifest: of a run that may be unfinished. Several where a clock ticks in seconds."""
+    matches = ((path, _KINDS["manifest"].fullmatch(path)) for path in listed)
+    changed = [(listed[path].changed, match[1]) for path, match in matches if match]
+    newest = max((when for when, _ in changed), default=0.0)
+    return {fingerprint for when, fingerprint in changed if when == newest}
+
+
+def _lineage_of_kept_rows(store: Store, old: Iterable[str], needed: Iterable[str]) -> set[str]:
+    """Run records among `old` that rows of kept data files name: a part may have adopted the file of an earlier run."""
+    records = {path: match[1] for path in old if (match := _KINDS["run record"].fullmatch(path))}
+    if not records:
+        return set()
+    runs = set()
+    for path in needed:
+        if _KINDS["data"].fullmatch(path):
+            with store.open(path) as source:
+                metadata = pq.read_metadata(source).metadata or {}
+            runs.add(json.loads(metadata.get(schema.FOOTER_KEY, b"{}")).get("run_id"))
+    return {path for path, run_id in records.items() if run_id in runs}
+
+
+def _now(store: Store) -> float:
+    """The time by the store's clock: when it says that an object written now was changed."""
+    probe = f"_meta/probes/{os.urandom(8).hex()}"
+    store.put_if_absent(probe, b"time")
+    try:
+        return _changed(
+            store, retried(lambda: store.fs.info(store.path(probe)), f"read {shown(store.uri)}/{probe}")
+        )
+    finally:
+        store.delete(probe)
+
+
+def _list(store: Store) -> dict[str, Listed]:
+    """Every object under the root. Local: links are neither followed nor listed, so nothing outside can be named."""
+    if store.local:
+        return dict(_walk(Path(store.root)))
+    found = retried(lambda: store.fs.find(store.root, detail=True), f"list {shown(store.uri)}")
+    top = f"{store.root}/"
+    inside = {name.removeprefix(top): info for name, info in found.items() if name.startswith(top)}
+    return {name: Listed(int(info["size"]), _changed(store, info)) for name, info in inside.items()}
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Listed]]:
+    for directory, _, names in os.walk(root, followlinks=False):
+        for name in names:
+            path = Path(directory, name)
+            try:
+                found = os.lstat(path)
+            except FileNotFoundError:  # a temporary file of a run that is writing
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield path.relative_to(root).as_posix(), Listed(found.st_size, found.st_mtime)
+
+
+def _changed(store: Store, info: Mapping[str, Any]) -> float:
+    for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
+        value = info.get(key)
+        if isinstance(value, str):
+            value = datetime.datetime.fromisoformat(value)
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    raise OutputError(
+        f"{shown(store.uri)}: the store does not say when objects were changed, so no age can be told"
+    )
+
+
+def _uploads(store: Store, limit: float) -> Iterator[tuple[str, str]]:
+    """(key, id) of multipart uploads under the root of an S3 store that were begun before `limit`."""
+    if "s3" not in store.fs.protocol:
+        return
+    bucket, _, prefix = store.root.partition("/")
+    page: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
+    while True:
+        found = _s3(store, "list_multipart_uploads", **page)
+        for upload in found.get("Uploads", ()):
+            if upload["Key"].startswith(page["Prefix"]) and upload["Initiated"].timestamp() < limit:
+                yield upload["Key"], upload["UploadId"]
+        if not found.get("IsTruncated"):
+            return
+        page |= {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
+
+
+def _abort(store: Store, key: str, upload: str) -> None:
+    _s3(store, "abort_multipart_upload", Bucket=store.root.partition("/")[0], Key=key, UploadId=upload)
+
+
+def _s3(store: Store, method: str, **arguments: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = retried(
+        lambda: store.fs.call_s3(method, **arguments), f"{method} {shown(store.uri)}"
+    )
+    return answer

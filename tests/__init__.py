@@ -1,0 +1,1 @@
+"""Tests, and the model directories, servers and proxies that tests and benchmarks share."""

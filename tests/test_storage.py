@@ -1,0 +1,144 @@
+"""The output root: create-only writes, paths that stay inside, retries that end; locally and on a real S3 server."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import storage
+from pipeline.errors import SpecError, StorageError
+from pipeline.storage import Store, is_transient, shown
+
+
+def race(uri: str, options: dict[str, Any], number: int, results: Any) -> None:
+    results.put((number, Store(uri, options).put_if_absent("_meta/race", f"writer {number}".encode())))
+
+
+def eight_racers(uri: str, options: dict[str, Any]) -> list[int]:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    racers = [context.Process(target=race, args=(uri, options, number, results)) for number in range(4)]
+    for racer in racers:
+        racer.start()
+    outcome = [results.get(timeout=60) for _ in racers]
+    for racer in racers:
+        racer.join()
+    return [number for number, won in outcome if won]
+
+
+def test_of_many_racing_creates_exactly_one_wins_and_its_bytes_stay(tmp_path: Path) -> None:
+    winners = eight_racers(str(tmp_path), {})
+    assert len(winners) == 1
+    assert Store(str(tmp_path)).read("_meta/race") == f"writer {winners[0]}".encode()
+
+
+@pytest.mark.s3
+def test_of_many_racing_creates_on_s3_exactly_one_wins_and_its_bytes_stay(s3: Any) -> None:
+    winners = eight_racers(s3.uri, s3.storage_options)
+    assert len(winners) == 1
+    assert Store(s3.uri, s3.storage_options).read("_meta/race") == f"writer {winners[0]}".encode()
+
+
+def test_a_refused_create_leaves_no_temporary_file(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert store.put_if_absent("data/a=1/x", b"first")
+    assert not store.put_if_absent("data/a=1/x", b"second")
+    assert store.read("data/a=1/x") == b"first"
+    assert list((tmp_path / "_meta" / "tmp").iterdir()) == []
+    assert store.list("data") == {"data/a=1/x": 5}
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "a//b", "./a", ""])
+def test_a_path_cannot_leave_the_root(tmp_path: Path, path: str) -> None:
+    with pytest.raises(StorageError, match="inside the output"):
+        Store(str(tmp_path)).put_if_absent(path, b"x")
+
+
+def test_the_preflight_accepts_a_folder_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    Store(str(tmp_path)).check_conditional_put()
+    assert Store(str(tmp_path)).list("_meta") == {}
+
+
+@pytest.mark.s3
+def test_the_preflight_accepts_a_real_s3_server(s3: Any) -> None:
+    store = Store(s3.uri, s3.storage_options)
+    store.check_conditional_put()
+    assert store.list("_meta") == {}
+
+
+@pytest.mark.s3
+def test_the_preflight_names_wrong_credentials_without_showing_them(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-wrong-secret")
+    store = Store(s3.uri, {**s3.storage_options, "skip_instance_cache": True})
+    with pytest.raises(StorageError, match="cannot be written") as caught:
+        store.check_conditional_put()
+    assert "canary" not in str(caught.value)
+
+
+def test_the_preflight_refuses_a_store_that_overwrites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "_link", lambda self, path, data: True)  # a store that answers yes to both
+    with pytest.raises(StorageError, match="conditional writes"):
+        Store(str(tmp_path)).check_conditional_put()
+
+
+def test_a_transient_failure_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Any] = [ConnectionResetError("reset"), TimeoutError("slow"), 42]
+
+    def request() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return int(answer)
+
+    assert storage.retried(request, "read x") == 42
+
+
+def test_retries_end_at_the_deadline_and_say_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.5)
+
+    def request() -> int:
+        raise ConnectionResetError("reset by peer")
+
+    with pytest.raises(StorageError, match=r"read s3://b/k: still failing after \d+ attempts"):
+        storage.retried(request, "read s3://b/k")
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("x"), PermissionError("x"), ValueError("x"), OSError(22, "x")]
+)
+def test_a_final_answer_is_not_tried_again(error: Exception) -> None:
+    assert not is_transient(error)
+
+
+def test_what_s3fs_makes_of_a_503_is_transient() -> None:
+    error = OSError(16, "SlowDown")
+    cause = Exception()
+    cause.response = {"ResponseMetadata": {"HTTPStatusCode": 503}, "Error": {"Code": "SlowDown"}}  # type: ignore[attr-defined]
+    error.__cause__ = cause
+    assert is_transient(error)
+
+
+def test_credentials_in_a_uri_are_not_shown() -> None:
+    assert shown("https://user:pass@host/p/x.jsonl?X-Amz-Signature=abc") == "https://host/p/x.jsonl"
+    assert shown("/data/a?b.jsonl") == "/data/a?b.jsonl"
+
+
+def test_an_unknown_protocol_is_a_spec_error() -> None:
+    with pytest.raises(SpecError, match="nosuch"):
+        Store("nosuch://x/y")
+
+
+def test_a_store_travels_to_a_worker(tmp_path: Path) -> None:
+    import pickle
+
+    store = pickle.loads(pickle.dumps(Store(str(tmp_path), {})))
+    assert store.put_if_absent("a", b"1")
+    assert os.listdir(tmp_path)
