@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from pipeline.embed import Engine, load_engine
-from pipeline.model_dir import resolve
+from pipeline.model_store import resolve
 from tests.model_dirs import SAMPLE, bert_japanese
 
 ST_BATCHES = (8, 16, 32, 64)

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.engine import encode_from_ids, min_cosine
 from pipeline.embed import load_engine
-from pipeline.model_dir import resolve
+from pipeline.model_store import resolve
 from tests.model_files import save_spread, write_modules, write_readme, write_vocab
 
 BATCHES = (32, 64, 128, 256, 512)

@@ -1,0 +1,124 @@
+"""The public names: a job spec in, Parquet vectors with lineage out.
+
+    plan(spec) ─► Plan        what a run would do           open_dataset(uri) ─► pyarrow dataset of a snapshot
+    run(spec)  ─► Result      do it, or go on with it       read_vectors(uri) ─► (ids, (N, D) array)
+
+Everything heavy is imported on first use, so `import pipeline` costs milliseconds: pyarrow comes with the first spec,
+ray with `run`. Everything not in `__all__` may change between releases.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import (
+    CommitConflict,
+    CorpusEmbedError,
+    InputError,
+    ModelError,
+    OutputError,
+    ShardChanged,
+    ShardDamaged,
+    SpecError,
+    StorageError,
+    TooManyRejects,
+)
+
+if TYPE_CHECKING:
+    from pipeline.dataset import open_dataset, read_vectors
+    from pipeline.plan import Plan
+    from pipeline.run import Result, Watch
+    from pipeline.spec import JobSpec, load_spec
+
+    Spec = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
+
+__all__ = [
+    "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "ModelError", "OutputError", "ShardChanged",
+    "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "load_spec", "open_dataset", "plan",
+    "read_vectors", "run",
+]  # fmt: skip
+
+_LAZY = {
+    "JobSpec": "pipeline.spec", "load_spec": "pipeline.spec",
+    "open_dataset": "pipeline.dataset", "read_vectors": "pipeline.dataset",
+}  # fmt: skip
+
+
+def plan(spec: Spec, *, address: str | None = None) -> Plan:
+    """What a run of `spec` would do: shards, parts to do, done and stale, bytes. Writes nothing.
+
+    spec: a JobSpec, the mapping of one, or the path of its YAML file. address: the Ray cluster whose device
+    `runtime.device: auto` means; with a device in the spec, Ray is not imported. Raises SpecError, ModelError,
+    InputError, OutputError or StorageError.
+    """
+    from pipeline.job import resolve
+    from pipeline.plan import make_plan
+    from pipeline.storage import Store
+
+    job_spec = _job_spec(spec)
+    device: str = job_spec.runtime.device
+    if device == "auto":
+        from pipeline.cluster import device_of
+
+        device = device_of(job_spec, address)
+    store = Store(job_spec.output.uri, job_spec.output.storage_options)
+    return make_plan(resolve(job_spec, device), store)
+
+
+def run(
+    spec: Spec,
+    *,
+    address: str | None = None,
+    watch: Watch | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> Result:
+    """Embed what is missing and commit a snapshot; nothing is done where nothing is missing.
+
+    spec: as in `plan`. address: a Ray cluster; by default RAY_ADDRESS, else one is started on this machine.
+    watch(progress, notes): called about twice a second. on_plan: called with each plan before work begins. Returns a
+    Result: `snapshot`, `embedded` (False when all was done before), `progress`, `plan`. Raises the errors above;
+    after any of them the same call goes on where this one stopped.
+    """
+    from pipeline.run import run as run_job
+
+    return run_job(_job_spec(spec), address=address, watch=watch, on_plan=on_plan)
+
+
+def _job_spec(spec: Spec) -> JobSpec:
+    from pipeline.spec import JobSpec, load_spec, spec_from
+
+    if isinstance(spec, JobSpec):
+        return spec
+    return spec_from(dict(spec)) if isinstance(spec, Mapping) else load_spec(os.fspath(spec))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """Keeps `pipeline.plan` and `pipeline.run` the functions.
+
+    There are modules of the same names, and importing one makes the import system set it as an attribute of the
+    package. That one assignment is passed over: `from pipeline.run import …` finds its module in sys.modules.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in ("plan", "run") or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -6,23 +6,23 @@ Exit codes: 0 done, 1 failed, 2 bad spec, 3 too many rejects, 4 commit conflict 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
-import pydantic
+import pydantic_core
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import commit, display
 from pipeline.errors import CorpusEmbedError, SpecError
-from pipeline.plan import make_plan, resolve
+from pipeline.job import resolve
+from pipeline.plan import make_plan
 from pipeline.spec import JobSpec, load_spec
 from pipeline.storage import Store
 
@@ -56,7 +56,7 @@ Options = Annotated[
 def plan(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_json: AsJson = False) -> None:
     """Dry run: which shards and parts are to do, done and stale."""
     job_spec = load_spec(spec, overrides)
-    device = job_spec.runtime.device
+    device: str = job_spec.runtime.device
     if device == "auto":
         device = _cluster_device(job_spec, address)
     found = make_plan(resolve(job_spec, device), Store(job_spec.output.uri, job_spec.output.storage_options))
@@ -69,12 +69,14 @@ def plan(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_
 @app.command()
 def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_json: AsJson = False) -> None:
     """Plan, embed what is missing, commit a snapshot. Run it again after any failure: it resumes."""
+    from pipeline.cluster import log_path
     from pipeline.run import run as run_job
 
     job_spec = load_spec(spec, overrides)
     if not as_json:
         console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
-    with display.Watcher(console) as watch:
+    # Ray tells of dead workers on standard output, which is for our own JSON
+    with log_path().open("a") as log, contextlib.redirect_stdout(log), display.Watcher(console) as watch:
         result = run_job(
             job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found)
         )
@@ -154,7 +156,13 @@ def trace(
     from pipeline.trace import trace as trace_row
 
     found = trace_row(output, _options(options), row, snapshot=snapshot)
-    _show_fields(found, as_json)
+    if as_json:
+        _print_json(dataclasses.asdict(found) | {"ok": found.ok})
+    else:
+        for line in found.lines():
+            Console(highlight=False, soft_wrap=True).print(line, markup=False)
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -228,7 +236,7 @@ def main() -> NoReturn:
         code = leave.exit_code
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code) if "ray" in sys.modules and code in (130, 143) else sys.exit(code)
+    sys.exit(code)
 
 
 def _on_sigterm(*_: Any) -> None:
@@ -267,4 +275,6 @@ def _show_fields(found: Any, as_json: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1, default=pydantic.TypeAdapter(Any).dump_python))
+    sys.stdout.write(
+        json.dumps(value, ensure_ascii=False, indent=1, default=pydantic_core.to_jsonable_python) + "\n"
+    )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import logging
 import math
 import os
+import signal
+import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import ray
 
-from pipeline.plan import Job
+from pipeline.job import Job
 from pipeline.spec import JobSpec
 
 
@@ -80,26 +85,56 @@ def device_of(spec: JobSpec, address: str | None = None) -> str:
     return "cuda" if glob.glob("/dev/nvidia[0-9]*") else "cpu"
 
 
+def log_path() -> Path:
+    """Where Ray's own words go: `ray.log` in CORPUS_EMBED_LOG_DIR, by default ~/.cache/corpus-embed/logs."""
+    folder = Path(os.environ.get("CORPUS_EMBED_LOG_DIR", Path.home() / ".cache" / "corpus-embed" / "logs"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "ray.log"
+
+
 def connect(address: str | None) -> None:
-    """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine. Idempotent."""
+    """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine. Idempotent.
+
+    Workers of a cluster get the CORPUS_EMBED_* settings of this process; credentials they have from their own
+    environment or role.
+    """
     if ray.is_initialized():
         return
-    logs = Path(os.environ.get("CORPUS_EMBED_LOG_DIR", Path.home() / ".cache" / "corpus-embed" / "logs"))
-    logs.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(logs / "ray.log")
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(("CORPUS_EMBED_", "HF_HUB_OFFLINE"))
-    }
+    remote = bool(address or os.environ.get("RAY_ADDRESS"))
+    settings = {name: value for name, value in os.environ.items() if name.startswith("CORPUS_EMBED_")}
     os.environ.setdefault(
         "RAY_BACKEND_LOG_LEVEL", "fatal"
     )  # ray's C++ side would write over the progress display
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see MAX_RESTARTS in run.py
-    ray.init(
-        address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address else False,
-        runtime_env={"env_vars": environment} if environment else None,
-    )  # fmt: skip
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with _stderr_to(log_path()):
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=None if remote else False,
+            runtime_env={"env_vars": settings} if remote and settings else None,
+        )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(
+            signal.SIGTERM, on_sigterm
+        )  # ray.init puts its own in place, which exits with 15 and no word
+    handler = logging.FileHandler(log_path())
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
+        logger.handlers, logger.propagate, logger.level = [handler], False, logging.INFO
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Send file descriptor 2 to a file for a moment: ray.init also writes there from C++."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

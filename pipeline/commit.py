@@ -13,18 +13,22 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.failpoints import failpoint
+from pipeline.invariants import check_parts
 from pipeline.lineage import DataFile, Generation, Manifest, Snapshot, content_hash
 from pipeline.storage import Store, shown
 from pipeline.write import parquet
 
 SNAPSHOTS, FILE_LISTS = "_meta/snapshots", "_meta/files"
+ROW_KEYS = ("doc_id", "chunk", "text_sha256", "source_record")
+REJECT_KEYS = ("doc_id", "reason", "source_uri", "source_record")
+"""Columns by which the rows of two attempts at one part are compared."""
 
 
 def manifest_path(fingerprint: str, part_id: str) -> str:
@@ -42,20 +46,11 @@ def publish_data_file(
     """Create one data file, or adopt the one that an earlier attempt at the same part created.
 
     Vectors of two attempts may differ in the last bits (other device, other batch): the first one stays. Raises
-    OutputError when what is there belongs to another part or has another number of rows.
+    OutputError when what is there belongs to another part.
     """
     path = "/".join(step for step in ("data", folder, f"part-{part_id}.parquet") if step)
-    data = parquet.encode(table, metadata)
     failpoint("before_data_put")
-    if not store.put_if_absent(path, data):
-        data = store.read(path)
-        n_rows, lineage = parquet.read_footer(data)
-        found = json.loads(lineage or b"{}").get("part_id")
-        if (n_rows, found) != (table.num_rows, part_id):
-            raise OutputError(
-                f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {found}, expected "
-                f"{table.num_rows} rows of part {part_id}. Something else writes under data/: use another output.uri."
-            )
+    path, data = _create_or_adopt(store, path, part_id, table, metadata, ROW_KEYS)
     failpoint("after_data_put")
     digest = hashlib.sha256(data).hexdigest()
     return DataFile(
@@ -66,11 +61,44 @@ def publish_data_file(
 def publish_rejects(
     store: Store, run_id: str, part_id: str, table: pa.Table, metadata: dict[str, object]
 ) -> str:
-    """Create the dead letters of one part; returns their path."""
+    """Create the dead letters of one part, or adopt them; returns their path. Raises OutputError as above."""
     path = f"_meta/rejects/{run_id}/part-{part_id}.parquet"
-    store.put_if_absent(path, parquet.encode(table, metadata))
+    path, _ = _create_or_adopt(store, path, part_id, table, metadata, REJECT_KEYS)
     failpoint("after_rejects_put")
     return path
+
+
+def _create_or_adopt(
+    store: Store, path: str, part_id: str, table: pa.Table, metadata: dict[str, object], keys: Sequence[str]
+) -> tuple[str, bytes]:
+    """Path and bytes of the Parquet file that now holds `table`, whose rows `keys` identify.
+
+    Where an earlier attempt left other rows of the same part (a vector that was not finite only there, another
+    release), a manifest must not count them as its own: then the file is created beside it, under a name from its rows.
+    The other file is never part of a snapshot, and vacuum removes it.
+    """
+    data = parquet.encode(table, metadata)
+    if store.put_if_absent(path, data):
+        return path, data
+    found = store.read(path)
+    try:
+        n_rows, lineage = parquet.read_footer(found)
+        owner = json.loads(lineage or b"{}").get("part_id")
+    except (OutputError, ValueError, AttributeError):
+        n_rows, owner = 0, None
+    if owner != part_id:
+        raise OutputError(
+            f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {owner}, expected "
+            f"{table.num_rows} rows of part {part_id}. Something else writes into this output: use another output.uri."
+        )
+    wanted = table.select(keys)
+    if pq.read_table(io.BytesIO(found), columns=list(keys)).equals(wanted):
+        return path, found
+    rows = content_hash([wanted[name].to_pylist() for name in keys], 16)
+    if f"-{part_id}{rows}." in path:
+        raise OutputError(f"{shown(store.uri)}/{path}: damaged; run `corpus-embed verify`")
+    beside = path.replace(f"part-{part_id}.", f"part-{part_id}{rows}.")
+    return _create_or_adopt(store, beside, part_id, table, metadata, keys)
 
 
 def publish_manifest(store: Store, manifest: Manifest) -> Manifest:
@@ -140,11 +168,12 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
 
 
 def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:
-    """Write the immutable list of live parts under the hash of its content; returns its path.
+    """Write the immutable list of live parts under the hash of their files; returns its path.
 
     One row a part: its id, its data files (for engines that read a list of paths), and the whole manifest.
     """
-    path = f"{FILE_LISTS}/{content_hash([part.part_id for part in parts], 64)}.parquet"
+    content = [[part.part_id, [file.sha256 for file in part.data_files]] for part in parts]
+    path = f"{FILE_LISTS}/{content_hash(content, 64)}.parquet"
     table = pa.table({
         "part_id": pa.array([part.part_id for part in parts], pa.string()),
         "paths": pa.array([[file.path for file in part.data_files] for part in parts], pa.list_(pa.string())),
@@ -159,40 +188,25 @@ def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:
     return path
 
 
-def check_parts(parts: Collection[Manifest]) -> None:
-    """The invariants of every commit. Raises OutputError naming the part that breaks one."""
-    ids = Counter(part.part_id for part in parts)
-    for part in parts:
-        rows = sum(file.n_rows for file in part.data_files)
-        if (
-            ids[part.part_id] > 1
-            or part.n_records != part.n_documents + part.n_rejects
-            or part.n_rows != rows
-        ):
-            raise OutputError(
-                f"part {part.part_id}: {part.n_records} records, {part.n_documents} documents, {part.n_rejects} rejects, "
-                f"{part.n_rows} rows, {rows} rows in its files, listed {ids[part.part_id]} times. The output is damaged: "
-                "do not use it; run `corpus-embed verify`."
-            )
-
-
 def commit_snapshot(
     store: Store, parts: Sequence[Manifest], *, run_id: str, fingerprint: str, parent: Snapshot | None, complete: bool,
     n_duplicate_ids: int | None = None,
 ) -> Snapshot:  # fmt: skip
     """Make `parts` the live content, on top of `parent`. The create of the snapshot object is the atomic point.
 
-    Returns the head when it already says the same, or is this run's complete one. A snapshot that another attempt at this very run made in the
-    meantime is built upon. Raises CommitConflict when a different run was first.
+    Returns the head when it already says the same, or is this run's complete one. A snapshot that another attempt at
+    this very run made in the meantime is built upon. Raises CommitConflict when a different run was first, OutputError
+    when an invariant is broken.
     """
-    check_parts(parts)
+    check_parts(parts, fingerprint, complete)
     ordered = sorted(parts, key=lambda part: part.part_id)
     file_list = publish_file_list(store, ordered)
     reasons: Counter[str] = Counter()
     for part in ordered:
         reasons.update(part.reject_reasons)
     while True:
-        if parent is not None and (parent.file_list, parent.complete or not complete) == (file_list, True):
+        said = (parent.fingerprint, parent.file_list, parent.complete or not complete) if parent else None
+        if parent is not None and said == (fingerprint, file_list, True):
             return parent
         if parent is not None and parent.run_id == run_id and parent.complete:
             return parent

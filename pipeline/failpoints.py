@@ -19,11 +19,21 @@ NAMES = (
     "after_plan", "before_data_put", "after_data_put", "after_rejects_put", "after_manifest_put",
     "before_file_list_put", "after_file_list_put", "after_snapshot_put",
 )  # fmt: skip
+ACTIONS = ("kill", "raise", "pause")
 
 
 def failpoint(name: str) -> None:
-    """Act if the environment names this place. Raises StorageError for the action `raise`."""
-    wanted, _, action = os.environ.get("CORPUS_EMBED_FAILPOINT", "").partition(":")
+    """Act if the environment names this place. Raises StorageError for the action `raise`, or for a setting that
+    could never act."""
+    setting = os.environ.get("CORPUS_EMBED_FAILPOINT")
+    if not setting:
+        return
+    wanted, _, action = setting.partition(":")
+    if wanted not in NAMES or action not in ACTIONS or "CORPUS_EMBED_FAILPOINT_DIR" not in os.environ:
+        raise StorageError(
+            f"CORPUS_EMBED_FAILPOINT={setting}: write it as name:action, name one of {', '.join(NAMES)}, action one of "
+            f"{', '.join(ACTIONS)}, and set CORPUS_EMBED_FAILPOINT_DIR. Unset it outside of tests."
+        )
     if wanted != name:
         return
     folder = Path(os.environ["CORPUS_EMBED_FAILPOINT_DIR"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import pydantic
@@ -19,6 +20,8 @@ from pipeline.errors import OutputError
 
 FORMAT_VERSION = 1
 """Version of everything under `_meta/`. A reader refuses what is newer than itself."""
+RECORDS_PER_PART = 1 << 15
+"""Records after which a part is cut whatever its bytes: bounds the vectors in memory (1,024 dimensions: 128 MiB)."""
 
 
 def content_hash(value: Any, hex_digits: int = 32) -> str:
@@ -70,21 +73,30 @@ class Span(Record):
     start: int = 0
     stop: int | None = None
 
+    @property
+    def interval(self) -> tuple[int, float]:
+        return self.start, float("inf") if self.stop is None else self.stop
+
+    @property
+    def is_whole(self) -> bool:
+        return (self.start, self.stop) == (0, None)
+
 
 class Split(Record):
     """What one reader reads from first to last: a run of a large shard, or a group of small shards.
 
-    Parts are cut from it while reading, at bounds that depend only on the split (`part_bytes`), so the same split
-    always gives the same parts.
+    Parts are cut from it while reading, at bounds that depend on nothing but the split (`part_bytes`, `part_records`),
+    so the same split always gives the same parts, also under a later release with other defaults.
     """
 
     spans: tuple[Span, ...]
     part_bytes: int
+    part_records: int = RECORDS_PER_PART
 
     @property
     def split_id(self) -> str:
         spans = [(s.shard.uri, s.shard.etag, s.shard.size_bytes, s.start, s.stop) for s in self.spans]
-        return content_hash([spans, self.part_bytes])
+        return content_hash([spans, self.part_bytes, self.part_records])
 
 
 def part_id(fingerprint: str, split_id: str, index: int) -> str:
@@ -142,6 +154,19 @@ class Manifest(Record):
     reject_reasons: dict[str, int]
     seconds: dict[str, float]
     engine: dict[str, str]
+
+
+def by_split(parts: Iterable[Manifest]) -> dict[str, list[Manifest]]:
+    """Manifests by the id of their split, each list in the order of the parts."""
+    found: dict[str, list[Manifest]] = {}
+    for part in sorted(parts, key=lambda part: part.index):
+        found.setdefault(part.split.split_id, []).append(part)
+    return found
+
+
+def is_complete(parts: Sequence[Manifest]) -> bool:
+    """Whether parts of one split, in order, run from its first record to its last."""
+    return [part.index for part in parts] == list(range(len(parts))) and any(part.last for part in parts[-1:])
 
 
 class Generation(Record):

@@ -33,11 +33,8 @@ class Progress:
     bytes_todo: int = 0
     totals: dict[str, float] = dataclasses.field(default_factory=dict)
     started: float = dataclasses.field(default_factory=time.monotonic)
-    first_part: float | None = None
 
     def add(self, amounts: dict[str, float]) -> None:
-        if self.first_part is None and amounts.get("parts"):
-            self.first_part = time.monotonic()
         for name, amount in amounts.items():
             self.totals[name] = self.totals.get(name, 0) + amount
 

@@ -1,7 +1,7 @@
 """What a model directory says about itself, read without torch: layout, pooling, limits, prompts, licence,
 hashes.
 
-In: a local directory, a Hub id or an object-store prefix. Out: a `ModelDir` with a local path, which the
+In: a local directory (`pipeline/model_store.py` brings it there). Out: a `ModelDir`, which the
 tokenizer, the engine, the plan and the fingerprint all read. The rules are those of sentence-transformers 6.2
 when it loads a directory (`modules.json`, `1_Pooling/config.json` in both spellings,
 `sentence_bert_config.json`, `config_sentence_transformers.json`). The dimension is left out on purpose:
@@ -14,18 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import ModelError
 
-__all__ = ["POOLINGS", "ModelDir", "Module", "identity", "resolve"]
+__all__ = ["OTHER_BACKENDS", "POOLINGS", "SUFFIXES", "ModelDir", "Module", "hashes", "is_wanted", "read_model"]
 
 POOLINGS = {
     "cls": "cls", "max": "max", "mean": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len",
@@ -42,8 +38,8 @@ _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".vocab", ".bpe", ".jinja"}
-_OTHER_BACKENDS = {"onnx", "openvino"}
+SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".vocab", ".bpe", ".jinja"}
+OTHER_BACKENDS = {"onnx", "openvino"}
 _NOT_IN_A_VECTOR = {
     "all_results.json", "data_config.json", "eval_results.json", "generation_config.json", "trainer_state.json",
     "train_results.json", "requirements.txt", "license.txt",
@@ -92,124 +88,8 @@ class ModelDir:
     """Relative POSIX path → SHA-256 of every file that can change a vector, sorted."""
 
 
-def identity(model: ModelDir) -> dict[str, Any]:
-    """What of the model goes into the fingerprint: content only, neither names nor places."""
-    return {"files": dict(model.files)}
-
-
-def resolve(
-    path: str, revision: str | None = None, storage_options: Mapping[str, Any] | None = None
-) -> ModelDir:
-    """Bring the model to this node if it is elsewhere, and read what it says about itself.
-
-    `path`: local directory (also `file://`), Hub id (`revision` applies; HF_HOME and HF_HUB_OFFLINE are
-    honoured) or any fsspec URL of a prefix, kept under CORPUS_EMBED_CACHE (default ~/.cache/corpus-embed).
-    Raises ModelError when it cannot be found, reached, or used as it is.
-    """
-    local = Path(os.path.expanduser(path.removeprefix("file://")))
-    if local.is_dir():
-        return _read(local, path)
-    if "://" in path and not path.startswith("file://"):
-        return _from_prefix(path, dict(storage_options or {}))
-    if path.startswith((".", "/", "~", "file://")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
-        raise ModelError(
-            f"{path}: model directory not found. Set model.path to a directory, a Hub id or a URL prefix."
-        )
-    return _read(_from_hub(path, revision), path)
-
-
-# ---------------------------------------------------------------------------------------------- where models come from
-
-
-def _from_hub(repo_id: str, revision: str | None) -> Path:
-    import huggingface_hub
-
-    patterns = [f"*{suffix}" for suffix in sorted(_SUFFIXES)] + ["README.md"]
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=[f"{name}/*" for name in sorted(_OTHER_BACKENDS)],
-            )
-        )
-    except Exception as error:  # the Hub client raises its own, httpx's and OSError alike
-        raise ModelError(
-            f"{repo_id} (revision {revision or 'default'}): not a local directory, and the Hub did not give it: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} Check the name, the revision "
-            "and the network, or put the model in a directory or on the object store and name that."
-        ) from error
-
-
-def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
-    """Download once a node. The key is a hash of the listing, so a changed object is a new directory; the
-    directory appears by rename, so that several actors may start at once; a damaged copy is noticed by its
-    hashes.
-    """
-    import fsspec
-
-    try:
-        filesystem, root = fsspec.core.url_to_fs(url, **storage_options)
-        listing = filesystem.find(root, detail=True)
-    except Exception as error:
-        raise ModelError(f"{url}: the model could not be listed: {type(error).__name__}: {error}") from error
-    root = root.rstrip("/")
-    objects = {name[len(root) :].lstrip("/"): info for name, info in sorted(listing.items())}
-    objects = {name: info for name, info in objects.items() if _is_wanted(name) or name == "README.md"}
-    if not objects:
-        raise ModelError(
-            f"{url}: no model files below this prefix. Set model.path to the prefix with config.json."
-        )
-    rows = [[name, info.get("size"), _version_of(info)] for name, info in objects.items()]
-    key = hashlib.sha256(json.dumps([url, rows], default=str).encode()).hexdigest()[:32]
-    cache = Path(os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed") / "models"
-    final = cache / key
-    for _ in range(2):
-        if not final.is_dir():
-            _download(filesystem, root, objects, final, url)
-        model = _read(final, url)
-        if json.loads((final / ".sha256").read_text()) == model.files:
-            return model
-        final.rename(tempfile.mkdtemp(prefix=f".damaged-{key}-", dir=cache))
-    raise ModelError(f"{url}: the copy in {final} changes while it is read. Clear {cache} and try again.")
-
-
-def _version_of(info: Mapping[str, Any]) -> str:
-    return str(
-        next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(key)), "")
-    )
-
-
-def _download(filesystem: Any, root: str, objects: Mapping[str, Any], final: Path, url: str) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
-    try:
-        for name, info in objects.items():
-            target = staging / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(f"{root}/{name}", str(target))
-            if info.get("size") is not None and target.stat().st_size != info["size"]:
-                raise ModelError(
-                    f"{url}/{name}: {target.stat().st_size} bytes arrived of {info['size']}. Try again."
-                )
-        (staging / ".sha256").write_text(json.dumps(_hashes(staging)))
-        staging.rename(final)
-    except ModelError:
-        raise
-    except Exception as error:
-        if not final.is_dir():  # else another process on this node was first: its copy serves
-            raise ModelError(
-                f"{url}: the model could not be downloaded: {type(error).__name__}: {error}"
-            ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-# ------------------------------------------------------------------------------------------------- what the files say
-
-
-def _read(path: Path, where: str) -> ModelDir:
+def read_model(path: Path, where: str) -> ModelDir:
+    """Read a local model directory; `where` is what messages call it. Raises ModelError when it cannot be used."""
     modules = tuple(
         Module(int(m["idx"]), str(m["name"]), str(m["path"]), str(m["type"]))
         for m in _load_json(path / "modules.json", where, default=[])
@@ -250,7 +130,7 @@ def _read(path: Path, where: str) -> ModelDir:
         similarity=settings.get("similarity_fn_name"),
         truncate_dim=settings.get("truncate_dim"),
         license=_license_of(path / "README.md"),
-        files=_hashes(path),
+        files=hashes(path),
     )
 
 
@@ -324,24 +204,24 @@ def _license_of(readme: Path) -> str | None:
     return plain if plain and plain != "other" else found.get("license_name", plain)
 
 
-def _is_wanted(name: str) -> bool:
+def is_wanted(name: str) -> bool:
     """Can this file (relative POSIX path) change a vector? Unknown JSON counts: a re-embed too many beats a
     stale one.
     """
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
     return (
-        path.suffix in _SUFFIXES
+        path.suffix in SUFFIXES
         and not hidden
-        and not _OTHER_BACKENDS & set(path.parts)
+        and not OTHER_BACKENDS & set(path.parts)
         and path.name.lower() not in _NOT_IN_A_VECTOR
     )
 
 
-def _hashes(path: Path) -> dict[str, str]:
+def hashes(path: Path) -> dict[str, str]:
     hashes = {}
     for name in sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()):
-        if _is_wanted(name):
+        if is_wanted(name):
             with (path / name).open("rb") as file:
                 hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes

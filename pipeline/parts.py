@@ -2,8 +2,8 @@
 
 `cut` reads a split and cuts it into parts; `prepare` cleans, chunks and tokenizes one; `embed` runs the engine over
 its distinct texts. `pipeline/publish.py` takes over from there. `pipeline/stages.py` puts each function into Ray;
-everything here runs and is tested without it. Memory is bounded by one part: `part_bytes` of records,
-RECORDS_PER_PART documents, and their vectors.
+everything here runs and is tested without it. Memory is bounded by one part: `part_bytes` of records, `part_records`
+documents, and their vectors.
 """
 
 from __future__ import annotations
@@ -19,17 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.job import Job
 from pipeline.lineage import Split, part_id
-from pipeline.plan import Job
 from pipeline.prepare.chunk import chunk
 from pipeline.prepare.clean import clean
 from pipeline.read import READERS, ReadOptions, format_of, read_span
 from pipeline.shards import open_shard
 from pipeline.tokenize import Tokenizer
 from pipeline.write.parquet import MAX_PARTITION_STEP, partition_step
-
-RECORDS_PER_PART = 1 << 15
-"""Records after which a part is cut whatever its bytes: bounds the vectors in memory (1,024 dimensions: 128 MiB)."""
 
 
 class Embeds(Protocol):
@@ -81,18 +78,18 @@ def cut(split: Split, job: Job) -> Iterator[Part]:
             for table in read_span(reader, file, span, options):
                 rest = table
                 while rest.num_rows:
-                    if n_bytes >= split.part_bytes or n_records >= RECORDS_PER_PART:
+                    if n_bytes >= split.part_bytes or n_records >= split.part_records:
                         yield Part(split, index, False, tuple(pieces))
                         index, n_bytes, n_records, pieces = index + 1, 0, 0, []
                     sizes = np.cumsum(rest["record_bytes"].to_numpy())
-                    fits = (
-                        int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1
-                    )  # with the record that fills it
-                    taken = rest.slice(0, min(fits, RECORDS_PER_PART - n_records))
+                    # up to the record that fills the part, which still belongs to it
+                    fits = int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1
+                    taken = rest.slice(0, min(fits, split.part_records - n_records))
                     pieces.append((number, taken))
                     n_bytes += int(sizes[taken.num_rows - 1])
                     n_records += taken.num_rows
                     rest = rest.slice(taken.num_rows)
+            file.verify()
     yield Part(split, index, True, tuple(pieces))
 
 
@@ -170,12 +167,9 @@ def _with_sources(part: Part, job: Job) -> pa.Table:
         np.repeat([n for n, _ in part.pieces], [p.num_rows for _, p in part.pieces]).astype(np.int64)
     )
     shards = [span.shard for span in part.split.spans]
-    table = table.append_column(
-        "source_uri", pa.array([shard.uri for shard in shards], pa.string()).take(owner)
-    )
-    table = table.append_column(
-        "source_etag", pa.array([shard.etag for shard in shards], pa.string()).take(owner)
-    )
+    for name in ("uri", "etag"):
+        values = pa.array([getattr(shard, name) for shard in shards], pa.string())
+        table = table.append_column(f"source_{name}", values.take(owner))
     if job.spec.input.id_column is None:
         record = pc.cast(table["source_record"], pa.string())
         default = pc.binary_join_element_wise(table["source_uri"], record, "#")
@@ -193,10 +187,8 @@ def _reject_long_partitions(records: pa.Table, by: Sequence[str]) -> pa.Table:
         long = [value for value in distinct if len(partition_step(name, value)) > MAX_PARTITION_STEP]
         if long:
             bad = pc.and_(pc.is_null(records["reason"]), pc.is_in(values, pa.array(long)))
-            for column, value in (
-                ("reason", "invalid_column"),
-                ("detail", f"partition column {name} is too long"),
-            ):
+            fill = {"reason": "invalid_column", "detail": f"partition column {name} is too long"}
+            for column, value in fill.items():
                 filled = pc.if_else(bad, value, records[column])
                 records = records.set_column(records.column_names.index(column), column, filled)
     return records

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from pipeline import commit, schema
 from pipeline.errors import OutputError
+from pipeline.job import Job
 from pipeline.lineage import FORMAT_VERSION, Generation, Manifest, Source, Split
-from pipeline.plan import Job
 from pipeline.storage import Store
 from pipeline.write import parquet
 

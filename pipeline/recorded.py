@@ -17,9 +17,9 @@ import yaml
 
 from pipeline import commit, dataset
 from pipeline.errors import OutputError
+from pipeline.job import Job
 from pipeline.lineage import Generation, Manifest, Snapshot
 from pipeline.model_dir import ModelDir
-from pipeline.plan import Job
 from pipeline.spec import JobSpec, spec_from
 from pipeline.storage import Store, reason, shown
 
@@ -97,12 +97,11 @@ def recorded_spec(store: Store, run_id: str) -> JobSpec:
     return spec_from(fields, path)
 
 
-def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int, threads: int | None = None) -> Engine:
+def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int) -> Engine:
     """The engine for a job on this machine. prompt_tokens: leading ids of the prompt, from its tokenizer."""
     from pipeline.embed import load_engine
 
     runtime = job.spec.runtime
-    extra: dict[str, Any] = {} if threads is None else {"threads": threads}
     return load_engine(
         model,
         pooling="auto"
@@ -115,7 +114,6 @@ def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int, threads: int |
         max_batch_tokens=None if runtime.max_batch_tokens == "auto" else runtime.max_batch_tokens,
         prompt_tokens=prompt_tokens,
         engine=runtime.engine,
-        **extra,
     )
 
 

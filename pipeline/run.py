@@ -22,9 +22,10 @@ from pipeline import commit, dataset
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError, TooManyRejects
 from pipeline.failpoints import failpoint
+from pipeline.job import resolve
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.metrics import Progress
-from pipeline.plan import Plan, make_plan, missing, plan_table, resolve
+from pipeline.plan import Plan, make_plan, missing, plan_table
 from pipeline.spec import JobSpec
 from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
 from pipeline.storage import Store, shown
@@ -97,9 +98,11 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     context.target_max_block_size = 1 << 20  # parts leave a stage one by one (measured, docs/design.md)
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    pools, totals = pool_sizes(job, len(plan.todo)), Totals.remote()
-    restarts = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
-    stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    pools, totals = pool_sizes(job, len(plan.todo)), ray.remote(Totals).options(num_cpus=0).remote()
+    stage: dict[str, Any] = {
+        "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
+        "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS,
+    }  # fmt: skip
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
     # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
     splits = [pa.table({"id": [number]}) for number in range(len(plan.todo))]
@@ -111,7 +114,6 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
             compute=ActorPoolStrategy(size=pools.tokenizers.workers, max_tasks_in_flight_per_actor=2),
             num_cpus=pools.tokenizers.cpus,
             **stage,
-            **restarts,
         )
         .map_batches(
             EmbedParts,
@@ -124,7 +126,6 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
             num_cpus=pools.embedders.cpus,
             num_gpus=pools.embedders.gpus,
             **stage,
-            **restarts,
         )
     )
     with _watching(plan, store, totals, progress, watch) as stop:

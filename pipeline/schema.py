@@ -97,8 +97,8 @@ def rejects_schema() -> pa.Schema:
 
 
 def vector_type(precision: str, dimension: int) -> pa.DataType:
-    """Arrow type of the embedding column; `dimension` is in values, ubinary packs eight to a byte."""
-    width = dimension // 8 if precision == "ubinary" else dimension
+    """Arrow type of the embedding column; `dimension` is in values, ubinary packs eight to a byte (zero bits fill)."""
+    width = -(-dimension // 8) if precision == "ubinary" else dimension
     return pa.list_(pa.field("element", VECTOR_TYPES[precision], nullable=False), width)
 
 

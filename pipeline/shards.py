@@ -6,14 +6,17 @@ that object. Cost: one listing per URI, one HEAD per opened shard, then ranged r
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO, cast
+from typing import Any, TypeVar, cast
 
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.lineage import Shard
 from pipeline.storage import RANGE_BYTES, filesystem, reason, retried, shown
+
+T = TypeVar("T")
 
 
 def list_shards(
@@ -21,20 +24,23 @@ def list_shards(
 ) -> list[Shard]:
     """All input objects under files, folders, prefixes and globs, sorted by URI, each once.
 
-    Names whose file or folder starts with `_` or `.`, empty names, and (when found by listing) names that `accept`
-    refuses are passed over. Raises SpecError for a URI that names nothing, InputError when listing is refused.
+    What listing finds is passed over when its file or a folder of it starts with `_` or `.`, when `accept` refuses the
+    name, and when it is no regular file (a link to a file is one; linked folders are not entered). Raises SpecError for
+    a URI that names nothing, InputError when listing is refused.
     """
     shards: dict[str, Shard] = {}
     for uri in uris:
         fs, path = filesystem(uri, options)
         try:
-            found, listed = retried(lambda fs=fs, path=path: _expand(fs, path), f"list {shown(uri)}")
-        except PermissionError as error:
-            raise InputError(
-                f"{shown(uri)}: listing was refused: {reason(error)}. Check the credentials."
-            ) from error
+            found, listed = retried(functools.partial(_expand, fs, path), f"list {shown(uri)}")
         except (OSError, ValueError) as error:
+            if isinstance(error, PermissionError):
+                raise _refused(uri, error) from error
             raise SpecError(f"{shown(uri)}: cannot be listed: {reason(error)}. Check input.uri.") from error
+        except Exception as error:
+            if _is_about_credentials(error):
+                raise _refused(uri, error) from error
+            raise
         named = {
             name: info
             for name, info in found.items()
@@ -46,19 +52,44 @@ def list_shards(
             )
         for name, info in named.items():
             full = str(fs.unstrip_protocol(name))
+            if info.get("size") is None:
+                raise SpecError(
+                    f"{shown(full)}: the server does not say how long it is. Copy it to a store that does."
+                )
             shards[full] = Shard(uri=full, etag=_etag(info), size_bytes=int(info["size"]))
     return [shards[uri] for uri in sorted(shards)]
 
 
 def _expand(fs: Any, path: str) -> tuple[dict[str, dict[str, Any]], bool]:
+    """(objects by name, whether a listing found them or the path names one)."""
     if re.search(r"[*?\[]", path):
         found = fs.glob(path, detail=True)
-        return {name: info for name, info in found.items() if info["type"] == "file"}, True
+        if not found and fs.isfile(path):  # a name that happens to hold such a character
+            return {path: fs.info(path)}, False
+        return _files(fs, found), True
     found = fs.find(path, detail=True)
     if list(found) == [path] or not found:
         info = fs.info(path)
         return ({path: info}, False) if info["type"] == "file" else ({}, True)
-    return found, True
+    return _files(fs, found), True
+
+
+def _files(fs: Any, found: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Files among listed objects. A local listing describes a link itself; here it stands for the file behind it."""
+    seen = {
+        name: fs.info(name) if info.get("islink") and fs.exists(name) else info
+        for name, info in found.items()
+    }
+    return {name: info for name, info in seen.items() if info["type"] == "file"}
+
+
+def _refused(uri: str, error: BaseException) -> InputError:
+    return InputError(f"{shown(uri)}: access was refused: {reason(error)}. Check the credentials.")
+
+
+def _is_about_credentials(error: BaseException) -> bool:
+    """botocore's NoCredentialsError and PartialCredentialsError are neither OSError nor ValueError."""
+    return "Credential" in type(error).__name__
 
 
 def _visible(name: str, root: str) -> bool:
@@ -80,53 +111,70 @@ def _etag(info: Mapping[str, Any]) -> str:
     return f"{changed}-{info.get('ino', '')}-{info['size']}".replace(" ", "T")
 
 
-def open_shard(shard: Shard, options: Mapping[str, Any]) -> BinaryIO:
+class ShardFile(io.BufferedReader):
+    """A shard open for reading; `verify` asks the store once more whether it still is the planned object."""
+
+    def verify(self) -> None:
+        """To be called when a reader is done. Raises ShardChanged."""
+        cast(_PinnedShard, self.raw).verify()
+
+
+def open_shard(shard: Shard, options: Mapping[str, Any]) -> ShardFile:
     """Open a shard for reading, pinned to the planned ETag: bytes of two versions are never mixed.
 
-    Returns a seekable raw reader. Raises ShardChanged when the object is gone or is another one, at opening or at any
-    read after it (S3 reads carry If-Match; elsewhere the end of the file is checked against the plan again).
+    Returns a seekable raw reader. Raises ShardChanged when the object is gone or is another one: on S3 at opening and
+    at any read after it (each carries If-Match), elsewhere at opening, at the end of the file, and in `verify`.
     """
-    return cast(BinaryIO, io.BufferedReader(_PinnedShard(shard, options), buffer_size=1 << 20))
+    return ShardFile(_PinnedShard(shard, options), buffer_size=1 << 20)
 
 
 class _PinnedShard(io.RawIOBase):
     def __init__(self, shard: Shard, options: Mapping[str, Any]) -> None:
         self._shard, self._what = shard, f"read {shown(shard.uri)}"
         self._fs, self._path = filesystem(shard.uri, options)
-        self._verify()
+        protocols = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
+        self._pinned_by_store = "s3" in protocols
         # readahead: shards are read front to back; one request of 8 MiB a time (s3fs pins each with If-Match)
-        settings = (
-            {} if "file" in self._fs.protocol else {"block_size": RANGE_BYTES, "cache_type": "readahead"}
-        )
-        self._file = retried(lambda: self._fs.open(self._path, "rb", **settings), self._what)
+        settings = {} if "file" in protocols else {"block_size": RANGE_BYTES, "cache_type": "readahead"}
+        self._file = self._asked(lambda: self._fs.open(self._path, "rb", **settings))
+        # After opening, and on S3 what the open file was pinned to: whatever is compared is what will be read.
+        if self._pinned_by_store:
+            self._compare(self._file.details)
+        else:
+            self.verify()
 
-    def _verify(self) -> None:
+    def verify(self) -> None:
+        if not self._pinned_by_store:
+            self._compare(self._asked(lambda: self._fs.info(self._path)))
+
+    def _compare(self, info: Mapping[str, Any]) -> None:
         shard = self._shard
-        try:
-            info = retried(lambda: self._fs.info(self._path), self._what)
-        except FileNotFoundError as error:
-            raise ShardChanged(
-                f"{shown(shard.uri)}: planned with ETag {shard.etag}, but it is gone"
-            ) from error
-        except OSError as error:
-            raise InputError(f"{shown(shard.uri)}: cannot be read: {reason(error)}") from error
         if (_etag(info), int(info["size"])) != (shard.etag, shard.size_bytes):
             raise ShardChanged(
                 f"{shown(shard.uri)}: planned with ETag {shard.etag} and {shard.size_bytes} bytes, found "
                 f"{_etag(info)} and {info['size']} bytes. It is planned again."
             )
 
-    def readinto(self, buffer: Any) -> int:
+    def _asked(self, request: Callable[[], T]) -> T:
+        """One request, again after transient failures, with the errors of a store as ours."""
+        shard = self._shard
         try:
-            data = retried(lambda: self._file.read(len(buffer)), self._what)
+            return retried(request, self._what)
         except FileNotFoundError as error:
-            raise ShardChanged(f"{shown(self._shard.uri)}: vanished while it was read") from error
+            raise ShardChanged(
+                f"{shown(shard.uri)}: planned with ETag {shard.etag}, but it is gone"
+            ) from error
         except OSError as error:
             if type(error).__name__ == "FileExpired":
-                raise ShardChanged(f"{shown(self._shard.uri)}: changed while it was read") from error
-            raise InputError(f"{shown(self._shard.uri)}: cannot be read: {reason(error)}") from error
-        if not data and self._file.tell() >= self._shard.size_bytes:
-            self._verify()
+                raise ShardChanged(f"{shown(shard.uri)}: changed while it was read") from error
+            if isinstance(error, PermissionError):
+                raise _refused(shard.uri, error) from error
+            raise InputError(f"{shown(shard.uri)}: cannot be read: {reason(error)}") from error
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._asked(lambda: self._file.read(len(buffer)))
+        if not data:
+            self.verify()  # the end, or what another program made of it
         buffer[: len(data)] = data
         return len(data)
 

@@ -15,17 +15,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
 from pipeline import commit, metrics, parts, publish, tokenize
 from pipeline.errors import ShardChanged
-from pipeline.plan import Job, Todo
+from pipeline.job import Job
+from pipeline.plan import Todo
 from pipeline.storage import Store
 
 
-@ray.remote(num_cpus=0)
 class Totals:
     """Where write tasks report finished parts, and the driver asks. Losing it loses a display, never data."""
 
@@ -90,6 +89,7 @@ class EmbedParts:
             max_batch_tokens=None if runtime.max_batch_tokens == "auto" else runtime.max_batch_tokens,
             prompt_tokens=_prompt_tokens(job),
             engine=runtime.engine,
+            threads=threads,
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -125,7 +126,7 @@ class Store:
         for start in range(0, len(relatives), 256):
             batch = relatives[start : start + 256]
             paths = [self.path(relative) for relative in batch]
-            found = retried(lambda paths=paths: self.fs.cat(paths), self._named("read", batch[0]))
+            found = retried(functools.partial(self.fs.cat, paths), self._named("read", batch[0]))
             yield from ((relative, found[path]) for relative, path in zip(batch, paths, strict=True))
 
     def read_or_none(self, relative: str) -> bytes | None:

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from pipeline import dataset, parts
 from pipeline.errors import OutputError
+from pipeline.job import Job
 from pipeline.lineage import Shard, Span, Split
 from pipeline.origin import SOURCE_GONE, Record, digest_of, key_of, read_records, shard_of
-from pipeline.plan import Job
 from pipeline.recorded import Recorded, load_engine_of
 from pipeline.storage import shown
 from pipeline.tokenize import load_tokenizer

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.embed import load_engine
 from pipeline.errors import ModelError
-from pipeline.model_dir import resolve
+from pipeline.model_store import resolve
 from tests.model_dirs import bert_mean, llama_last_token
 
 LENGTHS = np.array([3, 17, 1, 0, 17, 40, 2, 5, 17, 64, 1, 33])

@@ -22,11 +22,15 @@ MAX_LINES = 250
 SIBLINGS = {"read", "prepare", "tokenize", "embed", "write"}
 # Which layer a module is in, by its first name below `pipeline`. A module may import its own layer and those below.
 LAYERS = {
-    **dict.fromkeys(["errors", "lineage", "schema", "storage", "metrics", "model_dir", "failpoints"], 0),
+    **dict.fromkeys(["errors", "lineage", "schema", "storage", "metrics", "model_dir", "model_store", "failpoints"], 0),
     **dict.fromkeys(SIBLINGS, 1),
     "spec": 2,
     **dict.fromkeys(
         [
+            "job",
+            "splits",
+            "origin",
+            "invariants",
             "plan",
             "parts",
             "shards",
@@ -51,7 +55,7 @@ LAYERS = {
 ROOMS = {
     "torch": ("embed/",),
     "fugashi": ("tokenize/mecab.py",),
-    "ray": ("run.py", "stages.py"),
+    "ray": ("run.py", "stages.py", "cluster.py"),
 }
 
 

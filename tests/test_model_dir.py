@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.model_dir import identity, resolve
+from pipeline.model_store import resolve
 from tests.model_dirs import bert_dense_normalize, bert_japanese, bert_mean, llama_last_token, minilm
 
 
@@ -136,15 +136,15 @@ def test_a_module_of_foreign_code_is_refused(copy):
 
 
 def test_identity_sees_weights_and_vocabulary_but_neither_card_nor_other_backends(copy):
-    before = identity(resolve(str(copy)))
+    before = resolve(str(copy)).files
     (copy / "README.md").write_text("another card")
     (copy / "onnx").mkdir()
     (copy / "onnx" / "config.json").write_text("{}")
     (copy / "pytorch_model.bin").write_bytes(b"old")
-    assert identity(resolve(str(copy))) == before
+    assert resolve(str(copy)).files == before
     with (copy / "vocab.txt").open("a") as file:
         file.write("new\n")
-    assert identity(resolve(str(copy))) != before
+    assert resolve(str(copy)).files != before
 
 
 def test_a_missing_directory_and_an_unreachable_name_say_what_to_do(monkeypatch):

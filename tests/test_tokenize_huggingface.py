@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ModelError, SpecError
-from pipeline.model_dir import resolve
+from pipeline.model_store import resolve
 from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.tokens import Tokens
 from tests.model_dirs import llama_last_token, sample_texts

@@ -16,7 +16,8 @@ from pipeline import commit
 from pipeline import vacuum as vacuum_module
 from pipeline.dataset import open_dataset
 from pipeline.errors import OutputError
-from pipeline.plan import make_plan, resolve
+from pipeline.job import resolve
+from pipeline.plan import make_plan
 from pipeline.storage import Store
 from pipeline.vacuum import vacuum
 from pipeline.verify import verify

@@ -12,7 +12,6 @@ import torch
 
 from pipeline.embed.base import DTYPES, Engine, EngineOptions, EngineStats, quiet_loading
 from pipeline.embed.packed import load_packed
-from pipeline.embed.padded import PaddedEngine
 from pipeline.errors import ModelError
 from pipeline.model_dir import POOLINGS, ModelDir
 
@@ -32,6 +31,7 @@ def load_engine(
     max_batch_tokens: int | None = None,
     prompt_tokens: int = 0,
     engine: str = "auto",
+    threads: int | None = None,
 ) -> Engine:
     """Load the weights and choose the engine: packed for plain BERT and Llama models, else padded.
 
@@ -39,8 +39,10 @@ def load_engine(
     the directory says), True or False. truncate_dim: None means what the directory says; vectors of a
     normalising model are brought back to length 1 after the cut. max_batch_tokens: None means the engine's
     default. prompt_tokens: leading ids of the prompt, which pooling leaves out only where the directory says
-    so (`include_prompt: false`). Raises ModelError for an impossible combination or damaged weights.
+    so (`include_prompt: false`). threads: of torch in this process, None leaves them alone. Raises ModelError for an impossible combination or damaged weights.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("engine", engine, ("auto", "packed", "padded"))
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -66,6 +68,10 @@ def load_engine(
                     f"{model.path}: engine 'packed' cannot run it: {loaded}. Set engine to 'auto'."
                 )
             log.info("%s: padded engine, because packed cannot run it: %s", model.path, loaded)
+        from pipeline.embed.padded import (
+            PaddedEngine,  # sentence-transformers: 3 s that packed models do without
+        )
+
         return PaddedEngine(model, options)
 
 

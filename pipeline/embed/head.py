@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sentence_transformers.util import import_from_string
 from torch import nn
 
 from pipeline.errors import ModelError
@@ -51,6 +50,10 @@ def load_head(model: ModelDir, normalize: bool, truncate_dim: int | None) -> Hea
     """Raises ModelError when a module's files cannot be loaded."""
     behind = [i for i, module in enumerate(model.modules) if module.kind == "Pooling"]
     loaded: list[nn.Module] = []
+    if behind and model.modules[behind[0] + 1 :]:
+        from sentence_transformers.util import (
+            import_from_string,  # 3 s: only for models that have such modules
+        )
     for module in model.modules[behind[0] + 1 :] if behind else ():
         try:
             kind: Any = import_from_string(module.type)

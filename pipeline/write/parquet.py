@@ -25,16 +25,20 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 MAX_PARTITION_STEP = 255
 """Bytes of one `name=value` folder: what local file systems allow for a name."""
 
+_MAX_BFLOAT16 = np.array(0x7F7F0000, np.uint32).view(np.float32)
 _PLAIN = ("doc_id", "text", "embedding", "embedding_scale", "text_sha256")
 
 
 def round_vectors(vectors: npt.NDArray[np.float32], precision: str) -> npt.NDArray[np.float32]:
-    """Round (N, D) float32 to the nearest float16 or bfloat16 value, still as float32. Other precisions pass."""
+    """Round (N, D) finite float32 to the nearest finite float16 or bfloat16 value, still as float32.
+
+    Other precisions pass.
+    """
     if precision == "float16":
         limit = np.float32(np.finfo(np.float16).max)
         return np.clip(vectors, -limit, limit).astype(np.float16).astype(np.float32)
     if precision == "bfloat16":
-        bits = np.ascontiguousarray(vectors).view(np.uint32)
+        bits = np.clip(vectors, -_MAX_BFLOAT16, _MAX_BFLOAT16).view(np.uint32)
         rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))  # ties to even
         return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
     return vectors
@@ -51,7 +55,8 @@ def vector_columns(vectors: npt.NDArray[np.float32], precision: str) -> dict[str
     columns: dict[str, pa.Array] = {}
     if precision == "int8":
         largest = np.abs(vectors).max(axis=1, initial=0.0)
-        scale = np.where(largest > 0, largest / 127.0, 1.0).astype(np.float32)
+        scale = (largest / 127.0).astype(np.float32)
+        scale[scale == 0] = 1.0  # a zero vector, or one so small that its scale is not a float32
         values = np.rint(vectors / scale[:, None]).astype(np.int8)
         columns["embedding_scale"] = pa.array(scale)
     elif precision == "ubinary":
@@ -66,7 +71,9 @@ def vector_columns(vectors: npt.NDArray[np.float32], precision: str) -> dict[str
 
 def partition_step(name: str, value: str | None) -> str:
     """One Hive folder `name=value`, percent-encoded, so that no value can leave the folder above it."""
-    escaped = NULL_PARTITION if value is None or value == "" else quote(value, safe="")
+    escaped = NULL_PARTITION if value is None else quote(value, safe="")
+    if value == NULL_PARTITION:
+        escaped = "%5F" + NULL_PARTITION[1:]
     return f"{quote(name, safe='')}={escaped}"
 
 

@@ -16,7 +16,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from pipeline.embed import load_engine
-from pipeline.model_dir import POOLINGS, resolve
+from pipeline.model_dir import POOLINGS
+from pipeline.model_store import resolve
 from tests.model_dirs import (
     bert_dense_normalize,
     bert_japanese,

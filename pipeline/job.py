@@ -1,0 +1,95 @@
+"""The resolved job: a spec and what its model directory says in, a `Job` with its fingerprint out.
+
+A fingerprint is the hash of the identity: everything that can change a vector or a row, as nested plain data. Cost: one
+SHA-256 pass over the model files. Neither torch nor ray is imported here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline import model_store
+from pipeline.errors import ModelError, SpecError
+from pipeline.lineage import content_hash
+from pipeline.model_dir import ModelDir
+from pipeline.spec import JobSpec
+from pipeline.tokenize.versions import versions
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A spec with every `auto` resolved, and its fingerprint: what each worker needs to know."""
+
+    spec: JobSpec
+    device: str
+    dtype: str
+    pooling: str
+    normalize: bool
+    prompt: str | None
+    max_tokens: int
+    identity: dict[str, Any]
+    model_license: str | None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return content_hash(self.identity, 16)
+
+    def model(self) -> ModelDir:
+        """The model directory on this node. Raises ModelError if its files are not the ones that were planned."""
+        found = _model(self.spec)
+        if found.files != self.identity["model"]["files"]:
+            raise ModelError(
+                f"{self.spec.model.path}: the model files on this node differ from those the run was planned with. "
+                "Give every node the same files, or name an object-store prefix or a Hub id with a revision."
+            )
+        return found
+
+
+def resolve(spec: JobSpec, device: str) -> Job:
+    """Settle every `auto` of a spec on a device ("cpu" or "cuda"). Raises ModelError or SpecError."""
+    model = _model(spec)
+    wanted = spec.model
+    if wanted.prompt_name is not None and wanted.prompt_name not in model.prompts:
+        raise SpecError(
+            f"model.prompt_name '{wanted.prompt_name}': the model has {sorted(model.prompts) or 'no prompts'}"
+        )
+    name = wanted.prompt_name or model.default_prompt_name
+    prompt = wanted.prompt if wanted.prompt is not None else model.prompts.get(name) if name else None
+    if wanted.pooling == "auto" and model.pooling is None and not model.modules:
+        raise ModelError(
+            f"{wanted.path}: a plain transformers directory does not say how to pool. Set model.pooling."
+        )
+    dtype = wanted.dtype if wanted.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
+    pooling = wanted.pooling if wanted.pooling != "auto" else model.pooling or "none"
+    normalize = model.normalize if wanted.normalize == "auto" else wanted.normalize
+    max_tokens = model.max_tokens if wanted.max_tokens == "auto" else min(wanted.max_tokens, model.max_tokens)
+    prepare = spec.prepare.model_dump(mode="json")
+    if spec.prepare.long_documents == "truncate":
+        del prepare["chunk"]
+    identity = {
+        "model": {
+            "files": model.files, "pooling": pooling, "normalize": normalize, "prompt": prompt,
+            "max_tokens": max_tokens, "dtype": dtype, "truncate_dim": wanted.truncate_dim or model.truncate_dim,
+        },
+        "tokenizer": versions(model),
+        "prepare": prepare,
+        "input": spec.input.model_dump(mode="json", exclude={"uri", "storage_options"}),
+        "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
+    }  # fmt: skip
+    return Job(spec, device, dtype, pooling, normalize, prompt, max_tokens, identity, model.license)
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Dotted names of what two identities disagree on."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() | new.keys():
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield name
+
+
+def _model(spec: JobSpec) -> ModelDir:
+    return model_store.resolve(spec.model.path, spec.model.revision, spec.input.storage_options)

@@ -1,0 +1,158 @@
+"""A run without torch, transformers and Ray: the real flow of a part and the real commit protocol round a stand-in model.
+
+In: a job spec. Out: the same objects under the output as a run makes. The stand-in tokenizer gives the bytes of a text,
+the stand-in engine hashes them, so that equal texts have equal vectors and nothing has to be loaded.
+Cost: half a second of imports in a fresh process, milliseconds a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import commit, parts, publish
+from pipeline.failpoints import failpoint
+from pipeline.job import Job
+from pipeline.lineage import Manifest, Snapshot
+from pipeline.plan import Plan, make_plan, missing, plan_table
+from pipeline.spec import JobSpec, spec_from
+from pipeline.storage import Store
+from pipeline.tokenize.tokens import Tokens
+
+DIM = 8
+
+
+class ByteTokenizer:
+    """One id a byte of UTF-8; no special tokens."""
+
+    prompt_tokens = 0
+    special_tokens = 0
+    versions: dict[str, str] = {}
+
+    def __init__(self, max_tokens: int = 512, prompt: str = "") -> None:
+        self.max_tokens, self.prompt = max_tokens, prompt
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        ids = [np.frombuffer((self.prompt + text).encode(), np.uint8).astype(np.int32) for text in texts]
+        offsets = np.cumsum([0, *(min(len(found), self.max_tokens) for found in ids)]).astype(np.int64)
+        flat = np.concatenate([np.empty(0, np.int32), *(found[: self.max_tokens] for found in ids)])
+        return Tokens(flat, offsets, np.array([len(found) > self.max_tokens for found in ids], bool))
+
+    def count(self, texts: Sequence[str]) -> np.ndarray:
+        return np.array([len(text.encode()) for text in texts], np.int64)
+
+
+class HashEngine:
+    """(N, DIM) float32 from a hash of the ids; remembers how many texts it saw."""
+
+    name = "stand-in"
+    dim = DIM
+
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+
+    def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        texts = [ids[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        self.seen += texts
+        return np.array([vector_of(text) for text in texts], np.float32).reshape(-1, DIM)
+
+
+def vector_of(ids: bytes) -> np.ndarray:
+    digest = np.frombuffer(hashlib.sha256(ids).digest()[: 2 * DIM], np.uint16).astype(np.float32)
+    return digest / 65536 - 0.5
+
+
+def vector_of_text(text: str) -> np.ndarray:
+    return vector_of(np.frombuffer(text.encode(), np.uint8).astype(np.int32).tobytes())
+
+
+def make_spec(input_uri: str | Sequence[str] | Path, output_uri: str | Path, **sections: dict[str, Any]) -> JobSpec:
+    uri = input_uri if isinstance(input_uri, list | tuple) else str(input_uri)
+    fields: dict[str, Any] = {
+        "name": "stand-in",
+        "input": {"uri": uri, "id_column": "id"},
+        "model": {"path": "stand-in"},
+        "output": {"uri": str(output_uri)},
+        "runtime": {"device": "cpu", "max_reject_fraction": 1.0},
+    }
+    for section, values in sections.items():
+        fields[section] = {**fields.get(section, {}), **values}
+    return spec_from(fields)
+
+
+def job_of(spec: JobSpec, **changes: Any) -> Job:
+    """What `resolve` would give, without a model directory."""
+    identity = {
+        "model": {"files": {"weights": "0" * 64}, "dtype": "float32"},
+        "prepare": spec.prepare.model_dump(mode="json"),
+        "input": spec.input.model_dump(mode="json", exclude={"uri", "storage_options"}),
+        "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
+    }
+    fields = {
+        "spec": spec, "device": "cpu", "dtype": "float32", "pooling": "mean", "normalize": False, "prompt": None,
+        "max_tokens": 512, "identity": identity, "model_license": None,
+    }  # fmt: skip
+    return Job(**{**fields, **changes})
+
+
+def store_of(spec: JobSpec) -> Store:
+    return Store(spec.output.uri, spec.output.storage_options)
+
+
+def prepared_parts(
+    spec: JobSpec, plan: Plan, tokenizer: ByteTokenizer | None = None
+) -> Iterator[parts.Prepared]:
+    """The parts of a plan that have no manifest yet, up to the model."""
+    for todo in plan.todo:
+        for part in parts.cut(todo.split, plan.job):
+            if part.index not in todo.finished:
+                yield parts.prepare(part, plan.job, tokenizer or ByteTokenizer(), plan.run_id)
+
+
+def publish_prepared(prepared: parts.Prepared, job: Job, store: Store, engine: HashEngine) -> Manifest:
+    vectors = parts.embed(prepared.tokens, prepared.rows, engine, job.normalize)
+    header = {
+        **prepared.header, "seconds": {}, "n_padded_tokens": len(engine.seen), "engine": {"name": engine.name},
+    }  # fmt: skip
+    commit.publish_generation(store, publish.generation_of(job, engine.dim))
+    return publish.publish_part(header, prepared.rows, prepared.rejects, vectors, job, store)
+
+
+def run(
+    spec: JobSpec,
+    engine: HashEngine | None = None,
+    *,
+    stop_after: int | None = None,
+    tokenizer: ByteTokenizer | None = None,
+) -> Snapshot | None:
+    """One run. `stop_after`: publish so many parts and end without a commit, as a killed run would; returns None."""
+    store, job = store_of(spec), job_of(spec)
+    engine = engine or HashEngine()
+    plan = make_plan(job, store)
+    if plan.nothing_to_do:
+        return plan.head
+    store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+    store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
+    failpoint("after_plan")
+    for number, prepared in enumerate(prepared_parts(spec, plan, tokenizer)):
+        if number == stop_after:
+            return None
+        publish_prepared(prepared, job, store, engine)
+    finished = commit.load_manifests(store, job.fingerprint, plan.done)
+    assert not missing(plan, finished)
+    return commit_plan(plan, store, finished)
+
+
+def commit_plan(
+    plan: Plan, store: Store, finished: Sequence[Manifest], *, complete: bool = True
+) -> Snapshot:
+    """The snapshot of a plan, on the head that it was planned on."""
+    targets = {t.split.split_id for t in plan.todo} | {part.split.split_id for part in plan.done}
+    live = [part for part in finished if part.split.split_id in targets]
+    return commit.commit_snapshot(
+        store, live, run_id=plan.run_id, fingerprint=plan.job.fingerprint, parent=plan.head, complete=complete
+    )

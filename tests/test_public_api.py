@@ -1,0 +1,124 @@
+"""What `import pipeline` promises: the names, the lightness, and that `plan` and `run` stay functions.
+
+Oracle: fresh interpreters, since this process has imported everything already.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+import pipeline
+from pipeline import errors
+from tests.outputs import make_spec, write_shard
+
+ROOT = Path(__file__).parent.parent
+NAMES = {"JobSpec", "load_spec", "open_dataset", "plan", "read_vectors", "run"}
+
+
+def fresh(code: str) -> object:
+    """What `code` prints as JSON in an interpreter that has imported nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_public_names_are_these_and_every_one_resolves() -> None:
+    assert set(pipeline.__all__) == NAMES | set(errors.__all__)
+    assert pipeline.__all__ == sorted(pipeline.__all__)
+    assert all(getattr(pipeline, name) is not None for name in pipeline.__all__)
+    assert set(pipeline.__all__) <= set(dir(pipeline))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'embed_everything'"):
+        _ = pipeline.embed_everything
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    heavy = [
+        "torch",
+        "ray",
+        "transformers",
+        "pyarrow",
+        "numpy",
+        "pydantic",
+        "fsspec",
+        "yaml",
+        "rich",
+        "typer",
+    ]
+    code = f"import pipeline, json, sys; print(json.dumps([n for n in {heavy} if n in sys.modules]))"
+    assert fresh(code) == []
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "import pipeline",
+        "import pipeline.run, pipeline.plan",
+        "import pipeline.cli",  # imports the module pipeline.plan
+        "from pipeline.run import run; from pipeline.plan import make_plan; import pipeline",
+        "import pipeline, importlib; importlib.import_module('pipeline.run'); importlib.import_module('pipeline.plan')",
+        "import pipeline; from pipeline import plan, run; import pipeline.run, pipeline.plan",
+    ],
+)
+def test_plan_and_run_are_functions_whatever_was_imported_before(statements: str) -> None:
+    code = f"{statements}\nimport json; print(json.dumps([type(pipeline.plan).__name__, type(pipeline.run).__name__]))"
+    assert fresh(code) == ["function", "function"]
+
+
+def test_the_modules_behind_them_can_still_be_imported_from() -> None:
+    code = (
+        "import pipeline; from pipeline.plan import make_plan; from pipeline.run import run\n"
+        "import json; print(json.dumps([make_plan.__module__, run.__module__]))"
+    )
+    assert fresh(code) == ["pipeline.plan", "pipeline.run"]
+
+
+def test_a_plan_with_a_device_needs_neither_ray_nor_torch(tmp_path: Path, bert_mean_dir: Path) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "1", "text": "one"}])
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, runtime={"device": "cpu"})
+    (tmp_path / "job.yaml").write_text(spec.to_yaml(), encoding="utf-8")
+    code = (
+        f"import json, sys, pipeline\nfound = pipeline.plan({str(tmp_path / 'job.yaml')!r})\n"
+        "print(json.dumps([len(found.shards), len(found.todo), [n for n in ('ray', 'torch') if n in sys.modules]]))"
+    )
+    assert fresh(code) == [1, 1, []]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_spec_may_be_an_object_a_mapping_or_a_path(tmp_path: Path, bert_mean_dir: Path) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "1", "text": "one"}])
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, runtime={"device": "cpu"})
+    path = tmp_path / "job.yaml"
+    path.write_text(spec.to_yaml(), encoding="utf-8")
+    plans = [pipeline.plan(given) for given in (spec, spec.model_dump(mode="json"), str(path), path)]
+    assert len({plan.run_id for plan in plans}) == 1
+
+
+def test_a_wrong_spec_is_a_spec_error(tmp_path: Path) -> None:
+    with pytest.raises(pipeline.SpecError, match="input"):
+        pipeline.plan({"name": "x"})
+    with pytest.raises(pipeline.SpecError, match="cannot be read"):
+        pipeline.run(tmp_path / "missing.yaml")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_run_then_read(tmp_path: Path, bert_mean_dir: Path) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": str(n), "text": f"text number {n}"} for n in range(5)])
+    out = str(tmp_path / "out")
+    spec = make_spec(str(tmp_path / "in"), out, bert_mean_dir, runtime={"device": "cpu"})
+    assert pipeline.run(spec).embedded
+    ids, vectors = pipeline.read_vectors(out)
+    assert sorted(ids.to_pylist()) == [str(n) for n in range(5)]
+    assert vectors.shape[0] == 5
+    assert isinstance(pipeline.open_dataset(out), ds.Dataset)
