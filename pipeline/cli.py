@@ -12,12 +12,10 @@ import datetime
 import json
 import signal
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
-import pydantic_core
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from pipeline import commit, display
 from pipeline.errors import CorpusEmbedError, SpecError
@@ -30,8 +28,11 @@ app = typer.Typer(
     help="Embed a corpus: shards in, searchable Parquet with lineage out.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+# typer 0.29 carries its own click and does not export its UsageError
+_USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
+console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="job spec (YAML)")]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
@@ -61,9 +62,9 @@ def plan(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_
         device = _cluster_device(job_spec, address)
     found = make_plan(resolve(job_spec, device), Store(job_spec.output.uri, job_spec.output.storage_options))
     if as_json:
-        _print_json(found.summary())
+        display.print_json(found.summary())
     else:
-        display.show_plan(Console(highlight=False, soft_wrap=True), found)
+        display.show_plan(display.stdout(), found)
 
 
 @app.command()
@@ -81,7 +82,7 @@ def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_j
             job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found)
         )
     if as_json:
-        _print_json({"embedded": result.embedded, "snapshot": result.snapshot.model_dump(mode="json"),
+        display.print_json({"embedded": result.embedded, "snapshot": result.snapshot.model_dump(mode="json"),
                      "run": result.progress.summary(), "plan": result.plan.summary()})  # fmt: skip
     elif result.embedded:
         display.report(console, result.progress, job_spec.output.uri, result.snapshot)
@@ -101,7 +102,7 @@ def status(output: Output, options: Options = "{}", as_json: AsJson = False) -> 
     waiting = len(names - {part.part_id for part in live})
     numbers = commit.snapshot_numbers(store)
     if as_json:
-        _print_json(
+        display.print_json(
             {
                 "head": head.model_dump(mode="json") if head else None,
                 "snapshots": numbers,
@@ -109,20 +110,7 @@ def status(output: Output, options: Options = "{}", as_json: AsJson = False) -> 
             }
         )
         return
-    out = Console(highlight=False, soft_wrap=True)
-    if head is None:
-        out.print(f"no snapshot yet; {waiting} parts are finished")
-        return
-    state = "complete" if head.complete else "partial: its run has not ended"
-    out.print(
-        f"snapshot {head.number} ({state}), {len(numbers)} kept, run {head.run_id}, fingerprint {head.fingerprint}"
-    )
-    out.print(
-        f"{head.n_rows} rows, {head.n_documents} documents, {head.n_rejects} rejects {head.reject_reasons or ''}"
-    )
-    out.print(
-        f"{head.n_files} files, {display.human(head.size_bytes)}, {head.n_tokens} tokens; {waiting} parts outside the head"
-    )
+    display.show_status(head, numbers, waiting)
 
 
 @app.command()
@@ -136,13 +124,9 @@ def verify(
 
     found = verify_output(output, _options(options), snapshot=snapshot, sample=sample, model_path=model_path)
     if as_json:
-        _print_json(dataclasses.asdict(found) | {"ok": found.ok})
+        display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
-        out = Console(highlight=False, soft_wrap=True)
-        for check in found.checks:
-            out.print(
-                f"{'[green]ok  [/green]' if check.ok else '[red]FAIL[/red]'} {check.name}: {check.detail}"
-            )
+        display.show_checks(found.checks)
     if not found.ok:
         raise typer.Exit(1)
 
@@ -157,10 +141,10 @@ def trace(
 
     found = trace_row(output, _options(options), row, snapshot=snapshot)
     if as_json:
-        _print_json(dataclasses.asdict(found) | {"ok": found.ok})
+        display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
         for line in found.lines():
-            Console(highlight=False, soft_wrap=True).print(line, markup=False)
+            display.stdout().print(line, markup=False)
     if not found.ok:
         raise typer.Exit(1)
 
@@ -186,16 +170,9 @@ def search(
         model_path=model_path,
     )
     if as_json:
-        _print_json({"hits": [dataclasses.asdict(hit) for hit in hits]})
+        display.print_json({"hits": [dataclasses.asdict(hit) for hit in hits]})
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("score", "doc_id", "chunk", "text"):
-        table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
-    for hit in hits:
-        table.add_row(
-            f"{hit.score:.4f}", hit.doc_id, str(hit.chunk), " ".join((hit.text or "").split())[:100]
-        )
-    Console(highlight=False).print(table)
+    display.show_hits(hits)
 
 
 @app.command()
@@ -210,25 +187,27 @@ def vacuum(
 
     grace = datetime.timedelta(hours=older_than_hours)
     found = vacuum_output(output, _options(options), keep_snapshots=keep, older_than=grace, delete=delete)
-    _show_fields(found, as_json)
+    display.show_fields(found, as_json)
 
 
 @app.command()
 def schema() -> None:
     """The JSON Schema of a job spec, for editors and checks."""
-    _print_json(JobSpec.model_json_schema())
+    display.print_json(JobSpec.model_json_schema())
 
 
 def main() -> NoReturn:
     """Console script: runs a command, turns errors of ours into a message and an exit code."""
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        app(standalone_mode=False)
-        code = 0
+        code = int(app(standalone_mode=False) or 0)  # typer returns the code of a typer.Exit here
     except CorpusEmbedError as error:
         console.print(f"[red]{type(error).__name__}[/red]: ", end="")
         console.print(str(error), markup=False)
         code = error.exit_code
+    except _USAGE_ERROR as error:
+        console.print(str(error), markup=False)
+        code = SpecError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         console.print("stopped; finished parts are kept, run the same command again to go on")
         code = 130
@@ -258,23 +237,3 @@ def _options(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise SpecError(f"--storage-options {text}: a JSON object is needed")
     return found
-
-
-def _show_fields(found: Any, as_json: bool) -> None:
-    fields = dataclasses.asdict(found)
-    if as_json:
-        _print_json(fields)
-        return
-    out = Console(highlight=False, soft_wrap=True)
-    for name, value in fields.items():
-        out.print(f"{name}: ", end="", style="bold")
-        out.print(
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
-            markup=False,
-        )
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(
-        json.dumps(value, ensure_ascii=False, indent=1, default=pydantic_core.to_jsonable_python) + "\n"
-    )

@@ -5,13 +5,20 @@ Reads `Plan` and `Progress`, prints with rich; nothing here decides anything.
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import pydantic_core
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from pipeline.lineage import Snapshot
 from pipeline.metrics import Progress
 from pipeline.plan import Plan
 from pipeline.storage import shown
@@ -80,7 +87,8 @@ def report(console: Console, progress: Progress, uri: str, snapshot: Any) -> Non
     stages = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     console.print(
         f"[green]snapshot {snapshot.number}[/green] of {shown(uri)}: {snapshot.n_rows} rows from {snapshot.n_documents} "
-        f"documents in {snapshot.n_files} files ({human(snapshot.size_bytes)}), {snapshot.n_rejects} rejects {snapshot.reject_reasons or ''}"
+        f"documents in {snapshot.n_files} files ({human(snapshot.size_bytes)}), {snapshot.n_rejects} rejects "
+        f"{snapshot.reject_reasons or ''}"
     )
     console.print(
         f"this run: {progress['n_documents']} documents, {progress['n_tokens']} tokens in {duration(progress.elapsed_s)} "
@@ -134,3 +142,65 @@ def _restricted(licence: str | None) -> bool:
     return licence is not None and any(
         word in licence.lower().replace("-", "") for word in ("noncommercial", "ccbync")
     )
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    text = json.dumps(value, ensure_ascii=False, indent=1, default=pydantic_core.to_jsonable_python)
+    sys.stdout.write(text + "\n")
+
+
+def show_fields(found: Any, as_json: bool) -> None:
+    """The fields of a dataclass, a line each, or as JSON."""
+    fields = dataclasses.asdict(found)
+    if as_json:
+        print_json(fields)
+        return
+    out = stdout()
+    for name, value in fields.items():
+        out.print(f"{name}: ", end="", style="bold")
+        out.print(
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
+            markup=False,
+        )
+
+
+def show_status(head: Snapshot | None, numbers: Sequence[int], waiting: int) -> None:
+    """The newest snapshot in three lines; `waiting`: finished parts that are not in it."""
+    out = stdout()
+    if head is None:
+        out.print(f"no snapshot yet; {waiting} parts are finished")
+        return
+    state = "complete" if head.complete else "partial: its run has not ended"
+    out.print(
+        f"snapshot {head.number} ({state}), {len(numbers)} kept, run {head.run_id}, fingerprint {head.fingerprint}"
+    )
+    out.print(
+        f"{head.n_rows} rows, {head.n_documents} documents, {head.n_rejects} rejects {head.reject_reasons or ''}"
+    )
+    out.print(
+        f"{head.n_files} files, {human(head.size_bytes)}, {head.n_tokens} tokens; {waiting} parts outside the head"
+    )
+
+
+def show_checks(checks: Sequence[Any]) -> None:
+    """A line a check of `verify`."""
+    for check in checks:
+        stdout().print("[green]ok  [/green]" if check.ok else "[red]FAIL[/red]", end=" ")
+        stdout().print(f"{check.name}: {check.detail}", markup=False)
+
+
+def show_hits(hits: Sequence[Any]) -> None:
+    """The hits of `search` as a table."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("score", "doc_id", "chunk", "text"):
+        table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
+    for hit in hits:
+        text = " ".join((hit.text or "").split())[:100]
+        table.add_row(f"{hit.score:.4f}", Text(hit.doc_id), str(hit.chunk), Text(text))
+    stdout().print(table)
+
+
+def stdout() -> Console:
+    """Where answers go; wide enough not to fold when it is no terminal."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)

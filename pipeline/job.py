@@ -18,6 +18,9 @@ from pipeline.model_dir import ModelDir
 from pipeline.spec import JobSpec
 from pipeline.tokenize.versions import versions
 
+ALGORITHM = 1
+"""Version of our own cleaning, chunking, tokenizing and pooling: raised with every change that can change a row."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -70,6 +73,7 @@ def resolve(spec: JobSpec, device: str) -> Job:
     if spec.prepare.long_documents == "truncate":
         del prepare["chunk"]
     identity = {
+        "algorithm": ALGORITHM,
         "model": {
             "files": model.files, "pooling": pooling, "normalize": normalize, "prompt": prompt,
             "max_tokens": max_tokens, "dtype": dtype, "truncate_dim": wanted.truncate_dim or model.truncate_dim,

@@ -72,7 +72,9 @@ def write_shard(path: Path, documents: Sequence[Document]) -> Path:
     return path
 
 
-def make_spec(input_uri: str | Sequence[str], output_uri: str, model: Path, **sections: Mapping[str, Any]) -> JobSpec:
+def make_spec(
+    input_uri: str | Sequence[str], output_uri: str, model: Path, /, **sections: Mapping[str, Any]
+) -> JobSpec:
     """A spec with ids and one kept column; `sections` are merged over it (input={"id_column": None}, …)."""
     fields: dict[str, Any] = {
         "name": "test",

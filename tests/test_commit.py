@@ -33,7 +33,7 @@ from tests.stand_in import (
     store_of,
 )
 
-DOCS = [{"id": f"d{n}", "text": f"text {n} " * 20} for n in range(60)]
+DOCS = [{"id": f"d{n}", "text": f"text {n} " * 20} for n in range(30)]
 METADATA = {"part_id": "p1"}
 
 

@@ -39,7 +39,8 @@ def load_engine(
     the directory says), True or False. truncate_dim: None means what the directory says; vectors of a
     normalising model are brought back to length 1 after the cut. max_batch_tokens: None means the engine's
     default. prompt_tokens: leading ids of the prompt, which pooling leaves out only where the directory says
-    so (`include_prompt: false`). threads: of torch in this process, None leaves them alone. Raises ModelError for an impossible combination or damaged weights.
+    so (`include_prompt: false`). threads: of torch in this process, None leaves them alone.
+    Raises ModelError for an impossible combination or damaged weights.
     """
     if threads is not None:
         torch.set_num_threads(threads)

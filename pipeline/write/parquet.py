@@ -1,7 +1,7 @@
 """Vectors and rows to the bytes of a Parquet file, whole in memory, and the Hive folders they go into.
 
 Physical form (measured, docs/design.md): `fixed_size_list<float32>[D]`, BYTE_STREAM_SPLIT and zstd-1, no dictionary on
-vectors, page checksums. Half precision is rounding *inside* float32: half the bytes after compression, and every
+float vectors, page checksums. Half precision is rounding *inside* float32: half the bytes after compression, and every
 reader understands it, which native FLOAT16 columns do not (Spark refuses the whole file).
 """
 
@@ -110,12 +110,16 @@ def encode(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
     sink = io.BytesIO()
     vectors = table.schema.field("embedding").type if "embedding" in table.column_names else None
     split_floats = vectors is not None and pa.types.is_float32(vectors.value_type)
+    dictionaries = [name for name in table.column_names if name not in _PLAIN]
+    if vectors is not None and not split_floats:
+        # Parquet stores int8 as 32-bit integers: plain takes 0.35 of raw float32, with a dictionary 0.235 (measured)
+        dictionaries.append("embedding.list.element")
     pq.write_table(
         table.replace_schema_metadata(schema.footer(metadata)),
         sink,
         compression="zstd",
         compression_level=1,
-        use_dictionary=[name for name in table.column_names if name not in _PLAIN],
+        use_dictionary=dictionaries,
         column_encoding={"embedding.list.element": "BYTE_STREAM_SPLIT"} if split_floats else None,
         write_page_checksum=True,
         write_page_index=True,
