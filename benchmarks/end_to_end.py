@@ -38,17 +38,14 @@ def write_shards(folder: Path, texts: list[str]) -> None:
     folder.mkdir()
     for shard in range(N_SHARDS):
         lines = [
-            json.dumps({"id": str(i), "text": texts[i]}, ensure_ascii=False)
-            for i in range(shard, len(texts), N_SHARDS)
+            json.dumps({"id": str(i), "text": texts[i]}, ensure_ascii=False) for i in range(shard, len(texts), N_SHARDS)
         ]
         (folder / f"{shard}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_texts(folder: Path) -> tuple[list[str], list[str]]:
     rows = [
-        json.loads(line)
-        for path in sorted(folder.glob("*.jsonl"))
-        for line in path.read_text("utf-8").splitlines()
+        json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()
     ]
     return [row["id"] for row in rows], [row["text"] for row in rows]
 
@@ -90,9 +87,7 @@ def recipe(shards: Path, model: Path, out: Path) -> None:
 
     ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     data = ray.data.read_json(str(shards), lines=True)
-    data.map_batches(Embedder, concurrency=os.cpu_count(), num_cpus=0.8, batch_size=256).write_parquet(
-        str(out)
-    )
+    data.map_batches(Embedder, concurrency=os.cpu_count(), num_cpus=0.4, batch_size=256).write_parquet(str(out))
 
 
 def ours(shards: Path, model: Path, out: Path, part_bytes: str) -> None:
@@ -131,9 +126,7 @@ def compare(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         texts = paragraphs(options.corpus, options.texts, options.chars)
-        model = bert_japanese(
-            root / "model", hidden=384, layers=6, heads=12, intermediate=1536, vocab_size=8000
-        )
+        model = bert_japanese(root / "model", hidden=384, layers=6, heads=12, intermediate=1536, vocab_size=8000)
         write_shards(root / "in", texts)
         batch = best_batch(model, texts)
         seconds: dict[str, list[float]] = {candidate: [] for candidate in options.candidates.split(",")}
@@ -179,9 +172,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path(__file__).parent.parent / "jobs" / "sample")
     parser.add_argument("--texts", type=int, default=8000)
     parser.add_argument("--chars", type=int, default=100, help="characters of a text, at least")

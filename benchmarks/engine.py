@@ -96,9 +96,7 @@ def encode_from_ids(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=SAMPLE)
     parser.add_argument("--model", type=Path, help="a directory to use instead of one with random weights")
     parser.add_argument("--texts", type=int, default=600)
@@ -107,16 +105,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument(
-        "--budgets", default="", help="budgets of the packed engine to compare, comma-separated"
-    )
+    parser.add_argument("--budgets", default="", help="budgets of the packed engine to compare, comma-separated")
     parser.add_argument("--bfloat16", action="store_true", help="also the packed engine in bfloat16")
-    parser.add_argument(
-        "--only-engines", action="store_true", help="leave sentence-transformers out (tuning)"
-    )
-    parser.add_argument(
-        "--cpu-clock", action="store_true", help="CPU seconds, on a busy machine; needs --threads 1"
-    )
+    parser.add_argument("--only-engines", action="store_true", help="leave sentence-transformers out (tuning)")
+    parser.add_argument("--cpu-clock", action="store_true", help="CPU seconds, on a busy machine; needs --threads 1")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:

@@ -49,9 +49,7 @@ def make_model(path: Path, family: str, tiny: bool) -> Path:
     ids = {word: i for i, word in enumerate(vocab)}
     BertTokenizerFast(vocab=ids, model_max_length=positions).save_pretrained(path)
     if family == "bert":
-        bert = BertConfig(
-            vocab_size=len(vocab), max_position_embeddings=positions, **(TINY if tiny else BERT)
-        )
+        bert = BertConfig(vocab_size=len(vocab), max_position_embeddings=positions, **(TINY if tiny else BERT))
         save_spread(BertModel(bert, add_pooling_layer=False), path, 0)
     else:
         sizes = {**TINY, "num_key_value_heads": 2, "head_dim": 24} if tiny else LLAMA
@@ -98,9 +96,7 @@ def timed(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - started
 
 
-def ray_recipe(
-    path: Path, texts: list[str], batch: int, options: argparse.Namespace
-) -> Callable[[], object] | None:
+def ray_recipe(path: Path, texts: list[str], batch: int, options: argparse.Namespace) -> Callable[[], object] | None:
     """D: what a Ray tutorial shows: one actor, map_batches, encode."""
     try:
         import ray.data
@@ -148,15 +144,12 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     if options.ray and (recipe := ray_recipe(path, texts, batch, options)):
         candidates["D ray + encode"] = recipe
     engines = {
-        f"engine {kind}": load_engine(model, engine=kind, dtype=dtype, device=device)
-        for kind in ("padded", "packed")
+        f"engine {kind}": load_engine(model, engine=kind, dtype=dtype, device=device) for kind in ("padded", "packed")
     }
     for name, engine in engines.items():
         candidates[name] = lambda engine=engine: engine.embed(ids, offsets)
 
-    exact = SentenceTransformer(str(path), device="cpu", model_kwargs={"dtype": torch.float32}).encode(
-        texts[:16]
-    )
+    exact = SentenceTransformer(str(path), device="cpu", model_kwargs={"dtype": torch.float32}).encode(texts[:16])
     for name, engine in engines.items():
         cosine = min_cosine(engine.embed(ids[: offsets[16]], offsets[:17]), exact)
         print(f"  {name}: minimum cosine to float32 on a CPU {cosine:.6f} (16 texts)")
@@ -176,9 +169,7 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=["bert", "llama"], default="bert")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
@@ -194,9 +185,7 @@ def main() -> None:
     options.torch_dtype = getattr(torch, options.dtype)
     name = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
     ceiling = gemm_tflops(options.device, options.torch_dtype, 512 if options.tiny else 8192)
-    print(
-        f"{name}, torch {torch.__version__}, {options.dtype}, GEMM ceiling {ceiling:.1f} TFLOP/s (random data)"
-    )
+    print(f"{name}, torch {torch.__version__}, {options.dtype}, GEMM ceiling {ceiling:.1f} TFLOP/s (random data)")
     with tempfile.TemporaryDirectory() as folder:
         path = make_model(Path(folder) / "model", options.family, options.tiny)
         for length in options.lengths.split(","):

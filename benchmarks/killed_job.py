@@ -34,9 +34,7 @@ def pipeline(*arguments: str) -> list[str]:
 def asked(*arguments: str) -> dict[str, Any]:
     done = subprocess.run(pipeline(*arguments, "--json"), capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(
-            f"{arguments[0]} failed with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        )
+        raise SystemExit(f"{arguments[0]} failed with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return dict(json.loads(done.stdout))
 
 
@@ -53,9 +51,7 @@ def killed_run(spec: Path, filesystem: Any, manifests: str, more_parts: int, log
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path(__file__).parent.parent / "jobs" / "sample")
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
@@ -68,9 +64,7 @@ def main() -> None:
         server.make_bucket("lake")
         for shard in sorted(options.corpus.glob("*.jsonl.gz")):
             filesystem.put_file(str(shard), f"lake/in/{shard.name}")
-        model = bert_japanese(
-            root / "model", hidden=384, layers=6, heads=12, intermediate=1536, vocab_size=8000
-        )
+        model = bert_japanese(root / "model", hidden=384, layers=6, heads=12, intermediate=1536, vocab_size=8000)
         endpoint = {"endpoint_url": server.endpoint_url}
         spec = root / "job.yaml"
         spec.write_text(yaml.safe_dump({
@@ -92,15 +86,11 @@ def main() -> None:
         snapshot = last["snapshot"]
         print(f"finished: snapshot {snapshot['number']}, {snapshot['n_parts']} parts, {snapshot['n_rows']} rows of "
               f"{snapshot['n_records']} records, {snapshot['n_rejects']} rejects, {snapshot['n_tokens']} tokens")  # fmt: skip
-        print(
-            f"the last start embedded {last['run'].get('parts', 0)} parts; {wall:.0f} s with {options.kills} kills"
-        )
+        print(f"the last start embedded {last['run'].get('parts', 0)} parts; {wall:.0f} s with {options.kills} kills")
         print(f"run again: embedded={asked('run', str(spec))['embedded']}")
         reach = ["--storage-options", json.dumps(endpoint)]
         checks = asked("verify", "s3://lake/out", *reach)["checks"]
-        print(
-            "verify: " + ", ".join(f"{check['name']} {'ok' if check['ok'] else 'FAILED'}" for check in checks)
-        )
+        print("verify: " + ", ".join(f"{check['name']} {'ok' if check['ok'] else 'FAILED'}" for check in checks))
         hits = asked("search", "s3://lake/out", "表計算の関数", "-k", "3", *reach)["hits"]
         print("search: " + "; ".join(f"{hit['score']:.3f} {hit['doc_id']}" for hit in hits))
         print("trace: ok=" + str(asked("trace", "s3://lake/out", hits[0]["doc_id"], *reach)["ok"]))

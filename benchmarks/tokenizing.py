@@ -119,9 +119,7 @@ def measure(case: Case, reference: Any, repeats: int) -> tuple[int, dict[str, li
     paths: dict[str, Callable[[], Any]] = {
         "MeCab alone": lambda: [parse(text).split() for text in normalized],
         "ours, warm": lambda: warm.encode(case.texts),
-        "ours, cold": lambda: MecabTokenizer(reference, max_tokens=case.max_tokens, prompt=None).encode(
-            case.texts
-        ),
+        "ours, cold": lambda: MecabTokenizer(reference, max_tokens=case.max_tokens, prompt=None).encode(case.texts),
         "BertJapaneseTokenizer": lambda: reference(case.texts, truncation=True, max_length=case.max_tokens),
     }
     return n_tokens, interleaved(paths, repeats)
@@ -158,9 +156,7 @@ def growth(reference: Any, texts: Sequence[str], rounds: int, cache_words: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--docs", type=int, default=400, help="documents timed, drawn with seed 0")
@@ -182,9 +178,7 @@ def main() -> None:
         Case("documents, max_tokens 512", sample, 512),
         Case("documents, max_tokens 64", sample, 64),
     ]
-    print(
-        f"{len(texts):,} documents, {sum(map(len, texts)):,} characters; vocabulary {len(reference):,}; one core"
-    )
+    print(f"{len(texts):,} documents, {sum(map(len, texts)):,} characters; vocabulary {len(reference):,}; one core")
     print("| texts | path | tokens/s median | least-most | ratio to reference | share of MeCab alone |")
     print("|---|---|---|---|---|---|")
     for case in cases:
@@ -197,9 +191,7 @@ def main() -> None:
                 median["MeCab alone"] / median[name],
             )
             label = f"{case.name} ({len(case.texts):,}; {n_tokens:,} tokens)"
-            print(
-                f"| {label} | {name} | {n_tokens / median[name]:,.0f} | {spread} | {ratio:.2f} | {share:.2f} |"
-            )
+            print(f"| {label} | {name} | {n_tokens / median[name]:,.0f} | {spread} | {ratio:.2f} | {share:.2f} |")
     if not arguments.skip_identity:
         found = differing(reference, usable, (512, 64))
         for limit, positions in found.items():

@@ -47,9 +47,7 @@ Address = Annotated[
 ]
 Options = Annotated[
     str,
-    typer.Option(
-        "--storage-options", metavar="JSON", help="fsspec options of OUTPUT, for instance an endpoint_url"
-    ),
+    typer.Option("--storage-options", metavar="JSON", help="fsspec options of OUTPUT, for instance an endpoint_url"),
 ]
 
 

@@ -51,11 +51,7 @@ def pool_sizes(job: Job, n_splits: int) -> Pools:
     cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
     on_gpu = job.device == "cuda"
     tokenize, embed, write = (0.7, 0.2, 0.1) if on_gpu else (0.1, 0.8, 0.1)
-    embedders = (
-        (max(1, gpus) if on_gpu else min(cpus, n_splits))
-        if runtime.embedders == "auto"
-        else runtime.embedders
-    )
+    embedders = (max(1, gpus) if on_gpu else min(cpus, n_splits)) if runtime.embedders == "auto" else runtime.embedders
     tokenizers = max(1, int(tokenize * cpus)) if runtime.tokenizers == "auto" else runtime.tokenizers
     writers = max(2, embedders, cpus // 4)
 
@@ -102,9 +98,7 @@ def connect(address: str | None) -> None:
         return
     remote = bool(address or os.environ.get("RAY_ADDRESS"))
     settings = {name: value for name, value in os.environ.items() if name.startswith("CORPUS_EMBED_")}
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )  # ray's C++ side would write over the progress display
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # ray's C++ side would write over the progress display
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see MAX_RESTARTS in run.py
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -117,9 +111,7 @@ def connect(address: str | None) -> None:
             runtime_env={"env_vars": settings} if remote and settings else None,
         )
     if threading.current_thread() is threading.main_thread():
-        signal.signal(
-            signal.SIGTERM, on_sigterm
-        )  # ray.init puts its own in place, which exits with 15 and no word
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own in place, which exits with 15 and no word
     handler = logging.FileHandler(log_path())
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)

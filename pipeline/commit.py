@@ -53,14 +53,10 @@ def publish_data_file(
     path, data = _create_or_adopt(store, path, part_id, table, metadata, ROW_KEYS)
     failpoint("after_data_put")
     digest = hashlib.sha256(data).hexdigest()
-    return DataFile(
-        path=path, partition=partition, n_rows=table.num_rows, size_bytes=len(data), sha256=digest
-    )
+    return DataFile(path=path, partition=partition, n_rows=table.num_rows, size_bytes=len(data), sha256=digest)
 
 
-def publish_rejects(
-    store: Store, run_id: str, part_id: str, table: pa.Table, metadata: dict[str, object]
-) -> str:
+def publish_rejects(store: Store, run_id: str, part_id: str, table: pa.Table, metadata: dict[str, object]) -> str:
     """Create the dead letters of one part, or adopt them; returns their path. Raises OutputError as above."""
     path = f"_meta/rejects/{run_id}/part-{part_id}.parquet"
     path, _ = _create_or_adopt(store, path, part_id, table, metadata, REJECT_KEYS)

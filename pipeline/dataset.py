@@ -26,9 +26,7 @@ COUNTED_IDS = 50_000_000
 """Rows up to which a commit looks for duplicate ids (their ids are held in memory); larger outputs leave it to verify."""
 
 
-def open_dataset(
-    uri: str, snapshot: int | None = None, storage_options: Mapping[str, Any] | None = None
-) -> ds.Dataset:
+def open_dataset(uri: str, snapshot: int | None = None, storage_options: Mapping[str, Any] | None = None) -> ds.Dataset:
     """The rows of one snapshot (the newest by default) as a pyarrow dataset, partition columns included.
 
     Raises OutputError when there is no such snapshot.
@@ -46,9 +44,7 @@ def read_head(store: Store, number: int | None = None) -> tuple[Snapshot, Genera
         )
     generation = commit.load_generation(store, snapshot.fingerprint)
     if generation is None:
-        raise OutputError(
-            f"{shown(store.uri)}: the generation record of fingerprint {snapshot.fingerprint} is gone"
-        )
+        raise OutputError(f"{shown(store.uri)}: the generation record of fingerprint {snapshot.fingerprint} is gone")
     return snapshot, generation
 
 
@@ -117,9 +113,7 @@ def duplicate_ids(store: Store, parts: Sequence[Manifest]) -> pa.Table:
                 table = pq.read_table(source, columns=["doc_id", "chunk"])
             columns.append(table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks())
     counts = (
-        pa.table({"doc_id": pa.chunked_array(columns, pa.string())})
-        .group_by("doc_id")
-        .aggregate([([], "count_all")])
+        pa.table({"doc_id": pa.chunked_array(columns, pa.string())}).group_by("doc_id").aggregate([([], "count_all")])
     )
     return counts.filter(pc.greater(counts["count_all"], 1)).rename_columns(["doc_id", "count"])
 

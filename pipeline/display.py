@@ -55,9 +55,7 @@ def show_plan(console: Console, plan: Plan) -> None:
         "input",
         f"{', '.join(map(shown, spec.input.uri))}: {facts['shards']} shards, {human(facts['input_bytes'])}",
     )
-    table.add_row(
-        "output", f"{shown(spec.output.uri)}, " + (f"snapshot {facts['head']}" if facts["head"] else "new")
-    )
+    table.add_row("output", f"{shown(spec.output.uri)}, " + (f"snapshot {facts['head']}" if facts["head"] else "new"))
     table.add_row(
         "model",
         f"{spec.model.path} ({licence}), {plan.job.pooling} pooling, {limit}, {plan.job.dtype} on {plan.job.device}",
@@ -65,9 +63,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     table.add_row("fingerprint", facts["fingerprint"])
     if plan.changed_identity:
         names = ", ".join(plan.changed_identity[:6])
-        table.add_row(
-            "", f"[yellow]differs from the live one in {names}: everything is embedded again[/yellow]"
-        )
+        table.add_row("", f"[yellow]differs from the live one in {names}: everything is embedded again[/yellow]")
     table.add_row(
         "to do",
         f"about {facts['parts_todo']} parts in {facts['splits_todo']} splits, {human(facts['bytes_todo'])} of records",
@@ -105,9 +101,7 @@ class Watcher:
 
     def __init__(self, console: Console) -> None:
         self.console, self.last = console, 0.0
-        self.live = (
-            Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        )
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Watcher:
         if self.live:
@@ -139,9 +133,7 @@ class Watcher:
 
 
 def _restricted(licence: str | None) -> bool:
-    return licence is not None and any(
-        word in licence.lower().replace("-", "") for word in ("noncommercial", "ccbync")
-    )
+    return licence is not None and any(word in licence.lower().replace("-", "") for word in ("noncommercial", "ccbync"))
 
 
 def print_json(value: Any) -> None:
@@ -175,9 +167,7 @@ def show_status(head: Snapshot | None, numbers: Sequence[int], waiting: int) -> 
     out.print(
         f"snapshot {head.number} ({state}), {len(numbers)} kept, run {head.run_id}, fingerprint {head.fingerprint}"
     )
-    out.print(
-        f"{head.n_rows} rows, {head.n_documents} documents, {head.n_rejects} rejects {head.reject_reasons or ''}"
-    )
+    out.print(f"{head.n_rows} rows, {head.n_documents} documents, {head.n_rejects} rejects {head.reject_reasons or ''}")
     out.print(
         f"{head.n_files} files, {human(head.size_bytes)}, {head.n_tokens} tokens; {waiting} parts outside the head"
     )

@@ -38,12 +38,8 @@ def check_parts(parts: Collection[Manifest], fingerprint: str, complete: bool) -
     for split_id, found in splits.items():
         if complete and not is_complete(found):
             have = [part.index for part in found]
-            raise OutputError(
-                f"split {split_id}: a complete snapshot was asked for with only its parts {have}"
-            )
-    spans = sorted(
-        (span.shard.uri, *span.interval) for found in splits.values() for span in found[0].split.spans
-    )
+            raise OutputError(f"split {split_id}: a complete snapshot was asked for with only its parts {have}")
+    spans = sorted((span.shard.uri, *span.interval) for found in splits.values() for span in found[0].split.spans)
     for (uri, start, stop), (next_uri, next_start, _) in itertools.pairwise(spans):
         if uri == next_uri and next_start < stop:
             raise OutputError(

@@ -62,9 +62,7 @@ def resolve(spec: JobSpec, device: str) -> Job:
     name = wanted.prompt_name or model.default_prompt_name
     prompt = wanted.prompt if wanted.prompt is not None else model.prompts.get(name) if name else None
     if wanted.pooling == "auto" and model.pooling is None and not model.modules:
-        raise ModelError(
-            f"{wanted.path}: a plain transformers directory does not say how to pool. Set model.pooling."
-        )
+        raise ModelError(f"{wanted.path}: a plain transformers directory does not say how to pool. Set model.pooling.")
     dtype = wanted.dtype if wanted.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
     pooling = wanted.pooling if wanted.pooling != "auto" else model.pooling or "none"
     normalize = model.normalize if wanted.normalize == "auto" else wanted.normalize

@@ -128,8 +128,8 @@ class DataFile(Record):
 class Manifest(Record):
     """The receipt of one finished part. Invariant: n_records = n_documents + n_rejects.
 
-    Counts: `n_rows` are chunks (documents where nothing is chunked), `n_embedded` distinct texts that went through
-    the model, `n_padded_tokens` what it computed for `n_tokens` real ones, `record_bytes` the source bytes of the records.
+    Counts: `n_rows` are chunks (documents where nothing is chunked); `n_embedded` distinct texts went through the model
+    with `n_embedded_tokens` tokens, for which it computed `n_padded_tokens`; `record_bytes` are those of the source.
     """
 
     format_version: int = FORMAT_VERSION
@@ -147,6 +147,7 @@ class Manifest(Record):
     n_rejects: int
     n_rows: int
     n_tokens: int
+    n_embedded_tokens: int = 0
     n_padded_tokens: int
     n_truncated: int
     record_bytes: int

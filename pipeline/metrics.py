@@ -13,8 +13,8 @@ from typing import Any
 from pipeline.lineage import Manifest
 
 _SUMMED = (
-    "n_records", "n_documents", "n_rejects", "n_rows", "n_tokens", "n_padded_tokens", "n_truncated", "n_embedded",
-    "record_bytes",
+    "n_records", "n_documents", "n_rejects", "n_rows", "n_tokens", "n_embedded_tokens", "n_padded_tokens", "n_truncated",
+    "n_embedded", "record_bytes",
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ class Progress:
     @property
     def padding_share(self) -> float:
         """Share of the computed tokens that were padding."""
-        return 1 - self["n_tokens"] / self["n_padded_tokens"] if self["n_padded_tokens"] else 0.0
+        return 1 - self["n_embedded_tokens"] / self["n_padded_tokens"] if self["n_padded_tokens"] else 0.0
 
     @property
     def reject_share(self) -> float:
@@ -72,15 +72,9 @@ class Progress:
     def summary(self) -> dict[str, Any]:
         """The figures of a report: totals, seconds by stage, rates."""
         return {
-            **{
-                name: int(value)
-                for name, value in sorted(self.totals.items())
-                if not name.startswith("seconds.")
-            },
+            **{name: int(value) for name, value in sorted(self.totals.items()) if not name.startswith("seconds.")},
             "seconds": {
-                name[8:]: round(value, 3)
-                for name, value in sorted(self.totals.items())
-                if name.startswith("seconds.")
+                name[8:]: round(value, 3) for name, value in sorted(self.totals.items()) if name.startswith("seconds.")
             },
             "elapsed_s": round(self.elapsed_s, 3),
             "tokens_per_s": round(self.tokens_per_s, 1),

@@ -97,9 +97,7 @@ def read_model(path: Path, where: str) -> ModelDir:
     _check_modules(path, modules, where)
     transformer_path = path / modules[0].path if modules else path
     if not (transformer_path / "config.json").is_file():
-        raise ModelError(
-            f"{where}: config.json not found in {transformer_path}. It is not a transformers model."
-        )
+        raise ModelError(f"{where}: config.json not found in {transformer_path}. It is not a transformers model.")
     config = _load_json(transformer_path / "config.json", where)
     tokenizer = _load_json(transformer_path / "tokenizer_config.json", where, default={})
     for name, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
@@ -140,9 +138,7 @@ def _load_json(path: Path, where: str, default: Any = None) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{where}: {path} could not be read as JSON: {error}. Restore it from its source."
-        ) from error
+        raise ModelError(f"{where}: {path} could not be read as JSON: {error}. Restore it from its source.") from error
 
 
 def _check_modules(path: Path, modules: tuple[Module, ...], where: str) -> None:
@@ -197,8 +193,7 @@ def _license_of(readme: Path) -> str | None:
     found = {
         key: match[1].strip().strip("\"'")
         for key in ("license", "license_name")
-        if front
-        and (match := re.search(rf"^{key}:[ \t]*(?:\n\s*-[ \t]*)?(\S[^\n]*)$", front[1], re.MULTILINE))
+        if front and (match := re.search(rf"^{key}:[ \t]*(?:\n\s*-[ \t]*)?(\S[^\n]*)$", front[1], re.MULTILINE))
     }
     plain = found.get("license")
     return plain if plain and plain != "other" else found.get("license_name", plain)

@@ -21,9 +21,7 @@ from pipeline.model_dir import OTHER_BACKENDS, SUFFIXES, ModelDir, hashes, is_wa
 __all__ = ["resolve"]
 
 
-def resolve(
-    path: str, revision: str | None = None, storage_options: Mapping[str, Any] | None = None
-) -> ModelDir:
+def resolve(path: str, revision: str | None = None, storage_options: Mapping[str, Any] | None = None) -> ModelDir:
     """Bring the model to this node if it is elsewhere, and read what it says about itself.
 
     `path`: local directory (also `file://`), Hub id (`revision` applies; HF_HOME and HF_HUB_OFFLINE are
@@ -36,9 +34,7 @@ def resolve(
     if "://" in path and not path.startswith("file://"):
         return _from_prefix(path, dict(storage_options or {}))
     if path.startswith((".", "/", "~", "file://")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
-        raise ModelError(
-            f"{path}: model directory not found. Set model.path to a directory, a Hub id or a URL prefix."
-        )
+        raise ModelError(f"{path}: model directory not found. Set model.path to a directory, a Hub id or a URL prefix.")
     return read_model(_from_hub(path, revision), path)
 
 
@@ -79,9 +75,7 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
     objects = {name[len(root) :].lstrip("/"): info for name, info in sorted(listing.items())}
     objects = {name: info for name, info in objects.items() if is_wanted(name) or name == "README.md"}
     if not objects:
-        raise ModelError(
-            f"{url}: no model files below this prefix. Set model.path to the prefix with config.json."
-        )
+        raise ModelError(f"{url}: no model files below this prefix. Set model.path to the prefix with config.json.")
     rows = [[name, info.get("size"), _version_of(info)] for name, info in objects.items()]
     key = hashlib.sha256(json.dumps([url, rows], default=str).encode()).hexdigest()[:32]
     cache = Path(os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed") / "models"
@@ -97,9 +91,7 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
 
 
 def _version_of(info: Mapping[str, Any]) -> str:
-    return str(
-        next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(key)), "")
-    )
+    return str(next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(key)), ""))
 
 
 def _download(filesystem: Any, root: str, objects: Mapping[str, Any], final: Path, url: str) -> None:
@@ -111,17 +103,13 @@ def _download(filesystem: Any, root: str, objects: Mapping[str, Any], final: Pat
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(f"{root}/{name}", str(target))
             if info.get("size") is not None and target.stat().st_size != info["size"]:
-                raise ModelError(
-                    f"{url}/{name}: {target.stat().st_size} bytes arrived of {info['size']}. Try again."
-                )
+                raise ModelError(f"{url}/{name}: {target.stat().st_size} bytes arrived of {info['size']}. Try again.")
         (staging / ".sha256").write_text(json.dumps(hashes(staging)))
         staging.rename(final)
     except ModelError:
         raise
     except Exception as error:
         if not final.is_dir():  # else another process on this node was first: its copy serves
-            raise ModelError(
-                f"{url}: the model could not be downloaded: {type(error).__name__}: {error}"
-            ) from error
+            raise ModelError(f"{url}: the model could not be downloaded: {type(error).__name__}: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -57,9 +57,7 @@ def read_records(recorded: Recorded, shard: Shard, positions: Collection[int]) -
             hits = table.filter(pc.is_in(table["source_record"], pa.array(list(positions), pa.int64())))
             for number in range(hits.num_rows):
                 raw = hits.slice(number, 1)
-                if (
-                    raw["reason"][0].as_py() != "damaged_shard"
-                ):  # it stands at the position of the next record
+                if raw["reason"][0].as_py() != "damaged_shard":  # it stands at the position of the next record
                     found[raw["source_record"][0].as_py()] = _cleaned(raw, recorded.spec)
     except ShardChanged as error:
         return dict.fromkeys(positions, f"{SOURCE_GONE}: {error}")
@@ -120,9 +118,7 @@ def _spans(recorded: Recorded, shard: Shard, name: str, positions: Sequence[int]
             metadata = pq.read_metadata(pa.PythonFile(file, mode="r"))
         except pa.ArrowException:
             return [Span(shard=shard)]  # the reader says what is wrong with it
-        ends = pc.cumulative_sum(
-            pa.array([metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)])
-        )
+        ends = pc.cumulative_sum(pa.array([metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]))
         groups = {sum(end <= position for end in ends.to_pylist()) for position in positions}
         return [Span(shard=shard, start=group, stop=group + 1) for group in sorted(groups)]
     planned = {span for part in recorded.parts for span in part.split.spans if span.shard == shard}

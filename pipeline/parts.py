@@ -32,9 +32,7 @@ from pipeline.write.parquet import MAX_PARTITION_STEP, partition_step
 class Embeds(Protocol):
     """What this module needs of an engine."""
 
-    def embed(
-        self, ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]: ...
+    def embed(self, ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +102,7 @@ def prepare(part: Part, job: Job, tokenizer: Tokenizer, run_id: str) -> Prepared
     members, starts = list_members(rows["texts"])
     n_tokens = np.diff(encoded.offsets).astype(np.int32)
     rows = rows.append_column("n_tokens", pa.array(_reduce(np.add, n_tokens[members], starts), pa.int32()))
-    rows = rows.append_column(
-        "truncated", pa.array(_reduce(np.logical_or, encoded.truncated[members], starts))
-    )
+    rows = rows.append_column("truncated", pa.array(_reduce(np.logical_or, encoded.truncated[members], starts)))
     ids = pa.ListArray.from_arrays(pa.array(encoded.offsets, pa.int32()), pa.array(encoded.ids, pa.int32()))
     header = {
         "part_id": part_id(job.fingerprint, part.split.split_id, part.index),
@@ -130,16 +126,12 @@ def embed(tokens: pa.Table, rows: pa.Table, engine: Embeds, normalize: bool) -> 
     """
     ids = tokens["ids"].combine_chunks()
     offsets = ids.offsets.to_numpy().astype(np.int64)
-    vectors = engine.embed(
-        ids.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]
-    )  # (texts, D)
+    vectors = engine.embed(ids.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])  # (texts, D)
     members, starts = list_members(rows["texts"])
     if len(members) == rows.num_rows:
         return np.ascontiguousarray(vectors[members])  # (N, D)
     weights = np.diff(offsets)[members].astype(np.float32)[:, None]
-    pooled = np.add.reduceat(vectors[members] * weights, starts, axis=0) / np.add.reduceat(
-        weights, starts, axis=0
-    )
+    pooled = np.add.reduceat(vectors[members] * weights, starts, axis=0) / np.add.reduceat(weights, starts, axis=0)
     if normalize:
         pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
     return np.ascontiguousarray(pooled, dtype=np.float32)  # (N, D)
@@ -163,9 +155,7 @@ def _with_sources(part: Part, job: Job) -> pa.Table:
     """All records of a part as one table, with source_uri, source_etag and, where no column names ids, doc_id."""
     empty = schema.records_schema(job.spec.input.keep).empty_table()
     table = pa.concat_tables([empty, *(piece for _, piece in part.pieces)])
-    owner = pa.array(
-        np.repeat([n for n, _ in part.pieces], [p.num_rows for _, p in part.pieces]).astype(np.int64)
-    )
+    owner = pa.array(np.repeat([n for n, _ in part.pieces], [p.num_rows for _, p in part.pieces]).astype(np.int64))
     shards = [span.shard for span in part.split.spans]
     for name in ("uri", "etag"):
         values = pa.array([getattr(shard, name) for shard in shards], pa.string())
@@ -173,9 +163,7 @@ def _with_sources(part: Part, job: Job) -> pa.Table:
     if job.spec.input.id_column is None:
         record = pc.cast(table["source_record"], pa.string())
         default = pc.binary_join_element_wise(table["source_uri"], record, "#")
-        table = table.set_column(
-            table.column_names.index("doc_id"), "doc_id", pc.coalesce(table["doc_id"], default)
-        )
+        table = table.set_column(table.column_names.index("doc_id"), "doc_id", pc.coalesce(table["doc_id"], default))
     return table
 
 
@@ -238,9 +226,7 @@ def _rows(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, lis
 
 def _sources(records: pa.Table) -> list[dict[str, Any]]:
     """What a part took from each shard, in order (`n_rejects` is counted when the part is published)."""
-    with_damage = records.append_column(
-        "damaged", pc.fill_null(pc.equal(records["reason"], "damaged_shard"), False)
-    )
+    with_damage = records.append_column("damaged", pc.fill_null(pc.equal(records["reason"], "damaged_shard"), False))
     grouped = with_damage.group_by(["source_uri", "source_etag"], use_threads=False).aggregate(
         [("source_record", "min"), ("source_record", "count"), ("damaged", "any")]
     )

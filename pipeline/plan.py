@@ -9,6 +9,7 @@ footer per Parquet shard larger than a part. Neither torch nor ray is imported h
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -19,13 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import commit
-from pipeline.errors import SpecError
+from pipeline.errors import ShardChanged, SpecError
 from pipeline.job import Job, differences
 from pipeline.lineage import Manifest, Shard, Snapshot, Split, by_split, content_hash, is_complete
 from pipeline.read import format_of
 from pipeline.shards import list_shards
 from pipeline.splits import claim, cut_rest, estimated_bytes
 from pipeline.storage import Store
+
+LISTINGS = 3
+"""How often the input is listed, because a shard changed between its listing and the look into it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +56,7 @@ class Plan:
     @property
     def nothing_to_do(self) -> bool:
         return (
-            not self.todo
-            and self.head is not None
-            and self.head.complete
-            and not self.stale
-            and not self.uncommitted
+            not self.todo and self.head is not None and self.head.complete and not self.stale and not self.uncommitted
         )
 
     @property
@@ -68,16 +68,13 @@ class Plan:
         """Bytes to read, decompressed by estimate, less what finished parts of half-done splits took."""
         total = sum(estimated_bytes(todo.split, self.job.spec.input.format) for todo in self.todo)
         open_splits = {todo.split.split_id for todo in self.todo}
-        return max(
-            0, total - sum(part.record_bytes for part in self.done if part.split.split_id in open_splits)
-        )
+        return max(0, total - sum(part.record_bytes for part in self.done if part.split.split_id in open_splits))
 
     @property
     def todo_parts(self) -> int:
         """Parts to do; an estimate where a compressed shard is cut only while it is read."""
         sizes = (
-            estimated_bytes(todo.split, self.job.spec.input.format) / todo.split.part_bytes
-            - len(todo.finished)
+            estimated_bytes(todo.split, self.job.spec.input.format) / todo.split.part_bytes - len(todo.finished)
             for todo in self.todo
         )
         return sum(max(1, round(size)) for size in sizes)
@@ -106,7 +103,18 @@ class Plan:
 
 
 def make_plan(job: Job, store: Store) -> Plan:
-    """Compare what is listed with what is done. Raises SpecError or InputError when the input cannot be listed."""
+    """Compare what is listed with what is done.
+
+    Raises SpecError or InputError when the input cannot be listed, ShardChanged when shards keep changing meanwhile,
+    OutputError when the records of the output cannot be read.
+    """
+    for _ in range(LISTINGS - 1):
+        with contextlib.suppress(ShardChanged):  # listed, and another object when its footer was read
+            return _plan(job, store)
+    return _plan(job, store)
+
+
+def _plan(job: Job, store: Store) -> Plan:
     spec = job.spec
     accept = functools.partial(_known_format, wanted=spec.input.format)
     shards = list_shards(spec.input.uri, spec.input.storage_options, accept)
@@ -150,9 +158,7 @@ def plan_table(plan: Plan) -> bytes:
     columns = {"split_id": pa.string(), "part_bytes": pa.int64(), "start": pa.int64(), "stop": pa.int64(),
                "uri": pa.string(), "etag": pa.string(), "size_bytes": pa.int64()}  # fmt: skip
     sink = io.BytesIO()
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), sink, compression="zstd"
-    )
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), sink, compression="zstd")
     return sink.getvalue()
 
 

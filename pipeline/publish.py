@@ -50,15 +50,11 @@ def publish_part(
     rejects_path = None
     if rejects.num_rows:
         letters = (
-            _with_constants(rejects, header, job)
-            .select(schema.rejects_schema().names)
-            .cast(schema.rejects_schema())
+            _with_constants(rejects, header, job).select(schema.rejects_schema().names).cast(schema.rejects_schema())
         )
         rejects_path = commit.publish_rejects(store, header["run_id"], part_id, letters, metadata)
     rejects_by_shard = _counts(rejects["source_uri"])
-    sources = [
-        Source(**source, n_rejects=rejects_by_shard.get(source["uri"], 0)) for source in header["sources"]
-    ]
+    sources = [Source(**source, n_rejects=rejects_by_shard.get(source["uri"], 0)) for source in header["sources"]]
     manifest = Manifest(
         part_id=part_id,
         fingerprint=job.fingerprint,
@@ -74,6 +70,7 @@ def publish_part(
         n_rejects=rejects.num_rows,
         n_rows=rows.num_rows,
         n_tokens=pc.sum(rows["n_tokens"]).as_py() or 0,
+        n_embedded_tokens=header.get("n_embedded_tokens", 0),
         n_padded_tokens=header["n_padded_tokens"],
         n_truncated=pc.sum(rows["truncated"]).as_py() or 0,
         record_bytes=header["record_bytes"],
@@ -135,9 +132,7 @@ def _with_constants(table: pa.Table, header: dict[str, Any], job: Job) -> pa.Tab
     return table
 
 
-def _output_table(
-    rows: pa.Table, vectors: npt.NDArray[np.float32], header: dict[str, Any], job: Job
-) -> pa.Table:
+def _output_table(rows: pa.Table, vectors: npt.NDArray[np.float32], header: dict[str, Any], job: Job) -> pa.Table:
     """Rows in the order and types of schema.rows_schema (partition columns still in)."""
     output = job.spec.output
     for name, column in parquet.vector_columns(vectors, output.vector_precision).items():

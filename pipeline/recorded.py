@@ -90,9 +90,7 @@ def recorded_spec(store: Store, run_id: str) -> JobSpec:
     path = f"_meta/runs/{run_id}/spec.yaml"
     data = store.read_or_none(path)
     if data is None:
-        raise OutputError(
-            f"{shown(store.uri)}/{path}: the spec of run {run_id} is gone. Give the job spec instead."
-        )
+        raise OutputError(f"{shown(store.uri)}/{path}: the spec of run {run_id} is gone. Give the job spec instead.")
     fields: dict[str, Any] = yaml.safe_load(data)
     return spec_from(fields, path)
 
@@ -104,9 +102,7 @@ def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int) -> Engine:
     runtime = job.spec.runtime
     return load_engine(
         model,
-        pooling="auto"
-        if job.pooling == model.pooling
-        else job.pooling,  # a directory may join several poolings
+        pooling="auto" if job.pooling == model.pooling else job.pooling,  # a directory may join several poolings
         normalize=job.normalize,
         dtype=job.dtype,
         device=job.device,

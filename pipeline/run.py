@@ -149,7 +149,7 @@ def finish(plan: Plan, store: Store, finished: list[Manifest]) -> Snapshot:
         duplicates = dataset.count_duplicate_ids(store, parts)
     return commit.commit_snapshot(
         store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
-        parent=commit.load_snapshot(store), complete=True, n_duplicate_ids=duplicates,
+        parent=plan.head, complete=True, n_duplicate_ids=duplicates,
     )  # fmt: skip
 
 
@@ -160,9 +160,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _watching(
-    plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None
-) -> Iterator[_Stop]:
+def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None) -> Iterator[_Stop]:
     """Beside the running dataset: keep the figures fresh, commit now and then, stop when rejects are too many."""
     done, stop, spec = threading.Event(), _Stop(), plan.job.spec
     before_records = sum(part.n_records for part in plan.done)
@@ -210,14 +208,12 @@ def _commit_so_far(plan: Plan, store: Store) -> None:
     """Make finished parts readable while the run goes on: only where that adds to the head and takes nothing away."""
     targets = _targets(plan)
     parts = [
-        part
-        for part in commit.load_manifests(store, plan.job.fingerprint, plan.done)
-        if part.split.split_id in targets
+        part for part in commit.load_manifests(store, plan.job.fingerprint, plan.done) if part.split.split_id in targets
     ]
     if parts:
         commit.commit_snapshot(
             store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
-            parent=commit.load_snapshot(store), complete=False,
+            parent=plan.head, complete=False,
         )  # fmt: skip
 
 

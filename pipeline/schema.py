@@ -102,9 +102,7 @@ def vector_type(precision: str, dimension: int) -> pa.DataType:
     return pa.list_(pa.field("element", VECTOR_TYPES[precision], nullable=False), width)
 
 
-def rows_schema(
-    keep: Mapping[str, pa.DataType], *, include_text: bool, precision: str, dimension: int
-) -> pa.Schema:
+def rows_schema(keep: Mapping[str, pa.DataType], *, include_text: bool, precision: str, dimension: int) -> pa.Schema:
     """Schema of the output as a reader sees it, partition columns included, in the order of the columns on disk."""
     fields = [pa.field("doc_id", pa.string(), nullable=False), pa.field("chunk", pa.int32(), nullable=False)]
     if include_text:

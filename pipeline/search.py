@@ -121,9 +121,7 @@ def similarities(vectors: npt.NDArray[Any], query: FloatVector) -> npt.NDArray[n
     return np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
 
 
-def _scores(
-    recorded: Recorded, file: DataFile, query: FloatVector
-) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+def _scores(recorded: Recorded, file: DataFile, query: FloatVector) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
     """(number of the first row, scores) of each batch of a file. Only the embedding column is fetched."""
     with recorded.store.open(file.path) as source:
         first_row = 0
@@ -141,9 +139,7 @@ def _top(scores: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.intp]:
     return np.concatenate([above, np.flatnonzero(scores == limit)[: k - len(above)]])
 
 
-def _rows(
-    recorded: Recorded, files: list[DataFile], best: list[_Candidate]
-) -> dict[tuple[int, int], dict[str, Any]]:
+def _rows(recorded: Recorded, files: list[DataFile], best: list[_Candidate]) -> dict[tuple[int, int], dict[str, Any]]:
     """The winning rows without their vectors: only the row groups that hold them are read."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
     kept = _kept(recorded.generation)

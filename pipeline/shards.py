@@ -19,9 +19,7 @@ from pipeline.storage import RANGE_BYTES, filesystem, reason, retried, shown
 T = TypeVar("T")
 
 
-def list_shards(
-    uris: Sequence[str], options: Mapping[str, Any], accept: Callable[[str], bool]
-) -> list[Shard]:
+def list_shards(uris: Sequence[str], options: Mapping[str, Any], accept: Callable[[str], bool]) -> list[Shard]:
     """All input objects under files, folders, prefixes and globs, sorted by URI, each once.
 
     What listing finds is passed over when its file or a folder of it starts with `_` or `.`, when `accept` refuses the
@@ -41,11 +39,7 @@ def list_shards(
             if _is_about_credentials(error):
                 raise _refused(uri, error) from error
             raise
-        named = {
-            name: info
-            for name, info in found.items()
-            if not listed or (_visible(name, path) and accept(name))
-        }
+        named = {name: info for name, info in found.items() if not listed or (_visible(name, path) and accept(name))}
         if not named:
             raise SpecError(
                 f"{shown(uri)}: no input found there ({len(found)} objects, none of a known format). Check input.uri."
@@ -53,9 +47,7 @@ def list_shards(
         for name, info in named.items():
             full = str(fs.unstrip_protocol(name))
             if info.get("size") is None:
-                raise SpecError(
-                    f"{shown(full)}: the server does not say how long it is. Copy it to a store that does."
-                )
+                raise SpecError(f"{shown(full)}: the server does not say how long it is. Copy it to a store that does.")
             shards[full] = Shard(uri=full, etag=_etag(info), size_bytes=int(info["size"]))
     return [shards[uri] for uri in sorted(shards)]
 
@@ -76,10 +68,7 @@ def _expand(fs: Any, path: str) -> tuple[dict[str, dict[str, Any]], bool]:
 
 def _files(fs: Any, found: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Files among listed objects. A local listing describes a link itself; here it stands for the file behind it."""
-    seen = {
-        name: fs.info(name) if info.get("islink") and fs.exists(name) else info
-        for name, info in found.items()
-    }
+    seen = {name: fs.info(name) if info.get("islink") and fs.exists(name) else info for name, info in found.items()}
     return {name: info for name, info in seen.items() if info["type"] == "file"}
 
 
@@ -101,14 +90,9 @@ def _etag(info: Mapping[str, Any]) -> str:
     for key in ("ETag", "etag", "md5Hash", "generation", "VersionId"):
         if info.get(key):
             return str(info[key]).strip('"')
-    changed = (
-        info.get("mtime")
-        or info.get("LastModified")
-        or info.get("last_modified")
-        or info.get("created")
-        or ""
-    )
-    return f"{changed}-{info.get('ino', '')}-{info['size']}".replace(" ", "T")
+    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created") or ""
+    # no inode number: network and FUSE mounts give one file another number on every node
+    return f"{changed}-{info['size']}".replace(" ", "T")
 
 
 class ShardFile(io.BufferedReader):
@@ -161,9 +145,7 @@ class _PinnedShard(io.RawIOBase):
         try:
             return retried(request, self._what)
         except FileNotFoundError as error:
-            raise ShardChanged(
-                f"{shown(shard.uri)}: planned with ETag {shard.etag}, but it is gone"
-            ) from error
+            raise ShardChanged(f"{shown(shard.uri)}: planned with ETag {shard.etag}, but it is gone") from error
         except OSError as error:
             if type(error).__name__ == "FileExpired":
                 raise ShardChanged(f"{shown(shard.uri)}: changed while it was read") from error

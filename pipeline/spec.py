@@ -80,9 +80,7 @@ class InputSpec(_Section):
             raise ValueError(f"input.format '{self.format}' is not one of auto, {', '.join(READERS)}")
         for name, type_name in self.keep_columns.items():
             if name in schema.RESERVED:
-                raise ValueError(
-                    f"input.keep_columns: '{name}' is a column of the output; rename it in the source"
-                )
+                raise ValueError(f"input.keep_columns: '{name}' is a column of the output; rename it in the source")
             if type_name not in schema.KEPT_TYPES:
                 raise ValueError(
                     f"input.keep_columns.{name}: type '{type_name}' is not one of {', '.join(schema.KEPT_TYPES)}"
@@ -213,9 +211,7 @@ def _override(fields: dict[str, Any], override: str) -> None:
     dotted, equals, value = override.partition("=")
     *sections, key = dotted.strip().split(".")
     if not equals or not key:
-        raise SpecError(
-            f"--set {override}: write it as section.key=value, for instance runtime.max_batch_tokens=8192"
-        )
+        raise SpecError(f"--set {override}: write it as section.key=value, for instance runtime.max_batch_tokens=8192")
     for section in sections:
         fields = fields.setdefault(section, {})
         if not isinstance(fields, dict):
@@ -228,9 +224,7 @@ def _override(fields: dict[str, Any], override: str) -> None:
 
 def _explain(detail: Any) -> str:
     location = [
-        str(step)
-        for step in detail["loc"]
-        if step not in ("literal['auto']", "constrained-int", "bool", "int")
+        str(step) for step in detail["loc"] if step not in ("literal['auto']", "constrained-int", "bool", "int")
     ]
     dotted = ".".join(location) or "spec"
     if detail["type"] == "extra_forbidden":

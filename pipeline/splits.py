@@ -82,10 +82,7 @@ def estimated_bytes(split: Split, format: str) -> int:
 
 def _overlaps(span: Span, claims: Claims) -> bool:
     start, stop = span.interval
-    return any(
-        start < other_stop and other_start < stop
-        for other_start, other_stop in claims.get(span.shard.uri, ())
-    )
+    return any(start < other_stop and other_start < stop for other_start, other_stop in claims.get(span.shard.uri, ()))
 
 
 def _free(span: Span, taken: Sequence[tuple[int, float]]) -> Iterator[Span]:

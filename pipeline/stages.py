@@ -8,6 +8,7 @@ merges inside and which are read back without a copy.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -98,10 +99,11 @@ class EmbedParts:
             cell(batch, "rows"),
             cell(batch, "tokens"),
         )
-        clock, padded = time.perf_counter(), self.engine.stats.n_padded_tokens
+        clock, before = time.perf_counter(), dataclasses.replace(self.engine.stats)
         vectors = parts.embed(tokens, rows, self.engine, self.job.normalize)
         header["seconds"]["embed"] = time.perf_counter() - clock
-        header["n_padded_tokens"] = self.engine.stats.n_padded_tokens - padded
+        header["n_embedded_tokens"] = self.engine.stats.n_tokens - before.n_tokens
+        header["n_padded_tokens"] = self.engine.stats.n_padded_tokens - before.n_padded_tokens
         header["engine"] = {
             "name": self.engine.name,
             "device": self.engine.device,
@@ -110,6 +112,10 @@ class EmbedParts:
         header["dimension"] = vectors.shape[1]
         vectors_table = pa.table({"vectors": pa.array(vectors.reshape(-1))})
         return row(header, rows=rows, vectors=vectors_table, rejects=cell(batch, "rejects"))
+
+
+_published: set[tuple[str, str]] = set()
+"""Outputs and fingerprints whose generation record this process has already written or found."""
 
 
 class PartSink(Datasink[list[str]]):
@@ -130,12 +136,12 @@ class PartSink(Datasink[list[str]]):
         header, clock = json.loads(batch["header"][0].as_py()), time.perf_counter()
         flat = cell(batch, "vectors")["vectors"].to_numpy()
         vectors = flat.reshape(-1, header["dimension"])  # (rows, D)
-        if header["index"] == 0:
+        generation = (self.store.uri, self.job.fingerprint)
+        if generation not in _published:
             commit.publish_generation(self.store, publish.generation_of(self.job, header["dimension"]))
+            _published.add(generation)
         rows, rejects = cell(batch, "rows"), cell(batch, "rejects")
-        manifest = publish.publish_part(
-            header, rows, rejects, np.ascontiguousarray(vectors), self.job, self.store
-        )
+        manifest = publish.publish_part(header, rows, rejects, np.ascontiguousarray(vectors), self.job, self.store)
         self.totals.add.remote({**metrics.increments(manifest), "seconds.write": time.perf_counter() - clock})
         return manifest.part_id
 

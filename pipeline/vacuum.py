@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from pipeline import commit, schema
+from pipeline import commit, schema, uploads
 from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.storage import Store, retried, shown
@@ -94,9 +94,7 @@ def vacuum(
     """
     store = Store(store_uri, storage_options)
     if keep_snapshots < 1:
-        raise OutputError(
-            f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept"
-        )
+        raise OutputError(f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept")
     limit = _now(store) - older_than.total_seconds()
     # listed before snapshots are read: a snapshot made in between names nothing that could be judged without it
     listed = {path: found for path, found in _list(store).items() if _kind(path)}
@@ -104,28 +102,26 @@ def vacuum(
     snapshots = [snapshot for snapshot in found_snapshots if snapshot]
     kept = _kept(snapshots, keep_snapshots)
     if not kept:
-        raise OutputError(
-            f"{shown(store.uri)}: no complete snapshot there, so nothing can be told from nothing needed"
-        )
+        raise OutputError(f"{shown(store.uri)}: no complete snapshot there, so nothing can be told from nothing needed")
     needed = _needed(store, kept, snapshots, listed)
     unneeded = [path for path in listed if path not in needed]
     old = {path for path in unneeded if listed[path].changed < limit}
     old -= _lineage_of_kept_rows(store, old, needed)
     order = list(_KINDS)
     going = sorted(old, key=lambda path: (order.index(_kind(path)), path))
-    uploads = list(_uploads(store, limit))
+    unfinished = list(uploads.stale(store, limit))
     if delete:
         for path in going:
             store.delete(path)
-        for key, upload in uploads:
-            _abort(store, key, upload)
+        for key, upload in unfinished:
+            uploads.abort(store, key, upload)
     return VacuumPlan(
         deleted=delete,
         kept_snapshots=tuple(snapshot.number for snapshot in kept),
         n_bytes=sum(listed[path].size_bytes for path in going),
         n_too_young=sum(listed[path].changed >= limit for path in unneeded),
         paths={path: _REASONS[_kind(path)] for path in going},
-        uploads=tuple(f"{key} {upload}" for key, upload in uploads),
+        uploads=tuple(f"{key} {upload}" for key, upload in unfinished),
     )
 
 
@@ -141,24 +137,17 @@ def _kept(snapshots: list[Snapshot], n_complete: int) -> list[Snapshot]:
     return [snapshot for snapshot in snapshots if snapshot.number >= complete[-n_complete:][0]]
 
 
-def _needed(
-    store: Store, kept: list[Snapshot], snapshots: list[Snapshot], listed: Mapping[str, Listed]
-) -> set[str]:
+def _needed(store: Store, kept: list[Snapshot], snapshots: list[Snapshot], listed: Mapping[str, Listed]) -> set[str]:
     """Paths that kept snapshots and resumable parts need."""
     live = {part.part_id: part for snapshot in kept for part in commit.live_parts(store, snapshot)}
     outside = _outside(store, live, listed)
     once_live = {
-        part.part_id
-        for snapshot in snapshots
-        if snapshot not in kept
-        for part in _parts_or_none(store, snapshot)
+        part.part_id for snapshot in snapshots if snapshot not in kept for part in _parts_or_none(store, snapshot)
     }
     current = {kept[-1].fingerprint, *_written_last(listed)}
     resumable = [part for part in outside if part.fingerprint in current and part.part_id not in once_live]
     parts = [*live.values(), *resumable]
-    fingerprints = (
-        current | {snapshot.fingerprint for snapshot in kept} | {part.fingerprint for part in parts}
-    )
+    fingerprints = current | {snapshot.fingerprint for snapshot in kept} | {part.fingerprint for part in parts}
     runs = {snapshot.run_id for snapshot in kept} | {part.run_id for part in parts}
     return {
         *(commit.manifest_path(part.fingerprint, part.part_id) for part in parts),
@@ -173,9 +162,7 @@ def _needed(
 
 def _outside(store: Store, live: Mapping[str, Manifest], listed: Mapping[str, Listed]) -> list[Manifest]:
     """Manifests in storage that no kept snapshot names."""
-    names = [
-        path for path in listed if (found := _KINDS["manifest"].fullmatch(path)) and found[2] not in live
-    ]
+    names = [path for path in listed if (found := _KINDS["manifest"].fullmatch(path)) and found[2] not in live]
     return [Manifest.from_json(data, path) for path, data in store.read_many(names)]
 
 
@@ -214,9 +201,7 @@ def _now(store: Store) -> float:
     probe = f"_meta/probes/{os.urandom(8).hex()}"
     store.put_if_absent(probe, b"time")
     try:
-        return _changed(
-            store, retried(lambda: store.fs.info(store.path(probe)), f"read {shown(store.uri)}/{probe}")
-        )
+        return _changed(store, retried(lambda: store.fs.info(store.path(probe)), f"read {shown(store.uri)}/{probe}"))
     finally:
         store.delete(probe)
 
@@ -252,33 +237,4 @@ def _changed(store: Store, info: Mapping[str, Any]) -> float:
             return value.timestamp()
         if isinstance(value, int | float):
             return float(value)
-    raise OutputError(
-        f"{shown(store.uri)}: the store does not say when objects were changed, so no age can be told"
-    )
-
-
-def _uploads(store: Store, limit: float) -> Iterator[tuple[str, str]]:
-    """(key, id) of multipart uploads under the root of an S3 store that were begun before `limit`."""
-    if "s3" not in store.fs.protocol:
-        return
-    bucket, _, prefix = store.root.partition("/")
-    page: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
-    while True:
-        found = _s3(store, "list_multipart_uploads", **page)
-        for upload in found.get("Uploads", ()):
-            if upload["Key"].startswith(page["Prefix"]) and upload["Initiated"].timestamp() < limit:
-                yield upload["Key"], upload["UploadId"]
-        if not found.get("IsTruncated"):
-            return
-        page |= {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
-
-
-def _abort(store: Store, key: str, upload: str) -> None:
-    _s3(store, "abort_multipart_upload", Bucket=store.root.partition("/")[0], Key=key, UploadId=upload)
-
-
-def _s3(store: Store, method: str, **arguments: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = retried(
-        lambda: store.fs.call_s3(method, **arguments), f"{method} {shown(store.uri)}"
-    )
-    return answer
+    raise OutputError(f"{shown(store.uri)}: the store does not say when objects were changed, so no age can be told")

@@ -83,9 +83,7 @@ def verify(
             rows.findings["schema"],
             f"vectors of dimension {recorded.generation.dimension} in every file",
         ),
-        check(
-            "lineage", rows.findings["lineage"], "every row names its part, and a shard that the part read"
-        ),
+        check("lineage", rows.findings["lineage"], "every row names its part, and a shard that the part read"),
         check("counts", [*_counts(recorded), *rows.findings["counts"]], _counted(recorded)),
         check(
             "rejects",
@@ -100,9 +98,7 @@ def verify(
         check("tokens", rows.findings["tokens"], "every row has at least one token"),
     ]
     if "text" in rows.schema.names:
-        checks.append(
-            check("text_hashes", rows.findings["text_hashes"], "text_sha256 is the SHA-256 of every text")
-        )
+        checks.append(check("text_hashes", rows.findings["text_hashes"], "text_sha256 is the SHA-256 of every text"))
     if sample:
         from pipeline.verify_sample import compare
 
@@ -160,9 +156,7 @@ def _rejects(recorded: Recorded) -> Iterator[str]:
             yield f"{part.rejects_path}: gone"
             continue
         try:
-            table = pq.read_table(
-                io.BytesIO(data), columns=["reason", "part_id"], page_checksum_verification=True
-            )
+            table = pq.read_table(io.BytesIO(data), columns=["reason", "part_id"], page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             yield f"{part.rejects_path}: cannot be read: {error}"
             continue
@@ -176,9 +170,7 @@ def _rejects(recorded: Recorded) -> Iterator[str]:
 def _split(recorded: Recorded) -> str:
     shards = {span.shard.uri for part in recorded.parts for span in part.split.spans}
     if recorded.snapshot.complete:
-        return (
-            f"{len(shards)} shards are covered from their first to their last record, without gap or overlap"
-        )
+        return f"{len(shards)} shards are covered from their first to their last record, without gap or overlap"
     return f"{len(shards)} shards, no overlap (a partial snapshot: the run has not ended)"
 
 

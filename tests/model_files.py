@@ -99,9 +99,7 @@ def write_unigram(
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0, byte_fallback=True))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     end = " </s>" if add_eos else ""
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"<s> $A{end}", special_tokens=[("<s>", 1), ("</s>", 2)]
@@ -213,6 +211,4 @@ def _write_dense(folder: Path, in_features: int, out_features: int, seed: int) -
 def write_readme(path: Path, license_lines: str, language: str) -> None:
     """Writes a model card with licence front matter; the weights are random and it says so."""
     front = f"---\nlanguage:\n- {language}\n{license_lines}\nlibrary_name: sentence-transformers\n---\n"
-    (path / "README.md").write_text(
-        f"{front}\n# {path.name}\n\nRandom weights for tests.\n", encoding="utf-8"
-    )
+    (path / "README.md").write_text(f"{front}\n# {path.name}\n\nRandom weights for tests.\n", encoding="utf-8")

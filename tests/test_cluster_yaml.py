@@ -55,9 +55,7 @@ def test_workers_fit_the_limit_of_the_cluster_and_gpus_are_spot(
     assert "InstanceMarketOptions" not in node_types["head"]["node_config"]  # losing it ends the job
 
 
-def test_every_image_has_the_ray_that_is_pinned(
-    cluster: dict[str, Any], node_types: dict[str, dict[str, Any]]
-) -> None:
+def test_every_image_has_the_ray_that_is_pinned(cluster: dict[str, Any], node_types: dict[str, dict[str, Any]]) -> None:
     pinned = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned
     images = [cluster["docker"]["image"]]

@@ -100,9 +100,7 @@ def test_a_file_of_somebody_else_is_neither_adopted_nor_overwritten(tmp_path: Pa
 
 
 @pytest.mark.parametrize("earlier", [rows(2), rows(3, first=1)])
-def test_other_rows_of_the_same_part_are_not_adopted_and_do_not_block_it(
-    tmp_path: Path, earlier: pa.Table
-) -> None:
+def test_other_rows_of_the_same_part_are_not_adopted_and_do_not_block_it(tmp_path: Path, earlier: pa.Table) -> None:
     """An attempt that died before its manifest had a broken vector that this one has not: its file is not ours."""
     store = Store(str(tmp_path))
     orphan = commit.publish_data_file(store, "p1", "lang=en", {"lang": "en"}, earlier, METADATA)
@@ -152,8 +150,7 @@ def test_committers_of_one_run_agree_on_one_snapshot(spec: JobSpec) -> None:
     plan, store, parts = finished(spec)
     results: list[Any] = []
     racers = [
-        threading.Thread(target=lambda: results.append(commit_plan(plan, Store(store.uri), parts)))
-        for _ in range(6)
+        threading.Thread(target=lambda: results.append(commit_plan(plan, Store(store.uri), parts))) for _ in range(6)
     ]
     for racer in racers:
         racer.start()
@@ -240,9 +237,7 @@ def test_two_splits_over_the_same_records_are_never_committed(spec: JobSpec, tmp
     plan, store, parts = finished(spec)
     other = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1 << 20})
     job, fresh = job_of(other), Store(str(tmp_path / "elsewhere"))
-    doubled = [
-        publish_prepared(p, job, store, HashEngine()) for p in prepared_parts(other, make_plan(job, fresh))
-    ]
+    doubled = [publish_prepared(p, job, store, HashEngine()) for p in prepared_parts(other, make_plan(job, fresh))]
     with pytest.raises(OutputError, match="two splits hold the records"):
         commit.commit_snapshot(
             store, [*parts, *doubled], run_id=plan.run_id, fingerprint=job.fingerprint, parent=None, complete=True
@@ -272,9 +267,7 @@ def test_the_whole_protocol_holds_on_a_real_s3_server(s3: Any, tmp_path: Path) -
     write_shard(tmp_path / "a.jsonl", DOCS)
     s3.filesystem.put_file(str(tmp_path / "a.jsonl"), f"{s3.key}/in/a.jsonl")
     options = {"storage_options": s3.storage_options}
-    spec = make_spec(
-        f"{s3.uri}/in", f"{s3.uri}/out", input=options, output=options, runtime={"part_bytes": 1024}
-    )
+    spec = make_spec(f"{s3.uri}/in", f"{s3.uri}/out", input=options, output=options, runtime={"part_bytes": 1024})
     assert run(spec, stop_after=3) is None
     first = run(spec)
     assert run(spec) == first
@@ -287,6 +280,4 @@ def test_the_whole_protocol_holds_on_a_real_s3_server(s3: Any, tmp_path: Path) -
     assert second is not None
     assert (second.number, second.n_documents) == (2, 1)
     with pytest.raises(CommitConflict):
-        commit.commit_snapshot(
-            store, [], run_id="other", fingerprint=plan.job.fingerprint, parent=first, complete=True
-        )
+        commit.commit_snapshot(store, [], run_id="other", fingerprint=plan.job.fingerprint, parent=first, complete=True)

@@ -33,9 +33,7 @@ OPTION = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)")
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def name(path: Path) -> str:
@@ -47,9 +45,7 @@ def commands() -> dict[str, set[str]]:
     """Options of each command, as the command line has them."""
     group: Any = typer.main.get_command(app)
     return {
-        key: {
-            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
+        key: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for key, command in group.commands.items()
     }
 
@@ -101,9 +97,7 @@ def test_readme_names_every_command_and_its_options(commands: dict[str, set[str]
 
 
 def test_readme_names_every_make_target_it_uses() -> None:
-    targets = set(
-        re.findall(r"^([a-z-]+):.*?##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    )
+    targets = set(re.findall(r"^([a-z-]+):.*?##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)", "\n".join(blocks(ROOT / "README.md", "sh")))) <= targets
 
 
@@ -124,17 +118,13 @@ def test_readme_shows_every_key_of_the_spec_with_its_default() -> None:
 
 def test_exit_codes_are_those_of_the_errors() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("| exit code |")[1].split("\n\n")[0]
-    codes = {
-        int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(", ")
-    }
+    codes = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(", ")}
     assert {getattr(errors, error).exit_code for error in errors.__all__} | {0, 130, 143} == codes
 
 
 def test_every_reject_reason_and_column_is_explained() -> None:
     page = (ROOT / "docs/output-format.md").read_text(encoding="utf-8")
-    reasons = set(
-        re.findall(r"^\| `(\w+)` \|", page.split("## Rejects")[1].split("## Records")[0], re.MULTILINE)
-    )
+    reasons = set(re.findall(r"^\| `(\w+)` \|", page.split("## Rejects")[1].split("## Records")[0], re.MULTILINE))
     assert reasons == set(schema.REASONS)
     columns = schema.rows_schema({}, include_text=True, precision="int8", dimension=8).names
     first_cells = " ".join(re.findall(r"^\| ([^|]*) \|", page, re.MULTILINE))
@@ -171,9 +161,7 @@ def test_the_sql_example_runs(output: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert all(abs(similarity - 1) < 1e-5 for _, _, similarity in rows)  # float32 rounding of a norm
 
 
-def test_the_format_of_extending_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bert_mean_dir: Path
-) -> None:
+def test_the_format_of_extending_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bert_mean_dir: Path) -> None:
     """The new file and its two lines in docs/extending.md, as they stand there, then a whole run with that format."""
     (file,) = blocks(ROOT / "docs/extending.md", "python")
     reader, suffix = re.findall(r"^\+(.*)$", blocks(ROOT / "docs/extending.md", "diff")[0], re.MULTILINE)

@@ -38,9 +38,7 @@ def torch_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=Fa
     return row_by_row(query, key, value, cu_seq_q, cu_seq_k, is_causal)
 
 
-def torch_2_12(
-    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False
-):
+def torch_2_12(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False):
     assert enable_gqa == (key.shape[1] != query.shape[1])
     check(cu_seq_q, max_q)
     return row_by_row(query, key, value, cu_seq_q, cu_seq_k, window_size == (-1, 0))
@@ -70,9 +68,7 @@ def test_every_row_sees_itself_and_nothing_else(monkeypatch, kernel, kv_heads, c
     starts_q = np.arange(LENGTHS.size + 1) if pooled else offsets
     expected = row_by_row(q, k, v, starts_q, offsets, causal and not pooled)
     # 1e-5: float32 against float64 sums of at most 24 terms of size one
-    torch.testing.assert_close(
-        attend(q, k, v, batch, causal=causal, pooled=pooled), expected, atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(attend(q, k, v, batch, causal=causal, pooled=pooled), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_packing_gathers_rows_positions_and_runs_of_equal_length():

@@ -198,6 +198,4 @@ def test_the_package_imports_neither_ray_nor_fugashi():
     import sys
 
     code = "import sys, pipeline.embed; print({'ray', 'fugashi'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -39,7 +39,11 @@ def test_raise_acts_at_its_place_and_once_a_folder(monkeypatch: pytest.MonkeyPat
 
 
 def test_kill_is_a_sigkill_to_the_process(tmp_path: Path) -> None:
-    environment = {**os.environ, "CORPUS_EMBED_FAILPOINT": "after_plan:kill", "CORPUS_EMBED_FAILPOINT_DIR": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "CORPUS_EMBED_FAILPOINT": "after_plan:kill",
+        "CORPUS_EMBED_FAILPOINT_DIR": str(tmp_path),
+    }
     code = "from pipeline.failpoints import failpoint; failpoint('after_plan'); print('alive')"
     command = [sys.executable, "-c", code]
     runs = [

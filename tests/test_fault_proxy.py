@@ -55,9 +55,7 @@ def test_signed_requests_pass_unchanged_and_are_logged(client: Any, proxy: Fault
     ]
 
 
-def test_s3fs_lists_writes_conditionally_and_reads_ranges_through_it(
-    s3: S3Place, proxy: FaultProxy, key: str
-) -> None:
+def test_s3fs_lists_writes_conditionally_and_reads_ranges_through_it(s3: S3Place, proxy: FaultProxy, key: str) -> None:
     filesystem = s3.server.filesystem(proxy.endpoint_url)
     assert filesystem.ls(s3.key) == [f"{s3.key}/object"]
     assert filesystem.cat_file(f"{BUCKET}/{key}", start=1_000, end=1_500) == BODY[1_000:1_500]
@@ -76,12 +74,8 @@ def test_wrong_keys_are_refused_through_it(s3_session: S3Server, proxy: FaultPro
         get(stranger.client(proxy.endpoint_url), key)
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [(403, "AccessDenied"), (404, "NoSuchKey"), (500, "InternalError")]
-)
-def test_status_fires_as_often_as_asked(
-    client: Any, proxy: FaultProxy, key: str, status: int, code: str
-) -> None:
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (404, "NoSuchKey"), (500, "InternalError")])
+def test_status_fires_as_often_as_asked(client: Any, proxy: FaultProxy, key: str, status: int, code: str) -> None:
     rule = proxy.add(Rule("status", method="GET", path="object", status=status, count=1))
     with pytest.raises(ClientError, match=code):
         get(client, key)

@@ -34,9 +34,7 @@ def edit(path: Path, **changes) -> None:
 
 def test_the_module_is_importable_without_torch_or_a_hub_client():
     code = "import sys, pipeline.model_dir; print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
 def test_the_real_minilm_directory_reads_as_its_card_says():
@@ -87,9 +85,7 @@ def test_max_tokens_resolves_as_sentence_transformers_resolves_it(copy, sentence
 def test_a_directory_saved_by_the_installed_release_reads_back(copy, tmp_path, mode):
     from sentence_transformers import SentenceTransformer
 
-    (copy / "1_Pooling" / "config.json").write_text(
-        json.dumps({"embedding_dimension": 64, "pooling_mode": mode})
-    )
+    (copy / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 64, "pooling_mode": mode}))
     st = SentenceTransformer(str(copy), device="cpu")
     st.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
     model = resolve(str(tmp_path / "saved"))

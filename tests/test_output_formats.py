@@ -52,7 +52,10 @@ def rounded(vectors: np.ndarray, precision: str) -> np.ndarray:
 def output(tmp_path: Path, precision: str = "float32", **more: Any) -> Path:
     write_shard(tmp_path / "in/a.jsonl", DOCS)
     spec = make_spec(
-        tmp_path / "in", tmp_path / "out", input={"keep_columns": ["lang"]}, output={"vector_precision": precision, **more}
+        tmp_path / "in",
+        tmp_path / "out",
+        input={"keep_columns": ["lang"]},
+        output={"vector_precision": precision, **more},
     )
     run(spec)
     return tmp_path / "out"
@@ -230,7 +233,7 @@ def test_any_partition_value_reads_back_equal_and_stays_inside_data(tmp_path: Pa
         where = pa.compute.field("lang").is_null() if value is None else pa.compute.field("lang") == value
         expected = {doc["id"] for doc in docs if doc["lang"] == value}
         assert set(dataset.to_table(columns=["doc_id"], filter=where)["doc_id"].to_pylist()) == expected
-    assert len(data_files(tmp_path / "out")) == len(VALUES)
+    assert len({path.parent for path in data_files(tmp_path / "out")}) == len(VALUES)  # a folder a value
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"data", "_meta"}
     assert all(len(path.relative_to(tmp_path / "out/data").parts) == 2 for path in data_files(tmp_path / "out"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
@@ -277,3 +280,15 @@ def test_several_partition_columns_nest_in_the_order_of_the_spec(tmp_path: Path)
         f"select doc_id, a, b from read_parquet('{tmp_path}/out/data/**/*.parquet', hive_partitioning=true)"
     ).fetchall()
     assert sorted(by_duckdb) == sorted((doc["id"], doc["a"], doc["b"]) for doc in docs)
+
+
+@pytest.mark.s3
+def test_any_partition_value_reads_back_equal_from_s3(s3: Any, tmp_path: Path) -> None:
+    docs = [{"id": str(i), "text": f"{i}", "lang": value} for i, value in enumerate(VALUES)]
+    write_shard(tmp_path / "in/a.jsonl", docs)
+    options = {"partition_by": ["lang"], "storage_options": s3.storage_options}
+    run(make_spec(tmp_path / "in", s3.uri, input={"keep_columns": ["lang"]}, output=options))
+    table = open_dataset(s3.uri, storage_options=s3.storage_options).to_table(columns=["doc_id", "lang"])
+    assert {row["doc_id"]: row["lang"] for row in table.to_pylist()} == {doc["id"]: doc["lang"] for doc in docs}
+    ids, vectors = read_vectors(s3.uri, storage_options=s3.storage_options)
+    assert (len(ids), vectors.shape) == (len(docs), (len(docs), DIM))

@@ -6,6 +6,7 @@ Oracle: plain Python over the documents that the test wrote.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,7 @@ def test_a_part_of_nothing_but_rejects_survives_its_way_through_ipc(tmp_path: Pa
             stream.write_table(table)
         return pa.ipc.open_stream(sink.getvalue()).read_all()
 
-    received = parts.Prepared(
-        prepared.header, sent(prepared.rows), sent(prepared.tokens), sent(prepared.rejects)
-    )
+    received = parts.Prepared(prepared.header, sent(prepared.rows), sent(prepared.tokens), sent(prepared.rejects))
     manifest = publish_prepared(received, plan.job, store_of(spec), HashEngine())
     assert (manifest.n_records, manifest.n_rejects, manifest.data_files) == (3, 3, ())
     assert manifest.reject_reasons == {"malformed_json": 3}
@@ -174,7 +173,7 @@ class BrokenEngine(HashEngine):
 
     def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         vectors = super().embed(ids, offsets)
-        for row, (a, b) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        for row, (a, b) in enumerate(itertools.pairwise(offsets)):
             if ord("!") in ids[a:b]:
                 vectors[row, 3] = self.value
         return vectors
@@ -182,9 +181,7 @@ class BrokenEngine(HashEngine):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("mode", ["truncate", "chunk", "chunk_and_pool"])
-def test_a_vector_that_is_not_finite_rejects_its_whole_document(
-    tmp_path: Path, value: float, mode: str
-) -> None:
+def test_a_vector_that_is_not_finite_rejects_its_whole_document(tmp_path: Path, value: float, mode: str) -> None:
     sentence = "A sentence of some length. "
     docs = [{"id": str(i), "text": sentence * 9 + ("Broken here! " if i % 3 == 1 else "")} for i in range(9)]
     write_shard(tmp_path / "in/a.jsonl", docs)

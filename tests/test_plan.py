@@ -6,6 +6,7 @@ Oracle: the documents that the test itself wrote.
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline import commit
 from pipeline.dataset import open_dataset
 from pipeline.lineage import Manifest, Shard, Span, Split
 from pipeline.plan import Plan, make_plan
+from pipeline.shards import list_shards
 from pipeline.splits import claim, cut_rest, estimated_bytes
 from tests.outputs import write_shard
 from tests.stand_in import HashEngine, commit_plan, job_of, make_spec, prepared_parts, publish_prepared, run, store_of
@@ -63,9 +65,7 @@ def test_a_plan_of_a_finished_output_has_nothing_to_do_and_writes_nothing(tmp_pa
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.csv"])
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_resume_does_only_the_parts_that_have_no_manifest(
-    tmp_path: Path, name: str, stop_after: int
-) -> None:
+def test_a_resume_does_only_the_parts_that_have_no_manifest(tmp_path: Path, name: str, stop_after: int) -> None:
     docs = documents("d", 200)
     write_shard(tmp_path / "in" / name, docs)
     spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 2048})
@@ -251,3 +251,26 @@ def test_the_pinned_plan_names_every_span_with_its_etag(tmp_path: Path) -> None:
     assert table.num_rows == len(plan.todo)
     assert set(table["etag"].to_pylist()) == {plan.shards[0].etag}
     assert pa.compute.min(table["start"]).as_py() == 0
+
+
+def test_a_shard_that_changes_while_it_is_planned_is_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_shard(tmp_path / "in/a.parquet", documents("d", 300))
+    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024})
+    plan_module = sys.modules[make_plan.__module__]  # `pipeline.plan` is the public function
+    listed, calls = list_shards, []
+
+    def changes_after_the_first_listing(*arguments: Any) -> list[Shard]:
+        found = listed(*arguments)
+        if not calls:
+            write_shard(path, documents("e", 200))
+        calls.append(found)
+        return found
+
+    monkeypatch.setattr(plan_module, "list_shards", changes_after_the_first_listing)
+    plan = plan_of(spec)
+    assert len(calls) == 2
+    assert list(plan.shards) == calls[1]
+    run(spec)
+    assert live_ids(tmp_path / "out") == sorted(doc["id"] for doc in documents("e", 200))

@@ -18,9 +18,7 @@ from pipeline.prepare.chunk import Chunks, chunk
 
 def count_words(texts: list[str]) -> npt.NDArray[np.int64]:
     """One token a word, or a character of Japanese."""
-    return np.array(
-        [len(re.findall(r"[぀-ヿ一-鿿。！？]|[^\s぀-ヿ一-鿿。！？]+", text)) for text in texts], np.int64
-    )
+    return np.array([len(re.findall(r"[぀-ヿ一-鿿。！？]|[^\s぀-ヿ一-鿿。！？]+", text)) for text in texts], np.int64)
 
 
 def count_bytes(texts: list[str]) -> npt.NDArray[np.int64]:
@@ -52,9 +50,7 @@ TEXT = st.text(st.sampled_from("ab .!?\n。！？」』漢字 \u3000\u3042,\"')x
     st.sampled_from(["sentence", "token"]),
     st.sampled_from([count_words, count_bytes]),
 )
-def test_windows_cover_their_document_in_order_and_fit(
-    documents, max_tokens, overlap, boundary, count
-) -> None:
+def test_windows_cover_their_document_in_order_and_fit(documents, max_tokens, overlap, boundary, count) -> None:
     found = chunk(
         pa.array(documents, pa.string()),
         count,
@@ -132,9 +128,7 @@ def test_a_window_that_a_tokenizer_counts_higher_than_its_sentences_is_halved() 
     assert found.texts.to_pylist() == ["a. b.", "c. d.", "e. f.", "g. h."]
 
 
-@pytest.mark.parametrize(
-    "text", ["漢" * 400_000, "a" * 400_000, "." * 400_000, ".)" * 200_000, "\n " * 200_000 + "a"]
-)
+@pytest.mark.parametrize("text", ["漢" * 400_000, "a" * 400_000, "." * 400_000, ".)" * 200_000, "\n " * 200_000 + "a"])
 def test_a_long_unbroken_text_is_cut_in_linear_time(text: str) -> None:
     started = time.perf_counter()
     found = chunk(pa.array([text]), count_bytes, max_tokens=256, overlap_tokens=32)

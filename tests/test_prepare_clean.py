@@ -106,13 +106,10 @@ def test_against_pythons_own_unicode(texts: list[str | None], unicode: str, min_
             continue
         assigned = all(unicodedata.category(char) != "Cn" for char in text)
         expected = text if unicode == "none" else unicodedata.normalize(unicode, text)
-        if (
-            row["text"] is not None and assigned
-        ):  # tables of different Unicode versions agree on what both know
+        if row["text"] is not None and assigned:  # tables of different Unicode versions agree on what both know
             assert row["text"] == expected
             assert any(
-                unicodedata.category(char)[0] not in "ZC" or unicodedata.category(char) == "Co"
-                for char in expected
+                unicodedata.category(char)[0] not in "ZC" or unicodedata.category(char) == "Co" for char in expected
             )
             assert len(expected.strip()) >= min_chars
         if row["reason"] == "too_short":

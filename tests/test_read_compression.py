@@ -127,9 +127,7 @@ def test_a_truncated_shard_keeps_its_whole_records_and_ends_with_one_reject_at_t
     span = Span(shard=Shard(uri="a.jsonl" + suffix, etag="e", size_bytes=len(packed)))
     options = ReadOptions("text", None, {}, 999)
     rows = [
-        row
-        for table in read_span(READERS["jsonl"], io.BytesIO(packed), span, options)
-        for row in table.to_pylist()
+        row for table in read_span(READERS["jsonl"], io.BytesIO(packed), span, options) for row in table.to_pylist()
     ]
     readable = blocks(packed, suffix)[0]
     whole_lines = readable[: readable.rfind(b"\n") + 1].splitlines()

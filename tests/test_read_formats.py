@@ -42,9 +42,7 @@ def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(EXTENSIONS, ".pairs", "pairs")
     uri = "s3://lake/x.pairs"
     span = Span(shard=Shard(uri=uri, etag="e", size_bytes=9))
-    tables = read_span(
-        READERS[format_of(uri)], io.BytesIO(b"1\na\n2\nb"), span, ReadOptions("text", "id", {}, 99)
-    )
+    tables = read_span(READERS[format_of(uri)], io.BytesIO(b"1\na\n2\nb"), span, ReadOptions("text", "id", {}, 99))
     rows = pa.concat_tables(tables).to_pylist()
     assert [(r["source_record"], r["doc_id"], r["text"], r["reason"]) for r in rows] == [
         (0, "1", None, "too_short"), (1, "2", "b", None), (77, None, None, "damaged_shard"),

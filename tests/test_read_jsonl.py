@@ -77,9 +77,7 @@ def test_a_bad_line_is_rejected_with_its_reason_and_its_neighbours_are_kept(line
 
 
 def test_a_lone_surrogate_outside_the_columns_in_use_is_no_fault() -> None:
-    data = (
-        b'{"text": "a", "junk": "\\ud800"}\n{"text": "a", "lang": "\\ud800"}\n{"text": "a", "id": "\\ud800"}'
-    )
+    data = b'{"text": "a", "junk": "\\ud800"}\n{"text": "a", "lang": "\\ud800"}\n{"text": "a", "id": "\\ud800"}'
     assert [row["reason"] for row in read(data)] == [None, None, None]
     assert [row["reason"] for row in read(data, keep={"lang": pa.string()})] == [None, "invalid_column", None]
 
@@ -145,14 +143,10 @@ def test_kept_columns_are_cast_exactly(type_name: str, value: str, expected: Any
         ("timestamp", '"noon"'),
     ],
 )
-def test_a_value_that_does_not_fit_its_declared_type_rejects_its_record_only(
-    type_name: str, value: str
-) -> None:
+def test_a_value_that_does_not_fit_its_declared_type_rejects_its_record_only(type_name: str, value: str) -> None:
     fitting = {"int64": "3", "float64": "0.5", "bool": "true", "date": '"2024-01-01"'}.get(type_name, "null")
     line = '{{"text": "a", "k": {}}}'.format
-    rows = read(
-        "\n".join([line(fitting), line(value), line(fitting)]).encode(), keep={"k": KEPT_TYPES[type_name]}
-    )
+    rows = read("\n".join([line(fitting), line(value), line(fitting)]).encode(), keep={"k": KEPT_TYPES[type_name]})
     assert [row["reason"] for row in rows] == [None, "invalid_column", None]
 
 
@@ -273,11 +267,7 @@ def test_spans_cover_a_large_shard_and_leave_a_compressed_one_whole() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12), max_size=30
-    )
-)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12), max_size=30))
 def test_every_text_comes_back_as_it_was_and_its_bytes_are_where_the_row_says(texts: list[str]) -> None:
     data = b"\n".join(json.dumps({"text": text}).encode() for text in texts)
     rows = read(data)

@@ -141,9 +141,7 @@ def test_one_column_can_be_text_and_identifier() -> None:
 
 def test_a_missing_column_names_those_that_are_there() -> None:
     data = written(pa.table({"body": ["a"], "lang": ["ja"]}))
-    with pytest.raises(
-        InputError, match=r"'text' not found; columns are body, lang\. Set input\.text_column"
-    ):
+    with pytest.raises(InputError, match=r"'text' not found; columns are body, lang\. Set input\.text_column"):
         read(data)
 
 
@@ -154,9 +152,7 @@ def test_a_record_over_the_limit_is_rejected() -> None:
 
 def numbered(n_rows: int, **settings: Any) -> bytes:
     texts = [f"row {i} " + "x" * 90 for i in range(n_rows)]
-    return written(
-        pa.table({"text": texts, "n": range(n_rows)}), compression="none", use_dictionary=False, **settings
-    )
+    return written(pa.table({"text": texts, "n": range(n_rows)}), compression="none", use_dictionary=False, **settings)
 
 
 @pytest.mark.parametrize("part_bytes", [1, 5_000, 25_000, 90_000])
@@ -194,9 +190,7 @@ def test_a_broken_footer_is_planned_whole_and_read_as_one_reject(damage: str) ->
 @pytest.mark.faults
 def test_a_damaged_page_costs_the_rows_after_it_in_its_row_group_only() -> None:
     data = bytearray(
-        numbered(
-            3000, row_group_size=1000, write_page_checksum=True, data_page_size=10_000, write_batch_size=50
-        )
+        numbered(3000, row_group_size=1000, write_page_checksum=True, data_page_size=10_000, write_batch_size=50)
     )
     place = data.index(b"row 1510 ")  # the second row group, somewhere in a page of about 100 rows
     data[place] ^= 0xFF

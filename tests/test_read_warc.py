@@ -57,9 +57,7 @@ def response(body: bytes, headers: list[tuple[str, str]]) -> bytes:
     http = StatusAndHeaders("200 OK", headers, protocol="HTTP/1.1")
     for record_type in ("request", "response", "metadata"):
         writer.write_record(
-            writer.create_warc_record(
-                "http://example.org/", record_type, payload=io.BytesIO(body), http_headers=http
-            )
+            writer.create_warc_record("http://example.org/", record_type, payload=io.BytesIO(body), http_headers=http)
             if record_type != "metadata"
             else writer.create_warc_record("http://example.org/", "metadata", payload=io.BytesIO(b"a: b"))
         )
@@ -125,9 +123,7 @@ def test_the_body_of_a_response_is_its_text(
 
 
 def test_html_gives_its_visible_text_or_names_the_extra() -> None:
-    html = (
-        "<html><head><title>t</title><script>no()</script></head><body><p>見える</p></body></html>".encode()
-    )
+    html = "<html><head><title>t</title><script>no()</script></head><body><p>見える</p></body></html>".encode()
     data = response(html, [("Content-Type", "text/html; charset=utf-8")])
     try:
         import resiliparse  # noqa: F401
@@ -176,9 +172,7 @@ def test_a_record_without_all_its_bytes_is_never_a_document() -> None:
         (b"second", b"second\r\n\r\nJUNK JUNK"),
     ],
 )
-def test_where_no_record_starts_one_reject_says_so_and_the_next_record_is_read(
-    old: bytes, new: bytes
-) -> None:
+def test_where_no_record_starts_one_reject_says_so_and_the_next_record_is_read(old: bytes, new: bytes) -> None:
     data = wet(["first", "second", "third"])
     assert data.count(old) == 1
     rows = read(data.replace(old, new))

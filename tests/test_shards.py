@@ -115,9 +115,7 @@ def test_an_empty_shard_is_read_as_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["other content", "same length", "touched", "gone", "folder"])
-def test_a_shard_that_is_another_object_than_the_planned_one_is_not_opened(
-    tmp_path: Path, change: str
-) -> None:
+def test_a_shard_that_is_another_object_than_the_planned_one_is_not_opened(tmp_path: Path, change: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"planned")
     shard = one(path)
@@ -135,9 +133,7 @@ def test_a_shard_that_is_another_object_than_the_planned_one_is_not_opened(
 
 
 @pytest.mark.parametrize("change", ["cut short", "emptied", "grown", "replaced", "gone"])
-def test_a_local_shard_that_changes_while_it_is_read_is_noticed_at_the_end(
-    tmp_path: Path, change: str
-) -> None:
+def test_a_local_shard_that_changes_while_it_is_read_is_noticed_at_the_end(tmp_path: Path, change: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"x" * (3 << 20))
     with open_shard(one(path), {}) as file:

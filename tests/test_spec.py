@@ -51,9 +51,7 @@ def test_the_resolved_spec_read_back_is_the_same_spec() -> None:
         ("prepare", {"chunk": {"max_tokens": 8, "overlap_tokens": 8}}, "smaller than max_tokens"),
     ],
 )
-def test_a_mistake_is_named_with_its_place_and_the_way_out(
-    section: str, fields: dict[str, Any], expected: str
-) -> None:
+def test_a_mistake_is_named_with_its_place_and_the_way_out(section: str, fields: dict[str, Any], expected: str) -> None:
     with pytest.raises(SpecError, match=expected):
         spec_from(spec_with(section, **fields))
 
@@ -68,9 +66,7 @@ def test_secrets_are_refused_and_not_repeated() -> None:
 def test_dotted_overrides_win_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))
-    spec = load_spec(
-        path, ["runtime.max_batch_tokens=8192", "input.keep_columns=[lang]", "model.normalize=true"]
-    )
+    spec = load_spec(path, ["runtime.max_batch_tokens=8192", "input.keep_columns=[lang]", "model.normalize=true"])
     assert spec.runtime.max_batch_tokens == 8192
     assert spec.input.keep_columns == {"lang": "string"}
     assert spec.model.normalize is True

@@ -71,9 +71,7 @@ def test_the_preflight_accepts_a_real_s3_server(s3: Any) -> None:
 
 
 @pytest.mark.s3
-def test_the_preflight_names_wrong_credentials_without_showing_them(
-    s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_preflight_names_wrong_credentials_without_showing_them(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-wrong-secret")
     store = Store(s3.uri, {**s3.storage_options, "skip_instance_cache": True})
     with pytest.raises(StorageError, match="cannot be written") as caught:
@@ -81,9 +79,7 @@ def test_the_preflight_names_wrong_credentials_without_showing_them(
     assert "canary" not in str(caught.value)
 
 
-def test_the_preflight_refuses_a_store_that_overwrites(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_preflight_refuses_a_store_that_overwrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "_link", lambda self, path, data: True)  # a store that answers yes to both
     with pytest.raises(StorageError, match="conditional writes"):
         Store(str(tmp_path)).check_conditional_put()
@@ -111,9 +107,7 @@ def test_retries_end_at_the_deadline_and_say_for_what(monkeypatch: pytest.Monkey
         storage.retried(request, "read s3://b/k")
 
 
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError("x"), PermissionError("x"), ValueError("x"), OSError(22, "x")]
-)
+@pytest.mark.parametrize("error", [FileNotFoundError("x"), PermissionError("x"), ValueError("x"), OSError(22, "x")])
 def test_a_final_answer_is_not_tried_again(error: Exception) -> None:
     assert not is_transient(error)
 

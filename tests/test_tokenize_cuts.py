@@ -47,7 +47,11 @@ def test_no_dictionary_word_reaches_over_a_full_stop_between_kana_or_kanji() -> 
 
 
 def test_a_lattice_holds_nothing_but_the_two_nodes_of_the_full_stop_itself(lattice: fugashi.GenericTagger) -> None:
-    for texts in ([f"{char}。日本" for char in BEFORE], [f"日本。{char}" for char in AFTER], ["。" + char for char in AFTER]):
+    for texts in (
+        [f"{char}。日本" for char in BEFORE],
+        [f"日本。{char}" for char in AFTER],
+        ["。" + char for char in AFTER],
+    ):
         for text in texts:
             nodes = {line.split("|")[0] for line in lattice.parse(text).split("\n") if "。" in line}
             assert nodes == {"。", "?。"}, text

@@ -56,7 +56,9 @@ def fed(oracle: Any, text: str, prompt: str | None = None) -> list[int]:
 
 
 @pytest.mark.parametrize("prompt", [None, "query: "])
-def test_the_ids_are_what_sentence_transformers_feeds_the_model(directory: Path, oracle: Any, prompt: str | None) -> None:
+def test_the_ids_are_what_sentence_transformers_feeds_the_model(
+    directory: Path, oracle: Any, prompt: str | None
+) -> None:
     mine = load_tokenizer(resolve(str(directory)), prompt=prompt)
     assert mine.max_tokens == oracle.max_seq_length
     texts = TEXTS + list(sample_texts("en")[:40] + sample_texts("ja")[:40])
@@ -84,7 +86,14 @@ def test_a_shorter_limit_is_that_of_max_seq_length(directory: Path, oracle: Any)
 def test_of_a_long_text_a_window_gives_the_same_ids_as_the_whole(directory: Path, oracle: Any, max_tokens: int) -> None:
     mine = load_tokenizer(resolve(str(directory)), max_tokens=max_tokens)
     english, japanese = " ".join(sample_texts("en")[:60]), "\n".join(sample_texts("ja")[:60])
-    texts = [english, japanese, japanese.replace("\n", ""), " " * 20_000 + english, "x" * 9_000 + english, "[SEP] " * 9_000]
+    texts = [
+        english,
+        japanese,
+        japanese.replace("\n", ""),
+        " " * 20_000 + english,
+        "x" * 9_000 + english,
+        "[SEP] " * 9_000,
+    ]
     assert min(map(len, texts)) > 8_192
     for text, ids in zip(texts, rows(mine.encode(texts)), strict=True):
         whole = oracle.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
@@ -92,7 +101,11 @@ def test_of_a_long_text_a_window_gives_the_same_ids_as_the_whole(directory: Path
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.text(st.sampled_from("abc XYZé漢あア。、１\n\t[]<>s/👍\u0301\u3099"), max_size=80), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.text(st.sampled_from("abc XYZé漢あア。、１\n\t[]<>s/👍\u0301\u3099"), max_size=80), min_size=1, max_size=5
+    )
+)
 def test_ids_are_the_references_on_any_text(directory: Path, oracle: Any, texts: list[str]) -> None:
     assert rows(load_once(directory).encode(texts)) == [fed(oracle, text) for text in texts]
 

@@ -91,7 +91,10 @@ def test_a_chunk_shows_its_own_characters_after_normalisation(tmp_path, bert_mea
 
 
 def test_an_id_with_a_sharp_is_found_before_it_is_taken_for_a_chunk(tmp_path, bert_mean_dir):
-    documents = [{"id": "x", "text": "The first one.", "lang": "en"}, {"id": "x#0", "text": "The second one.", "lang": "en"}]
+    documents = [
+        {"id": "x", "text": "The first one.", "lang": "en"},
+        {"id": "x#0", "text": "The second one.", "lang": "en"},
+    ]
     uri = make(tmp_path, bert_mean_dir, documents)
     assert [row.source_text for row in trace(uri, None, "x#0").rows] == ["The second one."]
     assert [row.source_text for row in trace(uri, None, "x#0#0").rows] == ["The second one."]

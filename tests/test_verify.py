@@ -128,7 +128,9 @@ def test_the_sample_depends_only_on_its_seed(made):
 def test_a_flipped_byte_of_a_vector_is_found_by_hash_and_by_page_checksum(output):
     path = data_files(output)[0]
     column = pq.ParquetFile(path).metadata.row_group(0)
-    at = next(column.column(n) for n in range(column.num_columns) if column.column(n).path_in_schema.startswith("embedding"))
+    at = next(
+        column.column(n) for n in range(column.num_columns) if column.column(n).path_in_schema.startswith("embedding")
+    )
     data = bytearray(path.read_bytes())
     data[at.data_page_offset + at.total_compressed_size // 2] ^= 1
     path.write_bytes(data)

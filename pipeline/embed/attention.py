@@ -34,9 +34,7 @@ class PackedBatch:
     starts: torch.Tensor  # (n + 1,) int32, cumulative lengths from 0
     firsts: torch.Tensor  # (n + 1,) int32, 0..n: cumulative lengths of one token a row
     longest: int
-    runs: tuple[
-        tuple[int, int, int], ...
-    ]  # (first row, rows, length) of runs of equal length; empty on a GPU
+    runs: tuple[tuple[int, int, int], ...]  # (first row, rows, length) of runs of equal length; empty on a GPU
 
     @property
     def n_rows(self) -> int:
@@ -58,9 +56,7 @@ def pack(ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows, device:
     parts[2 * n_tokens] = 0
     np.cumsum(lengths, out=parts[2 * n_tokens + 1 : 2 * n_tokens + 1 + n_rows])
     parts[2 * n_tokens + 1 + n_rows :] = np.arange(n_rows + 1)
-    tokens, inside, starts, firsts = to_device(parts, device).split(
-        [n_tokens, n_tokens, n_rows + 1, n_rows + 1]
-    )
+    tokens, inside, starts, firsts = to_device(parts, device).split([n_tokens, n_tokens, n_rows + 1, n_rows + 1])
     runs = _runs(lengths) if device == "cpu" else ()
     return PackedBatch(tokens, inside, starts, firsts, int(lengths.max()), runs)
 

@@ -98,9 +98,7 @@ class Engine(ABC):
         self.stats.seconds += time.perf_counter() - started
         return vectors
 
-    def _embed_bucket(
-        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows, sink: _Sink
-    ) -> None:
+    def _embed_bucket(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows, sink: _Sink) -> None:
         """One bucket, in smaller pieces where memory does not hold it. The smaller budget is kept for what
         follows.
         """
@@ -121,9 +119,7 @@ class Engine(ABC):
                 queue += [rows[half:], rows[:half]]
                 n_tokens = int((offsets[rows + 1] - offsets[rows]).sum())
                 self.budget_tokens = max(1, min(self.budget_tokens, n_tokens // 2))
-                log.warning(
-                    "out of memory at %d rows: budget is now %d tokens", rows.size, self.budget_tokens
-                )
+                log.warning("out of memory at %d rows: budget is now %d tokens", rows.size, self.budget_tokens)
                 continue
             self.stats.n_batches += 1
             sink.put(rows, result)

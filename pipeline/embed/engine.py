@@ -47,9 +47,7 @@ def load_engine(
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("engine", engine, ("auto", "packed", "padded"))
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(
-            f"device {device!r}: torch {torch.__version__} sees no GPU. Set runtime device to 'cpu'."
-        )
+        raise ModelError(f"device {device!r}: torch {torch.__version__} sees no GPU. Set runtime device to 'cpu'.")
     options = EngineOptions(
         pooling=_pooling(model, pooling),
         normalize=model.normalize if normalize == "auto" else bool(normalize),
@@ -65,9 +63,7 @@ def load_engine(
             if isinstance(loaded, Engine):
                 return loaded
             if engine == "packed":
-                raise ModelError(
-                    f"{model.path}: engine 'packed' cannot run it: {loaded}. Set engine to 'auto'."
-                )
+                raise ModelError(f"{model.path}: engine 'packed' cannot run it: {loaded}. Set engine to 'auto'.")
             log.info("%s: padded engine, because packed cannot run it: %s", model.path, loaded)
         from pipeline.embed.padded import (
             PaddedEngine,  # sentence-transformers: 3 s that packed models do without

@@ -42,9 +42,7 @@ class PackedEngine(Engine):
         self._head = load_head(model, options.normalize, options.truncate_dim).to(options.device)
         self._trims = options.pooling in body.single_token_poolings
         self._attention = attention_for(options.device)
-        self.budget_tokens = (
-            options.max_batch_tokens or body.default_budget_tokens[options.device.split(":")[0]]
-        )
+        self.budget_tokens = options.max_batch_tokens or body.default_budget_tokens[options.device.split(":")[0]]
         with torch.inference_mode():
             self.dim = int(self._forward(np.zeros(1, np.int32), np.array([0, 1]), np.array([0])).shape[1])
         self.stats.n_padded_tokens = 0
@@ -88,9 +86,7 @@ def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
     if options.device != "cpu" and options.dtype == "float32":
         return "variable-length attention on a GPU needs bfloat16 or float16"
     before = (
-        [m.kind for m in model.modules[1 : [m.kind for m in model.modules].index("Pooling")]]
-        if model.pooling
-        else []
+        [m.kind for m in model.modules[1 : [m.kind for m in model.modules].index("Pooling")]] if model.pooling else []
     )
     if before:
         return f"modules stand between transformer and pooling: {before}"

@@ -50,8 +50,7 @@ class PackedBert:
         self._words = weights["embeddings.word_embeddings.weight"]
         # Every text is of the first type, so its row is added to the positions once and for all.
         self._positions = (
-            weights["embeddings.position_embeddings.weight"]
-            + weights["embeddings.token_type_embeddings.weight"][0]
+            weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
         )
         self._norm = weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"]
         self._layers = [_layer(weights, f"encoder.layer.{i}.") for i in range(config.num_hidden_layers)]

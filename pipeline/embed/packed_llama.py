@@ -113,9 +113,7 @@ def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 
 
 def _rotary_table(model: LlamaModel, n_positions: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    angles = torch.outer(
-        torch.arange(n_positions, dtype=torch.float32), model.rotary_emb.inv_freq.float().cpu()
-    )
+    angles = torch.outer(torch.arange(n_positions, dtype=torch.float32), model.rotary_emb.inv_freq.float().cpu())
     scale = model.rotary_emb.attention_scaling
     return (angles.cos() * scale).to(device, model.dtype), (angles.sin() * scale).to(device, model.dtype)
 

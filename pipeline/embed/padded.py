@@ -40,9 +40,7 @@ class PaddedEngine(Engine):
         self.budget_tokens = options.max_batch_tokens or DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]]
         modules = _load_modules(model, options)
         pooled_at = next(i for i, module in enumerate(modules) if isinstance(module, Pooling))
-        self._body = (
-            torch.nn.Sequential(*modules[: pooled_at + 1]).to(options.device, DTYPES[options.dtype]).eval()
-        )
+        self._body = torch.nn.Sequential(*modules[: pooled_at + 1]).to(options.device, DTYPES[options.dtype]).eval()
         behind = drop_last_normalize(modules[pooled_at + 1 :])
         self._head = Head(behind, options.normalize, options.truncate_dim).to(options.device).eval()
         pad = getattr(modules[0].config, "pad_token_id", None)

@@ -69,9 +69,7 @@ def chunk(
     documents: list[str] = texts.to_pylist()
     is_long = np.asarray(count_tokens(documents)) > max_tokens if documents else np.zeros(0, bool)
     ends = _SENTENCE_END if boundary == "sentence" else _WORD_END
-    pieces = [
-        piece for doc in np.flatnonzero(is_long).tolist() for piece in _split(doc, documents[doc], ends)
-    ]
+    pieces = [piece for doc in np.flatnonzero(is_long).tolist() for piece in _split(doc, documents[doc], ends)]
     pieces, counts = _cut_long(documents, pieces, count_tokens, max_tokens)
     windows = _pack(pieces, counts, max_tokens, overlap_tokens)
     spans = _fitting(documents, pieces, windows, count_tokens, max_tokens)

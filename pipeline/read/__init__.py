@@ -74,9 +74,7 @@ def format_of(uri: str, format: str = "auto") -> str:
     if format not in READERS:
         raise SpecError(f"input.format: {format!r} is not one of auto, {', '.join(READERS)}.")
     if format == "parquet" and compression_of(uri):
-        raise SpecError(
-            f"{uri}: Parquet is compressed inside and has to be entered from its end. Decompress the file."
-        )
+        raise SpecError(f"{uri}: Parquet is compressed inside and has to be entered from its end. Decompress the file.")
     return format
 
 

@@ -56,8 +56,7 @@ def column_from_values(name: str, values: list[Any], type_: pa.DataType, rejects
         values[row] = None
     if len(found) > 1:  # one array would need one type, and make a float of an integer beside one
         alone = [
-            _cast(name, _array(name, [value], rejects, row), type_, rejects, row)
-            for row, value in enumerate(values)
+            _cast(name, _array(name, [value], rejects, row), type_, rejects, row) for row, value in enumerate(values)
         ]
         return pa.concat_arrays(alone)
     return _cast(name, _array(name, values, rejects), type_, rejects)

@@ -52,14 +52,10 @@ def _table(batch: LineBatch, options: ReadOptions) -> pa.Table:
     reject_nul(text, rejects)
     doc_id: pa.Array = pa.nulls(len(values), pa.string())
     if options.id_column is not None:
-        ids = _restored(
-            [value.get(options.id_column, _MISSING) for value in values], options.id_column, batch
-        )
+        ids = _restored([value.get(options.id_column, _MISSING) for value in values], options.id_column, batch)
         doc_id = _id_column(ids, options.id_column, rejects)
     kept = [
-        column_from_values(
-            name, _restored([value.get(name) for value in values], name, batch), type_, rejects
-        )
+        column_from_values(name, _restored([value.get(name) for value in values], name, batch), type_, rejects)
         for name, type_ in options.keep.items()
     ]
     return records_table(
@@ -102,9 +98,7 @@ def _decode_refused(line: bytes, row: int, error: str, rejects: Rejects) -> Any:
     try:
         text = line.decode()
     except UnicodeDecodeError as decode_error:
-        reject(
-            rejects, row, "invalid_utf8", f"byte {decode_error.start} of the record: {decode_error.reason}"
-        )
+        reject(rejects, row, "invalid_utf8", f"byte {decode_error.start} of the record: {decode_error.reason}")
         return {}
     try:
         value = json.loads(text, parse_constant=_refuse_constant)

@@ -79,9 +79,7 @@ class _Lines:
 
     def __init__(self, max_record_bytes: int, start: int, skip_first: bool) -> None:
         self._max_bytes = max_record_bytes
-        self._pieces: list[
-            bytes
-        ] = []  # of the line that is not finished yet, empty once it is over the limit
+        self._pieces: list[bytes] = []  # of the line that is not finished yet, empty once it is over the limit
         self._n_pending = 0
         self._skip_first = skip_first
         self._saw_return = False

@@ -78,9 +78,7 @@ class ParquetReader:
                     yield _table(batch, row + n_read, options)
                     n_read += batch.num_rows
             except ShardDamaged as error:
-                detail = (
-                    f"row group {group}: rows {row + n_read} to {row + n_rows - 1} cannot be read: {error}"
-                )
+                detail = f"row group {group}: rows {row + n_read} to {row + n_rows - 1} cannot be read: {error}"
                 yield damaged_table(row + n_read, detail, options)
             row += n_rows
 
@@ -174,9 +172,7 @@ def _batches(
         raise ShardDamaged(f"{uri}: {n_read} rows instead of {n_rows}", n_read)
 
 
-def _decoded(
-    source: _Source, uri: str, group: int, options: ReadOptions, batch_rows: int
-) -> Iterator[pa.RecordBatch]:
+def _decoded(source: _Source, uri: str, group: int, options: ReadOptions, batch_rows: int) -> Iterator[pa.RecordBatch]:
     parquet = _open(source, uri)
     batches = parquet.iter_batches(
         batch_size=batch_rows, row_groups=[group], columns=_columns(options), use_threads=False
@@ -202,9 +198,7 @@ def _table(batch: pa.RecordBatch, first_row: int, options: ReadOptions) -> pa.Ta
     doc_id: pa.Array = pa.nulls(len(batch), pa.string())
     if options.id_column is not None:
         doc_id = _id_column(plain(batch.column(options.id_column)), options.id_column, rejects)
-    kept = [
-        column_from_array(name, batch.column(name), type_, rejects) for name, type_ in options.keep.items()
-    ]
+    kept = [column_from_array(name, batch.column(name), type_, rejects) for name, type_ in options.keep.items()]
     return records_table(
         options, source_record=np.arange(first_row, first_row + len(batch)), record_bytes=n_bytes,
         doc_id=doc_id, text=text, kept=kept, rejects=rejects,
@@ -240,8 +234,6 @@ def _id_column(array: pa.Array, name: str, rejects: Rejects) -> pa.Array:
         ids = pa.nulls(len(array), pa.string())
     if ids.null_count:
         for row in np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)).tolist():
-            found = (
-                "null" if pat.is_binary(array.type) or pat.is_integer(array.type) else f"of type {array.type}"
-            )
+            found = "null" if pat.is_binary(array.type) or pat.is_integer(array.type) else f"of type {array.type}"
             reject(rejects, row, "invalid_id", f"{name}: {found}")
     return ids

@@ -99,9 +99,7 @@ def damaged_table(position: int, detail: str, options: ReadOptions) -> pa.Table:
 def reject_nul(text: pa.Array, rejects: Rejects) -> None:
     """Reject the rows of `text` that hold U+0000: C tokenizers would stop there and embed half a text."""
     data = text.buffers()[2]
-    if (
-        data is not None and (np.frombuffer(data, np.uint8) == 0).any()
-    ):  # ten times faster than the search by row
+    if data is not None and (np.frombuffer(data, np.uint8) == 0).any():  # ten times faster than the search by row
         found = pc.match_substring(text, "\0")
         for row in np.flatnonzero(found.fill_null(False).to_numpy(zero_copy_only=False)):
             reject(rejects, int(row), "nul_character", "U+0000 in the text")

@@ -116,9 +116,7 @@ def _next_record(stream: ByteStream, uri: str, max_record_bytes: int) -> _Record
         payload = stream.take(n_payload)
         whole = len(payload) == n_payload
     if not whole:
-        message = (
-            f"{uri}: the record at decompressed byte {start} ends before its {n_payload} bytes are there"
-        )
+        message = f"{uri}: the record at decompressed byte {start} ends before its {n_payload} bytes are there"
         raise ShardDamaged(message, start)
     return _Record(start, head, headers, payload, len(head) + n_payload)
 
@@ -180,10 +178,7 @@ class _Batch:
                 if not value:
                     found = "not UTF-8" if row in bad else "the record has no such header"
                     reject(rejects, row, "invalid_id", f"{options.id_column}: {found}")
-        kept = [
-            column_from_values(name, self._header(name), type_, rejects)
-            for name, type_ in options.keep.items()
-        ]
+        kept = [column_from_values(name, self._header(name), type_, rejects) for name, type_ in options.keep.items()]
         return records_table(
             options,
             source_record=np.array([record.start for record in self.records], np.int64),

@@ -99,7 +99,9 @@ class FastTokenizer:
         try:
             encodings: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):  # a lone surrogate has no UTF-8 form
-            encodings = self._backend.encode_batch_fast([without_surrogates(t) for t in texts], add_special_tokens=False)
+            encodings = self._backend.encode_batch_fast(
+                [without_surrogates(t) for t in texts], add_special_tokens=False
+            )
         return encodings
 
     def _specials(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

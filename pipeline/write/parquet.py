@@ -93,11 +93,7 @@ def partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, s
     for key in keys:
         mask = None
         for name, value in key.items():
-            same = (
-                pc.is_null(as_text[name])
-                if value is None
-                else pc.fill_null(pc.equal(as_text[name], value), False)
-            )
+            same = pc.is_null(as_text[name]) if value is None else pc.fill_null(pc.equal(as_text[name], value), False)
             mask = same if mask is None else pc.and_(mask, same)
         yield key, "/".join(partition_step(name, key[name]) for name in by), rest.filter(mask)
 

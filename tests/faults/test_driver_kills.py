@@ -29,9 +29,7 @@ TEXTS = {f"d{i:03d}": f"{i} 東京は日本の首都です。" * (1 + i % 5) for
 @pytest.fixture
 def job(s3: Any, tmp_path: Path, bert_mean_dir: Path) -> Path:
     """A spec over three shards of one compressed and two plain files: about twelve parts."""
-    lines = [
-        json.dumps({"id": key, "text": text}, ensure_ascii=False).encode() for key, text in TEXTS.items()
-    ]
+    lines = [json.dumps({"id": key, "text": text}, ensure_ascii=False).encode() for key, text in TEXTS.items()]
     import gzip
 
     s3.filesystem.pipe_file(f"{s3.key}/in/a.jsonl.gz", gzip.compress(b"\n".join(lines[:100]), mtime=0))
@@ -115,9 +113,7 @@ def test_a_writer_killed_between_two_steps_is_replaced_within_the_run(
 def test_a_driver_killed_just_before_its_snapshot_commits_it_when_started_again_without_embedding(
     s3: Any, job: Path, tmp_path: Path
 ) -> None:
-    killed = start(
-        job, CORPUS_EMBED_FAILPOINT="after_file_list_put:kill", CORPUS_EMBED_FAILPOINT_DIR=str(tmp_path)
-    )
+    killed = start(job, CORPUS_EMBED_FAILPOINT="after_file_list_put:kill", CORPUS_EMBED_FAILPOINT_DIR=str(tmp_path))
     killed.communicate(timeout=200)
     assert killed.returncode == -9
     result = finish(start(job))

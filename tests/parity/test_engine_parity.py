@@ -48,9 +48,7 @@ FAMILIES = {
     "bert_japanese": bert_japanese,
     "llama": llama_last_token,
     "llama_right_eos": lambda path: llama_last_token(path, padding_side="right", add_eos=True, kv_heads=1),
-    "llama_head_dim_112": lambda path: llama_last_token(
-        path, hidden=224, heads=4, kv_heads=2, head_dim=112, layers=1
-    ),
+    "llama_head_dim_112": lambda path: llama_last_token(path, hidden=224, heads=4, kv_heads=2, head_dim=112, layers=1),
     "bert_mean": bert_mean,
     "bert_dense_normalize": bert_dense_normalize,
     "minilm": lambda _path: minilm(),
@@ -80,9 +78,7 @@ def texts() -> list[str]:
 
 
 @cache
-def oracle(
-    path: Path, *, prompt: str | None = None, **options
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def oracle(path: Path, *, prompt: str | None = None, **options) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Vectors of encode, the ids it fed, their offsets, and the prompt length it counted. (Empty rows are not asked.)"""
     st = SentenceTransformer(str(path), device="cpu", model_kwargs={"dtype": torch.float32})
     rows, prompt_tokens, kept = [], 0, []
@@ -126,9 +122,7 @@ def test_every_family_equals_encode(made, family, kind):
 @pytest.mark.parametrize("family", ["bert_mean", "llama"])
 def test_every_pooling_equals_encode(made, tmp_path, family, pooling):
     path = Path(shutil.copytree(made(family), tmp_path / "m"))
-    (path / "1_Pooling" / "config.json").write_text(
-        json.dumps({"embedding_dimension": 64, "pooling_mode": pooling})
-    )
+    (path / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 64, "pooling_mode": pooling}))
     theirs, ids, offsets, _ = oracle(path)
     for kind in ("packed", "padded"):
         ours = load_engine(resolve(str(path)), engine=kind).embed(ids, offsets)
@@ -174,9 +168,7 @@ def test_normalize_can_be_switched_on_and_off(made, kind):
     _, ids, offsets, _ = oracle(made("bert_dense_normalize"))
     model = resolve(str(made("bert_dense_normalize")))
     lengths = {
-        setting: np.linalg.norm(
-            load_engine(model, engine=kind, normalize=setting).embed(ids, offsets), axis=1
-        )
+        setting: np.linalg.norm(load_engine(model, engine=kind, normalize=setting).embed(ids, offsets), axis=1)
         for setting in ("auto", True, False)
     }
     np.testing.assert_allclose(lengths["auto"], 1, atol=1e-6)

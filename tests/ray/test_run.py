@@ -43,9 +43,7 @@ def rows_of(uri: Path | str) -> dict[str, dict[str, Any]]:
     return {row["doc_id"]: row for row in dataset.open_dataset(str(uri)).to_table().to_pylist()}
 
 
-def test_every_document_gets_the_oracles_vector_and_exact_lineage(
-    tmp_path: Path, bert_japanese_dir: Path
-) -> None:
+def test_every_document_gets_the_oracles_vector_and_exact_lineage(tmp_path: Path, bert_japanese_dir: Path) -> None:
     docs = documents(90)
     write_shard(tmp_path / "in/a.jsonl.gz", docs[:50])
     write_shard(tmp_path / "in/b.jsonl", docs[50:70])
@@ -85,9 +83,7 @@ def test_a_second_run_does_nothing_and_makes_no_snapshot(tmp_path: Path, bert_me
 def test_a_refresh_embeds_only_new_and_changed_shards_and_drops_removed_ones(
     tmp_path: Path, bert_mean_dir: Path
 ) -> None:
-    big = {
-        "runtime": {"part_bytes": "1KiB"}
-    }  # each shard larger than a quarter of a part: none shares a part
+    big = {"runtime": {"part_bytes": "1KiB"}}  # each shard larger than a quarter of a part: none shares a part
     for name, first in (("keep", 0), ("change", 20), ("remove", 40)):
         write_shard(tmp_path / f"in/{name}.jsonl", documents(20, first))
     spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, **big)
@@ -152,21 +148,15 @@ def test_bad_records_become_rejects_with_reason_and_place_and_the_rest_is_embedd
     assert rows["long"]["truncated"]
     assert rows["long"]["n_tokens"] == 512
     rejects = [
-        row
-        for path in (tmp_path / "out/_meta/rejects").rglob("*.parquet")
-        for row in pq.read_table(path).to_pylist()
+        row for path in (tmp_path / "out/_meta/rejects").rglob("*.parquet") for row in pq.read_table(path).to_pylist()
     ]
     data = (tmp_path / "in/a.jsonl").read_bytes()
     for line, reason in bad.items():
         found = [
-            row
-            for row in rejects
-            if row["source_record"] == data.index(line) and row["source_uri"].endswith("a.jsonl")
+            row for row in rejects if row["source_record"] == data.index(line) and row["source_uri"].endswith("a.jsonl")
         ]
         assert [row["reason"] for row in found] == [reason], line[:60]
-    assert [row["reason"] for row in rejects if row["source_uri"].endswith("broken.parquet")] == [
-        "damaged_shard"
-    ]
+    assert [row["reason"] for row in rejects if row["source_uri"].endswith("broken.parquet")] == ["damaged_shard"]
     assert snapshot.n_records == len(lines) + 1 == snapshot.n_documents + snapshot.n_rejects
 
 
@@ -174,9 +164,7 @@ def test_too_many_rejects_stop_the_run_and_a_raised_limit_goes_on_without_embedd
     tmp_path: Path, bert_mean_dir: Path
 ) -> None:
     write_shard(tmp_path / "in/a.jsonl", [*documents(8), {"id": "x", "text": None, "lang": "en"}])
-    spec = make_spec(
-        str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, runtime={"max_reject_fraction": 0.05}
-    )
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, runtime={"max_reject_fraction": 0.05})
     with pytest.raises(TooManyRejects, match=r"1 of 9 records"):
         run(spec)
     assert commit.load_snapshot(Store(str(tmp_path / "out"))) is None

@@ -1,0 +1,48 @@
+"""Figures of a run: exact sums, shares between 0 and 1, and no estimate before there is anything to estimate from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.lineage import Manifest
+from pipeline.metrics import Progress, increments
+from tests.outputs import write_shard
+from tests.stand_in import make_spec, run
+
+
+def test_the_totals_are_the_sums_of_the_manifests(tmp_path: Path) -> None:
+    docs = [{"id": str(i), "text": "x" * 100 if i % 5 else None} for i in range(50)]
+    write_shard(tmp_path / "in/a.jsonl", docs)
+    snapshot = run(make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024}))
+    assert snapshot is not None
+    progress = Progress()
+    for path in (tmp_path / "out/_meta/manifests").rglob("*.json"):
+        progress.add(increments(Manifest.from_json(path.read_bytes(), str(path))))
+    said = progress.summary()
+    assert (said["n_records"], said["n_documents"], said["n_rejects"]) == (50, 40, 10)
+    assert (said["parts"], said["data_bytes"]) == (snapshot.n_parts, snapshot.size_bytes)
+    assert said["n_tokens"] == 4000
+    assert progress.reject_share == 0.2
+
+
+def test_there_is_no_estimate_before_the_first_part_and_never_more_than_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    progress = Progress(bytes_todo=1000)
+    assert (progress.fraction, progress.eta_s, progress.padding_share, progress.reject_share) == (0, None, 0, 0)
+    monkeypatch.setattr("pipeline.metrics.time.monotonic", lambda: progress.started + 10)
+    progress.add({"record_bytes": 250, "parts": 1})
+    assert progress.eta_s == pytest.approx(30)
+    progress.add({"record_bytes": 5000, "parts": 1})  # the estimate of compressed bytes was too low
+    assert progress.fraction == 0.99
+    assert Progress().eta_s is None
+
+
+def test_padding_is_the_share_of_computed_tokens_that_were_not_real() -> None:
+    progress = Progress()
+    progress.add({"n_tokens": 90, "n_embedded_tokens": 75, "n_padded_tokens": 100, "seconds.embed": 1.5})
+    progress.add({"n_tokens": 0, "n_padded_tokens": 0, "seconds.embed": 0.5})
+    assert progress.padding_share == 0.25
+    assert progress.summary()["seconds"] == {"embed": 2.0}
