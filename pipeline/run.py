@@ -95,7 +95,7 @@ def run(
 def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -> None:
     """Run the missing splits of a plan through Ray Data; returns when every part is published."""
     job, context = plan.job, DataContext.get_current()
-    context.target_max_block_size = 1 << 20  # parts leave a stage one by one (measured, docs/design.md)
+    context.target_max_block_size = 1 << 10  # every part is a block of its own, however small (docs/design.md)
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     pools, totals = pool_sizes(job, len(plan.todo)), ray.remote(Totals).options(num_cpus=0).remote()
