@@ -26,6 +26,7 @@ from pipeline.job import resolve
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.metrics import Progress
 from pipeline.plan import Plan, make_plan, missing, plan_table
+from pipeline.record import write_record
 from pipeline.spec import JobSpec
 from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
 from pipeline.storage import Store, shown
@@ -84,7 +85,9 @@ def run(
             execute(plan, store, progress, watch)
         finished = commit.load_manifests(store, job.fingerprint, plan.done)
         if not missing(plan, finished):
-            return Result(plan, finish(plan, store, finished), progress, embedded)
+            snapshot = finish(plan, store, finished)
+            write_record(store, plan, progress, snapshot, ray.cluster_resources() if ray.is_initialized() else {})
+            return Result(plan, snapshot, progress, embedded)
     left = missing(plan, finished)
     raise InputError(
         f"{len(left)} splits are unfinished after {MAX_ROUNDS} plans, the first one of {shown(left[0].spans[0].shard.uri)}: "

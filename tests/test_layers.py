@@ -45,6 +45,7 @@ LAYERS = {
             "verify_rows",
             "verify_sample",
             "recorded",
+            "record",
             "trace",
             "search",
         ],

@@ -67,6 +67,9 @@ def test_every_document_gets_the_oracles_vector_and_exact_lineage(tmp_path: Path
         assert (row["run_id"], row["fingerprint"]) == (result.plan.run_id, result.plan.job.fingerprint)
     assert result.snapshot.n_parts > 6  # the compressed shard too was cut into parts while it was read
     assert len(list((tmp_path / "out/data").glob("lang=*"))) == 2
+    record = json.loads((tmp_path / "out/_meta/runs" / result.plan.run_id / "attempt-0001.json").read_text())
+    assert (record["counts"]["n_documents"], record["model"]["license"]) == (90, "cc-by-sa-4.0")
+    assert record["versions"]["unidic-lite"]
 
 
 def test_a_second_run_does_nothing_and_makes_no_snapshot(tmp_path: Path, bert_mean_dir: Path) -> None:
