@@ -101,7 +101,7 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing_and_embeds_
     assert_output_is_the_input(s3)
 
 
-@pytest.mark.parametrize("place", ["after_data_put", "after_manifest_put"])
+@pytest.mark.parametrize("place", ["after_data_put", pytest.param("after_manifest_put", marks=pytest.mark.slow)])
 def test_a_writer_killed_between_two_steps_is_replaced_within_the_run(
     s3: Any, job: Path, tmp_path: Path, place: str
 ) -> None:
@@ -110,6 +110,7 @@ def test_a_writer_killed_between_two_steps_is_replaced_within_the_run(
     assert_output_is_the_input(s3)
 
 
+@pytest.mark.slow  # tests/faults/test_protocol_kills.py has every place without Ray
 def test_a_driver_killed_just_before_its_snapshot_commits_it_when_started_again_without_embedding(
     s3: Any, job: Path, tmp_path: Path
 ) -> None:

@@ -186,7 +186,7 @@ def test_duplicate_ids_are_kept_and_flagged(tmp_path: Path, bert_mean_dir: Path)
     assert (snapshot.n_documents, snapshot.n_duplicate_ids) == (10, 1)
 
 
-@pytest.mark.parametrize("mode", ["chunk", "chunk_and_pool"])
+@pytest.mark.parametrize("mode", ["chunk", pytest.param("chunk_and_pool", marks=pytest.mark.slow)])
 def test_long_documents_are_windowed_and_every_window_is_text_of_the_document(
     tmp_path: Path, bert_japanese_dir: Path, mode: str
 ) -> None:
@@ -216,3 +216,24 @@ def test_long_documents_are_windowed_and_every_window_is_text_of_the_document(
         assert [(row["text"], row["char_end"]) for row in rows] == [(text, len(text))]
         assert rows[0]["n_tokens"] > 512
         assert not rows[0]["truncated"]
+
+
+def test_a_shard_that_changes_or_vanishes_after_planning_is_planned_again_and_never_mixed(
+    tmp_path: Path, bert_mean_dir: Path
+) -> None:
+    write_shard(tmp_path / "in/changes.jsonl", documents(12))
+    write_shard(tmp_path / "in/vanishes.jsonl", documents(6, 50))
+    write_shard(tmp_path / "in/stays.jsonl", documents(6, 80))
+    plans = []
+
+    def disturb_once(plan: Any) -> None:
+        plans.append(plan)
+        if len(plans) == 1:
+            write_shard(tmp_path / "in/changes.jsonl", documents(9, 100))
+            (tmp_path / "in/vanishes.jsonl").unlink()
+
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, runtime={"part_bytes": "1KiB"})
+    result = run(spec, on_plan=disturb_once)
+    assert set(rows_of(tmp_path / "out")) == {doc["id"] for doc in documents(9, 100) + documents(6, 80)}
+    assert len(plans) == 2
+    assert result.snapshot.n_documents == 15
