@@ -74,8 +74,9 @@ def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_j
     job_spec = load_spec(spec, overrides)
     if not as_json:
         console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
-    # Ray tells of dead workers on standard output, which is for our own JSON
-    with log_path().open("a") as log, contextlib.redirect_stdout(log), display.Watcher(console) as watch:
+    # Ray tells of dead workers on standard output, which is for our own JSON; its atexit handler writes there once more,
+    # so the log stays open
+    with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
         result = run_job(
             job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found)
         )

@@ -40,7 +40,7 @@ class Pools:
     writers: Pool
 
 
-def pool_sizes(job: Job, n_splits: int) -> Pools:
+def pool_sizes(job: Job, n_splits: int, n_parts: int) -> Pools:
     """Pool sizes from the cluster's resources; `runtime.tokenizers` and `runtime.embedders` override the counts.
 
     GPU cluster: one embedder a GPU, 70 % of the CPUs tokenize. CPU only: embedding is nearly all of the work, so each
@@ -51,7 +51,7 @@ def pool_sizes(job: Job, n_splits: int) -> Pools:
     cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
     on_gpu = job.device == "cuda"
     tokenize, embed, write = (0.7, 0.2, 0.1) if on_gpu else (0.1, 0.8, 0.1)
-    embedders = (max(1, gpus) if on_gpu else min(cpus, n_splits)) if runtime.embedders == "auto" else runtime.embedders
+    embedders = (max(1, gpus) if on_gpu else min(cpus, n_parts)) if runtime.embedders == "auto" else runtime.embedders
     tokenizers = max(1, int(tokenize * cpus)) if runtime.tokenizers == "auto" else runtime.tokenizers
     writers = max(2, embedders, cpus // 4)
 

@@ -101,7 +101,11 @@ class Watcher:
 
     def __init__(self, console: Console) -> None:
         self.console, self.last = console, 0.0
-        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.live = (
+            Live(console=console, refresh_per_second=4, transient=True, redirect_stdout=False, redirect_stderr=False)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Watcher:
         if self.live:
@@ -126,9 +130,9 @@ class Watcher:
         if not progress["parts"]:
             return f"starting workers and loading the model … {duration(progress.elapsed_s)}"
         return (
-            f"{progress.fraction:.0%}  parts={progress['parts']} documents={progress['n_documents']} "
+            f"{progress.fraction:.0%}  eta={duration(progress.eta_s)} documents={progress['n_documents']} "
             f"tokens/s={progress.tokens_per_s:.0f} padding={progress.padding_share:.1%} rejects={progress['n_rejects']} "
-            f"elapsed={duration(progress.elapsed_s)} eta={duration(progress.eta_s)}"
+            f"parts={progress['parts']} elapsed={duration(progress.elapsed_s)}"
         )
 
 

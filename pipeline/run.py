@@ -101,7 +101,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     context.target_max_block_size = 1 << 10  # every part is a block of its own, however small (docs/design.md)
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    pools, totals = pool_sizes(job, len(plan.todo)), ray.remote(Totals).options(num_cpus=0).remote()
+    pools, totals = pool_sizes(job, len(plan.todo), plan.todo_parts), ray.remote(Totals).options(num_cpus=0).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS,
