@@ -190,8 +190,8 @@ def vacuum(
 
 
 @app.command()
-def schema() -> None:
-    """The JSON Schema of a job spec, for editors and checks."""
+def schema(as_json: AsJson = True) -> None:
+    """The JSON Schema of a job spec, for editors and checks; always JSON."""
     display.print_json(JobSpec.model_json_schema())
 
 

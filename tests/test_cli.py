@@ -105,7 +105,7 @@ def test_verify_of_a_damaged_output_exits_with_1(
 def test_the_json_schema_of_a_spec_names_every_section(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(monkeypatch, "schema") == 0
+    assert called(monkeypatch, "schema", "--json") == 0
     assert {"input", "prepare", "model", "output", "runtime"} <= json.loads(capsys.readouterr().out)[
         "properties"
     ].keys()
