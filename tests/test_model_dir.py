@@ -198,10 +198,11 @@ def test_a_damaged_copy_is_noticed_and_fetched_again(prefix, plain):
     assert resolve(prefix).files == resolve(str(plain)).files
 
 
-def test_many_processes_on_one_node_get_the_same_copy(prefix, tmp_path):
+def test_many_processes_on_one_node_get_the_same_copy(prefix, plain, tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
+    # not the memory file system of `prefix`: all who open an object there share one read position
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: resolve(prefix), range(8)))
+        found = list(pool.map(lambda _: resolve(f"local://{plain}"), range(8)))
     assert len({model.path for model in found}) == 1
     assert [p.name for p in (tmp_path / "cache" / "models").iterdir()] == [found[0].path.name]
