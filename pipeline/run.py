@@ -143,8 +143,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
 
 def finish(plan: Plan, store: Store, finished: list[Manifest]) -> Snapshot:
     """Check what storage says about the whole plan and make it the head. Raises TooManyRejects or CommitConflict."""
-    targets = _targets(plan)
-    parts = [part for part in finished if part.split.split_id in targets]
+    parts = plan.parts_of(finished)
     records, rejects = sum(part.n_records for part in parts), sum(part.n_rejects for part in parts)
     _check_rejects(plan.job.spec, records, rejects)
     duplicates = None
@@ -166,8 +165,9 @@ class _Stop:
 def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None) -> Iterator[_Stop]:
     """Beside the running dataset: keep the figures fresh, commit now and then, stop when rejects are too many."""
     done, stop, spec = threading.Event(), _Stop(), plan.job.spec
-    before_records = sum(part.n_records for part in plan.done)
-    before_rejects = sum(part.n_rejects for part in plan.done)
+    # parts of an earlier round are among plan.done, and already in progress
+    before_records = sum(part.n_records for part in plan.done) - progress["n_records"]
+    before_rejects = sum(part.n_rejects for part in plan.done) - progress["n_rejects"]
 
     def tick() -> None:
         reports, notes = ray.get(totals.take.remote())
@@ -181,10 +181,7 @@ def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: 
         while not done.wait(0.5):
             try:
                 tick()
-                records, rejects = (
-                    progress["n_records"] + before_records,
-                    progress["n_rejects"] + before_rejects,
-                )
+                records, rejects = progress["n_records"] + before_records, progress["n_rejects"] + before_rejects
                 if records >= EARLY_REJECTS:
                     _check_rejects(spec, records, rejects)
                 every = spec.runtime.commit_every
@@ -209,19 +206,12 @@ def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: 
 
 def _commit_so_far(plan: Plan, store: Store) -> None:
     """Make finished parts readable while the run goes on: only where that adds to the head and takes nothing away."""
-    targets = _targets(plan)
-    parts = [
-        part for part in commit.load_manifests(store, plan.job.fingerprint, plan.done) if part.split.split_id in targets
-    ]
+    parts = plan.parts_of(commit.load_manifests(store, plan.job.fingerprint, plan.done))
     if parts:
         commit.commit_snapshot(
             store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
             parent=plan.head, complete=False,
         )  # fmt: skip
-
-
-def _targets(plan: Plan) -> set[str]:
-    return {todo.split.split_id for todo in plan.todo} | {part.split.split_id for part in plan.done}
 
 
 def _check_rejects(spec: JobSpec, records: int, rejects: int) -> None:

@@ -23,6 +23,7 @@ from pipeline import commit, metrics, parts, publish, tokenize
 from pipeline.errors import ShardChanged
 from pipeline.job import Job
 from pipeline.plan import Todo
+from pipeline.recorded import load_engine_of
 from pipeline.storage import Store
 
 
@@ -76,22 +77,8 @@ class EmbedParts:
     """Vectors for the distinct texts of a part, fanned out to its rows. One call a part."""
 
     def __init__(self, job: Job, threads: int | None) -> None:
-        from pipeline import embed  # torch: write tasks import this module too, and must start in a second
-
         self.job = job
-        runtime, model = job.spec.runtime, job.model()
-        self.engine = embed.load_engine(
-            model,
-            pooling=job.spec.model.pooling,
-            normalize=job.spec.model.normalize,
-            dtype=job.dtype,
-            device=job.device,
-            truncate_dim=job.spec.model.truncate_dim,
-            max_batch_tokens=None if runtime.max_batch_tokens == "auto" else runtime.max_batch_tokens,
-            prompt_tokens=_prompt_tokens(job),
-            engine=runtime.engine,
-            threads=threads,
-        )
+        self.engine = load_engine_of(job, job.model(), _prompt_tokens(job), threads)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         header, rows, tokens = (
