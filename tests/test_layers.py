@@ -35,6 +35,8 @@ LAYERS = {
             "invariants",
             "plan",
             "parts",
+            "careful",
+            "quarantine",
             "shards",
             "commit",
             "publish",
