@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 import tenacity
 
+from pipeline.addresses import problem_of, problem_of_options
+from pipeline.addresses import shown as shown  # its readers import it from here
 from pipeline.errors import SpecError, StorageError
 
 T = TypeVar("T")
@@ -97,16 +98,10 @@ def retried(request: Callable[[], T], what: str) -> T:
         ) from last.exception()
 
 
-def shown(uri: str) -> str:
-    """A URI fit for a log line: user, password and query (signed URLs) are left out."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc and not (parts.query and "://" in uri):
-        return uri
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """The fsspec file system of a URI and the path in it. Raises SpecError for an unknown protocol."""
+    """The fsspec file system of a URI and the path in it. Raises SpecError for what `pipeline/addresses.py` refuses."""
+    if problem := problem_of(uri) or problem_of_options(options):
+        raise SpecError(f"{shown(uri)}: {problem}.")
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
     if protocol in ("s3", "s3a"):
