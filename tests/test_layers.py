@@ -54,6 +54,9 @@ LAYERS = {
             "publish",
             "refresh",
             "dataset",
+            "feed",
+            "compact",
+            "lake",
             "vacuum",
             "verify",
             "verify_rows",
@@ -66,12 +69,14 @@ LAYERS = {
         3,
     ),
     **dict.fromkeys(["run", "watch", "stages", "cluster"], 4),
-    **dict.fromkeys(["cli", "display", "__main__", "__init__"], 5),
+    **dict.fromkeys(["cli", "cli_outputs", "display", "__main__", "__init__"], 5),
 }
 # library -> the only places that may import it
 ROOMS = {
     "torch": ("embed/",),
     "fugashi": ("tokenize/mecab.py",),
+    "pyiceberg": ("lake/iceberg.py",),
+    "deltalake": ("lake/delta.py",),
     "ray": ("run.py", "watch.py", "stages.py", "cluster.py"),
 }
 
