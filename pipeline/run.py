@@ -12,13 +12,13 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline import commit, dataset
+from pipeline import commit, dataset, errors
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError, TooManyRejects
 from pipeline.failpoints import failpoint
@@ -38,6 +38,8 @@ MAX_RESTARTS = 3
 
 Ray 2.60 takes it only as `**ray_remote_args`, announced to go in 2.64: hence `ray<2.64` in pyproject.toml.
 """
+MAX_WAIT_S = 6 * 3600
+"""How long no block may move before a run gives up: nodes may be long in coming, and a part may take an hour on a CPU."""
 EARLY_REJECTS = 1000
 """Records after which too large a share of rejects stops a run before its end."""
 
@@ -100,8 +102,11 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     job, context = plan.job, DataContext.get_current()
     context.target_max_block_size = 1 << 10  # every part is a block of its own, however small (docs/design.md)
     context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = MAX_WAIT_S
     context.execution_options.preserve_order = False
-    pools, totals = pool_sizes(job, len(plan.todo), plan.todo_parts), ray.remote(Totals).options(num_cpus=0).remote()
+    context.scheduling_strategy = "DEFAULT"  # Ray Data spreads by default, and tokenizers then fill the CPUs of GPU nodes
+    pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
+    totals = ray.remote(Totals).options(num_cpus=0, max_restarts=-1).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS,
@@ -114,7 +119,9 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
         .map_batches(
             PrepareParts,
             fn_constructor_args=(job, plan.run_id, list(plan.todo), totals),
-            compute=ActorPoolStrategy(size=pools.tokenizers.workers, max_tasks_in_flight_per_actor=2),
+            compute=ActorPoolStrategy(
+                min_size=pools.tokenizers.workers, max_size=pools.tokenizers.most, max_tasks_in_flight_per_actor=2
+            ),
             num_cpus=pools.tokenizers.cpus,
             **stage,
         )
@@ -122,7 +129,8 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
             EmbedParts,
             fn_constructor_args=(job, pools.embedders.threads),
             compute=ActorPoolStrategy(
-                size=pools.embedders.workers,
+                min_size=pools.embedders.workers,
+                max_size=pools.embedders.most,
                 max_tasks_in_flight_per_actor=4,
                 max_concurrent_calls_per_actor=2,  # the next part is fetched while this one computes
             ),
@@ -231,6 +239,10 @@ def _own_error(error: BaseException) -> BaseException:
     while link is not None and id(link) not in seen:
         if isinstance(link, CorpusEmbedError):
             return link
+        if isinstance(link, ray.exceptions.ActorDiedError):  # of an error in a constructor, Ray keeps the text alone
+            name, _, message = str(link).rpartition("\npipeline.errors.")[2].partition(": ")
+            if own := getattr(errors, name, None):
+                return cast(BaseException, own(message.strip()))
         seen.add(id(link))
         link = getattr(link, "cause", None) or link.__cause__
     return error
