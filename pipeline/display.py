@@ -90,6 +90,8 @@ def report(console: Console, progress: Progress, uri: str, snapshot: Any) -> Non
         f"this run: {progress['n_documents']} documents, {progress['n_tokens']} tokens in {duration(progress.elapsed_s)} "
         f"({progress.tokens_per_s:.0f} tokens/s, {progress.padding_share:.1%} padding); worker seconds: {stages}"
     )
+    if progress.busy_share is not None:
+        console.print(f"embedders busy {progress.busy_share:.0%} of their time; the limit was: {progress.bottleneck}")
     if snapshot.n_duplicate_ids:
         console.print(
             f"[yellow]{snapshot.n_duplicate_ids} document ids occur more than once; `verify` lists them[/yellow]"

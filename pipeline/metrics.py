@@ -17,6 +17,9 @@ _SUMMED = (
     "n_embedded", "record_bytes",
 )  # fmt: skip
 
+BUSY = 0.9
+"""Share of their time that embedders work when nothing before them is too slow."""
+
 
 def increments(manifest: Manifest) -> dict[str, float]:
     """What one finished part adds to the totals: counts, stage seconds (`seconds.embed` …) and `parts`."""
@@ -56,6 +59,21 @@ class Progress:
         return 1 - self["n_embedded_tokens"] / self["n_padded_tokens"] if self["n_padded_tokens"] else 0.0
 
     @property
+    def busy_share(self) -> float | None:
+        """Share of the embedders' time, from loaded to their last part, in which they embedded; None before a part."""
+        embed, starved = self.totals.get("seconds.embed", 0.0), self.totals.get("seconds.embedders_starved", 0.0)
+        return embed / (embed + starved) if embed else None
+
+    @property
+    def bottleneck(self) -> str | None:
+        """What held the run up: `embed`, or what embedders waited for: `read`, `tokenize` or `start-up`."""
+        if self.busy_share is None or self.busy_share >= BUSY:
+            return None if self.busy_share is None else "embed"
+        waits = {stage: self.totals.get(f"seconds.{stage}", 0.0) for stage in ("read", "tokenize")}
+        waits["start-up"] = self.totals["seconds.embedders_starved"] - sum(waits.values())
+        return max(waits, key=lambda stage: waits[stage])
+
+    @property
     def reject_share(self) -> float:
         return self["n_rejects"] / self["n_records"] if self["n_records"] else 0.0
 
@@ -79,4 +97,6 @@ class Progress:
             "elapsed_s": round(self.elapsed_s, 3),
             "tokens_per_s": round(self.tokens_per_s, 1),
             "padding_share": round(self.padding_share, 5),
+            "busy_share": None if self.busy_share is None else round(self.busy_share, 4),
+            "bottleneck": self.bottleneck,
         }

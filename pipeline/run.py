@@ -6,12 +6,8 @@ again: what has a manifest stays done, and the next plan asks for the rest. Only
 
 from __future__ import annotations
 
-import _thread
-import contextlib
 import dataclasses
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import pyarrow as pa
@@ -20,7 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline import commit, dataset, errors
 from pipeline.cluster import connect, device_of, pool_sizes
-from pipeline.errors import CorpusEmbedError, InputError, TooManyRejects
+from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
 from pipeline.job import resolve
 from pipeline.lineage import Manifest, Snapshot
@@ -30,6 +26,7 @@ from pipeline.record import write_record
 from pipeline.spec import JobSpec
 from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
 from pipeline.storage import Store, shown
+from pipeline.watch import Watch, check_rejects, watching
 
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed under it, before it gives up."""
@@ -40,10 +37,6 @@ Ray 2.60 takes it only as `**ray_remote_args`, announced to go in 2.64: hence `r
 """
 MAX_WAIT_S = 6 * 3600
 """How long no block may move before a run gives up: nodes may be long in coming, and a part may take an hour on a CPU."""
-EARLY_REJECTS = 1000
-"""Records after which too large a share of rejects stops a run before its end."""
-
-Watch = Callable[[Progress, list[str]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +132,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
             **stage,
         )
     )
-    with _watching(plan, store, totals, progress, watch) as stop:
+    with watching(plan, store, totals, progress, watch) as stop:
         try:
             writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_RESTARTS}
             parts.write_datasink(
@@ -153,7 +146,7 @@ def finish(plan: Plan, store: Store, finished: list[Manifest]) -> Snapshot:
     """Check what storage says about the whole plan and make it the head. Raises TooManyRejects or CommitConflict."""
     parts = plan.parts_of(finished)
     records, rejects = sum(part.n_records for part in parts), sum(part.n_rejects for part in parts)
-    _check_rejects(plan.job.spec, records, rejects)
+    check_rejects(plan.job.spec, records, rejects)
     duplicates = None
     if plan.job.spec.input.id_column is not None:
         duplicates = dataset.count_duplicate_ids(store, parts)
@@ -161,75 +154,6 @@ def finish(plan: Plan, store: Store, finished: list[Manifest]) -> Snapshot:
         store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
         parent=plan.head, complete=True, n_duplicate_ids=duplicates,
     )  # fmt: skip
-
-
-class _Stop:
-    """Why the watcher stopped a run."""
-
-    error: CorpusEmbedError | None = None
-
-
-@contextlib.contextmanager
-def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None) -> Iterator[_Stop]:
-    """Beside the running dataset: keep the figures fresh, commit now and then, stop when rejects are too many."""
-    done, stop, spec = threading.Event(), _Stop(), plan.job.spec
-    # parts of an earlier round are among plan.done, and already in progress
-    before_records = sum(part.n_records for part in plan.done) - progress["n_records"]
-    before_rejects = sum(part.n_rejects for part in plan.done) - progress["n_rejects"]
-
-    def tick() -> None:
-        reports, notes = ray.get(totals.take.remote())
-        for report in reports:
-            progress.add(report)
-        if watch:
-            watch(progress, notes)
-
-    def loop() -> None:
-        committed = time.monotonic()
-        while not done.wait(0.5):
-            try:
-                tick()
-                records, rejects = progress["n_records"] + before_records, progress["n_rejects"] + before_rejects
-                if records >= EARLY_REJECTS:
-                    _check_rejects(spec, records, rejects)
-                every = spec.runtime.commit_every
-                if every and not plan.stale and time.monotonic() - committed > every.total_seconds():
-                    _commit_so_far(plan, store)
-                    committed = time.monotonic()
-            except CorpusEmbedError as error:
-                stop.error = error
-                _thread.interrupt_main()  # the only way out of a Ray Data execution that blocks the main thread
-                return
-
-    thread = threading.Thread(target=loop, name="watch", daemon=True)
-    thread.start()
-    try:
-        yield stop
-    finally:
-        done.set()
-        thread.join()
-        with contextlib.suppress(ray.exceptions.RayError):
-            tick()
-
-
-def _commit_so_far(plan: Plan, store: Store) -> None:
-    """Make finished parts readable while the run goes on: only where that adds to the head and takes nothing away."""
-    parts = plan.parts_of(commit.load_manifests(store, plan.job.fingerprint, plan.done))
-    if parts:
-        commit.commit_snapshot(
-            store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
-            parent=plan.head, complete=False,
-        )  # fmt: skip
-
-
-def _check_rejects(spec: JobSpec, records: int, rejects: int) -> None:
-    limit = spec.runtime.max_reject_fraction
-    if rejects > limit * records:
-        raise TooManyRejects(
-            f"{rejects} of {records} records were rejected ({rejects / records:.1%}; runtime.max_reject_fraction allows "
-            f"{limit:.1%}). Reasons are in {shown(spec.output.uri)}/_meta/rejects. Mend the input or the spec, or raise "
-            "the limit and run again: finished parts stay finished. No snapshot was made."
-        )
 
 
 def _own_error(error: BaseException) -> BaseException:

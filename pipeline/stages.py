@@ -56,17 +56,21 @@ class PrepareParts:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         todo = self.todo[batch["id"][0].as_py()]
-        clock = time.perf_counter()
+        clock, blocked_s = time.perf_counter(), 0.0
         try:
             for part in parts.cut(todo.split, self.job):
                 read_s, clock = time.perf_counter() - clock, time.perf_counter()
                 if part.index not in todo.finished:
                     prepared = parts.prepare(part, self.job, self.tokenizer, self.run_id)
-                    seconds = {"read": read_s, "tokenize": time.perf_counter() - clock}
+                    seconds = {
+                        "read": read_s, "tokenize": time.perf_counter() - clock, "tokenizers_blocked": blocked_s,
+                    }  # fmt: skip
+                    clock = time.perf_counter()
                     yield row(
                         {**prepared.header, "seconds": seconds},
                         rows=prepared.rows, tokens=prepared.tokens, rejects=prepared.rejects,
                     )  # fmt: skip
+                    blocked_s = time.perf_counter() - clock  # the embedders had no room for more
                 clock = time.perf_counter()
         except ShardChanged as error:
             # The split stays unfinished: the driver sees that, lists again and plans what is there now.
@@ -79,6 +83,7 @@ class EmbedParts:
     def __init__(self, job: Job, threads: int | None) -> None:
         self.job = job
         self.engine = load_engine_of(job, job.model(), _prompt_tokens(job), threads)
+        self.idle_since = time.perf_counter()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         header, rows, tokens = (
@@ -87,8 +92,10 @@ class EmbedParts:
             cell(batch, "tokens"),
         )
         clock, before = time.perf_counter(), dataclasses.replace(self.engine.stats)
+        header["seconds"]["embedders_starved"] = clock - self.idle_since
         vectors = parts.embed(tokens, rows, self.engine, self.job.normalize)
-        header["seconds"]["embed"] = time.perf_counter() - clock
+        self.idle_since = time.perf_counter()
+        header["seconds"]["embed"] = self.idle_since - clock
         header["n_embedded_tokens"] = self.engine.stats.n_tokens - before.n_tokens
         header["n_padded_tokens"] = self.engine.stats.n_padded_tokens - before.n_padded_tokens
         header["engine"] = {

@@ -51,14 +51,14 @@ LAYERS = {
         ],
         3,
     ),
-    **dict.fromkeys(["run", "stages", "cluster"], 4),
+    **dict.fromkeys(["run", "watch", "stages", "cluster"], 4),
     **dict.fromkeys(["cli", "display", "__main__", "__init__"], 5),
 }
 # library -> the only places that may import it
 ROOMS = {
     "torch": ("embed/",),
     "fugashi": ("tokenize/mecab.py",),
-    "ray": ("run.py", "stages.py", "cluster.py"),
+    "ray": ("run.py", "watch.py", "stages.py", "cluster.py"),
 }
 
 
