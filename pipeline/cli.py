@@ -1,6 +1,7 @@
 """The command line: one function a command, each a thin call of the function that does the work.
 
-Exit codes: 0 done, 1 failed, 2 bad spec, 3 too many rejects, 4 commit conflict (130 and 143: stopped by a signal).
+Exit codes: 0 done, 1 failed, 2 bad spec, 3 too many rejects, 4 commit conflict, 5 another refresh is under way
+(130 and 143: stopped by a signal).
 `--json` prints one JSON object on standard output and nothing else there.
 """
 
@@ -15,9 +16,9 @@ import sys
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
-from rich.console import Console
 
-from pipeline import commit, display
+from pipeline import cli_submit, commit, display, lease
+from pipeline.cli_options import Address, AsJson, NominalTime, Number, Options, Output, Overrides, SpecPath, console
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job import resolve
 from pipeline.plan import make_plan
@@ -30,25 +31,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_submit.app)
 # typer 0.29 carries its own click and does not export its UsageError
 _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
-console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
-
-SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="job spec (YAML)")]
-Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="override, for instance runtime.part_bytes=1MiB"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-Number = Annotated[int | None, typer.Option("--snapshot", help="snapshot number; the newest by default")]
-Address = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster; RAY_ADDRESS, or one on this machine, by default")
-]
-Options = Annotated[
-    str,
-    typer.Option("--storage-options", metavar="JSON", help="fsspec options of OUTPUT, for instance an endpoint_url"),
-]
 
 
 @app.command()
@@ -89,6 +74,17 @@ def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_j
         console.print(
             f"[green]nothing to do[/green]: snapshot {result.snapshot.number} already has {result.snapshot.n_rows} rows"
         )
+
+
+@app.command()
+def refresh(
+    spec: SpecPath, overrides: Overrides = [], nominal_time: NominalTime = None,
+    address: Address = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """What a scheduler calls: `run`, one at a time on an output; ends at once, without Ray, when nothing changed."""
+    output = load_spec(spec, overrides).output
+    with lease.hold(Store(output.uri, output.storage_options)):
+        run(spec, overrides, address, as_json)
 
 
 @app.command()

@@ -97,12 +97,12 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = MAX_WAIT_S
     context.execution_options.preserve_order = False
-    context.scheduling_strategy = "DEFAULT"  # Ray Data spreads by default, and tokenizers then fill the CPUs of GPU nodes
     pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
     totals = ray.remote(Totals).options(num_cpus=0, max_restarts=-1).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS,
+        "scheduling_strategy": "DEFAULT",  # not Ray Data's "SPREAD", which also puts tokenizers on GPU nodes
     }  # fmt: skip
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
     # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
