@@ -92,6 +92,11 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return fs, os.path.abspath(path) if protocol == "file" else path
 
 
+def cache_folder(name: str) -> Path:
+    """Where this node keeps copies of one kind: below CORPUS_EMBED_CACHE (default ~/.cache/corpus-embed)."""
+    return Path(os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed") / name
+
+
 class Store:
     """A root under which whole objects are read and created. Paths are relative, with `/`, and stay inside."""
 
@@ -128,8 +133,10 @@ class Store:
             return None
 
     def open(self, relative: str) -> BinaryIO:
-        """A seekable reader of one object, for footers and single columns."""
-        return cast(BinaryIO, retried(lambda: self.fs.open(self.path(relative), "rb"), self._named("open", relative)))
+        """A seekable reader of one object, for footers and single columns: it fetches what is asked for and no more."""
+        exact = {} if self.local else {"cache_type": "none"}
+        opened = retried(lambda: self.fs.open(self.path(relative), "rb", **exact), self._named("open", relative))
+        return cast(BinaryIO, opened)
 
     def list(self, prefix: str) -> dict[str, int]:
         """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""

@@ -171,10 +171,7 @@ def _part(
 def _only(prepared: parts.Prepared, rows: Sequence[int]) -> tuple[pa.Table, pa.Table]:
     """Some rows of a prepared part, and only the distinct texts that these rows need."""
     taken = prepared.rows.take(pa.array(rows, pa.int64()))
-    members, starts = parts.list_members(taken["texts"])
-    used, place = np.unique(members, return_inverse=True)
-    offsets = pa.array(np.append(starts, len(members)).astype(np.int32))
-    texts = pa.ListArray.from_arrays(offsets, pa.array(place.astype(np.int32)))
+    texts, used = parts.renumbered(taken["texts"])
     taken = taken.set_column(taken.column_names.index("texts"), "texts", texts)
     return taken, prepared.tokens.take(pa.array(used, pa.int64()))
 

@@ -39,6 +39,8 @@ LAYERS = {
             "commit",
             "publish",
             "refresh",
+            "reuse",
+            "text_index",
             "dataset",
             "vacuum",
             "verify",
