@@ -32,8 +32,9 @@ from pipeline.errors import (
 if TYPE_CHECKING:
     from pipeline.dataset import open_dataset, read_vectors
     from pipeline.plan import Plan
-    from pipeline.run import Result, Watch
+    from pipeline.run import Result
     from pipeline.spec import JobSpec, load_spec
+    from pipeline.watch import Watch
 
     Spec = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
 
