@@ -9,7 +9,8 @@
       ├─ ModelError             2  a model directory cannot be used as it is
       ├─ OutputError            1  the output is not in a state this version can work with
       ├─ TooManyRejects         3  more records were rejected than runtime.max_reject_fraction allows
-      └─ CommitConflict         4  another run committed something this run cannot be rebased on
+      ├─ CommitConflict         4  another run committed something this run cannot be rebased on
+      └─ TooManyDeletions       5  more documents would be gone than runtime.max_delete_fraction allows
 
 A message says what failed, where, what was found there, and what to do next.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 __all__ = [
     "CommitConflict", "CorpusEmbedError", "InputError", "ModelError", "OutputError",
-    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyRejects",
+    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyDeletions", "TooManyRejects",
 ]  # fmt: skip
 
 
@@ -77,3 +78,9 @@ class CommitConflict(CorpusEmbedError):
     """Another run committed first and this run cannot be rebased on its snapshot."""
 
     exit_code = 4
+
+
+class TooManyDeletions(CorpusEmbedError):
+    """The next snapshot would lack more than `runtime.max_delete_fraction` of the head's documents; none was made."""
+
+    exit_code = 5

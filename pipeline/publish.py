@@ -75,6 +75,7 @@ def publish_part(
         n_truncated=pc.sum(rows["truncated"]).as_py() or 0,
         record_bytes=header["record_bytes"],
         n_embedded=header["n_embedded"],
+        n_reused=rows["texts"].null_count,
         reject_reasons=_counts(rejects["reason"]),
         seconds=header["seconds"],
         engine=header["engine"],

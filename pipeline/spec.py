@@ -155,6 +155,7 @@ class RuntimeSpec(_Section):
     embedders: Auto | Count = "auto"
     max_batch_tokens: Auto | Count = "auto"
     max_reject_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
+    max_delete_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.2
     commit_every: Duration | None = datetime.timedelta(minutes=10)
 
 

@@ -24,6 +24,7 @@ from pipeline.errors import ShardChanged
 from pipeline.job import Job
 from pipeline.plan import Todo
 from pipeline.recorded import load_engine_of
+from pipeline.reuse import Index
 from pipeline.storage import Store
 
 
@@ -50,8 +51,11 @@ class Totals:
 class PrepareParts:
     """Reads a split, cuts it into parts, cleans, chunks and tokenizes each. One call a split, one row out a part."""
 
-    def __init__(self, job: Job, run_id: str, todo: list[Todo], totals: Any) -> None:
+    def __init__(
+        self, job: Job, run_id: str, todo: list[Todo], totals: Any, store: Store, index_runs: list[str]
+    ) -> None:
         self.job, self.run_id, self.todo, self.totals = job, run_id, todo, totals
+        self.index = Index(store, job.fingerprint, index_runs) if index_runs else None
         self.tokenizer = tokenize.load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
@@ -61,7 +65,7 @@ class PrepareParts:
             for part in parts.cut(todo.split, self.job):
                 read_s, clock = time.perf_counter() - clock, time.perf_counter()
                 if part.index not in todo.finished:
-                    prepared = parts.prepare(part, self.job, self.tokenizer, self.run_id)
+                    prepared = parts.prepare(part, self.job, self.tokenizer, self.run_id, self.index)
                     seconds = {
                         "read": read_s, "tokenize": time.perf_counter() - clock, "tokenizers_blocked": blocked_s,
                     }  # fmt: skip
@@ -105,6 +109,7 @@ class EmbedParts:
         }
         header["dimension"] = vectors.shape[1]
         vectors_table = pa.table({"vectors": pa.array(vectors.reshape(-1))})
+        rows = rows.drop_columns(["reused"])
         return row(header, rows=rows, vectors=vectors_table, rejects=cell(batch, "rejects"))
 
 
