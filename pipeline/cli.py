@@ -62,18 +62,19 @@ def plan(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_
 @app.command()
 def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_json: AsJson = False) -> None:
     """Plan, embed what is missing, commit a snapshot. Run it again after any failure: it resumes."""
-    from pipeline.cluster import log_path
+    from pipeline.cluster import disconnect, log_path
     from pipeline.run import run as run_job
 
     job_spec = load_spec(spec, overrides)
     if not as_json:
         console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
-    # Ray tells of dead workers on standard output, which is for our own JSON; its atexit handler writes there once more,
-    # so the log stays open
+    # Ray tells of dead workers on standard output, which is for our own JSON; its threads and its atexit handler keep what
+    # they were given, so the log stays open
     with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
         result = run_job(
             job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found)
         )
+        disconnect()
     if as_json:
         display.print_json({"embedded": result.embedded, "snapshot": result.snapshot.model_dump(mode="json"),
                      "run": result.progress.summary(), "plan": result.plan.summary()})  # fmt: skip
