@@ -18,9 +18,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import (
+    ClusterError,
     CommitConflict,
     CorpusEmbedError,
     InputError,
+    LeaseHeld,
     ModelError,
     OutputError,
     ShardChanged,
@@ -28,6 +30,7 @@ from pipeline.errors import (
     SpecError,
     StorageError,
     TooManyRejects,
+    WorkerError,
 )
 
 if TYPE_CHECKING:
@@ -41,9 +44,9 @@ if TYPE_CHECKING:
     Spec = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
 
 __all__ = [
-    "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "ModelError", "OutputError", "ShardChanged",
-    "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "changes", "load_spec", "open_dataset", "plan",
-    "read_vectors", "run",
+    "ClusterError", "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "LeaseHeld", "ModelError",
+    "OutputError", "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "WorkerError", "changes",
+    "load_spec", "open_dataset", "plan", "read_vectors", "run",
 ]  # fmt: skip
 
 _LAZY = {

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import commit, dataset
+from pipeline import commit, dataset, errors
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
@@ -42,6 +42,8 @@ MAX_RESTARTS = 10_000
 
 Ray 2.60 takes it only as `**ray_remote_args`, announced to go in 2.64: hence `ray<2.64` in pyproject.toml.
 """
+MAX_WAIT_S = 6 * 3600
+"""How long no block may move before a run gives up: nodes may be long in coming, and a part may take an hour on a CPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     job, context = plan.job, DataContext.get_current()
     context.target_max_block_size = 1 << 10  # every part is a block of its own, however small (docs/design.md)
     context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = MAX_WAIT_S
     context.execution_options.preserve_order = False
     pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
     beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -108,6 +111,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,
+        "scheduling_strategy": "DEFAULT",  # not Ray Data's "SPREAD", which also puts tokenizers on GPU nodes
     }  # fmt: skip
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
     # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
@@ -117,7 +121,9 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
         .map_batches(
             PrepareParts,
             fn_constructor_args=(job, plan.run_id, list(plan.todo), totals),
-            compute=ActorPoolStrategy(size=pools.tokenizers.workers, max_tasks_in_flight_per_actor=2),
+            compute=ActorPoolStrategy(
+                min_size=pools.tokenizers.workers, max_size=pools.tokenizers.most, max_tasks_in_flight_per_actor=2
+            ),
             num_cpus=pools.tokenizers.cpus,
             **stage,
         )
@@ -125,7 +131,8 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
             EmbedParts,
             fn_constructor_args=(job, pools.embedders.threads, totals),
             compute=ActorPoolStrategy(
-                size=pools.embedders.workers,
+                min_size=pools.embedders.workers,
+                max_size=pools.embedders.most,
                 max_tasks_in_flight_per_actor=4,
                 max_concurrent_calls_per_actor=2,  # the next part is fetched while this one computes
             ),
@@ -165,6 +172,10 @@ def _own_error(error: BaseException) -> BaseException:
     while link is not None and id(link) not in seen:
         if isinstance(link, CorpusEmbedError):
             return link
+        if isinstance(link, ray.exceptions.ActorDiedError):  # of an error in a constructor, Ray keeps the text alone
+            name, _, message = str(link).rpartition("\npipeline.errors.")[2].partition(": ")
+            if own := getattr(errors, name, None):
+                return cast(BaseException, own(message.strip()))
         seen.add(id(link))
         link = getattr(link, "cause", None) or link.__cause__
     return error

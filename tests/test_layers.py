@@ -34,6 +34,7 @@ LAYERS = {
             "model_store",
             "failpoints",
             "uploads",
+            "store_clock",
         ],
         0,
     ),
@@ -62,6 +63,7 @@ LAYERS = {
             "verify_rows",
             "verify_sample",
             "recorded",
+            "lease",
             "record",
             "trace",
             "search",
@@ -70,6 +72,7 @@ LAYERS = {
     ),
     **dict.fromkeys(["run", "watch", "stages", "cluster"], 4),
     **dict.fromkeys(["cli", "cli_outputs", "display", "__main__", "__init__"], 5),
+    **dict.fromkeys(["cli", "cli_submit", "cli_options", "submit", "display", "__main__", "__init__"], 5),
 }
 # library -> the only places that may import it
 ROOMS = {
@@ -77,7 +80,7 @@ ROOMS = {
     "fugashi": ("tokenize/mecab.py",),
     "pyiceberg": ("lake/iceberg.py",),
     "deltalake": ("lake/delta.py",),
-    "ray": ("run.py", "watch.py", "stages.py", "cluster.py"),
+    "ray": ("run.py", "watch.py", "stages.py", "cluster.py", "submit.py"),
 }
 
 
