@@ -1,9 +1,9 @@
 """Poison for real processes: texts on which the reader, the tokenizer or the engine of whoever meets them breaks.
 
 `poison(folder)` gives environment variables; every Python process started with them (drivers, Ray's workers, children)
-loads the `sitecustomize` written to `folder`, which wraps one method each of `read.jsonl`, `tokenize.huggingface` and
-`embed.base` as they are imported. The engine sees no text, so it is poisoned by numbers of tokens. Each death adds a line
-to `folder/deaths`. Nothing of the package is replaced, and a process without the variables never meets any of it.
+loads the `sitecustomize` written to `folder`, which wraps one method each of `read.jsonl`, `tokenize.huggingface`,
+`embed.base` and `embed.packed` as they are imported. The engine sees no text, so it is poisoned by numbers of tokens.
+Each death adds a line to `folder/deaths`. A process without the variables never meets any of it.
 """
 
 from __future__ import annotations
@@ -54,15 +54,22 @@ def poison_engine(module):
             raise RuntimeError("this text cannot be embedded")
         if {BREAKS_CUDA} in lengths:
             raise RuntimeError("CUDA error: device-side assert triggered")
-        if {NEEDS_MEMORY} in lengths:
-            raise module.torch.OutOfMemoryError("CUDA out of memory")
         return embed(self, ids, offsets)
     module.Engine.embed = poisoned
+
+def poison_memory(module):
+    forward = module.PackedEngine._forward
+    def poisoned(self, ids, offsets, rows):
+        if {NEEDS_MEMORY} in (offsets[rows + 1] - offsets[rows]).tolist():
+            raise module.torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, ids, offsets, rows)
+    module.PackedEngine._forward = poisoned
 
 PATCHES = {{{{
     "pipeline.read.jsonl": poison_reader,
     "pipeline.tokenize.huggingface": poison_tokenizer,
     "pipeline.embed.base": poison_engine,
+    "pipeline.embed.packed": poison_memory,
 }}}}
 
 class Finder:

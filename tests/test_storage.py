@@ -107,6 +107,30 @@ def test_retries_end_at_the_deadline_and_say_for_what(monkeypatch: pytest.Monkey
         storage.retried(request, "read s3://b/k")
 
 
+def test_every_retry_is_told_and_a_long_one_named_once_without_the_text_of_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str | None] = []
+    attempts = iter([True] * 5 + [False])
+    monkeypatch.setattr(storage, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(storage.tenacity.nap.time, "sleep", lambda seconds: None)
+    storage.tell_retries(told.append)
+
+    def request() -> str:
+        if next(attempts):
+            raise ConnectionResetError("https://host/key?X-Amz-Signature=canary")
+        return "answer"
+
+    try:
+        assert storage.retried(request, "read s3://b/k") == "answer"
+    finally:
+        storage.tell_retries(lambda note: None)
+    assert len(told) == 5
+    assert [note for note in told if note] == [
+        f"read s3://b/k: failing for 0 s (ConnectionResetError); it is tried for {storage.RETRY_SECONDS:.0f} s"
+    ]
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError("x"), PermissionError("x"), ValueError("x"), OSError(22, "x")])
 def test_a_final_answer_is_not_tried_again(error: Exception) -> None:
     assert not is_transient(error)

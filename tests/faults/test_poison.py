@@ -125,6 +125,7 @@ def test_records_that_kill_or_break_workers_become_rejects_and_all_others_come_o
     check_rows(tmp_path, bert_mean_dir, docs)
     figures = json.loads(done.stdout)["run"]
     assert figures["n_crashed_records"] == len(reasons)
+    assert figures["n_oom_halvings"] > 0  # down to the one text that does not fit
     # two deaths of an actor a poison part, and up to three parts in flight beside it
     assert 6 <= figures["worker_restarts"] <= 12
 
