@@ -112,6 +112,17 @@ def log_path() -> Path:
     return folder / "ray.log"
 
 
+_connections: list[str] = []
+"""What `connect` itself joined or started."""
+
+
+def disconnect() -> None:
+    """Undo `connect`. Until then Ray writes of dead workers to standard output, also while Python ends."""
+    if _connections:
+        _connections.clear()
+        ray.shutdown()
+
+
 def connect(address: str | None) -> None:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine. Idempotent.
 
@@ -134,6 +145,7 @@ def connect(address: str | None) -> None:
             include_dashboard=None if remote else False,
             runtime_env={"env_vars": settings} if remote and settings else None,
         )
+    _connections.append(address or "")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own in place, which exits with 15 and no word
     handler = logging.FileHandler(log_path())

@@ -8,6 +8,7 @@ on. Transient failures back off with full jitter until a deadline, everything el
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,7 +114,15 @@ class Store:
         """
         path = self.path(relative)
         create = self._link if self.local else self._conditional_put
-        return retried(lambda: create(path, data), self._named("write", relative))
+        what = self._named("write", relative)
+        try:
+            return retried(lambda: create(path, data), what)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StorageError(
+                f"{what}: no room for {len(data)} bytes ({reason(error)}). Make room, then run the same command again."
+            ) from error
 
     def delete(self, relative: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -108,6 +108,30 @@ def test_retries_end_at_the_deadline_and_say_for_what(monkeypatch: pytest.Monkey
         retry.retried(request, "read s3://b/k")
 
 
+def test_every_retry_is_told_and_a_long_one_named_once_without_the_text_of_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str | None] = []
+    attempts = iter([True] * 5 + [False])
+    monkeypatch.setattr(retry, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(retry.tenacity.nap.time, "sleep", lambda seconds: None)
+    retry.tell_retries(told.append)
+
+    def request() -> str:
+        if next(attempts):
+            raise ConnectionResetError("https://host/key?X-Amz-Signature=canary")
+        return "answer"
+
+    try:
+        assert retry.retried(request, "read s3://b/k") == "answer"
+    finally:
+        retry.tell_retries(lambda note: None)
+    assert len(told) == 5
+    assert [note for note in told if note] == [
+        f"read s3://b/k: failing for 0 s (ConnectionResetError); it is tried for {retry.RETRY_SECONDS:.0f} s"
+    ]
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError("x"), PermissionError("x"), ValueError("x"), OSError(22, "x")])
 def test_a_final_answer_is_not_tried_again(error: Exception) -> None:
     assert not is_transient(error)
