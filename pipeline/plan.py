@@ -63,6 +63,11 @@ class Plan:
     def uncommitted(self) -> bool:
         return self.head is None or self.head.n_parts != len(self.done)
 
+    def parts_of(self, manifests: Sequence[Manifest]) -> list[Manifest]:
+        """Those of `manifests` that belong to the planned content."""
+        targets = {todo.split.split_id for todo in self.todo} | {part.split.split_id for part in self.done}
+        return [part for part in manifests if part.split.split_id in targets]
+
     @property
     def todo_bytes(self) -> int:
         """Bytes to read, decompressed by estimate, less what finished parts of half-done splits took."""

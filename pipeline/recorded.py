@@ -77,7 +77,7 @@ def read_recorded(
         found = found.model_copy(update={"model": model})
     try:
         parts = commit.live_parts(store, snapshot)
-    except (FileNotFoundError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         raise OutputError(
             f"{shown(store.uri)}/{snapshot.file_list}: the file list of snapshot {snapshot.number} cannot be read: "
             f"{reason(error)}. Take another snapshot."
@@ -95,7 +95,7 @@ def recorded_spec(store: Store, run_id: str) -> JobSpec:
     return spec_from(fields, path)
 
 
-def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int) -> Engine:
+def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int, threads: int | None = None) -> Engine:
     """The engine for a job on this machine. prompt_tokens: leading ids of the prompt, from its tokenizer."""
     from pipeline.embed import load_engine
 
@@ -110,6 +110,7 @@ def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int) -> Engine:
         max_batch_tokens=None if runtime.max_batch_tokens == "auto" else runtime.max_batch_tokens,
         prompt_tokens=prompt_tokens,
         engine=runtime.engine,
+        threads=threads,
     )
 
 

@@ -110,8 +110,7 @@ def run_without_ray(
         return None
     finished = commit.load_manifests(store, job.fingerprint, plan.done)
     assert not missing(plan, finished)
-    targets = {t.split.split_id for t in plan.todo} | {part.split.split_id for part in plan.done}
-    live = [part for part in finished if part.split.split_id in targets]
+    live = plan.parts_of(finished)
     return commit.commit_snapshot(
         store, live, run_id=plan.run_id, fingerprint=job.fingerprint, parent=commit.load_snapshot(store), complete=True
     )

@@ -46,3 +46,21 @@ def test_padding_is_the_share_of_computed_tokens_that_were_not_real() -> None:
     progress.add({"n_tokens": 0, "n_padded_tokens": 0, "seconds.embed": 0.5})
     assert progress.padding_share == 0.25
     assert progress.summary()["seconds"] == {"embed": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "bottleneck"),
+    [
+        ({"embed": 95.0, "embedders_starved": 5.0, "read": 80.0, "tokenize": 90.0}, 0.95, "embed"),
+        ({"embed": 50.0, "embedders_starved": 50.0, "read": 40.0, "tokenize": 10.0}, 0.5, "read"),
+        ({"embed": 50.0, "embedders_starved": 50.0, "read": 10.0, "tokenize": 40.0}, 0.5, "tokenize"),
+        ({"embed": 1.0, "embedders_starved": 9.0, "read": 0.1, "tokenize": 0.2}, 0.1, "start-up"),
+    ],
+)
+def test_a_report_names_the_stage_that_held_the_run_up(
+    seconds: dict[str, float], share: float, bottleneck: str
+) -> None:
+    progress = Progress()
+    assert (progress.busy_share, progress.bottleneck) == (None, None)
+    progress.add({f"seconds.{stage}": value for stage, value in seconds.items()})
+    assert (progress.busy_share, progress.bottleneck) == (share, bottleneck)

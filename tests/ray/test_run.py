@@ -99,6 +99,7 @@ def test_a_refresh_embeds_only_new_and_changed_shards_and_drops_removed_ones(
     rows = rows_of(tmp_path / "out")
     assert set(rows) == expected
     assert second.progress["n_documents"] == 20
+    assert 0 < first.progress.busy_share < 1
     assert {row["run_id"] for row in rows.values()} == {first.plan.run_id, second.plan.run_id}
     assert set(dataset.open_dataset(str(tmp_path / "out"), snapshot=1).to_table()["doc_id"].to_pylist()) == {
         doc["id"] for doc in documents(60)
