@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 import tenacity
 
+from pipeline.addresses import problem_of, problem_of_options
+from pipeline.addresses import shown as shown  # its readers import it from here
 from pipeline.errors import SpecError, StorageError
 
 T = TypeVar("T")
@@ -52,12 +54,39 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
 
 
+NOTE_SECONDS = 60.0
+"""A request that has failed for this long is named to whoever waits for it."""
+
+_on_retry: Callable[[str | None], None] = lambda note: None  # noqa: E731 - a name that `tell_retries` binds anew
+
+
+def tell_retries(to: Callable[[str | None], None]) -> None:
+    """Call `to` at each retry of this process: with None, or with a line for people from NOTE_SECONDS on."""
+    global _on_retry
+    _on_retry = to
+
+
+def _tell(what: str, noted: list[str], state: tenacity.RetryCallState) -> None:
+    waited_s, error = state.seconds_since_start or 0.0, state.outcome.exception() if state.outcome else None
+    if waited_s < NOTE_SECONDS or noted:
+        return _on_retry(None)
+    # the error's name and code, not its text: that of an HTTP client holds a signed URL with its signature
+    answers = [getattr(link, "response", None) for link in (error, getattr(error, "__cause__", None))]
+    codes = [
+        str(answer["Error"].get("Code")) for answer in answers if isinstance(answer, Mapping) and "Error" in answer
+    ]
+    name = " ".join([type(error).__name__, *codes])
+    noted.append(f"{what}: failing for {waited_s:.0f} s ({name}); it is tried for {RETRY_SECONDS:.0f} s")
+    return _on_retry(noted[0])
+
+
 def retried(request: Callable[[], T], what: str) -> T:
     """Run `request`, again after transient failures. Raises StorageError when the deadline passes."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
         stop=tenacity.stop_after_delay(RETRY_SECONDS),
+        before_sleep=functools.partial(_tell, what, []),
     )
     try:
         return retrying(request)
@@ -69,16 +98,10 @@ def retried(request: Callable[[], T], what: str) -> T:
         ) from last.exception()
 
 
-def shown(uri: str) -> str:
-    """A URI fit for a log line: user, password and query (signed URLs) are left out."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc and not (parts.query and "://" in uri):
-        return uri
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """The fsspec file system of a URI and the path in it. Raises SpecError for an unknown protocol."""
+    """The fsspec file system of a URI and the path in it. Raises SpecError for what `pipeline/addresses.py` refuses."""
+    if problem := problem_of(uri) or problem_of_options(options):
+        raise SpecError(f"{shown(uri)}: {problem}.")
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
     if protocol in ("s3", "s3a"):
