@@ -36,7 +36,7 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
     if protocol in ("s3", "s3a"):
-        # botocore tries a page of a listing again; everything above that is `retried`, which keeps its deadline
+        # botocore tries one request (a page of a listing) again; what is above that is `retried`, and has a deadline
         config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 3}}
         options = {**options, "config_kwargs": {**config, **options.get("config_kwargs", {})}}
         # one request reads a whole object: S3 gives a checksum for that, and none for a range
@@ -46,7 +46,7 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     except (ImportError, ValueError, TypeError) as error:
         raise SpecError(f"{shown(uri)}: protocol '{protocol}' cannot be used: {error}") from error
     if protocol in ("s3", "s3a"):
-        fs.retries = 1  # s3fs 2026.9 would try 5 times what botocore tried already: a store that hangs took 25 timeouts
+        fs.retries = 2  # not s3fs' 5 on top of botocore's 5: a store that hangs would take 25 timeouts to be noticed
     path = str(fs._strip_protocol(uri))
     return fs, os.path.abspath(path) if protocol == "file" else path
 
