@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from pipeline import commit
+from pipeline import commit, schema
 from pipeline.errors import OutputError
 from pipeline.lineage import Generation, Manifest, Snapshot
 from pipeline.storage import Store, shown
@@ -67,7 +67,12 @@ def dataset_of(
 
 def arrow_schema(generation: Generation) -> pa.Schema:
     """Columns as a reader sees them: on disk, the partition columns are only in the folder names."""
-    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
+    found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
+    if strange := [field.name for field in found if schema.has_extension(field.type)]:
+        raise OutputError(
+            f"generation {generation.fingerprint}: columns {strange} have types this package does not write"
+        )
+    return found
 
 
 def read_vectors(

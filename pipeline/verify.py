@@ -9,19 +9,18 @@ Cost: one read of everything, SHA-256 twice over it (files, texts), 16 bytes a r
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.lineage import Manifest, Span
 from pipeline.recorded import Recorded, read_recorded
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
 from pipeline.verify_rows import Rows
+from pipeline.write import parquet
 
 SHOWN = 5
 """Findings that a check's detail names; `figures` has the number of all."""
@@ -156,14 +155,14 @@ def _rejects(recorded: Recorded) -> Iterator[str]:
             yield f"{part.rejects_path}: gone"
             continue
         try:
-            table = pq.read_table(io.BytesIO(data), columns=["reason", "part_id"], page_checksum_verification=True)
+            letters = parquet.read_text(data, "reason", "part_id")
         except (pa.ArrowException, OSError) as error:
             yield f"{part.rejects_path}: cannot be read: {error}"
             continue
-        if set(table["part_id"].to_pylist()) - {part.part_id}:
+        if set(letters["part_id"]) - {part.part_id}:
             yield f"{part.rejects_path}: holds rejects of another part"
-        reasons = dict(Counter(table["reason"].to_pylist()))
-        if table.num_rows != part.n_rejects or reasons != part.reject_reasons:
+        reasons = dict(Counter(letters["reason"]))
+        if len(letters["reason"]) != part.n_rejects or reasons != part.reject_reasons:
             yield f"{part.rejects_path}: {reasons}, the manifest counts {part.n_rejects}: {part.reject_reasons}"
 
 
@@ -217,6 +216,10 @@ def _missing_of_plan(recorded: Recorded, found: set[str]) -> Iterator[str]:
     if data is None:
         yield f"{path}: gone, so what the run planned cannot be compared"
         return
-    planned = set(pq.read_table(io.BytesIO(data), columns=["split_id"])["split_id"].to_pylist())
+    try:
+        planned = set(parquet.read_text(data, "split_id")["split_id"])
+    except (pa.ArrowException, OSError) as error:
+        yield f"{path}: cannot be read: {error}"
+        return
     for split_id in sorted(planned - found):
         yield f"split {split_id}: planned by run {run_id}, but no part of it is in the snapshot"
