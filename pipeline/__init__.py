@@ -2,6 +2,7 @@
 
     plan(spec) ─► Plan        what a run would do           open_dataset(uri) ─► pyarrow dataset of a snapshot
     run(spec)  ─► Result      do it, or go on with it       read_vectors(uri) ─► (ids, (N, D) array)
+                                                            changes(uri, since) ─► rows to put, keys to delete
 
 Everything heavy is imported on first use, so `import pipeline` costs milliseconds: pyarrow comes with the first spec,
 ray with `run`. Everything not in `__all__` may change between releases.
@@ -31,21 +32,23 @@ from pipeline.errors import (
 
 if TYPE_CHECKING:
     from pipeline.dataset import open_dataset, read_vectors
+    from pipeline.feed import changes
     from pipeline.plan import Plan
-    from pipeline.run import Result, Watch
+    from pipeline.run import Result
     from pipeline.spec import JobSpec, load_spec
+    from pipeline.watch import Watch
 
     Spec = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
 
 __all__ = [
     "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "ModelError", "OutputError", "ShardChanged",
-    "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "load_spec", "open_dataset", "plan",
+    "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "changes", "load_spec", "open_dataset", "plan",
     "read_vectors", "run",
 ]  # fmt: skip
 
 _LAZY = {
     "JobSpec": "pipeline.spec", "load_spec": "pipeline.spec",
-    "open_dataset": "pipeline.dataset", "read_vectors": "pipeline.dataset",
+    "open_dataset": "pipeline.dataset", "read_vectors": "pipeline.dataset", "changes": "pipeline.feed",
 }  # fmt: skip
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import json
 import signal
 import sys
 from typing import Annotated, Any, NoReturn, cast
@@ -17,7 +15,8 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 from rich.console import Console
 
-from pipeline import commit, display
+from pipeline import cli_outputs, commit, display
+from pipeline.cli_outputs import AsJson, Options, Output, storage_options
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job import resolve
 from pipeline.plan import make_plan
@@ -30,24 +29,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_outputs.app)
 # typer 0.29 carries its own click and does not export its UsageError
 _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="job spec (YAML)")]
-Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="override, for instance runtime.part_bytes=1MiB"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Number = Annotated[int | None, typer.Option("--snapshot", help="snapshot number; the newest by default")]
 Address = Annotated[
     str | None, typer.Option("--address", help="Ray cluster; RAY_ADDRESS, or one on this machine, by default")
-]
-Options = Annotated[
-    str,
-    typer.Option("--storage-options", metavar="JSON", help="fsspec options of OUTPUT, for instance an endpoint_url"),
 ]
 
 
@@ -94,7 +88,7 @@ def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_j
 @app.command()
 def status(output: Output, options: Options = "{}", as_json: AsJson = False) -> None:
     """Snapshots of an output, and parts that are finished but in no snapshot yet."""
-    store = Store(output, _options(options))
+    store = Store(output, storage_options(options))
     head = commit.load_snapshot(store)
     live = commit.live_parts(store, head)
     names = {path.rpartition("/")[2].removesuffix(".json") for path in store.list("_meta/manifests")}
@@ -121,7 +115,7 @@ def verify(
     """Check an output against its manifests and, for a sample, against its sources."""
     from pipeline.verify import verify as verify_output
 
-    found = verify_output(output, _options(options), snapshot=snapshot, sample=sample, model_path=model_path)
+    found = verify_output(output, storage_options(options), snapshot=snapshot, sample=sample, model_path=model_path)
     if as_json:
         display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
@@ -138,7 +132,7 @@ def trace(
     """From one row back to its shard, record and bytes; checks the hash of the source text."""
     from pipeline.trace import trace as trace_row
 
-    found = trace_row(output, _options(options), row, snapshot=snapshot)
+    found = trace_row(output, storage_options(options), row, snapshot=snapshot)
     if as_json:
         display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
@@ -161,7 +155,7 @@ def search(
 
     hits = search_output(
         output,
-        _options(options),
+        storage_options(options),
         text,
         k=k,
         snapshot=snapshot,
@@ -172,21 +166,6 @@ def search(
         display.print_json({"hits": [dataclasses.asdict(hit) for hit in hits]})
         return
     display.show_hits(hits)
-
-
-@app.command()
-def vacuum(
-    output: Output, keep: Annotated[int, typer.Option(min=1, help="complete snapshots to keep")] = 2,
-    older_than_hours: Annotated[float, typer.Option(min=0, help="grace period by the store's clock")] = 24.0,
-    delete: Annotated[bool, typer.Option("--delete", help="really delete; without it only listed")] = False,
-    options: Options = "{}", as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """List (or with --delete remove) what the kept snapshots do not need."""
-    from pipeline.vacuum import vacuum as vacuum_output
-
-    grace = datetime.timedelta(hours=older_than_hours)
-    found = vacuum_output(output, _options(options), keep_snapshots=keep, older_than=grace, delete=delete)
-    display.show_fields(found, as_json)
 
 
 @app.command()
@@ -226,13 +205,3 @@ def _cluster_device(spec: JobSpec, address: str | None) -> str:
     from pipeline.cluster import device_of
 
     return device_of(spec, address)
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise SpecError(f"--storage-options: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise SpecError("--storage-options: a JSON object is needed")
-    return found

@@ -6,21 +6,19 @@ again: what has a manifest stays done, and the next plan asks for the rest. Only
 
 from __future__ import annotations
 
-import _thread
-import contextlib
 import dataclasses
-import threading
-import time
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import commit, dataset
 from pipeline.cluster import connect, device_of, pool_sizes
-from pipeline.errors import CorpusEmbedError, InputError, TooManyRejects
+from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
 from pipeline.job import resolve
 from pipeline.lineage import Manifest, Snapshot
@@ -29,19 +27,21 @@ from pipeline.plan import Plan, make_plan, missing, plan_table
 from pipeline.record import write_record
 from pipeline.spec import JobSpec
 from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
-from pipeline.storage import Store, shown
+from pipeline.storage import Store, shown, tell_retries
+from pipeline.watch import Watch, check_rejects, show_retry, watching
 
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed under it, before it gives up."""
-MAX_RESTARTS = 3
-"""How often Ray starts a dead worker again. Its own default is for ever, which turns a crash into a loop.
+MAX_TRIES = 20
+"""How often a task is started again because its worker died. Ray's own default is for ever, which turns a crash into a loop.
+
+A task that kills its worker does so `stages.CAREFUL_AFTER` times; up to three others on that worker die with it.
+"""
+MAX_RESTARTS = 10_000
+"""How often an actor is started again. Each time a task died, or the actor while loading, and both have their limit.
 
 Ray 2.60 takes it only as `**ray_remote_args`, announced to go in 2.64: hence `ray<2.64` in pyproject.toml.
 """
-EARLY_REJECTS = 1000
-"""Records after which too large a share of rejects stops a run before its end."""
-
-Watch = Callable[[Progress, list[str]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +66,11 @@ def run(
     Raises SpecError, ModelError, InputError, StorageError, TooManyRejects or CommitConflict; after any of them the same
     command goes on where this one stopped.
     """
+    progress, embedded = Progress(), False
+    tell_retries(functools.partial(show_retry, progress, watch))
     store = Store(spec.output.uri, spec.output.storage_options)
     store.check_conditional_put()
     job = resolve(spec, device_of(spec, address))
-    progress, embedded = Progress(), False
     for _round in range(MAX_ROUNDS):
         plan = make_plan(job, store)
         if on_plan:
@@ -101,10 +102,12 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     context.target_max_block_size = 1 << 10  # every part is a block of its own, however small (docs/design.md)
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    pools, totals = pool_sizes(job, len(plan.todo), plan.todo_parts), ray.remote(Totals).options(num_cpus=0).remote()
+    pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
+    beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
-        "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS,
+        "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,
     }  # fmt: skip
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
     # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
@@ -120,7 +123,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
         )
         .map_batches(
             EmbedParts,
-            fn_constructor_args=(job, pools.embedders.threads),
+            fn_constructor_args=(job, pools.embedders.threads, totals),
             compute=ActorPoolStrategy(
                 size=pools.embedders.workers,
                 max_tasks_in_flight_per_actor=4,
@@ -131,9 +134,9 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
             **stage,
         )
     )
-    with _watching(plan, store, totals, progress, watch) as stop:
+    with watching(plan, store, totals, progress, watch) as stop:
         try:
-            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_RESTARTS}
+            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
             parts.write_datasink(
                 PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.workers
             )
@@ -145,7 +148,7 @@ def finish(plan: Plan, store: Store, finished: list[Manifest]) -> Snapshot:
     """Check what storage says about the whole plan and make it the head. Raises TooManyRejects or CommitConflict."""
     parts = plan.parts_of(finished)
     records, rejects = sum(part.n_records for part in parts), sum(part.n_rejects for part in parts)
-    _check_rejects(plan.job.spec, records, rejects)
+    check_rejects(plan.job.spec, records, rejects)
     duplicates = None
     if plan.job.spec.input.id_column is not None:
         duplicates = dataset.count_duplicate_ids(store, parts)
@@ -153,75 +156,6 @@ def finish(plan: Plan, store: Store, finished: list[Manifest]) -> Snapshot:
         store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
         parent=plan.head, complete=True, n_duplicate_ids=duplicates,
     )  # fmt: skip
-
-
-class _Stop:
-    """Why the watcher stopped a run."""
-
-    error: CorpusEmbedError | None = None
-
-
-@contextlib.contextmanager
-def _watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None) -> Iterator[_Stop]:
-    """Beside the running dataset: keep the figures fresh, commit now and then, stop when rejects are too many."""
-    done, stop, spec = threading.Event(), _Stop(), plan.job.spec
-    # parts of an earlier round are among plan.done, and already in progress
-    before_records = sum(part.n_records for part in plan.done) - progress["n_records"]
-    before_rejects = sum(part.n_rejects for part in plan.done) - progress["n_rejects"]
-
-    def tick() -> None:
-        reports, notes = ray.get(totals.take.remote())
-        for report in reports:
-            progress.add(report)
-        if watch:
-            watch(progress, notes)
-
-    def loop() -> None:
-        committed = time.monotonic()
-        while not done.wait(0.5):
-            try:
-                tick()
-                records, rejects = progress["n_records"] + before_records, progress["n_rejects"] + before_rejects
-                if records >= EARLY_REJECTS:
-                    _check_rejects(spec, records, rejects)
-                every = spec.runtime.commit_every
-                if every and not plan.stale and time.monotonic() - committed > every.total_seconds():
-                    _commit_so_far(plan, store)
-                    committed = time.monotonic()
-            except CorpusEmbedError as error:
-                stop.error = error
-                _thread.interrupt_main()  # the only way out of a Ray Data execution that blocks the main thread
-                return
-
-    thread = threading.Thread(target=loop, name="watch", daemon=True)
-    thread.start()
-    try:
-        yield stop
-    finally:
-        done.set()
-        thread.join()
-        with contextlib.suppress(ray.exceptions.RayError):
-            tick()
-
-
-def _commit_so_far(plan: Plan, store: Store) -> None:
-    """Make finished parts readable while the run goes on: only where that adds to the head and takes nothing away."""
-    parts = plan.parts_of(commit.load_manifests(store, plan.job.fingerprint, plan.done))
-    if parts:
-        commit.commit_snapshot(
-            store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
-            parent=plan.head, complete=False,
-        )  # fmt: skip
-
-
-def _check_rejects(spec: JobSpec, records: int, rejects: int) -> None:
-    limit = spec.runtime.max_reject_fraction
-    if rejects > limit * records:
-        raise TooManyRejects(
-            f"{rejects} of {records} records were rejected ({rejects / records:.1%}; runtime.max_reject_fraction allows "
-            f"{limit:.1%}). Reasons are in {shown(spec.output.uri)}/_meta/rejects. Mend the input or the spec, or raise "
-            "the limit and run again: finished parts stay finished. No snapshot was made."
-        )
 
 
 def _own_error(error: BaseException) -> BaseException:

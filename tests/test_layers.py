@@ -47,11 +47,16 @@ LAYERS = {
             "invariants",
             "plan",
             "parts",
+            "careful",
+            "quarantine",
             "shards",
             "commit",
             "publish",
             "refresh",
             "dataset",
+            "feed",
+            "compact",
+            "lake",
             "vacuum",
             "verify",
             "verify_rows",
@@ -63,14 +68,16 @@ LAYERS = {
         ],
         3,
     ),
-    **dict.fromkeys(["run", "stages", "cluster"], 4),
-    **dict.fromkeys(["cli", "display", "__main__", "__init__"], 5),
+    **dict.fromkeys(["run", "watch", "stages", "cluster"], 4),
+    **dict.fromkeys(["cli", "cli_outputs", "display", "__main__", "__init__"], 5),
 }
 # library -> the only places that may import it
 ROOMS = {
     "torch": ("embed/",),
     "fugashi": ("tokenize/mecab.py",),
-    "ray": ("run.py", "stages.py", "cluster.py"),
+    "pyiceberg": ("lake/iceberg.py",),
+    "deltalake": ("lake/delta.py",),
+    "ray": ("run.py", "watch.py", "stages.py", "cluster.py"),
 }
 
 

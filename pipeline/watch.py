@@ -1,0 +1,104 @@
+"""What goes on beside a running dataset: fresh figures, a commit now and then, and the reasons to stop early.
+
+In: the plan and the actor that write tasks report to. Out: calls of the display, partial snapshots, and an error of ours
+where the run has to end. A thread on the driver; one question to the actor every half second.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+
+from pipeline import commit
+from pipeline.errors import CorpusEmbedError, TooManyRejects
+from pipeline.metrics import Progress
+from pipeline.plan import Plan
+from pipeline.spec import JobSpec
+from pipeline.storage import Store, shown
+
+EARLY_REJECTS = 1000
+"""Records after which too large a share of rejects stops a run before its end."""
+
+Watch = Callable[[Progress, list[str]], None]
+
+
+class Stop:
+    """Why the watcher stopped a run."""
+
+    error: CorpusEmbedError | None = None
+
+
+@contextlib.contextmanager
+def watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None) -> Iterator[Stop]:
+    """Beside the running dataset: keep the figures fresh, commit now and then, stop when rejects are too many."""
+    done, stop, spec = threading.Event(), Stop(), plan.job.spec
+    # parts of an earlier round are among plan.done, and already in progress
+    before_records = sum(part.n_records for part in plan.done) - progress["n_records"]
+    before_rejects = sum(part.n_rejects for part in plan.done) - progress["n_rejects"]
+
+    def tick() -> None:
+        reports, notes = ray.get(totals.take.remote())
+        for report in reports:
+            progress.add(report)
+        if watch:
+            watch(progress, notes)
+
+    def loop() -> None:
+        committed = time.monotonic()
+        while not done.wait(0.5):
+            try:
+                tick()
+                records, rejects = progress["n_records"] + before_records, progress["n_rejects"] + before_rejects
+                if records >= EARLY_REJECTS:
+                    check_rejects(spec, records, rejects)
+                every = spec.runtime.commit_every
+                if every and not plan.stale and time.monotonic() - committed > every.total_seconds():
+                    _commit_so_far(plan, store)
+                    committed = time.monotonic()
+            except CorpusEmbedError as error:
+                stop.error = error
+                _thread.interrupt_main()  # the only way out of a Ray Data execution that blocks the main thread
+                return
+
+    thread = threading.Thread(target=loop, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        done.set()
+        thread.join()
+        with contextlib.suppress(ray.exceptions.RayError):
+            tick()
+
+
+def show_retry(progress: Progress, watch: Watch | None, note: str | None) -> None:
+    """Count one request of the driver that is tried again; `note` says which one has failed for long."""
+    progress.add({"storage_retries": 1})
+    if note and watch:
+        watch(progress, [note])
+
+
+def _commit_so_far(plan: Plan, store: Store) -> None:
+    """Make finished parts readable while the run goes on: only where that adds to the head and takes nothing away."""
+    parts = plan.parts_of(commit.load_manifests(store, plan.job.fingerprint, plan.done))
+    if parts:
+        commit.commit_snapshot(
+            store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
+            parent=plan.head, complete=False,
+        )  # fmt: skip
+
+
+def check_rejects(spec: JobSpec, records: int, rejects: int) -> None:
+    limit = spec.runtime.max_reject_fraction
+    if rejects > limit * records:
+        raise TooManyRejects(
+            f"{rejects} of {records} records were rejected ({rejects / records:.1%}; runtime.max_reject_fraction allows "
+            f"{limit:.1%}). Reasons are in {shown(spec.output.uri)}/_meta/rejects. Mend the input or the spec, or raise "
+            "the limit and run again: finished parts stay finished. No snapshot was made."
+        )
