@@ -77,7 +77,7 @@ def run(
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
             return Result(plan, plan.head, progress, embedded)
-        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
         store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
         failpoint("after_plan")
         if plan.todo:
