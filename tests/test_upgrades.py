@@ -98,6 +98,8 @@ def test_every_kind_of_record_says_which_format_it_has(root: Path) -> None:
     kinds = {path.relative_to(root / "out/_meta").parts[0] for path in records}
     assert kinds == {"snapshots", "manifests", "generations", "runs"}
     assert {json.loads(path.read_text())["format_version"] for path in records} == {1}
+    attempts = (root / "out/_meta/runs").glob("*/attempt-*.json")
+    assert {json.loads(path.read_text())["model"]["license"] for path in attempts} == {"apache-2.0"}
     for path in [*(root / "out/data").rglob("*.parquet"), *(root / "out/_meta/rejects").rglob("*.parquet")]:
         assert json.loads(pq.read_metadata(path).metadata[schema.FOOTER_KEY])["format_version"] == 1
     for path in (root / "out/_meta/files").glob("*.parquet"):
