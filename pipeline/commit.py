@@ -171,9 +171,8 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
     """The manifests that a snapshot makes live, in the order of their ids."""
     if snapshot is None:
         return []
-    data = io.BytesIO(store.read(snapshot.file_list))
-    table = pq.read_table(data, columns=["manifest"], page_checksum_verification=True)
-    return [Manifest.from_json(text.encode(), snapshot.file_list) for text in table["manifest"].to_pylist()]
+    manifests = parquet.read_text(store.read(snapshot.file_list), "manifest")["manifest"]
+    return [Manifest.from_json(text.encode(), snapshot.file_list) for text in manifests]
 
 
 def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:

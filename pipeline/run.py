@@ -85,7 +85,7 @@ def run(
         if plan.nothing_to_do and plan.head:
             return Result(plan, plan.head, progress, embedded, refresh.outcome(plan.live, plan.done))
         refresh.check_deletions(spec, plan.head, plan.changes.most_documents, "and the input now has at most")
-        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
         store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
         failpoint("after_plan")
         if plan.todo:

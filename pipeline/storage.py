@@ -68,10 +68,13 @@ class Store:
         return Store, (self.uri, self.options)
 
     def path(self, relative: str) -> str:
-        """Full path of a relative one. Raises StorageError if it would leave the root."""
+        """Full path of a relative one. Raises StorageError if it would leave the root, by its steps or by a link."""
         if any(step in ("", ".", "..") for step in relative.split("/")):
             raise StorageError(f"{shown(self.uri)}: '{relative}' is not a path inside the output")
-        return f"{self.root}/{relative}"
+        path = f"{self.root}/{relative}"
+        if self.local and not (real := os.path.realpath(path)).startswith(os.path.realpath(self.root) + "/"):
+            raise StorageError(f"{shown(self.uri)}/{relative}: a link leads out of the output, to {real}. Remove it.")
+        return path
 
     def read(self, relative: str) -> bytes:
         """One whole object. Raises FileNotFoundError when it is not there."""
@@ -163,7 +166,7 @@ class Store:
         return True
 
     def _link(self, path: str, data: bytes) -> bool:
-        folder, staging = Path(path).parent, Path(self.root) / "_meta" / "tmp"
+        folder, staging = Path(path).parent, Path(self.path("_meta/tmp"))
         for directory in (folder, staging):
             directory.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=staging)

@@ -59,6 +59,35 @@ def test_a_path_cannot_leave_the_root(tmp_path: Path, path: str) -> None:
         Store(str(tmp_path)).put_if_absent(path, b"x")
 
 
+@pytest.mark.parametrize("link", ["data", "data/a=1", "data/a=1/x", "_meta/tmp"])
+def test_a_link_cannot_lead_out_of_the_root(tmp_path: Path, link: str) -> None:
+    (tmp_path / "elsewhere/a=1").mkdir(parents=True)
+    (tmp_path / "elsewhere/a=1/x").write_bytes(b"mine")
+    (tmp_path / "elsewhere/x").write_bytes(b"mine")
+    (tmp_path / "out" / link).parent.mkdir(parents=True)
+    target = {"data": "elsewhere", "data/a=1": "elsewhere/a=1", "data/a=1/x": "elsewhere/x"}.get(link, "elsewhere")
+    (tmp_path / "out" / link).symlink_to(tmp_path / target)
+    store = Store(str(tmp_path / "out"))
+    if link == "_meta/tmp":
+        with pytest.raises(StorageError, match="a link leads out of the output"):
+            store.put_if_absent("data/y", b"x")
+        return
+    for use in (store.read, store.open, store.delete, store.list, lambda path: store.put_if_absent(path, b"x")):
+        with pytest.raises(StorageError, match="a link leads out of the output"):
+            use("data/a=1/x")
+    assert {path.read_bytes() for path in (tmp_path / "elsewhere").rglob("x")} == {b"mine"}
+    assert not (tmp_path / "elsewhere/a=1/y").exists()
+
+
+def test_a_linked_root_and_links_that_stay_inside_are_used(tmp_path: Path) -> None:
+    (tmp_path / "disk/more").mkdir(parents=True)
+    (tmp_path / "out").symlink_to("disk")
+    (tmp_path / "disk/data").symlink_to("more")
+    store = Store(str(tmp_path / "out"))
+    assert store.put_if_absent("data/x", b"1")
+    assert store.read("data/x") == b"1"
+
+
 def test_the_preflight_accepts_a_folder_and_leaves_nothing_behind(tmp_path: Path) -> None:
     Store(str(tmp_path)).check_conditional_put()
     assert Store(str(tmp_path)).list("_meta") == {}
