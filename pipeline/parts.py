@@ -79,7 +79,7 @@ def cut(split: Split, job: Job) -> Iterator[Part]:
                     if n_bytes >= split.part_bytes or n_records >= split.part_records:
                         yield Part(split, index, False, tuple(pieces))
                         index, n_bytes, n_records, pieces = index + 1, 0, 0, []
-                    sizes = np.cumsum(rest["record_bytes"].to_numpy())
+                    sizes = np.cumsum(_weights(rest))
                     # up to the record that fills the part, which still belongs to it
                     fits = int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1
                     taken = rest.slice(0, min(fits, split.part_records - n_records))
@@ -89,6 +89,15 @@ def cut(split: Split, job: Job) -> Iterator[Part]:
                     rest = rest.slice(taken.num_rows)
             file.verify()
     yield Part(split, index, True, tuple(pieces))
+
+
+def _weights(records: pa.Table) -> npt.NDArray[np.int64]:
+    """(N,) bytes that each record counts with: its length in the source, or that of text and kept strings where it is more
+    (HTTP bodies that were compressed, other columns of Parquet): a part is bounded in memory and not only in the source."""
+    names = [name for name in records.column_names if name not in schema.RECORD_COLUMNS or name == "text"]
+    strings = [records[name] for name in names if pa.types.is_string(records[name].type)]
+    held = sum(pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64) for column in strings)
+    return np.maximum(records["record_bytes"].to_numpy(), held)
 
 
 def prepare(part: Part, job: Job, tokenizer: Tokenizer, run_id: str) -> Prepared:

@@ -26,6 +26,10 @@ __all__ = ["JobSpec", "load_spec"]
 
 SECRET_OPTIONS = {"key", "secret", "token", "password", "account_key", "sas_token", "connection_string"}
 
+MOST_BYTES = 512 << 20
+"""Of `part_bytes` and of `max_record_bytes`: a part is at most the sum of both, its texts must fit one Arrow column of
+2 GiB, normalised too, and each stage holds a part in memory several times over."""
+
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
@@ -71,7 +75,7 @@ class InputSpec(_Section):
     text_column: Name = "text"
     id_column: Name | None = None
     keep_columns: Annotated[dict[Name, str], pydantic.BeforeValidator(_as_kept)] = {}
-    max_record_bytes: pydantic.ByteSize = pydantic.ByteSize(16 << 20)
+    max_record_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1, le=MOST_BYTES)] = pydantic.ByteSize(16 << 20)
     storage_options: StorageOptions = {}
 
     @pydantic.model_validator(mode="after")
@@ -150,7 +154,7 @@ class RuntimeSpec(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "packed", "padded"] = "auto"
-    part_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1024)] = pydantic.ByteSize(32 << 20)
+    part_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1024, le=MOST_BYTES)] = pydantic.ByteSize(32 << 20)
     tokenizers: Auto | Count = "auto"
     embedders: Auto | Count = "auto"
     max_batch_tokens: Auto | Count = "auto"

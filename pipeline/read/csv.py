@@ -5,8 +5,9 @@ Python's own `csv` reads the rows, fed line by line from `lines`, so that one ba
 fails the whole block for it. `source_record` is the number of the row, counted from 0 after the header, blank lines not
 counted; `record_bytes` its length without line ends. A row with too many or too few fields is rejected. A quote
 that is never closed would swallow the rest of the shard: its first line is rejected and reading goes on with the line
-after it; so is the first line of a quoted field of more than `max_record_bytes`. A line end inside a field comes out as
-\n, whatever it was.
+after it; so is the first line of a quoted field of more than `max_record_bytes`. Among the lines that are read again for
+that, each further failure halves the bytes that a field may run on for, so that the work stays linear. A line end
+inside a field comes out as \n, whatever it was.
 
 Cost: about 50 MB/s on a core with lines of 40 bytes, more with longer ones. Memory: a row of up to `max_record_bytes`, twice.
 """
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import csv
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import InputError, ShardDamaged
+from pipeline.errors import ShardDamaged
 from pipeline.lineage import Shard, Span
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import without_compression_suffix
@@ -31,10 +33,14 @@ from pipeline.read.records import (
     BATCH_RECORDS,
     ReadOptions,
     Rejects,
+    check_columns,
     records_table,
     reject,
     reject_nul,
-)  # fmt: skip
+)
+
+_MAX_LINES = 1 << 18
+"""Of a quoted field: each is a Python string of its own until the field ends, a hundred bytes for an empty one."""
 
 
 class CsvReader:
@@ -45,7 +51,7 @@ class CsvReader:
 
     def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
         # The limit is global to the process and 128 KiB at first; it is only ever raised here.
-        csv.field_size_limit(max(csv.field_size_limit(), options.max_record_bytes))
+        csv.field_size_limit(max(csv.field_size_limit(), options.max_record_bytes + 1))
         delimiter = "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
         rows = _Rows(_lines(file, span, options), delimiter, options.max_record_bytes)
         header = next(rows, None)
@@ -53,7 +59,8 @@ class CsvReader:
             if rows.damage is not None:
                 raise rows.damage
             return
-        places = _places(header.fields, span.shard.uri, options)
+        names = check_columns(header.fields, span.shard.uri, options)
+        places = {name: header.fields.index(name) for name in names}
         batch = _Batch(options, len(header.fields), places, first_row=0)
         for row in rows:
             batch.add(row)
@@ -94,10 +101,10 @@ class _Rows(Iterator[_Row]):
 
     def __init__(self, lines: Iterator[Iterable[_Line]], delimiter: str, max_record_bytes: int) -> None:
         self._source = itertools.chain.from_iterable(lines)
-        self._again: Iterator[_Line] = iter(())  # lines to be read once more
+        self._again: deque[_Line] = deque()  # lines to be read once more
         self._row_lines: list[_Line] = []
         self._n_row_bytes = 0
-        self._max_bytes = max_record_bytes
+        self._max_bytes = self._max_field_bytes = max_record_bytes
         self._delimiter = delimiter
         self._reader = self._new_reader()
         self.damage: ShardDamaged | None = None
@@ -108,10 +115,12 @@ class _Rows(Iterator[_Row]):
 
     def _feed(self) -> Iterator[str]:
         try:
-            for line in itertools.chain(self._again, self._source):
+            while line := self._again.popleft() if self._again else next(self._source, None):
                 self._row_lines.append(line)
-                self._n_row_bytes += line[1]
-                if self._n_row_bytes > self._max_bytes:
+                n_lines = len(self._row_lines)
+                self._n_row_bytes += line[1] + (n_lines > 1)
+                limit = self._max_bytes if n_lines == 1 else self._max_field_bytes
+                if self._n_row_bytes > limit or n_lines > _MAX_LINES:
                     raise _Overflow
                 yield line[0]
         except ShardDamaged as error:
@@ -119,6 +128,8 @@ class _Rows(Iterator[_Row]):
 
     def __next__(self) -> _Row:
         while True:
+            if not self._again:
+                self._max_field_bytes = self._max_bytes
             self._row_lines, self._n_row_bytes = [], 0
             try:
                 fields = next(self._reader)
@@ -127,35 +138,24 @@ class _Rows(Iterator[_Row]):
                     raise StopIteration from error
                 return self._skip_first_line(error)
             if fields:
-                n_line_ends = len(self._row_lines) - 1
-                return _Row(fields, self._n_row_bytes + n_line_ends)
+                return _Row(fields, self._n_row_bytes)
 
     def _skip_first_line(self, error: Exception) -> _Row:
         """Reject the first line of the row at fault, and read the lines after it again."""
         (_, n_bytes), *rest = self._row_lines
-        self._again = iter([*rest, *self._again])
+        self._again.extendleft(reversed(rest))
         self._reader = self._new_reader()
         if isinstance(error, _Overflow):
-            found = "a line" if not rest else "a quoted field that starts here"
-            detail = f"{found} is over input.max_record_bytes, {self._max_bytes}"
+            detail = f"a line is over input.max_record_bytes, {self._max_bytes}"
+            if rest:
+                detail = (
+                    f"a quoted field that starts here does not end in {self._max_field_bytes} bytes, {_MAX_LINES} lines"
+                )
+        if rest:
+            self._max_field_bytes = min(self._max_field_bytes, self._n_row_bytes) // 2
+        if isinstance(error, _Overflow):
             return _Row([], n_bytes, "record_too_large", detail)
         return _Row([], n_bytes, "invalid_column", f"not CSV: {error}")
-
-
-def _places(header: list[str], uri: str, options: ReadOptions) -> dict[str, int]:
-    """Column name -> place in a row, of the columns that are needed."""
-    wanted = [
-        ("input.text_column", options.text_column),
-        *(("input.keep_columns", name) for name in options.keep),
-    ]
-    if options.id_column is not None:
-        wanted.append(("input.id_column", options.id_column))
-    for setting, name in wanted:
-        if header.count(name) != 1:
-            found = "found twice" if name in header else "not found"
-            shown = ", ".join(header).encode("utf-8", "replace").decode()
-            raise InputError(f"{uri}: column {name!r} {found}; columns are {shown}. Set {setting}.")
-    return {name: header.index(name) for _, name in wanted}
 
 
 class _Batch:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import InputError
 from pipeline.schema import REASONS, records_schema
 
 BATCH_BYTES = 1 << 20
@@ -42,6 +43,29 @@ class ReadOptions:
     id_column: str | None
     keep: Mapping[str, pa.DataType]
     max_record_bytes: int
+
+
+def check_columns(found: Sequence[str], uri: str, options: ReadOptions) -> list[str]:
+    """The columns that are asked for, each once. Raises InputError for one that a shard with columns `found` lacks."""
+    wanted = dict.fromkeys(options.keep, "keep_columns")
+    if options.id_column is not None:
+        wanted[options.id_column] = "id_column"
+    wanted[options.text_column] = "text_column"
+    for name, setting in wanted.items():
+        if (n_found := found.count(name)) != 1:
+            columns = ", ".join(found).encode("utf-8", "replace").decode()
+            raise InputError(
+                f"{uri}: column {name!r} {'found twice' if n_found else 'not found'}; columns are {columns}. "
+                f"Set input.{setting}."
+            )
+    return list(wanted)
+
+
+def reject_large(n_bytes: npt.NDArray[np.int64], options: ReadOptions, rejects: Rejects) -> None:
+    """Reject the records of (N,) lengths that are over the limit."""
+    for row in np.flatnonzero(n_bytes > options.max_record_bytes).tolist():
+        detail = f"{n_bytes[row]} bytes, input.max_record_bytes is {options.max_record_bytes}"
+        reject(rejects, row, "record_too_large", detail)
 
 
 def reject(rejects: Rejects, row: int, reason: str, detail: str) -> None:

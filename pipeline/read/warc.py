@@ -54,25 +54,34 @@ class WarcReader:
         file.seek(0)
         stream = ByteStream(decompressed_blocks(file, span.shard.uri))
         batch = _Batch(options)
-        while True:
-            damage: ShardDamaged | None = None
+        is_lost = False  # since the last record
+        damage: ShardDamaged | None = None
+        while damage is None:
+            bad: _BadFraming | None = None
             try:
                 record = _next_record(stream, span.shard.uri, options.max_record_bytes)
-            except ShardDamaged as error:
-                damage, record = error, None
-            if record is not None:
+                if record is None:
+                    break
+                is_lost = False
                 if record.headers.get("warc-type", "").lower() in DOCUMENT_TYPES:
                     batch.add(record)
-                if not batch.is_full():
-                    continue
-            if batch.records:
+            except _BadFraming as error:
+                bad = None if is_lost else error
+                is_lost = True
+            except ShardDamaged as error:
+                damage = error
+            if batch.is_full() or (bad and batch.records):
                 yield batch.table()
                 batch = _Batch(options)
-            if record is None:
-                if not isinstance(damage, _BadFraming):
-                    break
-                yield damaged_table(damage.position, str(damage), options)
-                stream.skip_to_line(_RECORD_START, _HEADER_BYTES)
+            if bad:
+                yield damaged_table(bad.position, str(bad), options)
+            if is_lost:
+                try:
+                    stream.skip_to_line(_RECORD_START, _HEADER_BYTES)
+                except ShardDamaged as error:
+                    damage = error
+        if batch.records:
+            yield batch.table()
         if damage is not None:
             raise damage
 
@@ -93,21 +102,20 @@ class _Record:
 def _next_record(stream: ByteStream, uri: str, max_record_bytes: int) -> _Record | None:
     """The record at the stream's position, or None at its end. Raises ShardDamaged for a record that is cut off, and
     _BadFraming where no record is."""
-    while stream.peek(1) in (b"\r", b"\n"):  # two line ends close a record; some writers add more
-        stream.take(1)
+    stream.skip_any(b"\r\n")  # two line ends close a record; some writers add more
     start = stream.position
     if not stream.peek(1):
         return None
     if stream.peek(len(_RECORD_START)) != _RECORD_START:
         raise _BadFraming(f"{uri}: no WARC record starts at decompressed byte {start}", start)
     end = stream.find(b"\r\n\r\n", _HEADER_BYTES)
-    if end < 0:
+    if end < 0 or stream.find(b"\n" + _RECORD_START, end) >= 0:  # the end may be that of the next record
         raise _BadFraming(f"{uri}: the headers of the record at decompressed byte {start} do not end", start)
     head = stream.take(end + 4)
     headers = _parse_headers(head)
     length = headers.get("content-length", "")
-    if not (length.isascii() and length.isdigit()):
-        raise _BadFraming(f"{uri}: the record at decompressed byte {start} has no Content-Length", start)
+    if not (length.isascii() and length.isdigit() and len(length) < 19):
+        raise _BadFraming(f"{uri}: the record at decompressed byte {start} has no valid Content-Length", start)
     n_payload = int(length)
     payload: bytes | None = None
     if len(head) + n_payload > max_record_bytes:
@@ -162,7 +170,8 @@ class _Batch:
             limit = self._options.max_record_bytes
             raise NoText("record_too_large", f"{record.n_bytes} bytes, input.max_record_bytes is {limit}")
         content_type = record.headers.get("content-type", "")
-        return text_of(record.head, record.payload, record.headers["warc-type"].lower(), content_type)
+        limit = self._options.max_record_bytes
+        return text_of(record.head, record.payload, record.headers["warc-type"].lower(), content_type, limit)
 
     def table(self) -> pa.Table:
         options, rejects = self._options, self._rejects
