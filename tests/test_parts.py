@@ -281,3 +281,13 @@ def test_a_damaged_shard_is_marked_and_its_readable_records_are_kept(tmp_path: P
     assert snapshot.reject_reasons == {"damaged_shard": 1}
     assert 100 < snapshot.n_documents < 400
     assert [source.damaged for part in manifests(tmp_path / "out") for source in part.sources] == [True]
+
+
+def test_a_part_is_bounded_by_kept_strings_too(tmp_path: Path) -> None:
+    documents = [{"id": f"{n}", "text": "t", "page": "x" * 1000} for n in range(50)]
+    path = write_shard(tmp_path / "a.parquet", documents)
+    spec = make_spec(tmp_path, tmp_path / "out", input={"keep_columns": ["page"]})
+    found = list(parts.cut(split_of(path, 10_000), job_of(spec)))
+    assert [sum(piece.num_rows for _, piece in part.pieces) for part in found] == [
+        10
+    ] * 5  # 1,001 bytes each, to 10,000
