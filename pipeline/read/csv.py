@@ -29,10 +29,9 @@ from pipeline.read.columns import column_from_values
 from pipeline.read.compression import without_compression_suffix
 from pipeline.read.lines import read_lines
 from pipeline.read.records import (
-    BATCH_BYTES,
-    BATCH_RECORDS,
     ReadOptions,
     Rejects,
+    batched,
     check_columns,
     records_table,
     reject,
@@ -56,21 +55,13 @@ class CsvReader:
         rows = _Rows(_lines(file, span, options), delimiter, options.max_record_bytes)
         header = next(rows, None)
         if header is None:
-            if rows.damage is not None:
-                raise rows.damage
             return
         names = check_columns(header.fields, span.shard.uri, options)
         places = {name: header.fields.index(name) for name in names}
-        batch = _Batch(options, len(header.fields), places, first_row=0)
-        for row in rows:
-            batch.add(row)
-            if batch.is_full():
-                yield batch.table()
-                batch = _Batch(options, len(header.fields), places, first_row=batch.next_row)
-        if batch.rows:
-            yield batch.table()
-        if rows.damage is not None:
-            raise ShardDamaged(str(rows.damage), batch.next_row)
+        first_row = 0
+        for batch in batched(rows, lambda row: row.n_bytes):
+            yield _table(batch, first_row, len(header.fields), places, options)
+            first_row += len(batch)
 
 
 class _Row:
@@ -97,7 +88,7 @@ class _Overflow(Exception):
 
 
 class _Rows(Iterator[_Row]):
-    """Rows of a stream of lines. `damage` is the ShardDamaged that ended the stream, if one did."""
+    """Rows of a stream of lines, the header first. Raises ShardDamaged at the number of the row that is cut off."""
 
     def __init__(self, lines: Iterator[Iterable[_Line]], delimiter: str, max_record_bytes: int) -> None:
         self._source = itertools.chain.from_iterable(lines)
@@ -107,7 +98,8 @@ class _Rows(Iterator[_Row]):
         self._max_bytes = self._max_field_bytes = max_record_bytes
         self._delimiter = delimiter
         self._reader = self._new_reader()
-        self.damage: ShardDamaged | None = None
+        self._damage: ShardDamaged | None = None
+        self._n_rows = -1  # after the header
 
     def _new_reader(self) -> Iterator[list[str]]:
         # strict: a quote that the end of the shard closes is an error and not a field
@@ -124,7 +116,7 @@ class _Rows(Iterator[_Row]):
                     raise _Overflow
                 yield line[0]
         except ShardDamaged as error:
-            self.damage = error
+            self._damage = error
 
     def __next__(self) -> _Row:
         while True:
@@ -133,11 +125,15 @@ class _Rows(Iterator[_Row]):
             self._row_lines, self._n_row_bytes = [], 0
             try:
                 fields = next(self._reader)
-            except (csv.Error, _Overflow) as error:
-                if self.damage is not None:  # the row is cut off, and belongs to the damage
-                    raise StopIteration from error
+            except (csv.Error, _Overflow, StopIteration) as error:
+                if self._damage is not None:  # the row is cut off, and belongs to the damage
+                    raise ShardDamaged(str(self._damage), max(0, self._n_rows)) from error
+                if isinstance(error, StopIteration):
+                    raise
+                self._n_rows += 1
                 return self._skip_first_line(error)
             if fields:
+                self._n_rows += 1
                 return _Row(fields, self._n_row_bytes)
 
     def _skip_first_line(self, error: Exception) -> _Row:
@@ -158,54 +154,29 @@ class _Rows(Iterator[_Row]):
         return _Row([], n_bytes, "invalid_column", f"not CSV: {error}")
 
 
-class _Batch:
-    """Rows on their way into one table."""
-
-    def __init__(self, options: ReadOptions, n_fields: int, places: dict[str, int], first_row: int) -> None:
-        self._options, self._n_fields, self._places = options, n_fields, places
-        self._first_row = first_row
-        self._n_bytes = 0
-        self.rows: list[_Row] = []
-
-    @property
-    def next_row(self) -> int:
-        return self._first_row + len(self.rows)
-
-    def add(self, row: _Row) -> None:
-        self.rows.append(row)
-        self._n_bytes += row.n_bytes
-
-    def is_full(self) -> bool:
-        return self._n_bytes >= BATCH_BYTES or len(self.rows) >= BATCH_RECORDS
-
-    def table(self) -> pa.Table:
-        options, rejects = self._options, Rejects()
-        for number, row in enumerate(self.rows):
-            if row.reason is not None:
-                reject(rejects, number, row.reason, row.detail)
-            elif len(row.fields) != self._n_fields:
-                detail = f"{len(row.fields)} fields, the header has {self._n_fields}"
-                reject(rejects, number, "invalid_column", detail)
-        whole = [None if number in rejects else row.fields for number, row in enumerate(self.rows)]
-        columns = {
-            name: [None if fields is None else fields[place] for fields in whole]
-            for name, place in self._places.items()
-        }
-        text = _decoded(columns[options.text_column], "invalid_utf8", rejects)
-        reject_nul(text, rejects)
-        doc_id: pa.Array = pa.nulls(len(whole), pa.string())
-        if options.id_column is not None:
-            doc_id = _decoded(columns[options.id_column], "invalid_id", rejects)
-        kept = [
-            column_from_values(name, _empty_as_null(columns[name], type_), type_, rejects)
-            for name, type_ in options.keep.items()
-        ]
-        return records_table(
-            options,
-            source_record=np.arange(self._first_row, self.next_row, dtype=np.int64),
-            record_bytes=np.array([row.n_bytes for row in self.rows], np.int64),
-            doc_id=doc_id, text=text, kept=kept, rejects=rejects,
-        )  # fmt: skip
+def _table(rows: list[_Row], first_row: int, n_fields: int, places: dict[str, int], options: ReadOptions) -> pa.Table:
+    rejects: Rejects = {}
+    for number, row in enumerate(rows):
+        if row.reason is not None:
+            reject(rejects, number, row.reason, row.detail)
+        elif len(row.fields) != n_fields:
+            reject(rejects, number, "invalid_column", f"{len(row.fields)} fields, the header has {n_fields}")
+    whole = [None if number in rejects else row.fields for number, row in enumerate(rows)]
+    columns = {name: [None if row is None else row[place] for row in whole] for name, place in places.items()}
+    text = _decoded(columns[options.text_column], "invalid_utf8", rejects)
+    reject_nul(text, rejects)
+    doc_id: pa.Array = pa.nulls(len(whole), pa.string())
+    if options.id_column is not None:
+        doc_id = _decoded(columns[options.id_column], "invalid_id", rejects)
+    kept = [
+        column_from_values(name, _empty_as_null(columns[name], type_), type_, rejects)
+        for name, type_ in options.keep.items()
+    ]
+    return records_table(
+        options, source_record=np.arange(first_row, first_row + len(rows), dtype=np.int64),
+        record_bytes=np.array([row.n_bytes for row in rows], np.int64),
+        doc_id=doc_id, text=text, kept=kept, rejects=rejects,
+    )  # fmt: skip
 
 
 def _decoded(values: list[str | None], reason: str, rejects: Rejects) -> pa.Array:

@@ -28,10 +28,10 @@ from pipeline.errors import ShardDamaged
 from pipeline.lineage import Shard, Span
 from pipeline.read.columns import column_from_array, plain
 from pipeline.read.records import (
-    BATCH_BYTES,
     BATCH_RECORDS,
     ReadOptions,
     Rejects,
+    batched,
     check_columns,
     damaged_table,
     records_table,
@@ -147,31 +147,19 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one row group. Raises ShardDamaged after the last row that can be decoded."""
     n_rows, n_read = metadata.row_group(group).num_rows, 0
-    pending: list[pa.RecordBatch] = []
-    n_pending = n_bytes = 0
-    damage: ShardDamaged | None = None
+    steps = _decoded(source, uri, metadata, group, names, DECODED_ROWS)
     try:
-        for batch in _decoded(source, uri, metadata, group, names, DECODED_ROWS):
-            pending.append(batch)
-            n_read, n_pending, n_bytes = n_read + len(batch), n_pending + len(batch), n_bytes + batch.nbytes
-            if n_bytes >= BATCH_BYTES or n_pending + DECODED_ROWS > BATCH_RECORDS:
-                yield from _merged(pending)
-                pending, n_pending, n_bytes = [], 0, 0
-    except ShardDamaged as error:
-        damage = error
-    yield from _merged(pending)
-    if damage is not None:
+        for batches in batched(steps, lambda batch: batch.nbytes, BATCH_RECORDS // DECODED_ROWS):
+            yield from pa.Table.from_batches(batches).combine_chunks().to_batches()
+            n_read += sum(map(len, batches))
+    except ShardDamaged:
         # The rows that failed together may begin with good ones: once more, row by row. Slow (15 us a row), and rare.
         for row, batch in enumerate(_decoded(source, uri, metadata, group, names, 1)):
             if row >= n_read:
                 yield batch
-        raise damage
+        raise
     if n_read != n_rows:
         raise ShardDamaged(f"{uri}: {n_read} rows instead of {n_rows}", n_read)
-
-
-def _merged(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield from pa.Table.from_batches(batches).combine_chunks().to_batches() if batches else ()
 
 
 def _decoded(

@@ -251,6 +251,13 @@ def test_a_compressed_http_body_is_bounded_by_the_record_limit(child: ProcessPoo
     assert grown < 64 * MIB
 
 
+def test_records_of_nothing_but_headers_are_given_out_before_they_fill_memory(child: ProcessPoolExecutor) -> None:
+    data = GOOD.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * (900 << 10) + b"\r\n\r\n", 1) * 100
+    rows, grown, _ = child.submit(measured, "a.warc", data, MIB).result(timeout=120)
+    assert [reason for _, _, reason in rows] == [None] * 100
+    assert grown < 24 * MIB
+
+
 def test_a_stretch_without_records_is_one_reject_in_linear_time() -> None:
     data = GOOD + b"WARC/1.\n" * 40_000 + GOOD
     start = time.process_time()
