@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import json
 from typing import Annotated, Any
 
 import typer
 
 from pipeline import display
-from pipeline.errors import SpecError
+from pipeline.cli_options import AsJson, Options, Output, storage_options
 
 app = typer.Typer()
-
-Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-Options = Annotated[
-    str,
-    typer.Option("--storage-options", metavar="JSON", help="fsspec options of OUTPUT, for instance an endpoint_url"),
-]
 
 
 @app.command()
@@ -59,14 +51,3 @@ def diff(
     for sign, name in (("+", "upserts"), ("-", "deletes")):
         for key in facts.get(name, []):
             stdout.print(f"{sign} {key['doc_id']} {key['chunk']}", markup=False)
-
-
-def storage_options(text: str) -> dict[str, Any]:
-    """The value of --storage-options. Raises SpecError when it is not a JSON object."""
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise SpecError(f"--storage-options: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise SpecError("--storage-options: a JSON object is needed")
-    return found

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import storage
+from pipeline import retry
 from pipeline.errors import SpecError, StorageError
-from pipeline.storage import Store, is_transient
+from pipeline.retry import is_transient
+from pipeline.storage import Store
 
 
 def race(uri: str, options: dict[str, Any], number: int, results: Any) -> None:
@@ -123,17 +124,41 @@ def test_a_transient_failure_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
             raise answer
         return int(answer)
 
-    assert storage.retried(request, "read x") == 42
+    assert retry.retried(request, "read x") == 42
 
 
 def test_retries_end_at_the_deadline_and_say_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.5)
 
     def request() -> int:
         raise ConnectionResetError("reset by peer")
 
     with pytest.raises(StorageError, match=r"read s3://b/k: still failing after \d+ attempts"):
-        storage.retried(request, "read s3://b/k")
+        retry.retried(request, "read s3://b/k")
+
+
+def test_every_retry_is_told_and_a_long_one_named_once_without_the_text_of_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str | None] = []
+    attempts = iter([True] * 5 + [False])
+    monkeypatch.setattr(retry, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(retry.tenacity.nap.time, "sleep", lambda seconds: None)
+    retry.tell_retries(told.append)
+
+    def request() -> str:
+        if next(attempts):
+            raise ConnectionResetError("https://host/key?X-Amz-Signature=canary")
+        return "answer"
+
+    try:
+        assert retry.retried(request, "read s3://b/k") == "answer"
+    finally:
+        retry.tell_retries(lambda note: None)
+    assert len(told) == 5
+    assert [note for note in told if note] == [
+        f"read s3://b/k: failing for 0 s (ConnectionResetError); it is tried for {retry.RETRY_SECONDS:.0f} s"
+    ]
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("x"), PermissionError("x"), ValueError("x"), OSError(22, "x")])
