@@ -1,4 +1,4 @@
-"""Commands on the snapshots of an output that is there: vacuum, diff."""
+"""Commands on the snapshots of an output that is there: vacuum, compact, diff."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime
 import json
 from typing import Annotated, Any
 
+import pydantic
 import typer
 
 from pipeline import display
@@ -34,6 +35,22 @@ def vacuum(
     grace = datetime.timedelta(hours=older_than_hours)
     found = vacuum_output(output, storage_options(options), keep_snapshots=keep, older_than=grace, delete=delete)
     display.show_fields(found, as_json)
+
+
+@app.command()
+def compact(
+    output: Output,
+    target_bytes: Annotated[str, typer.Option("--target-bytes", help="size from which a file is large")] = "128MiB",
+    options: Options = "{}", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Join small data files into large ones, as a new snapshot; nothing is embedded."""
+    from pipeline.compact import compact as compact_output
+
+    try:
+        n_bytes = int(pydantic.TypeAdapter(pydantic.ByteSize).validate_python(target_bytes))
+    except pydantic.ValidationError as error:
+        raise SpecError(f"--target-bytes {target_bytes}: write it as 128MiB") from error
+    display.show_fields(compact_output(output, storage_options(options), target_bytes=n_bytes), as_json)
 
 
 @app.command()

@@ -187,12 +187,13 @@ def _lineage_of_kept_rows(store: Store, old: Iterable[str], needed: Iterable[str
     records = {path: match[1] for path in old if (match := _KINDS["run record"].fullmatch(path))}
     if not records:
         return set()
-    runs = set()
+    runs: set[str] = set()
     for path in needed:
         if _KINDS["data"].fullmatch(path):
             with store.open(path) as source:
                 metadata = pq.read_metadata(source).metadata or {}
-            runs.add(json.loads(metadata.get(schema.FOOTER_KEY, b"{}")).get("run_id"))
+            footer = json.loads(metadata.get(schema.FOOTER_KEY, b"{}"))
+            runs |= {footer.get("run_id"), *footer.get("run_ids", [])}
     return {path for path, run_id in records.items() if run_id in runs}
 
 
