@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from pipeline.dataset import open_dataset, read_vectors
     from pipeline.feed import changes
     from pipeline.plan import Plan
-    from pipeline.run import Result, Watch
+    from pipeline.run import Result
     from pipeline.spec import JobSpec, load_spec
+    from pipeline.watch import Watch
 
     Spec = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
 

@@ -83,7 +83,7 @@ def storage_options(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise SpecError(f"--storage-options {text}: not JSON: {error}") from error
+        raise SpecError(f"--storage-options: not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise SpecError(f"--storage-options {text}: a JSON object is needed")
+        raise SpecError("--storage-options: a JSON object is needed")
     return found

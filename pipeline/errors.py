@@ -7,6 +7,7 @@
       │    └─ ShardDamaged      1  the bytes of a shard end or break in the middle (becomes a reject, not a failure)
       ├─ StorageError           1  a store refused or kept failing after retries
       ├─ ModelError             2  a model directory cannot be used as it is
+      ├─ WorkerError            1  workers die or fail whatever they are given
       ├─ OutputError            1  the output is not in a state this version can work with
       ├─ TooManyRejects         3  more records were rejected than runtime.max_reject_fraction allows
       └─ CommitConflict         4  another run committed something this run cannot be rebased on
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 __all__ = [
     "CommitConflict", "CorpusEmbedError", "InputError", "ModelError", "OutputError",
-    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyRejects",
+    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "WorkerError",
 ]  # fmt: skip
 
 
@@ -61,6 +62,10 @@ class ModelError(CorpusEmbedError):
     """A model directory is incomplete, unsupported or not allowed by the spec."""
 
     exit_code = 2
+
+
+class WorkerError(CorpusEmbedError):
+    """Workers die or fail whatever they are given: the machine, the model or a library is broken, not a record."""
 
 
 class OutputError(CorpusEmbedError):

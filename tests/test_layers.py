@@ -23,7 +23,19 @@ SIBLINGS = {"read", "prepare", "tokenize", "embed", "write"}
 # Which layer a module is in, by its first name below `pipeline`. A module may import its own layer and those below.
 LAYERS = {
     **dict.fromkeys(
-        ["errors", "lineage", "schema", "storage", "metrics", "model_dir", "model_store", "failpoints", "uploads"], 0
+        [
+            "addresses",
+            "errors",
+            "lineage",
+            "schema",
+            "storage",
+            "metrics",
+            "model_dir",
+            "model_store",
+            "failpoints",
+            "uploads",
+        ],
+        0,
     ),
     **dict.fromkeys(SIBLINGS, 1),
     "spec": 2,
@@ -35,6 +47,8 @@ LAYERS = {
             "invariants",
             "plan",
             "parts",
+            "careful",
+            "quarantine",
             "shards",
             "commit",
             "publish",
