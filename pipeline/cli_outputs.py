@@ -1,4 +1,4 @@
-"""Commands on the snapshots of an output that is there: vacuum, compact, diff."""
+"""Commands on the snapshots of an output that is there: vacuum, compact, diff, publish."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 
 from pipeline import display
 from pipeline.errors import SpecError
+from pipeline.spec import PublishSpec
+from pipeline.storage import Store, shown
 
 app = typer.Typer()
 
@@ -78,12 +80,48 @@ def diff(
             stdout.print(f"{sign} {key['doc_id']} {key['chunk']}", markup=False)
 
 
+@app.command()
+def publish(
+    output: Output,
+    iceberg: Annotated[str | None, typer.Option("--iceberg", metavar="TABLE", help="Iceberg table: namespace.name")] = None,
+    catalog: Annotated[
+        str, typer.Option("--catalog", metavar="JSON", help="pyiceberg properties of its catalog; by default SQLite in OUTPUT")
+    ] = "{}",
+    delta: Annotated[bool, typer.Option("--delta", help="a Delta table at OUTPUT")] = False,
+    options: Options = "{}", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Bring tables up to the newest snapshot: those named, or all that OUTPUT was ever published to."""
+    from pipeline import lake
+
+    store = Store(output, storage_options(options))
+    if iceberg or delta:
+        named = {"table": iceberg, "catalog": _json_object(catalog, "--catalog")} if iceberg else None
+        try:
+            wanted = [PublishSpec.model_validate({"iceberg": named, "delta": delta})]
+        except pydantic.ValidationError as error:
+            raise SpecError("; ".join(detail["msg"] for detail in error.errors())) from None
+    else:
+        wanted = lake.published(store)
+    if not wanted:
+        raise SpecError(f"{shown(output)}: was published to no table yet. Name one with --iceberg or --delta.")
+    held = {name: number for tables in wanted for name, number in lake.publish(store, tables).items()}
+    if as_json:
+        display.print_json({"tables": held})
+        return
+    for name, number in held.items():
+        display.stdout().print(f"{name}: snapshot {number}", markup=False)
+
+
 def storage_options(text: str) -> dict[str, Any]:
     """The value of --storage-options. Raises SpecError when it is not a JSON object."""
+    return _json_object(text, "--storage-options")
+
+
+def _json_object(text: str, option: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise SpecError(f"--storage-options: not JSON: {error}") from None
+        raise SpecError(f"{option}: not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise SpecError("--storage-options: a JSON object is needed")
+        raise SpecError(f"{option}: a JSON object is needed")
     return found

@@ -16,7 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import commit, dataset
+from pipeline import commit, dataset, lake
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
@@ -76,6 +76,7 @@ def run(
         if on_plan:
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
+            lake.publish(store, spec.publish)
             return Result(plan, plan.head, progress, embedded)
         store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
         store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
@@ -88,6 +89,7 @@ def run(
         if not missing(plan, finished):
             snapshot = finish(plan, store, finished)
             write_record(store, plan, progress, snapshot, ray.cluster_resources() if ray.is_initialized() else {})
+            lake.publish(store, spec.publish)
             return Result(plan, snapshot, progress, embedded)
     left = missing(plan, finished)
     raise InputError(

@@ -1,7 +1,7 @@
 """The job spec: one YAML file becomes one frozen, closed, typed object.
 
 In: a YAML file and dotted overrides (`--set runtime.max_batch_tokens=8192`). Out: a `JobSpec` in which every value is
-checked; an unknown key stops at once and names the nearest valid one. Everything outside `runtime` and the storage
+checked; an unknown key stops at once and names the nearest valid one. Everything outside `runtime`, `publish` and the storage
 options is identity: `pipeline/plan.py` hashes it, together with what the model directory says, into the fingerprint.
 """
 
@@ -9,56 +9,29 @@ from __future__ import annotations
 
 import datetime
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pyarrow as pa
 import pydantic
 import yaml
 
 from pipeline import schema
-from pipeline.addresses import problem_of, problem_of_options
 from pipeline.errors import SpecError
 from pipeline.read import READERS
+from pipeline.spec_fields import (
+    Auto,
+    Count,
+    Duration,
+    Name,
+    StorageOptions,
+    Uri,
+    as_kept,
+    as_tuple,
+)
 
 __all__ = ["JobSpec", "load_spec"]
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _as_kept(value: Any) -> Any:
-    """A list of names means string columns; a mapping gives each its type."""
-    return dict.fromkeys(value, "string") if isinstance(value, list | tuple) else value
-
-
-def _as_duration(value: Any) -> Any:
-    units = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", value) if isinstance(value, str) else None
-    return datetime.timedelta(**{units[match[2]]: float(match[1])}) if match else value
-
-
-def _allowed_uri(uri: str) -> str:
-    if problem := problem_of(uri):
-        raise ValueError(problem)
-    return uri
-
-
-def _allowed_options(options: dict[str, Any]) -> dict[str, Any]:
-    if problem := problem_of_options(options):
-        raise ValueError(problem)
-    return options
-
-
-Auto = Literal["auto"]
-Name = Annotated[str, pydantic.Field(min_length=1)]
-Uri = Annotated[Name, pydantic.AfterValidator(_allowed_uri)]
-Count = Annotated[int, pydantic.Field(ge=1)]
-StorageOptions = Annotated[dict[str, Any], pydantic.AfterValidator(_allowed_options)]
-Duration = Annotated[datetime.timedelta, pydantic.BeforeValidator(_as_duration)]
 
 
 class _Section(pydantic.BaseModel):
@@ -68,11 +41,11 @@ class _Section(pydantic.BaseModel):
 class InputSpec(_Section):
     """Where documents come from and which fields of a record matter."""
 
-    uri: Annotated[tuple[Uri, ...], pydantic.BeforeValidator(_as_tuple), pydantic.Field(min_length=1)]
+    uri: Annotated[tuple[Uri, ...], pydantic.BeforeValidator(as_tuple), pydantic.Field(min_length=1)]
     format: str = "auto"
     text_column: Name = "text"
     id_column: Name | None = None
-    keep_columns: Annotated[dict[Name, str], pydantic.BeforeValidator(_as_kept)] = {}
+    keep_columns: Annotated[dict[Name, str], pydantic.BeforeValidator(as_kept)] = {}
     max_record_bytes: pydantic.ByteSize = pydantic.ByteSize(16 << 20)
     storage_options: StorageOptions = {}
 
@@ -160,6 +133,26 @@ class RuntimeSpec(_Section):
     commit_every: Duration | None = datetime.timedelta(minutes=10)
 
 
+class IcebergSpec(_Section):
+    """A table in a catalog of pyiceberg: its properties, or none for a SQLite file in the output."""
+
+    table: Annotated[str, pydantic.Field(pattern=r"^\w[\w-]*(\.\w[\w-]*)+$")]
+    catalog: StorageOptions = {}
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if code := [name for name in self.catalog if name.startswith("py-")]:
+            raise ValueError(f"publish.iceberg.catalog: '{code[0]}' names Python code to load, which a spec cannot")
+        return self
+
+
+class PublishSpec(_Section):
+    """Tables that each snapshot is published to; no part of the identity."""
+
+    iceberg: IcebergSpec | None = None
+    delta: bool = False
+
+
 class JobSpec(_Section):
     """One job. Raises SpecError (through `load_spec`) for anything that is not exactly right."""
 
@@ -169,6 +162,7 @@ class JobSpec(_Section):
     model: ModelSpec
     output: OutputSpec
     runtime: RuntimeSpec = RuntimeSpec()
+    publish: PublishSpec = PublishSpec()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -241,10 +235,11 @@ def _explain(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         section: Any = JobSpec
         for step in location[:-1]:
-            section = section.model_fields[step].annotation
+            found = section.model_fields[step].annotation
+            section = next((part for part in get_args(found) if hasattr(part, "model_fields")), found)
         near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(section.model_fields)}"
         return f"{dotted}: unknown key; {hint}"
-    quiet = detail["type"] in ("missing", "value_error") or location[1:2] in (["uri"], ["storage_options"])
+    quiet = detail["type"] in ("missing", "value_error") or location[1:2] in (["uri"], ["storage_options"], ["iceberg"])
     found = "" if quiet else f" (found {detail['input']!r:.120})"
     return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}{found}"

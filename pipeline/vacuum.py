@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from pipeline import commit, schema, uploads
+from pipeline import commit, lake, schema, uploads
 from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.storage import Store, retried, shown
@@ -111,6 +111,7 @@ def vacuum(
     going = sorted(old, key=lambda path: (order.index(_kind(path)), path))
     unfinished = list(uploads.stale(store, limit))
     if delete:
+        lake.prepare_vacuum(store, {snapshot.number for snapshot in kept})
         for path in going:
             store.delete(path)
         for key, upload in unfinished:

@@ -38,7 +38,7 @@ LAYERS = {
         0,
     ),
     **dict.fromkeys(SIBLINGS, 1),
-    "spec": 2,
+    **dict.fromkeys(["spec", "spec_fields"], 2),
     **dict.fromkeys(
         [
             "job",
