@@ -1,6 +1,6 @@
 """The command line: one function a command, each a thin call of the function that does the work.
 
-Exit codes: 0 done, 1 failed, 2 bad spec, 3 too many rejects, 4 commit conflict (130 and 143: stopped by a signal).
+Exit codes: 0 done, else those of `pipeline/errors.py`; 130 and 143: stopped by a signal.
 `--json` prints one JSON object on standard output and nothing else there.
 """
 
@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import signal
 import sys
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
-from rich.console import Console
 
-from pipeline import cli_outputs, commit, display
-from pipeline.cli_outputs import AsJson, Options, Output, storage_options
+from pipeline import cli_outputs, cli_submit, commit, display, lease
+from pipeline.cli_options import (
+    Address,
+    AsJson,
+    NominalTime,
+    Number,
+    Options,
+    Output,
+    Overrides,
+    SpecPath,
+    console,
+    storage_options,
+)  # fmt: skip
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job import resolve
 from pipeline.plan import make_plan
@@ -30,19 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_outputs.app)
+app.add_typer(cli_submit.app)
 # typer 0.29 carries its own click and does not export its UsageError
 _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
-console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
-
-SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="job spec (YAML)")]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="override, for instance runtime.part_bytes=1MiB"),
-]
-Number = Annotated[int | None, typer.Option("--snapshot", help="snapshot number; the newest by default")]
-Address = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster; RAY_ADDRESS, or one on this machine, by default")
-]
 
 
 @app.command()
@@ -60,7 +61,11 @@ def plan(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_
 
 
 @app.command()
-def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_json: AsJson = False) -> None:
+def run(
+    spec: SpecPath, overrides: Overrides = [], address: Address = None,
+    nominal_time: NominalTime = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Plan, embed what is missing, commit a snapshot. Run it again after any failure: it resumes."""
     from pipeline.cluster import log_path
     from pipeline.run import run as run_job
@@ -72,17 +77,29 @@ def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_j
     # so the log stays open
     with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
         result = run_job(
-            job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found)
-        )
+            job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found),
+            nominal_time=_time(nominal_time),
+        )  # fmt: skip
     if as_json:
         display.print_json({"embedded": result.embedded, "snapshot": result.snapshot.model_dump(mode="json"),
-                     "run": result.progress.summary(), "plan": result.plan.summary()})  # fmt: skip
-    elif result.embedded:
-        display.report(console, result.progress, job_spec.output.uri, result.snapshot)
+                     "rows": result.rows, "run": result.progress.summary(), "plan": result.plan.summary()})  # fmt: skip
+    elif result.snapshot != result.plan.head:
+        display.report(console, result.progress, job_spec.output.uri, result.snapshot, result.rows)
     else:
         console.print(
             f"[green]nothing to do[/green]: snapshot {result.snapshot.number} already has {result.snapshot.n_rows} rows"
         )
+
+
+@app.command()
+def refresh(
+    spec: SpecPath, overrides: Overrides = [], nominal_time: NominalTime = None,
+    address: Address = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """What a scheduler calls: `run`, one at a time on an output; ends at once, without Ray, when nothing changed."""
+    output = load_spec(spec, overrides).output
+    with lease.hold(Store(output.uri, output.storage_options)):
+        run(spec, overrides, address, nominal_time, as_json)
 
 
 @app.command()
@@ -205,3 +222,10 @@ def _cluster_device(spec: JobSpec, address: str | None) -> str:
     from pipeline.cluster import device_of
 
     return device_of(spec, address)
+
+
+def _time(text: str | None) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise SpecError(f"--nominal-time {text}: write it as 2026-11-23T04:00:00+09:00: {error}") from error

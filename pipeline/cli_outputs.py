@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import json
 from typing import Annotated, Any
 
 import pydantic
 import typer
 
 from pipeline import display
+from pipeline.cli_options import AsJson, Options, Output, storage_options
 from pipeline.errors import SpecError
 from pipeline.spec import PublishSpec
 from pipeline.storage import Store, shown
 
 app = typer.Typer()
-
-Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-Options = Annotated[
-    str,
-    typer.Option("--storage-options", metavar="JSON", help="fsspec options of OUTPUT, for instance an endpoint_url"),
-]
 
 
 @app.command()
@@ -95,7 +88,7 @@ def publish(
 
     store = Store(output, storage_options(options))
     if iceberg or delta:
-        named = {"table": iceberg, "catalog": _json_object(catalog, "--catalog")} if iceberg else None
+        named = {"table": iceberg, "catalog": storage_options(catalog, "--catalog")} if iceberg else None
         try:
             wanted = [PublishSpec.model_validate({"iceberg": named, "delta": delta})]
         except pydantic.ValidationError as error:
@@ -110,18 +103,3 @@ def publish(
         return
     for name, number in held.items():
         display.stdout().print(f"{name}: snapshot {number}", markup=False)
-
-
-def storage_options(text: str) -> dict[str, Any]:
-    """The value of --storage-options. Raises SpecError when it is not a JSON object."""
-    return _json_object(text, "--storage-options")
-
-
-def _json_object(text: str, option: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise SpecError(f"{option}: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise SpecError(f"{option}: a JSON object is needed")
-    return found

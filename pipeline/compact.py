@@ -72,7 +72,7 @@ def compact(
     made = [_join(store, group, split, run_id) for group, split in zip(groups, splits, strict=True)]
     found = commit.commit_snapshot(
         store, [*kept, *made], run_id=run_id, fingerprint=head.fingerprint, parent=head, complete=True,
-        n_duplicate_ids=head.n_duplicate_ids,
+        n_duplicate_ids=head.n_duplicate_ids, nominal_time=head.nominal_time,
     )  # fmt: skip
     return Compaction(found.number, head.n_files, found.n_files, len(joined))
 

@@ -20,16 +20,7 @@ import yaml
 from pipeline import schema
 from pipeline.errors import SpecError
 from pipeline.read import READERS
-from pipeline.spec_fields import (
-    Auto,
-    Count,
-    Duration,
-    Name,
-    StorageOptions,
-    Uri,
-    as_kept,
-    as_tuple,
-)
+from pipeline.spec_types import Auto, Count, Duration, KeptColumns, Name, StorageOptions, Uri, Uris
 
 __all__ = ["JobSpec", "load_spec"]
 
@@ -41,11 +32,11 @@ class _Section(pydantic.BaseModel):
 class InputSpec(_Section):
     """Where documents come from and which fields of a record matter."""
 
-    uri: Annotated[tuple[Uri, ...], pydantic.BeforeValidator(as_tuple), pydantic.Field(min_length=1)]
+    uri: Uris
     format: str = "auto"
     text_column: Name = "text"
     id_column: Name | None = None
-    keep_columns: Annotated[dict[Name, str], pydantic.BeforeValidator(as_kept)] = {}
+    keep_columns: KeptColumns = {}
     max_record_bytes: pydantic.ByteSize = pydantic.ByteSize(16 << 20)
     storage_options: StorageOptions = {}
 
@@ -130,6 +121,7 @@ class RuntimeSpec(_Section):
     embedders: Auto | Count = "auto"
     max_batch_tokens: Auto | Count = "auto"
     max_reject_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
+    max_delete_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.2
     commit_every: Duration | None = datetime.timedelta(minutes=10)
 
 

@@ -29,16 +29,19 @@ LAYERS = {
             "lineage",
             "schema",
             "storage",
+            "retry",
+            "ragged",
             "metrics",
             "model_dir",
             "model_store",
             "failpoints",
             "uploads",
+            "store_clock",
         ],
         0,
     ),
     **dict.fromkeys(SIBLINGS, 1),
-    **dict.fromkeys(["spec", "spec_fields"], 2),
+    **dict.fromkeys(["spec", "spec_types"], 2),
     **dict.fromkeys(
         [
             "job",
@@ -53,6 +56,8 @@ LAYERS = {
             "commit",
             "publish",
             "refresh",
+            "reuse",
+            "text_index",
             "dataset",
             "feed",
             "compact",
@@ -62,6 +67,7 @@ LAYERS = {
             "verify_rows",
             "verify_sample",
             "recorded",
+            "lease",
             "record",
             "trace",
             "search",
@@ -70,6 +76,7 @@ LAYERS = {
     ),
     **dict.fromkeys(["run", "watch", "stages", "cluster"], 4),
     **dict.fromkeys(["cli", "cli_outputs", "display", "__main__", "__init__"], 5),
+    **dict.fromkeys(["cli", "cli_submit", "cli_options", "submit", "display", "__main__", "__init__"], 5),
 }
 # library -> the only places that may import it
 ROOMS = {
@@ -77,7 +84,7 @@ ROOMS = {
     "fugashi": ("tokenize/mecab.py",),
     "pyiceberg": ("lake/iceberg.py",),
     "deltalake": ("lake/delta.py",),
-    "ray": ("run.py", "watch.py", "stages.py", "cluster.py"),
+    "ray": ("run.py", "watch.py", "stages.py", "cluster.py", "submit.py"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Types of the values in a job spec, with what each may be written as."""
+"""The types of spec fields that pydantic does not have: what is written in YAML in, a checked value out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pydantic
 from pipeline.addresses import problem_of, problem_of_options
 
 
-def as_tuple(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def as_kept(value: Any) -> Any:
+def _as_kept(value: Any) -> Any:
     """A list of names means string columns; a mapping gives each its type."""
     return dict.fromkeys(value, "string") if isinstance(value, list | tuple) else value
 
@@ -41,6 +41,8 @@ def _allowed_options(options: dict[str, Any]) -> dict[str, Any]:
 Auto = Literal["auto"]
 Name = Annotated[str, pydantic.Field(min_length=1)]
 Uri = Annotated[Name, pydantic.AfterValidator(_allowed_uri)]
+Uris = Annotated[tuple[Uri, ...], pydantic.BeforeValidator(_as_tuple), pydantic.Field(min_length=1)]
+KeptColumns = Annotated[dict[Name, str], pydantic.BeforeValidator(_as_kept)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 StorageOptions = Annotated[dict[str, Any], pydantic.AfterValidator(_allowed_options)]
 Duration = Annotated[datetime.timedelta, pydantic.BeforeValidator(_as_duration)]
