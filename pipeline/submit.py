@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
 import sys
 import tempfile
 import time
@@ -53,7 +54,8 @@ def submit(
     refuses.
     """
     environment = _environment(runtime_env, code)
-    base = submission_id(spec, nominal_time or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    when = utc(nominal_time) if nominal_time else ""
+    base = submission_id(spec, when or utc(datetime.datetime.now(datetime.UTC).isoformat()))
     client = _asked(address, lambda: JobSubmissionClient(address))
     known = {job.submission_id: job.status for job in _asked(address, client.list_jobs)}
     names = itertools.chain([base], (f"{base}-{attempt}" for attempt in itertools.count(2)))
@@ -67,10 +69,10 @@ def submit(
             _asked(
                 address,
                 lambda: client.submit_job(
-                    entrypoint=entrypoint + (f" --nominal-time {nominal_time}" if nominal_time else ""),
+                    entrypoint=entrypoint + (f" --nominal-time {when}" if when else ""),
                     submission_id=job_id,
                     runtime_env={**environment, "working_dir": folder},
-                    metadata={"job": spec.name, "output": shown(spec.output.uri), "nominal_time": nominal_time or ""},
+                    metadata={"job": spec.name, "output": shown(spec.output.uri), "nominal_time": when},
                     entrypoint_num_cpus=driver_cpus or None,
                 ),
             )
@@ -86,16 +88,21 @@ def submit(
         return _follow(client, job_id) or 130
 
 
-def submission_id(spec: JobSpec, nominal_time: str) -> str:
-    """The idempotence key of one refresh. Raises SpecError when the nominal time is not ISO 8601."""
+def submission_id(spec: JobSpec, when: str) -> str:
+    """The idempotence key of one refresh: the job, its nominal time as `utc` writes it, and a hash of the whole spec."""
+    return f"corpus-embed-{spec.name}-{re.sub('[-:]', '', when)}-{content_hash(spec.model_dump(mode='json'), 8)}"
+
+
+def utc(nominal_time: str) -> str:
+    """A nominal time as 2026-11-22T02:00:00Z; without a zone it is UTC. Raises SpecError when it is not ISO 8601."""
     try:
         when = datetime.datetime.fromisoformat(nominal_time)
     except ValueError as error:
         raise SpecError(
             f"--nominal-time {nominal_time}: not ISO 8601, such as 2026-11-22T02:00:00Z: {error}"
         ) from error
-    stamp = (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
-    return f"corpus-embed-{spec.name}-{stamp:%Y%m%dT%H%M%SZ}-{content_hash(spec.model_dump(mode='json'), 8)}"
+    zoned = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
+    return f"{zoned.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _environment(runtime_env: str | None, code: str | None) -> dict[str, Any]:
