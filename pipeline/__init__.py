@@ -2,6 +2,7 @@
 
     plan(spec) ─► Plan        what a run would do           open_dataset(uri) ─► pyarrow dataset of a snapshot
     run(spec)  ─► Result      do it, or go on with it       read_vectors(uri) ─► (ids, (N, D) array)
+                                                            changes(uri, since) ─► rows to put, keys to delete
 
 Everything heavy is imported on first use, so `import pipeline` costs milliseconds: pyarrow comes with the first spec,
 ray with `run`. Everything not in `__all__` may change between releases.
@@ -29,10 +30,12 @@ from pipeline.errors import (
     SpecError,
     StorageError,
     TooManyRejects,
+    WorkerError,
 )
 
 if TYPE_CHECKING:
     from pipeline.dataset import open_dataset, read_vectors
+    from pipeline.feed import changes
     from pipeline.plan import Plan
     from pipeline.run import Result
     from pipeline.spec import JobSpec, load_spec
@@ -42,13 +45,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClusterError", "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "LeaseHeld", "ModelError",
-    "OutputError", "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "load_spec",
-    "open_dataset", "plan", "read_vectors", "run",
+    "OutputError", "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "WorkerError", "changes",
+    "load_spec", "open_dataset", "plan", "read_vectors", "run",
 ]  # fmt: skip
 
 _LAZY = {
     "JobSpec": "pipeline.spec", "load_spec": "pipeline.spec",
-    "open_dataset": "pipeline.dataset", "read_vectors": "pipeline.dataset",
+    "open_dataset": "pipeline.dataset", "read_vectors": "pipeline.dataset", "changes": "pipeline.feed",
 }  # fmt: skip
 
 

@@ -9,16 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import json
 import signal
 import sys
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from pipeline import cli_submit, commit, display, lease
-from pipeline.cli_options import Address, AsJson, NominalTime, Number, Options, Output, Overrides, SpecPath, console
+from pipeline import cli_outputs, cli_submit, commit, display, lease
+from pipeline.cli_options import (
+    Address,
+    AsJson,
+    NominalTime,
+    Number,
+    Options,
+    Output,
+    Overrides,
+    SpecPath,
+    console,
+    storage_options,
+)  # fmt: skip
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job import resolve
 from pipeline.plan import make_plan
@@ -31,6 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_outputs.app)
 app.add_typer(cli_submit.app)
 # typer 0.29 carries its own click and does not export its UsageError
 _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
@@ -90,7 +100,7 @@ def refresh(
 @app.command()
 def status(output: Output, options: Options = "{}", as_json: AsJson = False) -> None:
     """Snapshots of an output, and parts that are finished but in no snapshot yet."""
-    store = Store(output, _options(options))
+    store = Store(output, storage_options(options))
     head = commit.load_snapshot(store)
     live = commit.live_parts(store, head)
     names = {path.rpartition("/")[2].removesuffix(".json") for path in store.list("_meta/manifests")}
@@ -117,7 +127,7 @@ def verify(
     """Check an output against its manifests and, for a sample, against its sources."""
     from pipeline.verify import verify as verify_output
 
-    found = verify_output(output, _options(options), snapshot=snapshot, sample=sample, model_path=model_path)
+    found = verify_output(output, storage_options(options), snapshot=snapshot, sample=sample, model_path=model_path)
     if as_json:
         display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
@@ -134,7 +144,7 @@ def trace(
     """From one row back to its shard, record and bytes; checks the hash of the source text."""
     from pipeline.trace import trace as trace_row
 
-    found = trace_row(output, _options(options), row, snapshot=snapshot)
+    found = trace_row(output, storage_options(options), row, snapshot=snapshot)
     if as_json:
         display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
@@ -157,7 +167,7 @@ def search(
 
     hits = search_output(
         output,
-        _options(options),
+        storage_options(options),
         text,
         k=k,
         snapshot=snapshot,
@@ -168,21 +178,6 @@ def search(
         display.print_json({"hits": [dataclasses.asdict(hit) for hit in hits]})
         return
     display.show_hits(hits)
-
-
-@app.command()
-def vacuum(
-    output: Output, keep: Annotated[int, typer.Option(min=1, help="complete snapshots to keep")] = 2,
-    older_than_hours: Annotated[float, typer.Option(min=0, help="grace period by the store's clock")] = 24.0,
-    delete: Annotated[bool, typer.Option("--delete", help="really delete; without it only listed")] = False,
-    options: Options = "{}", as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """List (or with --delete remove) what the kept snapshots do not need."""
-    from pipeline.vacuum import vacuum as vacuum_output
-
-    grace = datetime.timedelta(hours=older_than_hours)
-    found = vacuum_output(output, _options(options), keep_snapshots=keep, older_than=grace, delete=delete)
-    display.show_fields(found, as_json)
 
 
 @app.command()
@@ -222,13 +217,3 @@ def _cluster_device(spec: JobSpec, address: str | None) -> str:
     from pipeline.cluster import device_of
 
     return device_of(spec, address)
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise SpecError(f"--storage-options {text}: not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise SpecError(f"--storage-options {text}: a JSON object is needed")
-    return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from pipeline.errors import SpecError
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
 
@@ -31,3 +34,14 @@ NominalTime = Annotated[
         "--nominal-time", metavar="TIME", help="the time this refresh stands for (ISO 8601), from the scheduler"
     ),
 ]
+
+
+def storage_options(text: str) -> dict[str, Any]:
+    """The value of --storage-options. Raises SpecError when it is not a JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise SpecError(f"--storage-options: not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise SpecError("--storage-options: a JSON object is needed")
+    return found

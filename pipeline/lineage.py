@@ -129,7 +129,8 @@ class Manifest(Record):
     """The receipt of one finished part. Invariant: n_records = n_documents + n_rejects.
 
     Counts: `n_rows` are chunks (documents where nothing is chunked); `n_embedded` distinct texts went through the model
-    with `n_embedded_tokens` tokens, for which it computed `n_padded_tokens`; `record_bytes` are those of the source.
+    with `n_embedded_tokens` tokens, for which it computed `n_padded_tokens`; `n_oom_halvings`: buckets that memory did not
+    hold; `record_bytes` are those of the source.
     """
 
     format_version: int = FORMAT_VERSION
@@ -152,6 +153,7 @@ class Manifest(Record):
     n_truncated: int
     record_bytes: int
     n_embedded: int
+    n_oom_halvings: int = 0
     reject_reasons: dict[str, int]
     seconds: dict[str, float]
     engine: dict[str, str]

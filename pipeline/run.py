@@ -7,12 +7,14 @@ again: what has a manifest stays done, and the next plan asks for the rest. Only
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import commit, dataset, errors
 from pipeline.cluster import connect, device_of, pool_sizes
@@ -25,13 +27,18 @@ from pipeline.plan import Plan, make_plan, missing, plan_table
 from pipeline.record import write_record
 from pipeline.spec import JobSpec
 from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
-from pipeline.storage import Store, shown
-from pipeline.watch import Watch, check_rejects, watching
+from pipeline.storage import Store, shown, tell_retries
+from pipeline.watch import Watch, check_rejects, show_retry, watching
 
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed under it, before it gives up."""
-MAX_RESTARTS = 3
-"""How often Ray starts a dead worker again. Its own default is for ever, which turns a crash into a loop.
+MAX_TRIES = 20
+"""How often a task is started again because its worker died. Ray's own default is for ever, which turns a crash into a loop.
+
+A task that kills its worker does so `stages.CAREFUL_AFTER` times; up to three others on that worker die with it.
+"""
+MAX_RESTARTS = 10_000
+"""How often an actor is started again. Each time a task died, or the actor while loading, and both have their limit.
 
 Ray 2.60 takes it only as `**ray_remote_args`, announced to go in 2.64: hence `ray<2.64` in pyproject.toml.
 """
@@ -61,10 +68,11 @@ def run(
     Raises SpecError, ModelError, InputError, StorageError, TooManyRejects or CommitConflict; after any of them the same
     command goes on where this one stopped.
     """
+    progress, embedded = Progress(), False
+    tell_retries(functools.partial(show_retry, progress, watch))
     store = Store(spec.output.uri, spec.output.storage_options)
     store.check_conditional_put()
     job = resolve(spec, device_of(spec, address))
-    progress, embedded = Progress(), False
     for _round in range(MAX_ROUNDS):
         plan = make_plan(job, store)
         if on_plan:
@@ -98,10 +106,11 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     context.execution_no_progress_timeout_s = MAX_WAIT_S
     context.execution_options.preserve_order = False
     pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
-    totals = ray.remote(Totals).options(num_cpus=0, max_restarts=-1).remote()
+    beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
-        "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS,
+        "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,
         "scheduling_strategy": "DEFAULT",  # not Ray Data's "SPREAD", which also puts tokenizers on GPU nodes
     }  # fmt: skip
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
@@ -120,7 +129,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
         )
         .map_batches(
             EmbedParts,
-            fn_constructor_args=(job, pools.embedders.threads),
+            fn_constructor_args=(job, pools.embedders.threads, totals),
             compute=ActorPoolStrategy(
                 min_size=pools.embedders.workers,
                 max_size=pools.embedders.most,
@@ -134,7 +143,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     )
     with watching(plan, store, totals, progress, watch) as stop:
         try:
-            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_RESTARTS}
+            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
             parts.write_datasink(
                 PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.workers
             )

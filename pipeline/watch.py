@@ -79,6 +79,13 @@ def watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: W
             tick()
 
 
+def show_retry(progress: Progress, watch: Watch | None, note: str | None) -> None:
+    """Count one request of the driver that is tried again; `note` says which one has failed for long."""
+    progress.add({"storage_retries": 1})
+    if note and watch:
+        watch(progress, [note])
+
+
 def _commit_so_far(plan: Plan, store: Store) -> None:
     """Make finished parts readable while the run goes on: only where that adds to the head and takes nothing away."""
     parts = plan.parts_of(commit.load_manifests(store, plan.job.fingerprint, plan.done))

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import SpecError, StorageError
-from pipeline.storage import Store, is_transient, shown
+from pipeline.storage import Store, is_transient
 
 
 def race(uri: str, options: dict[str, Any], number: int, results: Any) -> None:
@@ -118,11 +118,6 @@ def test_what_s3fs_makes_of_a_503_is_transient() -> None:
     cause.response = {"ResponseMetadata": {"HTTPStatusCode": 503}, "Error": {"Code": "SlowDown"}}  # type: ignore[attr-defined]
     error.__cause__ = cause
     assert is_transient(error)
-
-
-def test_credentials_in_a_uri_are_not_shown() -> None:
-    assert shown("https://user:pass@host/p/x.jsonl?X-Amz-Signature=abc") == "https://host/p/x.jsonl"
-    assert shown("/data/a?b.jsonl") == "/data/a?b.jsonl"
 
 
 def test_an_unknown_protocol_is_a_spec_error() -> None:
