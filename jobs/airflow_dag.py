@@ -1,8 +1,8 @@
 """Every night from Airflow 3: submits the refresh to a Ray cluster and follows it. Copy into the DAGs folder and edit JOB.
 
 The nominal time is the end of the data interval, so a task that is retried or cleared follows, or repeats, the refresh of
-its night: `corpus-embed submit` derives the submission id from it. Needs this package
-on the Airflow worker, and RAY_API_SERVER_ADDRESS and RAY_AUTH_TOKEN in its environment, from a secret backend.
+its night: `corpus-embed submit` derives the submission id from it. Needs this package on
+the Airflow worker, and RAY_API_SERVER_ADDRESS and RAY_AUTH_TOKEN in its environment, from a secret backend.
 """
 
 import datetime
@@ -25,6 +25,6 @@ with DAG(
         task_id="refresh",
         bash_command=f"corpus-embed submit {JOB} --nominal-time '{{{{ data_interval_end | ts }}}}'",
         append_env=True,
-        skip_on_exit_code=5,  # another refresh of the output holds the lease
+        skip_on_exit_code=6,  # another refresh of the output holds the lease
         execution_timeout=datetime.timedelta(days=1),
     )

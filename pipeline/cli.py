@@ -1,6 +1,6 @@
 """The command line: one function a command, each a thin call of the function that does the work.
 
-Exit codes: 0 done, 1 failed, 2 bad spec, 3 too many rejects, 4 commit conflict, 5 another refresh is under way
+Exit codes: 0 done, 1 failed, 2 bad spec, 3 too many rejects, 4 commit conflict, 6 another refresh is under way
 (130 and 143: stopped by a signal).
 `--json` prints one JSON object on standard output and nothing else there.
 """

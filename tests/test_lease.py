@@ -52,7 +52,7 @@ def test_the_second_one_is_told_who_holds_it_and_the_next_one_gets_a_new_number(
     with lease.hold(store) as first:
         with pytest.raises(LeaseHeld, match=rf"holds lease 1 .*{os.getpid()}") as told, lease.hold(store):
             pass
-        assert told.value.exit_code == 5
+        assert told.value.exit_code == 6
     with lease.hold(store) as second:
         assert (first, second) == (1, 2)
         assert leases(store) == ["2/holder.json"]  # what is over is cleared away
