@@ -38,13 +38,22 @@ def autoscaling(folder: Path, port: int) -> Path:
         "max_workers": cluster["max_workers"],
         "upscaling_speed": cluster["upscaling_speed"],
         "idle_timeout_minutes": 0.5,
-        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"},
+        "provider": {
+            "type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}",
+            "use_node_id_as_ip": True,  # its nodes share one address
+            "disable_node_updaters": True, "disable_launch_config_check": True,  # nothing is installed on them
+        },
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             **types,
         },
         "head_node_type": "ray.head.default",
-    }
+        # the launcher would fill these in
+        "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False, "cluster_synced_files": [],
+        "rsync_exclude": [], "rsync_filter": [], "initialization_commands": [], "setup_commands": [],
+        "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }  # fmt: skip
     path = folder / "autoscaling.json"
     path.write_text(json.dumps(config))
     return path
