@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +24,8 @@ from pipeline.lineage import Split
 from pipeline.quarantine import Child, Crashed, here, isolate
 from pipeline.read.records import damaged_table
 from pipeline.recorded import load_engine_of
-from pipeline.storage import shown
+from pipeline.reuse import Index
+from pipeline.storage import Store, shown
 from pipeline.tokenize import load_tokenizer
 
 MAX_ALONE = 256
@@ -84,7 +85,7 @@ class CarefulEngine:
         return {
             str(row["document"]): (crashes[n].reason, crashes[n].detail)
             for row in rows.select(["document", "texts"]).to_pylist()
-            for n in row["texts"]
+            for n in row["texts"] or ()
             if n in crashes
         }
 
@@ -111,10 +112,13 @@ def load_embedder(job: Job, prompt_tokens: int, threads: int | None) -> Callable
     return embed
 
 
-def load_preparer(job: Job, run_id: str) -> Callable[[parts.Part], parts.Prepared]:
-    """For this process or a Child: a part as it was read ─► a prepared part."""
+def load_preparer(
+    job: Job, run_id: str, store: Store, index_runs: Sequence[str]
+) -> Callable[[parts.Part], parts.Prepared]:
+    """For this process or a Child: a part as it was read ─► a prepared part. index_runs: where known vectors are found."""
+    index = Index(store, job.fingerprint, index_runs) if index_runs else None
     tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
-    return lambda part: parts.prepare(part, job, tokenizer, run_id)
+    return lambda part: parts.prepare(part, job, tokenizer, run_id, index)
 
 
 def prepare(part: parts.Part, attempt: Callable[[parts.Part], parts.Prepared]) -> parts.Prepared:

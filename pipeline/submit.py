@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import re
 import sys
 import tempfile
 import time
@@ -41,7 +40,7 @@ def submit(
     address: str | None,
     *,
     say: Callable[[str], None],
-    nominal_time: str | None = None,
+    nominal_time: datetime.datetime | None = None,
     code: str | None = None,
     runtime_env: str | None = None,
     driver_cpus: float = 0.0,
@@ -54,8 +53,8 @@ def submit(
     refuses.
     """
     environment = _environment(runtime_env, code)
-    when = utc(nominal_time) if nominal_time else ""
-    base = submission_id(spec, when or utc(datetime.datetime.now(datetime.UTC).isoformat()))
+    when = f"{nominal_time.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}" if nominal_time else ""
+    base = submission_id(spec, nominal_time or datetime.datetime.now(datetime.UTC))
     client = _asked(address, lambda: JobSubmissionClient(address))
     known = {job.submission_id: job.status for job in _asked(address, client.list_jobs)}
     names = itertools.chain([base], (f"{base}-{attempt}" for attempt in itertools.count(2)))
@@ -88,21 +87,10 @@ def submit(
         return _follow(client, job_id) or 130
 
 
-def submission_id(spec: JobSpec, when: str) -> str:
-    """The idempotence key of one refresh: the job, its nominal time as `utc` writes it, and a hash of the whole spec."""
-    return f"corpus-embed-{spec.name}-{re.sub('[-:]', '', when)}-{content_hash(spec.model_dump(mode='json'), 8)}"
-
-
-def utc(nominal_time: str) -> str:
-    """A nominal time as 2026-11-22T02:00:00Z; without a zone it is UTC. Raises SpecError when it is not ISO 8601."""
-    try:
-        when = datetime.datetime.fromisoformat(nominal_time)
-    except ValueError as error:
-        raise SpecError(
-            f"--nominal-time {nominal_time}: not ISO 8601, such as 2026-11-22T02:00:00Z: {error}"
-        ) from error
-    zoned = when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
-    return f"{zoned.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+def submission_id(spec: JobSpec, when: datetime.datetime) -> str:
+    """The idempotence key of one refresh: the job, its nominal time in UTC, and a hash of the whole spec."""
+    fields = spec.model_dump(mode="json")
+    return f"corpus-embed-{spec.name}-{when.astimezone(datetime.UTC):%Y%m%dT%H%M%SZ}-{content_hash(fields, 8)}"
 
 
 def _environment(runtime_env: str | None, code: str | None) -> dict[str, Any]:

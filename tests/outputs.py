@@ -24,8 +24,10 @@ from pipeline.job import Job, resolve
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.plan import Plan, Todo, make_plan, missing, plan_table
 from pipeline.recorded import load_engine_of
+from pipeline.reuse import Index
 from pipeline.spec import JobSpec, spec_from
 from pipeline.storage import Store
+from pipeline.text_index import update_index
 from pipeline.tokenize import load_tokenizer
 
 Document = Mapping[str, Any]
@@ -105,7 +107,8 @@ def run_without_ray(
     store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
     store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
     if plan.todo:
-        publish_todo(job, only(plan), store, plan.run_id, change)
+        index = Index(store, job.fingerprint, update_index(store, job.fingerprint, plan.earlier))
+        publish_todo(job, only(plan), store, plan.run_id, change, index)
     if not complete:
         return None
     finished = commit.load_manifests(store, job.fingerprint, plan.done)
@@ -117,7 +120,12 @@ def run_without_ray(
 
 
 def publish_todo(
-    job: Job, todos: Sequence[Todo], store: Store, run_id: str, change: Callable[[pa.Table, Any], tuple[pa.Table, Any]]
+    job: Job,
+    todos: Sequence[Todo],
+    store: Store,
+    run_id: str,
+    change: Callable[[pa.Table, Any], tuple[pa.Table, Any]],
+    index: Index | None = None,
 ) -> list[Manifest]:
     """Read, embed and publish the missing parts of some splits."""
     model = job.model()
@@ -128,7 +136,7 @@ def publish_todo(
         for part in parts.cut(todo.split, job):
             if part.index in todo.finished:
                 continue
-            prepared = parts.prepare(part, job, tokenizer, run_id)
+            prepared = parts.prepare(part, job, tokenizer, run_id, index)
             rows, vectors = change(prepared.rows, parts.embed(prepared.tokens, prepared.rows, engine, job.normalize))
             header = {**prepared.header, "seconds": {}, "n_padded_tokens": 0, "engine": {"name": engine.name}}
             commit.publish_generation(store, publish.generation_of(job, engine.dim))

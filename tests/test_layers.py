@@ -29,6 +29,8 @@ LAYERS = {
             "lineage",
             "schema",
             "storage",
+            "retry",
+            "ragged",
             "metrics",
             "model_dir",
             "model_store",
@@ -39,7 +41,7 @@ LAYERS = {
         0,
     ),
     **dict.fromkeys(SIBLINGS, 1),
-    "spec": 2,
+    **dict.fromkeys(["spec", "spec_types"], 2),
     **dict.fromkeys(
         [
             "job",
@@ -54,6 +56,8 @@ LAYERS = {
             "commit",
             "publish",
             "refresh",
+            "reuse",
+            "text_index",
             "dataset",
             "feed",
             "compact",

@@ -69,6 +69,21 @@ def vector_columns(vectors: npt.NDArray[np.float32], precision: str) -> dict[str
     return columns
 
 
+def restored_vectors(rows: pa.Table, precision: str, dimension: int) -> npt.NDArray[np.float32]:
+    """(N, D) float32 of stored rows, such that `vector_columns` gives the very same columns again."""
+    stored = rows["embedding"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
+    if precision == "ubinary":
+        return np.unpackbits(stored, axis=1, count=dimension).astype(np.float32) * 2 - 1
+    if precision != "int8":
+        return stored
+    scale = rows["embedding_scale"].to_numpy()[:, None]
+    largest = product = scale * np.float32(127)
+    for towards in (0, np.inf):  # in float32, scale * 127 / 127 is at times the neighbour of scale
+        neighbour = np.nextafter(product, np.float32(towards))
+        largest = np.where(largest / np.float32(127) == scale, largest, neighbour)
+    return np.where(np.abs(stored) == 127, np.sign(stored) * largest, stored * scale).astype(np.float32)
+
+
 def partition_step(name: str, value: str | None) -> str:
     """One Hive folder `name=value`, percent-encoded, so that no value can leave the folder above it."""
     escaped = NULL_PARTITION if value is None else quote(value, safe="")
