@@ -19,6 +19,7 @@ import pytest
 from pipeline import lease
 from pipeline.errors import LeaseHeld
 from pipeline.storage import Store
+from tests.outputs import make_spec, run_without_ray, write_shard
 
 HOLD = """
 import sys, time
@@ -127,3 +128,25 @@ def test_on_s3_too_one_of_eight_gets_it_and_a_silent_one_is_followed(s3: Any) ->
     time.sleep(2.1)  # LastModified has whole seconds
     with lease.hold(store, 1) as number:
         assert number == 3
+
+
+def test_refresh_of_an_unchanged_corpus_needs_no_ray_and_ends_at_once_while_another_one_is_under_way(
+    tmp_path: Path, bert_mean_dir: Path
+) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "a", "text": "A text.", "lang": "en"}])
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)
+    assert run_without_ray(spec)
+    (tmp_path / "job.yaml").write_text(spec.to_yaml())
+    command = [sys.executable, "-m", "pipeline", "refresh", str(tmp_path / "job.yaml"), "--nominal-time", "2026-11-22"]
+    env = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}  # nothing is there: whoever asks Ray, fails
+
+    def refresh() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    done = refresh()
+    assert (done.returncode, "nothing to do" in done.stderr) == (0, True), done.stderr
+    with lease.hold(Store(spec.output.uri)):
+        refused = refresh()
+    assert refused.returncode == 6
+    assert "LeaseHeld" in refused.stderr
+    assert refresh().returncode == 0

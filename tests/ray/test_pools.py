@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.cluster import device_of, pool_sizes
-from pipeline.errors import SpecError
+from pipeline.errors import ModelError, SpecError
 from pipeline.job import resolve
+from pipeline.run import run
 from tests.conftest import RAY_CPUS
-from tests.outputs import make_spec
+from tests.outputs import make_spec, write_shard
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 
@@ -47,3 +49,13 @@ def test_auto_on_a_cluster_without_a_gpu_is_refused_and_says_what_to_set(bert_me
     with pytest.raises(SpecError, match=r"Set runtime\.device to cuda"):
         device_of(spec, "127.0.0.1:6379")
     assert device_of(spec) == "cpu"
+
+
+def test_what_stops_a_worker_at_its_start_is_the_error_of_the_run(tmp_path: Path, bert_mean_dir: Path) -> None:
+    """Ray keeps only the text of an error in a constructor. Here a node has other model files than the plan."""
+    model = tmp_path / "model"
+    shutil.copytree(bert_mean_dir, model)
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "a", "text": "A text.", "lang": "en"}])
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), model)
+    with pytest.raises(ModelError, match="the model files on this node differ from those the run was planned with"):
+        run(spec, on_plan=lambda plan: (model / "README.md").unlink() or (model / "vocab.txt").write_text("[UNK]\n"))
