@@ -27,7 +27,8 @@ from pipeline import lease
 from pipeline.storage import Store
 with lease.hold(Store(sys.argv[1]), float(sys.argv[2])) as number:
     print(number, flush=True)
-    time.sleep(60)
+    for _ in range(600):  # in short sleeps: a signal after SIGCONT may be given to the other thread, and wakes nobody
+        time.sleep(0.1)
 """
 
 
