@@ -56,26 +56,36 @@ def submit(
     when = f"{nominal_time.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}" if nominal_time else ""
     base = submission_id(spec, nominal_time or datetime.datetime.now(datetime.UTC))
     client = _asked(address, lambda: JobSubmissionClient(address))
-    known = {job.submission_id: job.status for job in _asked(address, client.list_jobs)}
     names = itertools.chain([base], (f"{base}-{attempt}" for attempt in itertools.count(2)))
-    job_id = next(name for name in names if known.get(name) not in (JobStatus.FAILED, JobStatus.STOPPED))
-    if job_id in known:
-        say(f"{job_id} is there already ({known[job_id]}); following it")
-    else:
+
+    def known() -> dict[str | None, JobStatus]:
+        return {job.submission_id: job.status for job in _asked(address, client.list_jobs)}
+
+    there = known()
+    job_id = next(name for name in names if there.get(name) not in (JobStatus.FAILED, JobStatus.STOPPED))
+    if job_id not in there:
+        entrypoint = "python -m pipeline refresh job.yaml" + (f" --nominal-time {when}" if when else "")
+        metadata = {"job": spec.name, "output": shown(spec.output.uri), "nominal_time": when}
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "job.yaml").write_text(spec.to_yaml(), encoding="utf-8")
-            entrypoint = "python -m pipeline refresh job.yaml"
-            _asked(
-                address,
-                lambda: client.submit_job(
-                    entrypoint=entrypoint + (f" --nominal-time {when}" if when else ""),
-                    submission_id=job_id,
-                    runtime_env={**environment, "working_dir": folder},
-                    metadata={"job": spec.name, "output": shown(spec.output.uri), "nominal_time": when},
-                    entrypoint_num_cpus=driver_cpus or None,
-                ),
-            )
-        say(f"submitted {job_id}")
+            environment["working_dir"] = folder
+            try:
+                _asked(
+                    address,
+                    lambda: client.submit_job(
+                        entrypoint=entrypoint, submission_id=job_id, runtime_env=environment, metadata=metadata,
+                        entrypoint_num_cpus=driver_cpus or None,
+                    ),
+                )  # fmt: skip
+                say(f"submitted {job_id}")
+            except (
+                ClusterError
+            ):  # also when another process was faster, or our own request landed and its answer was lost
+                there = known()
+                if job_id not in there:
+                    raise
+    if job_id in there:
+        say(f"{job_id} is there already ({there[job_id]}); following it")
     try:
         return _follow(client, job_id)
     except KeyboardInterrupt:
