@@ -70,6 +70,14 @@ def test_stored_vectors_are_written_back_as_the_same_bytes(precision: str) -> No
     assert pa.table(again).equals(stored)
 
 
+def test_every_scale_of_an_int8_vector_comes_back() -> None:
+    largest = (np.arange(1 << 23, dtype=np.uint32) | np.float32(1).view(np.uint32)).view(np.float32)[:, None]  # [1, 2)
+    stored = pa.table(parquet.vector_columns(largest, "int8"))
+    again = pa.table(parquet.vector_columns(parquet.restored_vectors(stored, "int8", 1), "int8"))
+    assert again["embedding_scale"].equals(stored["embedding_scale"])
+    assert set(again["embedding"].combine_chunks().flatten().unique().to_pylist()) == {127}
+
+
 @pytest.mark.parametrize(
     ("mode", "precision"), [("chunk", "float32"), ("chunk_and_pool", "float32"), *(("truncate", p) for p in PRECISIONS)]
 )
@@ -194,7 +202,7 @@ def vectors_damaged(path: Path) -> None:
         column for n in range(pq.read_metadata(path).num_columns)
         if (column := pq.read_metadata(path).row_group(0).column(n)).path_in_schema.startswith("embedding")
     )  # fmt: skip
-    damaged(path, (column.data_page_offset + column.total_compressed_size - 9) / path.stat().st_size)
+    damaged(path, (column.data_page_offset + column.total_compressed_size / 2) / path.stat().st_size)
 
 
 @pytest.mark.parametrize(
@@ -239,18 +247,16 @@ def test_a_damaged_index_costs_an_embedding_and_never_a_wrong_vector(tmp_path: P
     check_as_rebuilt(spec, tmp_path / "scratch")
 
 
-def test_a_text_that_lies_in_two_files_is_found_in_the_one_that_is_left(tmp_path: Path) -> None:
-    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024})
-    plan, engine = None, HashEngine()
-    for n in range(2):  # two runs that knew nothing of each other, with the same texts
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_text_that_lies_in_two_files_is_found_in_the_one_that_is_left(tmp_path: Path, lost: int) -> None:
+    spec = make_spec(tmp_path / "in", tmp_path / "out")
+    job, both = job_of(spec), []
+    for n in range(2):  # two runs at once that knew nothing of each other, with the same texts
         write_shard(tmp_path / "in/a.jsonl", [{**doc, "id": f"{doc['id']}-{n}"} for doc in documents(0, 15)])
-        plan = make_plan(job_of(spec), store_of(spec))
-        for prepared in [*prepared_parts(spec, plan)] if n == 0 else []:
-            publish_prepared(prepared, plan.job, store_of(spec), engine)
-    assert plan is not None
-    run(spec, engine)
-    files = sorted((tmp_path / "out/data").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    files[0].unlink()
+        both += prepared_parts(spec, make_plan(job, store_of(spec)))
+    for prepared in both:
+        publish_prepared(prepared, job, store_of(spec), HashEngine())
+    sorted((tmp_path / "out/data").iterdir())[lost].unlink()
     write_shard(tmp_path / "in/a.jsonl", documents(0, 15))
     assert refreshed(spec) == 0
 
