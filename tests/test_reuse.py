@@ -256,6 +256,7 @@ def test_a_text_that_lies_in_two_files_is_found_in_the_one_that_is_left(tmp_path
         both += prepared_parts(spec, make_plan(job, store_of(spec)))
     for prepared in both:
         publish_prepared(prepared, job, store_of(spec), HashEngine())
+    text_index.update_index(store_of(spec), job.fingerprint, commit.load_manifests(store_of(spec), job.fingerprint))
     sorted((tmp_path / "out/data").iterdir())[lost].unlink()
     write_shard(tmp_path / "in/a.jsonl", documents(0, 15))
     assert refreshed(spec) == 0
