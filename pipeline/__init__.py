@@ -2,6 +2,7 @@
 
     plan(spec) ─► Plan        what a run would do           open_dataset(uri) ─► pyarrow dataset of a snapshot
     run(spec)  ─► Result      do it, or go on with it       read_vectors(uri) ─► (ids, (N, D) array)
+                                                            changes(uri, since) ─► rows to put, keys to delete
 
 Everything heavy is imported on first use, so `import pipeline` costs milliseconds: pyarrow comes with the first spec,
 ray with `run`. Everything not in `__all__` may change between releases.
@@ -17,9 +18,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import (
+    ClusterError,
     CommitConflict,
     CorpusEmbedError,
     InputError,
+    LeaseHeld,
     ModelError,
     OutputError,
     ShardChanged,
@@ -28,12 +31,14 @@ from pipeline.errors import (
     StorageError,
     TooManyDeletions,
     TooManyRejects,
+    WorkerError,
 )
 
 if TYPE_CHECKING:
     import datetime
 
     from pipeline.dataset import open_dataset, read_vectors
+    from pipeline.feed import changes
     from pipeline.plan import Plan
     from pipeline.run import Result
     from pipeline.spec import JobSpec, load_spec
@@ -42,14 +47,14 @@ if TYPE_CHECKING:
     Spec = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
 
 __all__ = [
-    "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "ModelError", "OutputError", "ShardChanged",
-    "ShardDamaged", "SpecError", "StorageError", "TooManyDeletions", "TooManyRejects", "load_spec", "open_dataset",
-    "plan", "read_vectors", "run",
+    "ClusterError", "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "LeaseHeld", "ModelError",
+    "OutputError", "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyDeletions", "TooManyRejects",
+    "WorkerError", "changes", "load_spec", "open_dataset", "plan", "read_vectors", "run",
 ]  # fmt: skip
 
 _LAZY = {
     "JobSpec": "pipeline.spec", "load_spec": "pipeline.spec",
-    "open_dataset": "pipeline.dataset", "read_vectors": "pipeline.dataset",
+    "open_dataset": "pipeline.dataset", "read_vectors": "pipeline.dataset", "changes": "pipeline.feed",
 }  # fmt: skip
 
 

@@ -9,15 +9,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
 import signal
 import sys
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
-from rich.console import Console
 
-from pipeline import commit, display
+from pipeline import cli_outputs, cli_submit, commit, display, lease
+from pipeline.cli_options import (
+    Address,
+    AsJson,
+    NominalTime,
+    Number,
+    Options,
+    Output,
+    Overrides,
+    SpecPath,
+    console,
+    storage_options,
+)  # fmt: skip
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job import resolve
 from pipeline.plan import make_plan
@@ -30,25 +40,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_outputs.app)
+app.add_typer(cli_submit.app)
 # typer 0.29 carries its own click and does not export its UsageError
 _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
-console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
-
-SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="job spec (YAML)")]
-Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="override, for instance runtime.part_bytes=1MiB"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-Number = Annotated[int | None, typer.Option("--snapshot", help="snapshot number; the newest by default")]
-Address = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster; RAY_ADDRESS, or one on this machine, by default")
-]
-Options = Annotated[
-    str,
-    typer.Option("--storage-options", metavar="JSON", help="fsspec options of OUTPUT, for instance an endpoint_url"),
-]
 
 
 @app.command()
@@ -68,7 +63,7 @@ def plan(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_
 @app.command()
 def run(
     spec: SpecPath, overrides: Overrides = [], address: Address = None,
-    nominal_time: Annotated[str, typer.Option(help="the scheduled time that this run is for, ISO 8601")] = "",
+    nominal_time: NominalTime = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Plan, embed what is missing, commit a snapshot. Run it again after any failure: it resumes."""
@@ -97,9 +92,20 @@ def run(
 
 
 @app.command()
+def refresh(
+    spec: SpecPath, overrides: Overrides = [], nominal_time: NominalTime = None,
+    address: Address = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """What a scheduler calls: `run`, one at a time on an output; ends at once, without Ray, when nothing changed."""
+    output = load_spec(spec, overrides).output
+    with lease.hold(Store(output.uri, output.storage_options)):
+        run(spec, overrides, address, nominal_time, as_json)
+
+
+@app.command()
 def status(output: Output, options: Options = "{}", as_json: AsJson = False) -> None:
     """Snapshots of an output, and parts that are finished but in no snapshot yet."""
-    store = Store(output, _options(options))
+    store = Store(output, storage_options(options))
     head = commit.load_snapshot(store)
     live = commit.live_parts(store, head)
     names = {path.rpartition("/")[2].removesuffix(".json") for path in store.list("_meta/manifests")}
@@ -126,7 +132,7 @@ def verify(
     """Check an output against its manifests and, for a sample, against its sources."""
     from pipeline.verify import verify as verify_output
 
-    found = verify_output(output, _options(options), snapshot=snapshot, sample=sample, model_path=model_path)
+    found = verify_output(output, storage_options(options), snapshot=snapshot, sample=sample, model_path=model_path)
     if as_json:
         display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
@@ -143,7 +149,7 @@ def trace(
     """From one row back to its shard, record and bytes; checks the hash of the source text."""
     from pipeline.trace import trace as trace_row
 
-    found = trace_row(output, _options(options), row, snapshot=snapshot)
+    found = trace_row(output, storage_options(options), row, snapshot=snapshot)
     if as_json:
         display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
@@ -166,7 +172,7 @@ def search(
 
     hits = search_output(
         output,
-        _options(options),
+        storage_options(options),
         text,
         k=k,
         snapshot=snapshot,
@@ -177,21 +183,6 @@ def search(
         display.print_json({"hits": [dataclasses.asdict(hit) for hit in hits]})
         return
     display.show_hits(hits)
-
-
-@app.command()
-def vacuum(
-    output: Output, keep: Annotated[int, typer.Option(min=1, help="complete snapshots to keep")] = 2,
-    older_than_hours: Annotated[float, typer.Option(min=0, help="grace period by the store's clock")] = 24.0,
-    delete: Annotated[bool, typer.Option("--delete", help="really delete; without it only listed")] = False,
-    options: Options = "{}", as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """List (or with --delete remove) what the kept snapshots do not need."""
-    from pipeline.vacuum import vacuum as vacuum_output
-
-    grace = datetime.timedelta(hours=older_than_hours)
-    found = vacuum_output(output, _options(options), keep_snapshots=keep, older_than=grace, delete=delete)
-    display.show_fields(found, as_json)
 
 
 @app.command()
@@ -233,18 +224,8 @@ def _cluster_device(spec: JobSpec, address: str | None) -> str:
     return device_of(spec, address)
 
 
-def _time(text: str) -> datetime.datetime | None:
+def _time(text: str | None) -> datetime.datetime | None:
     try:
         return datetime.datetime.fromisoformat(text) if text else None
     except ValueError as error:
         raise SpecError(f"--nominal-time {text}: write it as 2026-11-23T04:00:00+09:00: {error}") from error
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise SpecError(f"--storage-options {text}: not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise SpecError(f"--storage-options {text}: a JSON object is needed")
-    return found

@@ -17,15 +17,17 @@ from pathlib import Path
 
 import ray
 
+from pipeline.errors import SpecError
 from pipeline.job import Job
 from pipeline.spec import JobSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """How many workers a stage gets, and what each of them asks of the cluster."""
+    """How many workers a stage starts with and keeps, how many it may grow to, and what each asks of the cluster."""
 
     workers: int
+    most: int
     cpus: float
     gpus: float = 0.0
     threads: int | None = None
@@ -43,41 +45,63 @@ class Pools:
 def pool_sizes(job: Job, n_splits: int, n_parts: int) -> Pools:
     """Pool sizes from the cluster's resources; `runtime.tokenizers` and `runtime.embedders` override the counts.
 
-    GPU cluster: one embedder a GPU, 70 % of the CPUs tokenize. CPU only: embedding is nearly all of the work, so each
-    core gets a one-thread embedder. The shares of all pools add up to the CPUs there are: Ray would otherwise let
-    one stage wait for ever for what another one holds.
+    GPU cluster: one embedder a GPU, 70 % of the CPUs tokenize; embedders ask for no CPU, so tokenizers can never keep one
+    from its GPU. CPU only: embedding is nearly all of the work, so each core gets a one-thread embedder. The shares of all
+    pools add up to the CPUs there are: Ray would otherwise let one stage wait for ever for what another one holds.
+
+    Ray Data grows a pool up to `most` while parts wait for it and a node has room, which is how nodes that join late are
+    used, and takes those workers away again when they idle.
     """
     runtime, resources = job.spec.runtime, ray.cluster_resources()
     cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
     on_gpu = job.device == "cuda"
-    tokenize, embed, write = (0.7, 0.2, 0.1) if on_gpu else (0.1, 0.8, 0.1)
-    embedders = (max(1, gpus) if on_gpu else min(cpus, n_parts)) if runtime.embedders == "auto" else runtime.embedders
+    tokenize, embed, write = (0.7, 0.0, 0.1) if on_gpu else (0.1, 0.8, 0.1)
+    most = max(1, n_parts) if runtime.embedders == "auto" else runtime.embedders
+    embedders = min(max(1, gpus), most) if on_gpu else min(cpus, most) if runtime.embedders == "auto" else most
     tokenizers = max(1, int(tokenize * cpus)) if runtime.tokenizers == "auto" else runtime.tokenizers
     writers = max(2, embedders, cpus // 4)
 
     def share(part: float, workers: int) -> float:
         return min(1.0, math.floor(part * cpus / workers * 1000) / 1000)
 
+    tokenizers_now = min(tokenizers, n_splits)
     return Pools(
-        tokenizers=Pool(min(tokenizers, n_splits), share(tokenize, tokenizers)),
+        tokenizers=Pool(
+            tokenizers_now,
+            n_splits if on_gpu and runtime.tokenizers == "auto" else tokenizers_now,
+            share(tokenize, tokenizers),
+        ),
         embedders=Pool(
             embedders,
+            most,
             share(embed, embedders),
             1.0 if on_gpu else 0.0,
             None if on_gpu else max(1, cpus // embedders),
         ),
-        writers=Pool(writers, share(write, writers)),
+        writers=Pool(writers, writers, share(write, writers)),
     )
 
 
 def device_of(spec: JobSpec, address: str | None = None) -> str:
-    """The device of `runtime.device: auto`: cuda where the cluster, or this machine when there is none, has a GPU."""
+    """The device of `runtime.device: auto`: cuda where the cluster, or this machine when there is none, has a GPU.
+
+    Raises SpecError for a cluster without a GPU at the moment: autoscaling may start one any time, and the device decides
+    the default dtype and with it the fingerprint.
+    """
     if spec.runtime.device != "auto":
         return spec.runtime.device
-    if address or os.environ.get("RAY_ADDRESS"):
+    joined = address or os.environ.get("RAY_ADDRESS")
+    if joined:
         connect(address)
     if ray.is_initialized():
-        return "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+        if ray.cluster_resources().get("GPU", 0):
+            return "cuda"
+        if joined:
+            raise SpecError(
+                f"runtime.device is auto and no node of the cluster at {joined} has a GPU now; whether one will be started "
+                "cannot be known. Set runtime.device to cuda (GPU nodes are then asked for) or cpu."
+            )
+        return "cpu"
     return "cuda" if glob.glob("/dev/nvidia[0-9]*") else "cpu"
 
 

@@ -9,6 +9,7 @@ Only `commit_snapshot` makes anything visible, and it is one create. Failure cas
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import io
@@ -71,7 +72,8 @@ def _create_or_adopt(
     """Path and bytes of the Parquet file that now holds `table`, whose rows `keys` identify.
 
     Where an earlier attempt left other rows of the same part (a vector that was not finite only there, another
-    release), a manifest must not count them as its own: then the file is created beside it, under a name from its rows.
+    release, pages that rotted), a manifest must not count them as its own: then the file is created beside it, under a
+    name from its rows.
     The other file is never part of a snapshot, and vacuum removes it.
     """
     data = parquet.encode(table, metadata)
@@ -89,8 +91,9 @@ def _create_or_adopt(
             f"{table.num_rows} rows of part {part_id}. Something else writes into this output: use another output.uri."
         )
     wanted = table.select(keys)
-    if pq.read_table(io.BytesIO(found), columns=list(keys)).equals(wanted):
-        return path, found
+    with contextlib.suppress(pa.ArrowException, OSError):  # damaged in the store: no attempt may adopt it
+        if pq.read_table(io.BytesIO(found), page_checksum_verification=True).select(keys).equals(wanted):
+            return path, found
     rows = content_hash([wanted[name].to_pylist() for name in keys], 16)
     if f"-{part_id}{rows}." in path:
         raise OutputError(f"{shown(store.uri)}/{path}: damaged; run `corpus-embed verify`")
@@ -160,7 +163,8 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
     """The manifests that a snapshot makes live, in the order of their ids."""
     if snapshot is None:
         return []
-    table = pq.read_table(io.BytesIO(store.read(snapshot.file_list)), columns=["manifest"])
+    data = io.BytesIO(store.read(snapshot.file_list))
+    table = pq.read_table(data, columns=["manifest"], page_checksum_verification=True)
     return [Manifest.from_json(text.encode(), snapshot.file_list) for text in table["manifest"].to_pylist()]
 
 
@@ -178,7 +182,7 @@ def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:
         "manifest": pa.array([part.model_dump_json() for part in parts], pa.string()),
     })  # fmt: skip
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     failpoint("before_file_list_put")
     store.put_if_absent(path, sink.getvalue())
     failpoint("after_file_list_put")
@@ -205,7 +209,9 @@ def commit_snapshot(
         said = (parent.fingerprint, parent.file_list, parent.complete or not complete) if parent else None
         if parent is not None and said == (fingerprint, file_list, True):
             return parent
-        if parent is not None and parent.run_id == run_id and parent.complete:
+        # of one run, a snapshot with more parts is the later one: a slow attempt must not take its parts away again
+        ahead = parent is not None and (parent.complete or (not complete and parent.n_parts >= len(ordered)))
+        if parent is not None and parent.run_id == run_id and ahead:
             return parent
         snapshot = Snapshot(
             number=parent.number + 1 if parent else 1,

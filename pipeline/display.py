@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.lineage import Snapshot
-from pipeline.metrics import Progress
+from pipeline.metrics import TROUBLES, Progress
 from pipeline.plan import Plan
 from pipeline.storage import shown
 
@@ -95,6 +95,9 @@ def report(console: Console, progress: Progress, uri: str, snapshot: Any, rows: 
     )
     if progress.busy_share is not None:
         console.print(f"embedders busy {progress.busy_share:.0%} of their time; the limit was: {progress.bottleneck}")
+    troubles = [f"{progress[name]} {words}" for name, words in TROUBLES.items() if progress[name]]
+    if troubles:
+        console.print(f"[yellow]recovered from: {', '.join(troubles)}[/yellow]")
     if snapshot.n_duplicate_ids:
         console.print(
             f"[yellow]{snapshot.n_duplicate_ids} document ids occur more than once; `verify` lists them[/yellow]"

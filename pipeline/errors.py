@@ -7,10 +7,13 @@
       │    └─ ShardDamaged      1  the bytes of a shard end or break in the middle (becomes a reject, not a failure)
       ├─ StorageError           1  a store refused or kept failing after retries
       ├─ ModelError             2  a model directory cannot be used as it is
+      ├─ WorkerError            1  workers die or fail whatever they are given
       ├─ OutputError            1  the output is not in a state this version can work with
       ├─ TooManyRejects         3  more records were rejected than runtime.max_reject_fraction allows
       ├─ CommitConflict         4  another run committed something this run cannot be rebased on
-      └─ TooManyDeletions       5  more documents would be gone than runtime.max_delete_fraction allows
+      ├─ TooManyDeletions       5  more documents would be gone than runtime.max_delete_fraction allows
+      ├─ LeaseHeld              6  another refresh of the same output is under way; nothing was started
+      └─ ClusterError           1  a Ray cluster cannot be reached, or refused
 
 A message says what failed, where, what was found there, and what to do next.
 """
@@ -18,8 +21,8 @@ A message says what failed, where, what was found there, and what to do next.
 from __future__ import annotations
 
 __all__ = [
-    "CommitConflict", "CorpusEmbedError", "InputError", "ModelError", "OutputError",
-    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyDeletions", "TooManyRejects",
+    "ClusterError", "CommitConflict", "CorpusEmbedError", "InputError", "LeaseHeld", "ModelError", "OutputError",
+    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyDeletions", "TooManyRejects", "WorkerError",
 ]  # fmt: skip
 
 
@@ -64,6 +67,10 @@ class ModelError(CorpusEmbedError):
     exit_code = 2
 
 
+class WorkerError(CorpusEmbedError):
+    """Workers die or fail whatever they are given: the machine, the model or a library is broken, not a record."""
+
+
 class OutputError(CorpusEmbedError):
     """The output holds something this version cannot work with."""
 
@@ -84,3 +91,13 @@ class TooManyDeletions(CorpusEmbedError):
     """The next snapshot would lack more than `runtime.max_delete_fraction` of the head's documents; none was made."""
 
     exit_code = 5
+
+
+class LeaseHeld(CorpusEmbedError):
+    """Another refresh holds the lease of the output."""
+
+    exit_code = 6
+
+
+class ClusterError(CorpusEmbedError):
+    """A Ray cluster or its job server cannot be reached, or refused a request."""

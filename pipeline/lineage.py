@@ -131,7 +131,7 @@ class Manifest(Record):
 
     Counts: `n_rows` are chunks (documents where nothing is chunked), `n_reused` of them with the vector that an earlier
     run made; `n_embedded` distinct texts went through the model with `n_embedded_tokens` tokens, for which it computed
-    `n_padded_tokens`; `record_bytes` are those of the source.
+    `n_padded_tokens`; `n_oom_halvings`: buckets that memory did not hold; `record_bytes` are those of the source.
     """
 
     format_version: int = FORMAT_VERSION
@@ -154,6 +154,7 @@ class Manifest(Record):
     n_truncated: int
     record_bytes: int
     n_embedded: int
+    n_oom_halvings: int = 0
     n_reused: int = 0
     reject_reasons: dict[str, int]
     seconds: dict[str, float]

@@ -14,8 +14,16 @@ from pipeline.lineage import Manifest
 
 _SUMMED = (
     "n_records", "n_documents", "n_rejects", "n_rows", "n_tokens", "n_embedded_tokens", "n_padded_tokens", "n_truncated",
-    "n_embedded", "n_reused", "record_bytes",
+    "n_embedded", "n_reused", "record_bytes", "n_oom_halvings",
 )  # fmt: skip
+
+TROUBLES = {
+    "worker_restarts": "workers started again",
+    "storage_retries": "requests tried again",
+    "n_oom_halvings": "buckets halved for memory",
+    "n_crashed_records": "records rejected because workers failed on them",
+}
+"""What a run recovered from: name in `Progress.totals` and words for people."""
 
 BUSY = 0.9
 """Share of their time that embedders work when nothing before them is too slow."""
@@ -25,6 +33,9 @@ def increments(manifest: Manifest) -> dict[str, float]:
     """What one finished part adds to the totals: counts, stage seconds (`seconds.embed` …) and `parts`."""
     found: dict[str, float] = {name: getattr(manifest, name) for name in _SUMMED}
     found |= {f"seconds.{stage}": seconds for stage, seconds in manifest.seconds.items()}
+    found["n_crashed_records"] = sum(
+        manifest.reject_reasons.get(name, 0) for name in ("crashed_worker", "out_of_memory")
+    )
     found["data_bytes"] = sum(file.size_bytes for file in manifest.data_files)
     return {**found, "parts": 1}
 
@@ -90,6 +101,7 @@ class Progress:
     def summary(self) -> dict[str, Any]:
         """The figures of a report: totals, seconds by stage, rates."""
         return {
+            **dict.fromkeys(TROUBLES, 0),
             **{name: int(value) for name, value in sorted(self.totals.items()) if not name.startswith("seconds.")},
             "seconds": {
                 name[8:]: round(value, 3) for name, value in sorted(self.totals.items()) if name.startswith("seconds.")

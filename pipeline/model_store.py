@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, SpecError
 from pipeline.model_dir import OTHER_BACKENDS, SUFFIXES, ModelDir, hashes, is_wanted, read_model
-from pipeline.storage import cache_folder
+from pipeline.storage import cache_folder, filesystem
 
 __all__ = ["resolve"]
 
@@ -65,11 +65,11 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
     directory appears by rename, so that several actors may start at once; a damaged copy is noticed by its
     hashes.
     """
-    import fsspec
-
     try:
-        filesystem, root = fsspec.core.url_to_fs(url, **storage_options)
-        listing = filesystem.find(root, detail=True)
+        fs, root = filesystem(url, storage_options)
+        listing = fs.find(root, detail=True)
+    except SpecError:
+        raise
     except Exception as error:
         raise ModelError(f"{url}: the model could not be listed: {type(error).__name__}: {error}") from error
     root = root.rstrip("/")
@@ -83,7 +83,7 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
     final = cache / key
     for _ in range(2):
         if not final.is_dir():
-            _download(filesystem, root, objects, final, url)
+            _download(fs, root, objects, final, url)
         model = read_model(final, url)
         if json.loads((final / ".sha256").read_text()) == model.files:
             return model
@@ -95,14 +95,14 @@ def _version_of(info: Mapping[str, Any]) -> str:
     return str(next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(key)), ""))
 
 
-def _download(filesystem: Any, root: str, objects: Mapping[str, Any], final: Path, url: str) -> None:
+def _download(fs: Any, root: str, objects: Mapping[str, Any], final: Path, url: str) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:
         for name, info in objects.items():
             target = staging / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(f"{root}/{name}", str(target))
+            fs.get_file(f"{root}/{name}", str(target))
             if info.get("size") is not None and target.stat().st_size != info["size"]:
                 raise ModelError(f"{url}/{name}: {target.stat().st_size} bytes arrived of {info['size']}. Try again.")
         (staging / ".sha256").write_text(json.dumps(hashes(staging)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.job import Job
-from pipeline.lineage import Split, part_id
+from pipeline.lineage import Span, Split, part_id
 from pipeline.prepare.chunk import chunk
 from pipeline.prepare.clean import clean
+from pipeline.ragged import list_members, reduced, renumbered
 from pipeline.read import READERS, ReadOptions, format_of, read_span
 from pipeline.reuse import UNKNOWN, Index
 from pipeline.shards import open_shard
@@ -61,34 +62,48 @@ class Prepared:
     rejects: pa.Table
 
 
-def cut(split: Split, job: Job) -> Iterator[Part]:
-    """Read a split in order and cut it into parts, at bounds that depend on nothing but the split.
+def read_tables(span: Span, job: Job) -> Iterator[pa.Table]:
+    """The records of one span in order. Raises ShardChanged when its shard is not the planned object any more."""
+    spec = job.spec.input
+    reader = READERS[format_of(span.shard.uri, spec.format)]
+    with open_shard(span.shard, spec.storage_options) as file:
+        yield from read_span(reader, file, span, options_of(job))
+        file.verify()
+
+
+def options_of(job: Job) -> ReadOptions:
+    spec = job.spec.input
+    return ReadOptions(spec.text_column, spec.id_column, spec.keep, int(spec.max_record_bytes))
+
+
+def read(split: Split, job: Job) -> Iterator[tuple[int, pa.Table]]:
+    """The records of a split in order, each table with the index of its span."""
+    for number, span in enumerate(split.spans):
+        for table in read_tables(span, job):
+            yield number, table
+
+
+def cut(split: Split, job: Job, tables: Iterable[tuple[int, pa.Table]] | None = None) -> Iterator[Part]:
+    """Cut what `read` (or `tables`) gives into parts, at bounds that depend on nothing but the split.
 
     Raises ShardChanged when a shard is not the planned object any more; parts yielded before belong to the old object,
     which nothing refers to from then on.
     """
-    spec = job.spec.input
-    options = ReadOptions(spec.text_column, spec.id_column, spec.keep, int(spec.max_record_bytes))
     pieces: list[tuple[int, pa.Table]] = []
     index, n_bytes, n_records = 0, 0, 0
-    for number, span in enumerate(split.spans):
-        reader = READERS[format_of(span.shard.uri, spec.format)]
-        with open_shard(span.shard, spec.storage_options) as file:
-            for table in read_span(reader, file, span, options):
-                rest = table
-                while rest.num_rows:
-                    if n_bytes >= split.part_bytes or n_records >= split.part_records:
-                        yield Part(split, index, False, tuple(pieces))
-                        index, n_bytes, n_records, pieces = index + 1, 0, 0, []
-                    sizes = np.cumsum(rest["record_bytes"].to_numpy())
-                    # up to the record that fills the part, which still belongs to it
-                    fits = int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1
-                    taken = rest.slice(0, min(fits, split.part_records - n_records))
-                    pieces.append((number, taken))
-                    n_bytes += int(sizes[taken.num_rows - 1])
-                    n_records += taken.num_rows
-                    rest = rest.slice(taken.num_rows)
-            file.verify()
+    for number, rest in tables or read(split, job):
+        while rest.num_rows:
+            if n_bytes >= split.part_bytes or n_records >= split.part_records:
+                yield Part(split, index, False, tuple(pieces))
+                index, n_bytes, n_records, pieces = index + 1, 0, 0, []
+            sizes = np.cumsum(rest["record_bytes"].to_numpy())
+            # up to the record that fills the part, which still belongs to it
+            fits = int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1
+            taken = rest.slice(0, min(fits, split.part_records - n_records))
+            pieces.append((number, taken))
+            n_bytes += int(sizes[taken.num_rows - 1])
+            n_records += taken.num_rows
+            rest = rest.slice(taken.num_rows)
     yield Part(split, index, True, tuple(pieces))
 
 
@@ -108,8 +123,8 @@ def prepare(part: Part, job: Job, tokenizer: Tokenizer, run_id: str, index: Inde
     encoded = tokenizer.encode([distinct[number] for number in used.tolist()])
     members, starts = list_members(texts)
     n_tokens = np.diff(encoded.offsets).astype(np.int32)
-    truncated = _reduce(np.logical_or, encoded.truncated[members], starts)
-    fresh = pa.table({"texts": texts, "n_tokens": _reduce(np.add, n_tokens[members], starts), "truncated": truncated})
+    truncated = reduced(np.logical_or, encoded.truncated[members], starts)
+    fresh = pa.table({"texts": texts, "n_tokens": reduced(np.add, n_tokens[members], starts), "truncated": truncated})
     fresh = fresh.take(pa.array(np.cumsum(is_new) - 1, mask=pc.invert(is_new).to_numpy()))  # null where known
     rows = rows.drop_columns(["texts"]).append_column("texts", fresh["texts"]).append_column("reused", known["reused"])
     for name in ("n_tokens", "truncated"):
@@ -151,24 +166,6 @@ def embed(tokens: pa.Table, rows: pa.Table, engine: Embeds, normalize: bool) -> 
     merged = np.empty((rows.num_rows, vectors.shape[1]), np.float32)  # (N, D)
     merged[is_new], merged[~is_new] = pooled, pc.list_flatten(rows["reused"]).to_numpy().reshape(-1, vectors.shape[1])
     return merged
-
-
-def list_members(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Flat values of a list<int32> column without empty lists, and where each row's run starts (for reduceat)."""
-    lengths = pc.list_value_length(lists).to_numpy().astype(np.int64)
-    return pc.list_flatten(lists).to_numpy(), np.cumsum(lengths) - lengths
-
-
-def renumbered(lists: pa.ChunkedArray) -> tuple[pa.ChunkedArray, npt.NDArray[np.int64]]:
-    """Lists of numbers of texts with the numbers made dense, and which texts (K,) they stand for."""
-    members, starts = list_members(lists)
-    used, dense = np.unique(members, return_inverse=True)
-    array = pa.ListArray.from_arrays(np.append(starts, len(members)).astype(np.int32), dense.astype(np.int32))
-    return pa.chunked_array([array]), used.astype(np.int64)
-
-
-def _reduce(function: np.ufunc, values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    return function.reduceat(values, starts) if len(starts) else values[:0]
 
 
 def _with_sources(part: Part, job: Job) -> pa.Table:

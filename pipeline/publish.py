@@ -7,6 +7,7 @@ of the part.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def publish_part(
     vectors: (rows, D) float32. Raises OutputError when records and results do not add up.
     """
     part_id = header["part_id"]
-    rows, vectors, lost = _without_broken_vectors(rows, vectors)
+    rows, vectors, lost = _without_broken_vectors(rows, vectors, header.get("failed", {}))
     rejects = pa.concat_tables([rejects, lost])
     table = _output_table(rows, vectors, header, job)
     metadata = _footer(header, job, vectors.shape[1])
@@ -75,6 +76,7 @@ def publish_part(
         n_truncated=pc.sum(rows["truncated"]).as_py() or 0,
         record_bytes=header["record_bytes"],
         n_embedded=header["n_embedded"],
+        n_oom_halvings=header.get("n_oom_halvings", 0),
         n_reused=rows["texts"].null_count,
         reject_reasons=_counts(rejects["reason"]),
         seconds=header["seconds"],
@@ -110,17 +112,21 @@ def generation_of(job: Job, dimension: int) -> Generation:
 
 
 def _without_broken_vectors(
-    rows: pa.Table, vectors: npt.NDArray[np.float32]
+    rows: pa.Table, vectors: npt.NDArray[np.float32], failed: Mapping[str, Sequence[str]]
 ) -> tuple[pa.Table, npt.NDArray[np.float32], pa.Table]:
-    """Rows with finite vectors, their vectors, and rejects for the documents of the others (all their chunks go)."""
+    """Rows with finite vectors, their vectors, and rejects for the documents of the others (all their chunks go).
+
+    failed: (reason, detail) by document, where no vector could be made.
+    """
     documents = rows["document"].to_numpy()
     broken = np.isin(documents, documents[~np.isfinite(vectors).all(axis=1)])
     lost = rows.filter(pa.array(broken))
     _, first = np.unique(lost["document"].to_numpy(), return_index=True)
-    lost = lost.take(pa.array(first)).select(["doc_id", "source_uri", "source_etag", "source_record"])
-    fill = {"reason": "not_finite", "detail": "the vector holds NaN or infinity"}
-    for position, (name, value) in enumerate(fill.items(), start=1):
-        lost = lost.add_column(position, name, pa.array([value] * lost.num_rows, pa.string()))
+    lost = lost.take(pa.array(first))
+    why = [failed.get(str(n), ("not_finite", "the vector holds NaN or infinity")) for n in lost["document"].to_pylist()]
+    lost = lost.select(["doc_id", "source_uri", "source_etag", "source_record"])
+    for position, name in enumerate(("reason", "detail")):
+        lost = lost.add_column(position + 1, name, pa.array([fields[position] for fields in why], pa.string()))
     if not broken.any():
         return rows, vectors, lost
     return rows.filter(pa.array(~broken)), vectors[~broken], lost

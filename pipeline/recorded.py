@@ -77,7 +77,7 @@ def read_recorded(
         found = found.model_copy(update={"model": model})
     try:
         parts = commit.live_parts(store, snapshot)
-    except (FileNotFoundError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         raise OutputError(
             f"{shown(store.uri)}/{snapshot.file_list}: the file list of snapshot {snapshot.number} cannot be read: "
             f"{reason(error)}. Take another snapshot."

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from pipeline import commit
 from pipeline.lineage import content_hash
-from pipeline.storage import Store, cache_folder, retried, shown
+from pipeline.retry import retried
+from pipeline.storage import Store, cache_folder, shown
 from pipeline.text_index import READERS, keys_of, or_none
 from pipeline.write.parquet import restored_vectors
 

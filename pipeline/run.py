@@ -10,13 +10,14 @@ import dataclasses
 import datetime
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import commit, dataset, refresh
+from pipeline import commit, dataset, errors, refresh
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
@@ -25,19 +26,27 @@ from pipeline.lineage import Manifest, Snapshot
 from pipeline.metrics import Progress
 from pipeline.plan import Plan, make_plan, missing, plan_table
 from pipeline.record import write_record
+from pipeline.retry import tell_retries
 from pipeline.spec import JobSpec
 from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
 from pipeline.storage import Store, shown
 from pipeline.text_index import build_run, update_index
-from pipeline.watch import Watch, check_rejects, watching
+from pipeline.watch import Watch, check_rejects, show_retry, watching
 
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed under it, before it gives up."""
-MAX_RESTARTS = 3
-"""How often Ray starts a dead worker again. Its own default is for ever, which turns a crash into a loop.
+MAX_TRIES = 20
+"""How often a task is started again because its worker died. Ray's own default is for ever, which turns a crash into a loop.
+
+A task that kills its worker does so `stages.CAREFUL_AFTER` times; up to three others on that worker die with it.
+"""
+MAX_RESTARTS = 10_000
+"""How often an actor is started again. Each time a task died, or the actor while loading, and both have their limit.
 
 Ray 2.60 takes it only as `**ray_remote_args`, announced to go in 2.64: hence `ray<2.64` in pyproject.toml.
 """
+MAX_WAIT_S = 6 * 3600
+"""How long no block may move before a run gives up: nodes may be long in coming, and a part may take an hour on a CPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +73,11 @@ def run(
     Raises SpecError, ModelError, InputError, StorageError, TooManyRejects, TooManyDeletions or CommitConflict; after any
     of them the same command goes on where this one stopped.
     """
+    progress, embedded = Progress(), False
+    tell_retries(functools.partial(show_retry, progress, watch))
     store = Store(spec.output.uri, spec.output.storage_options)
     store.check_conditional_put()
     job = resolve(spec, device_of(spec, address))
-    progress, embedded = Progress(), False
     for _round in range(MAX_ROUNDS):
         plan = make_plan(job, store)
         if on_plan:
@@ -101,11 +111,15 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     job, context = plan.job, DataContext.get_current()
     context.target_max_block_size = 1 << 10  # every part is a block of its own, however small (docs/design.md)
     context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = MAX_WAIT_S
     context.execution_options.preserve_order = False
-    pools, totals = pool_sizes(job, len(plan.todo), plan.todo_parts), ray.remote(Totals).options(num_cpus=0).remote()
+    pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
+    beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
-        "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS,
+        "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,
+        "scheduling_strategy": "DEFAULT",  # not Ray Data's "SPREAD", which also puts tokenizers on GPU nodes
     }  # fmt: skip
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
     # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
@@ -118,15 +132,18 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
         .map_batches(
             PrepareParts,
             fn_constructor_args=(job, plan.run_id, list(plan.todo), totals, store, index_runs),
-            compute=ActorPoolStrategy(size=pools.tokenizers.workers, max_tasks_in_flight_per_actor=2),
+            compute=ActorPoolStrategy(
+                min_size=pools.tokenizers.workers, max_size=pools.tokenizers.most, max_tasks_in_flight_per_actor=2
+            ),
             num_cpus=pools.tokenizers.cpus,
             **stage,
         )
         .map_batches(
             EmbedParts,
-            fn_constructor_args=(job, pools.embedders.threads),
+            fn_constructor_args=(job, pools.embedders.threads, totals),
             compute=ActorPoolStrategy(
-                size=pools.embedders.workers,
+                min_size=pools.embedders.workers,
+                max_size=pools.embedders.most,
                 max_tasks_in_flight_per_actor=4,
                 max_concurrent_calls_per_actor=2,  # the next part is fetched while this one computes
             ),
@@ -137,7 +154,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     )
     with watching(plan, store, totals, progress, watch) as stop:
         try:
-            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_RESTARTS}
+            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
             parts.write_datasink(
                 PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.workers
             )
@@ -175,6 +192,10 @@ def _own_error(error: BaseException) -> BaseException:
     while link is not None and id(link) not in seen:
         if isinstance(link, CorpusEmbedError):
             return link
+        if isinstance(link, ray.exceptions.ActorDiedError):  # of an error in a constructor, Ray keeps the text alone
+            name, _, message = str(link).rpartition("\npipeline.errors.")[2].partition(": ")
+            if own := getattr(errors, name, None):
+                return cast(BaseException, own(message.strip()))
         seen.add(id(link))
         link = getattr(link, "cause", None) or link.__cause__
     return error

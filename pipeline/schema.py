@@ -31,6 +31,8 @@ REASONS = {
     "record_too_large": "the record is longer than input.max_record_bytes",
     "damaged_shard": "the shard breaks off or cannot be decoded from this position on",
     "not_finite": "the model gave a vector with NaN or infinity",
+    "crashed_worker": "the tokenizer or the model failed on this record alone, or its process died of it",
+    "out_of_memory": "the record alone does not fit into the memory of the worker or its GPU",
 }
 
 RECORD_COLUMNS = {

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.lineage import Shard
-from pipeline.storage import RANGE_BYTES, filesystem, reason, retried, shown
+from pipeline.retry import retried
+from pipeline.storage import RANGE_BYTES, filesystem, reason, shown
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,42 +20,9 @@ import yaml
 from pipeline import schema
 from pipeline.errors import SpecError
 from pipeline.read import READERS
+from pipeline.spec_types import Auto, Count, Duration, KeptColumns, Name, StorageOptions, Uri, Uris
 
 __all__ = ["JobSpec", "load_spec"]
-
-SECRET_OPTIONS = {"key", "secret", "token", "password", "account_key", "sas_token", "connection_string"}
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _as_kept(value: Any) -> Any:
-    """A list of names means string columns; a mapping gives each its type."""
-    return dict.fromkeys(value, "string") if isinstance(value, list | tuple) else value
-
-
-def _as_duration(value: Any) -> Any:
-    units = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", value) if isinstance(value, str) else None
-    return datetime.timedelta(**{units[match[2]]: float(match[1])}) if match else value
-
-
-def _no_secrets(options: dict[str, Any]) -> dict[str, Any]:
-    for name in options:
-        if name.lower() in SECRET_OPTIONS:
-            raise ValueError(
-                f"'{name}' looks like a secret. A job spec is stored with the output: give credentials through the "
-                "environment (AWS_ACCESS_KEY_ID …), a profile or an instance role"
-            )
-    return options
-
-
-Auto = Literal["auto"]
-Name = Annotated[str, pydantic.Field(min_length=1)]
-Count = Annotated[int, pydantic.Field(ge=1)]
-StorageOptions = Annotated[dict[str, Any], pydantic.AfterValidator(_no_secrets)]
-Duration = Annotated[datetime.timedelta, pydantic.BeforeValidator(_as_duration)]
 
 
 class _Section(pydantic.BaseModel):
@@ -66,11 +32,11 @@ class _Section(pydantic.BaseModel):
 class InputSpec(_Section):
     """Where documents come from and which fields of a record matter."""
 
-    uri: Annotated[tuple[Name, ...], pydantic.BeforeValidator(_as_tuple), pydantic.Field(min_length=1)]
+    uri: Uris
     format: str = "auto"
     text_column: Name = "text"
     id_column: Name | None = None
-    keep_columns: Annotated[dict[Name, str], pydantic.BeforeValidator(_as_kept)] = {}
+    keep_columns: KeptColumns = {}
     max_record_bytes: pydantic.ByteSize = pydantic.ByteSize(16 << 20)
     storage_options: StorageOptions = {}
 
@@ -118,7 +84,7 @@ class PrepareSpec(_Section):
 class ModelSpec(_Section):
     """Which model, and what to do differently from what its directory says (`auto` means: as it says)."""
 
-    path: Name
+    path: Uri
     revision: str | None = None
     pooling: Literal["auto", "cls", "mean", "max", "last_token", "weighted_mean", "mean_sqrt_len"] = "auto"
     normalize: Auto | bool = "auto"
@@ -138,7 +104,7 @@ class ModelSpec(_Section):
 class OutputSpec(_Section):
     """Where the vectors go, and their physical form."""
 
-    uri: Name
+    uri: Uri
     partition_by: tuple[Name, ...] = ()
     vector_precision: Literal["float32", "float16", "bfloat16", "int8", "ubinary"] = "float32"
     include_text: bool = True
@@ -188,8 +154,10 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """
     try:
         fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(f"{path}: cannot be read as YAML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: cannot be read as YAML: {_yaml_problem(error)}") from None
     if not isinstance(fields, dict):
         raise SpecError(
             f"{path}: a job spec is a mapping with name, input, model and output; found {type(fields).__name__}"
@@ -212,15 +180,22 @@ def _override(fields: dict[str, Any], override: str) -> None:
     dotted, equals, value = override.partition("=")
     *sections, key = dotted.strip().split(".")
     if not equals or not key:
-        raise SpecError(f"--set {override}: write it as section.key=value, for instance runtime.max_batch_tokens=8192")
+        raise SpecError(f"--set {dotted}: write it as section.key=value, for instance runtime.max_batch_tokens=8192")
     for section in sections:
         fields = fields.setdefault(section, {})
         if not isinstance(fields, dict):
-            raise SpecError(f"--set {override}: '{section}' is not a section")
+            raise SpecError(f"--set {dotted}: '{section}' is not a section")
     try:
         fields[key] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SpecError(f"--set {override}: the value is not YAML: {error}") from error
+        raise SpecError(f"--set {dotted}: the value is not YAML: {_yaml_problem(error)}") from None
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the lines around it: somebody may have put a secret there."""
+    mark = getattr(error, "problem_mark", None)
+    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or type(error).__name__}{place}"
 
 
 def _explain(detail: Any) -> str:
@@ -235,5 +210,6 @@ def _explain(detail: Any) -> str:
         near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(section.model_fields)}"
         return f"{dotted}: unknown key; {hint}"
-    found = "" if detail["type"] in ("missing", "value_error") else f" (found {detail['input']!r:.120})"
+    quiet = detail["type"] in ("missing", "value_error") or location[1:2] in (["uri"], ["storage_options"])
+    found = "" if quiet else f" (found {detail['input']!r:.120})"
     return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}{found}"

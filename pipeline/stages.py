@@ -8,32 +8,48 @@ merges inside and which are read back without a copy.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
-from pipeline import commit, metrics, parts, publish, tokenize
-from pipeline.errors import ShardChanged
+from pipeline import careful, commit, metrics, parts, publish, tokenize
+from pipeline.errors import ShardChanged, WorkerError
 from pipeline.job import Job
 from pipeline.plan import Todo
-from pipeline.recorded import load_engine_of
-from pipeline.reuse import Index
+from pipeline.quarantine import Child, here
+from pipeline.retry import tell_retries
 from pipeline.storage import Store
+
+CAREFUL_AFTER = 2
+"""Deaths of workers over one piece of work after which the next worker does it in a child process."""
+MAX_STARTS = 5
+"""How often one actor may die while it loads; then that is the fault, and starting it again does not mend it."""
 
 
 class Totals:
-    """Where write tasks report finished parts, and the driver asks. Losing it loses a display, never data."""
+    """Where workers report what they did and do, and the driver asks. Losing it loses a display, never data."""
 
     def __init__(self) -> None:
         self.reports: list[dict[str, float]] = []
         self.notes: list[str] = []
+        self.begun: dict[str, int] = {}
+
+    def begin(self, work: str) -> int:
+        """How often `work` was begun before and not ended: each time, the worker died over it, or beside it."""
+        self.begun[work] = self.begun.get(work, 0) + 1
+        return self.begun[work] - 1
+
+    def end(self, work: str) -> None:
+        self.begun.pop(work, None)
 
     def add(self, report: dict[str, float]) -> None:
         self.reports.append(report)
@@ -48,24 +64,72 @@ class Totals:
         return taken
 
 
+@contextlib.contextmanager
+def begun(totals: Any, work: str) -> Iterator[bool]:
+    """Tell `totals` what this worker does while it does it. True when so many died over it that care is due."""
+    yield ray.get(totals.begin.remote(work)) >= CAREFUL_AFTER
+    totals.end.remote(work)
+
+
+@contextlib.contextmanager
+def starting(totals: Any) -> Iterator[None]:
+    """Round the loading of an actor. Raises WorkerError when this one keeps dying there."""
+    report_retries(totals)
+    actor_id = ray.get_runtime_context().get_actor_id()
+    n_deaths = ray.get(totals.begin.remote(actor_id))
+    if ray.get_runtime_context().was_current_actor_reconstructed:
+        totals.add.remote({"worker_restarts": 1})
+    if n_deaths >= MAX_STARTS:
+        raise WorkerError(
+            f"a worker died {n_deaths} times while it loaded the model. Check the memory, the driver and the libraries "
+            f"of node {ray.get_runtime_context().get_node_id()}; Ray's logs there say how it died."
+        )
+    yield
+    totals.end.remote(actor_id)
+
+
+def report_retries(totals: Any) -> None:
+    """Have requests of this process that are tried again counted, and named where people look."""
+
+    def tell(note: str | None) -> None:
+        totals.add.remote({"storage_retries": 1})
+        if note:
+            totals.note.remote(note)
+
+    tell_retries(tell)
+
+
 class PrepareParts:
     """Reads a split, cuts it into parts, cleans, chunks and tokenizes each. One call a split, one row out a part."""
 
     def __init__(
         self, job: Job, run_id: str, todo: list[Todo], totals: Any, store: Store, index_runs: list[str]
     ) -> None:
-        self.job, self.run_id, self.todo, self.totals = job, run_id, todo, totals
-        self.index = Index(store, job.fingerprint, index_runs) if index_runs else None
-        self.tokenizer = tokenize.load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
+        self.job, self.todo, self.totals = job, todo, totals
+        self.loading = (job, run_id, store, index_runs)
+        with starting(totals):
+            self.prepare = here(careful.load_preparer(*self.loading))
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         todo = self.todo[batch["id"][0].as_py()]
+        with (
+            begun(self.totals, f"split {todo.split.split_id}") as is_careful,
+            Child(careful.load_preparer, *self.loading) as child,  # starts at the first `ask`
+        ):
+            if is_careful:
+                yield from self._parts(todo, careful.read(todo.split, self.job), child.ask)
+            else:
+                yield from self._parts(todo, None, self.prepare)
+
+    def _parts(
+        self, todo: Todo, tables: Iterator[tuple[int, pa.Table]] | None, prepare: Callable[[parts.Part], parts.Prepared]
+    ) -> Iterator[pa.Table]:
         clock, blocked_s = time.perf_counter(), 0.0
         try:
-            for part in parts.cut(todo.split, self.job):
+            for part in parts.cut(todo.split, self.job, tables):
                 read_s, clock = time.perf_counter() - clock, time.perf_counter()
                 if part.index not in todo.finished:
-                    prepared = parts.prepare(part, self.job, self.tokenizer, self.run_id, self.index)
+                    prepared = careful.prepare(part, prepare)
                     seconds = {
                         "read": read_s, "tokenize": time.perf_counter() - clock, "tokenizers_blocked": blocked_s,
                     }  # fmt: skip
@@ -84,9 +148,11 @@ class PrepareParts:
 class EmbedParts:
     """Vectors for the distinct texts of a part, fanned out to its rows. One call a part."""
 
-    def __init__(self, job: Job, threads: int | None) -> None:
-        self.job = job
-        self.engine = load_engine_of(job, job.model(), _prompt_tokens(job), threads)
+    def __init__(self, job: Job, threads: int | None, totals: Any) -> None:
+        self.job, self.totals = job, totals
+        with starting(totals):
+            self.loading = (job, _prompt_tokens(job), threads)
+            self.engine = careful.load_engine(*self.loading)
         self.idle_since = time.perf_counter()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -97,11 +163,18 @@ class EmbedParts:
         )
         clock, before = time.perf_counter(), dataclasses.replace(self.engine.stats)
         header["seconds"]["embedders_starved"] = clock - self.idle_since
-        vectors = parts.embed(tokens, rows, self.engine, self.job.normalize)
+        with (
+            begun(self.totals, f"part {header['part_id']}") as is_careful,
+            Child(careful.load_embedder, *self.loading) as child,  # starts at the first `ask`
+        ):
+            engine = careful.CarefulEngine(self.engine, child if is_careful else None)
+            vectors = parts.embed(tokens, rows, engine, self.job.normalize)
+        header["failed"] = engine.failed_documents(tokens, rows)
         self.idle_since = time.perf_counter()
         header["seconds"]["embed"] = self.idle_since - clock
         header["n_embedded_tokens"] = self.engine.stats.n_tokens - before.n_tokens
         header["n_padded_tokens"] = self.engine.stats.n_padded_tokens - before.n_padded_tokens
+        header["n_oom_halvings"] = self.engine.stats.n_oom_halvings - before.n_oom_halvings
         header["engine"] = {
             "name": self.engine.name,
             "device": self.engine.device,
@@ -124,6 +197,7 @@ class PartSink(Datasink[list[str]]):
         self.job, self.store, self.totals = job, store, totals
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> list[str]:
+        report_retries(self.totals)
         written = []
         for block in blocks:
             table = BlockAccessor.for_block(block).to_arrow()

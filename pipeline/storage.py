@@ -8,86 +8,44 @@ on. Transient failures back off with full jitter until a deadline, everything el
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
-import tenacity
 
+from pipeline.addresses import problem_of, problem_of_options
+from pipeline.addresses import shown as shown  # its readers import it from here
 from pipeline.errors import SpecError, StorageError
+from pipeline.retry import retried
 
 T = TypeVar("T")
 
-RETRY_SECONDS = float(os.environ.get("CORPUS_EMBED_RETRY_SECONDS", "300"))
-"""How long one request is tried again before it counts as failed; an outage longer than this fails the run."""
-
-_TRANSIENT_ERRNO = {errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE}
-_TRANSIENT_NAMES = {
-    "ClientError", "ClientOSError", "ClientPayloadError", "ConnectionClosedError", "ConnectTimeoutError",
-    "EndpointConnectionError", "FSTimeoutError", "HTTPClientError", "IncompleteRead", "IncompleteReadError",
-    "ReadTimeoutError", "ResponseParserError", "ResponseStreamingError", "ServerDisconnectedError",
-}  # fmt: skip
 RANGE_BYTES = 8 << 20
 """One ranged request of a reader that goes front to back."""
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether trying again can help. Looks through the causes, since s3fs turns answers of S3 into OSErrors."""
-    link: BaseException | None = error
-    while link is not None:
-        response = getattr(link, "response", None)
-        if isinstance(response, Mapping):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            code = str(response.get("Error", {}).get("Code", ""))
-            return status in (408, 409, 429) or status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling")
-        if isinstance(link, ConnectionError | TimeoutError) or type(link).__name__ in _TRANSIENT_NAMES:
-            return True
-        link = link.__cause__
-    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
-
-
-def retried(request: Callable[[], T], what: str) -> T:
-    """Run `request`, again after transient failures. Raises StorageError when the deadline passes."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_transient),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
-        stop=tenacity.stop_after_delay(RETRY_SECONDS),
-    )
-    try:
-        return retrying(request)
-    except tenacity.RetryError as error:
-        last = error.last_attempt
-        raise StorageError(
-            f"{what}: still failing after {last.attempt_number} attempts over {RETRY_SECONDS:.0f} s; the last "
-            f"answer was {last.exception()!r}. Check the store, then run the same command again: it resumes."
-        ) from last.exception()
-
-
-def shown(uri: str) -> str:
-    """A URI fit for a log line: user, password and query (signed URLs) are left out."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc and not (parts.query and "://" in uri):
-        return uri
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """The fsspec file system of a URI and the path in it. Raises SpecError for an unknown protocol."""
+    """The fsspec file system of a URI and the path in it. Raises SpecError for what `pipeline/addresses.py` refuses."""
+    if problem := problem_of(uri) or problem_of_options(options):
+        raise SpecError(f"{shown(uri)}: {problem}.")
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
     if protocol in ("s3", "s3a"):
-        config = {"connect_timeout": 10, "read_timeout": 60, **dict(options.get("config_kwargs", {}))}
-        fixed |= {"config_kwargs": config, "default_block_size": RANGE_BYTES}
+        # botocore tries a page of a listing again; everything above that is `retried`, which keeps its deadline
+        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 3}}
+        options = {**options, "config_kwargs": {**config, **options.get("config_kwargs", {})}}
+        # one request reads a whole object: S3 gives a checksum for that, and none for a range
+        fixed |= {"default_block_size": RANGE_BYTES, "max_concurrency": 1}
     try:
         fs = fsspec.filesystem(protocol, **{**fixed, **options})
     except (ImportError, ValueError, TypeError) as error:
         raise SpecError(f"{shown(uri)}: protocol '{protocol}' cannot be used: {error}") from error
+    if protocol in ("s3", "s3a"):
+        fs.retries = 1  # s3fs 2026.9 would try 5 times what botocore tried already: a store that hangs took 25 timeouts
     path = str(fs._strip_protocol(uri))
     return fs, os.path.abspath(path) if protocol == "file" else path
 
@@ -168,7 +126,9 @@ class Store:
         """
         probe = f"_meta/probes/{os.urandom(8).hex()}"
         try:
-            first, second = self.put_if_absent(probe, b"1"), self.put_if_absent(probe, b"2")
+            self.put_if_absent(probe, b"1")  # the answer may be lost: what counts is what is there
+            second = self.put_if_absent(probe, b"2")
+            first = self.read_or_none(probe) == b"1"
             with contextlib.suppress(PermissionError):  # a writer that may not delete leaves a byte behind
                 self.delete(probe)
         except (OSError, StorageError) as error:

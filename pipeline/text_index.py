@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.lineage import FORMAT_VERSION, Manifest, Record, content_hash
-from pipeline.storage import Store, retried, shown
+from pipeline.retry import retried
+from pipeline.storage import Store, shown
 
 FOLDER = "_meta/index"
 RUN_ROWS, RUN_PARTS = 4 << 20, 8192

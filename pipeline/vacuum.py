@@ -32,7 +32,9 @@ import pyarrow.parquet as pq
 from pipeline import commit, schema, uploads
 from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, Snapshot
-from pipeline.storage import Store, retried, shown
+from pipeline.retry import retried
+from pipeline.storage import Store, shown
+from pipeline.store_clock import changed_at, store_time
 from pipeline.text_index import used_runs
 
 _KINDS = {
@@ -44,6 +46,7 @@ _KINDS = {
     "index": re.compile(r"_meta/index/[0-9a-f]+/[0-9a-f]+\.(?:arrow|json)"),
     "generation": re.compile(r"_meta/generations/([0-9a-f]+)\.json"),
     "run record": re.compile(r"_meta/runs/([0-9a-f]+)/.+"),
+    "lease": re.compile(r"_meta/leases/\d{20}/[^/]+"),
     "probe": re.compile(r"_meta/probes/[0-9a-f]+"),
     "temporary": re.compile(r"_meta/tmp/[^/]+"),
 }
@@ -58,6 +61,7 @@ _REASONS = {
     "index": "a larger one covers its parts, or they are gone",
     "generation": "nothing kept has its fingerprint",
     "run record": "nothing kept is from this run",
+    "lease": "of a refresh that ended or died",
     "probe": "left behind by a check for conditional writes",
     "temporary": "left behind by a write that was killed",
 }
@@ -98,7 +102,7 @@ def vacuum(
     store = Store(store_uri, storage_options)
     if keep_snapshots < 1:
         raise OutputError(f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept")
-    limit = _now(store) - older_than.total_seconds()
+    limit = store_time(store) - older_than.total_seconds()
     # listed before snapshots are read: a snapshot made in between names nothing that could be judged without it
     listed = {path: found for path, found in _list(store).items() if _kind(path)}
     found_snapshots = (commit.load_snapshot(store, number) for number in commit.snapshot_numbers(store))
@@ -202,16 +206,6 @@ def _lineage_of_kept_rows(store: Store, old: Iterable[str], needed: Iterable[str
     return {path for path, run_id in records.items() if run_id in runs}
 
 
-def _now(store: Store) -> float:
-    """The time by the store's clock: when it says that an object written now was changed."""
-    probe = f"_meta/probes/{os.urandom(8).hex()}"
-    store.put_if_absent(probe, b"time")
-    try:
-        return _changed(store, retried(lambda: store.fs.info(store.path(probe)), f"read {shown(store.uri)}/{probe}"))
-    finally:
-        store.delete(probe)
-
-
 def _list(store: Store) -> dict[str, Listed]:
     """Every object under the root. Local: links are neither followed nor listed, so nothing outside can be named."""
     if store.local:
@@ -219,7 +213,7 @@ def _list(store: Store) -> dict[str, Listed]:
     found = retried(lambda: store.fs.find(store.root, detail=True), f"list {shown(store.uri)}")
     top = f"{store.root}/"
     inside = {name.removeprefix(top): info for name, info in found.items() if name.startswith(top)}
-    return {name: Listed(int(info["size"]), _changed(store, info)) for name, info in inside.items()}
+    return {name: Listed(int(info["size"]), changed_at(store, info)) for name, info in inside.items()}
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Listed]]:
@@ -232,15 +226,3 @@ def _walk(root: Path) -> Iterator[tuple[str, Listed]]:
                 continue
             if stat.S_ISREG(found.st_mode):
                 yield path.relative_to(root).as_posix(), Listed(found.st_size, found.st_mtime)
-
-
-def _changed(store: Store, info: Mapping[str, Any]) -> float:
-    for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
-        value = info.get(key)
-        if isinstance(value, str):
-            value = datetime.datetime.fromisoformat(value)
-        if isinstance(value, datetime.datetime):
-            return value.timestamp()
-        if isinstance(value, int | float):
-            return float(value)
-    raise OutputError(f"{shown(store.uri)}: the store does not say when objects were changed, so no age can be told")

@@ -21,6 +21,7 @@ from pipeline.errors import OutputError
 from pipeline.job import Job
 from pipeline.lineage import Shard, Span, Split
 from pipeline.origin import SOURCE_GONE, Record, digest_of, key_of, read_records, shard_of
+from pipeline.ragged import renumbered
 from pipeline.recorded import Recorded, load_engine_of
 from pipeline.storage import shown
 from pipeline.tokenize import load_tokenizer
@@ -171,7 +172,7 @@ def _part(
 def _only(prepared: parts.Prepared, rows: Sequence[int]) -> tuple[pa.Table, pa.Table]:
     """Some rows of a prepared part, and only the distinct texts that these rows need."""
     taken = prepared.rows.take(pa.array(rows, pa.int64()))
-    texts, used = parts.renumbered(taken["texts"])
+    texts, used = renumbered(taken["texts"])
     taken = taken.set_column(taken.column_names.index("texts"), "texts", texts)
     return taken, prepared.tokens.take(pa.array(used, pa.int64()))
 

@@ -61,6 +61,8 @@ def watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: W
                 if every and not plan.stale and time.monotonic() - committed > every.total_seconds():
                     _commit_so_far(plan, store)
                     committed = time.monotonic()
+            except ray.exceptions.RayError:
+                continue  # the actor went with its node; Ray starts it again, empty
             except CorpusEmbedError as error:
                 stop.error = error
                 _thread.interrupt_main()  # the only way out of a Ray Data execution that blocks the main thread
@@ -75,6 +77,13 @@ def watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: W
         thread.join()
         with contextlib.suppress(ray.exceptions.RayError):
             tick()
+
+
+def show_retry(progress: Progress, watch: Watch | None, note: str | None) -> None:
+    """Count one request of the driver that is tried again; `note` says which one has failed for long."""
+    progress.add({"storage_retries": 1})
+    if note and watch:
+        watch(progress, [note])
 
 
 def _commit_so_far(plan: Plan, store: Store) -> None:

@@ -142,6 +142,27 @@ def llama_last_token(
     return _make(directory, ["llama_last_token", *size, *other], build)
 
 
+def xlm_roberta(directory: str | Path, *, hidden: int = 64, max_tokens: int = 128, seed: int = 0) -> Path:
+    """Layout of the multilingual encoders: XLM-RoBERTa with a Unigram tokenizer, <s> … </s> round a text, mean pooling.
+
+    Positions are counted from the padding id on (3 here), so the table has four rows more than a text can have tokens.
+    """
+
+    def build(path: Path) -> None:
+        from transformers import XLMRobertaConfig, XLMRobertaModel
+
+        n_tokens = write_unigram(path, sample_texts("ja") + sample_texts("en"), 3_000, max_tokens, "right", True)
+        config = XLMRobertaConfig(
+            vocab_size=n_tokens, hidden_size=hidden, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+            max_position_embeddings=max_tokens + 4, bos_token_id=1, eos_token_id=2, pad_token_id=3, type_vocab_size=1,
+        )  # fmt: skip
+        save_spread(XLMRobertaModel(config), path, seed)
+        write_modules(path, [("pooling", hidden, "mean")], max_tokens, None)
+        write_readme(path, "license: mit", "multilingual")
+
+    return _make(directory, ["xlm_roberta", hidden, max_tokens, seed], build)
+
+
 def bert_mean(directory: str | Path, **sizes: Any) -> Path:
     """An English lower-casing WordPiece BERT with a fast tokenizer and mean pooling. Sizes as `_english_bert`."""
     return _english_bert(directory, "bert_mean", ["pooling"], **sizes)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import commit, parts, publish
+from pipeline import commit, dataset, parts, publish
 from pipeline.failpoints import failpoint
 from pipeline.job import Job
 from pipeline.lineage import Manifest, Snapshot
@@ -154,6 +154,8 @@ def commit_plan(plan: Plan, store: Store, finished: Sequence[Manifest], *, compl
     """The snapshot of a plan, on the head that it was planned on."""
     targets = {t.split.split_id for t in plan.todo} | {part.split.split_id for part in plan.done}
     live = [part for part in finished if part.split.split_id in targets]
+    duplicates = dataset.count_duplicate_ids(store, live) if complete and plan.job.spec.input.id_column else None
     return commit.commit_snapshot(
-        store, live, run_id=plan.run_id, fingerprint=plan.job.fingerprint, parent=plan.head, complete=complete
-    )
+        store, live, run_id=plan.run_id, fingerprint=plan.job.fingerprint, parent=plan.head, complete=complete,
+        n_duplicate_ids=duplicates,
+    )  # fmt: skip

@@ -113,6 +113,18 @@ def test_other_rows_of_the_same_part_are_not_adopted_and_do_not_block_it(tmp_pat
     assert pq.read_table(tmp_path / orphan.path, columns=["doc_id"]).equals(earlier.select(["doc_id"]))
 
 
+def test_a_data_file_that_rotted_before_its_manifest_is_written_beside(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    orphan = commit.publish_data_file(store, "p1", "", {}, rows(3), METADATA)
+    column = pq.read_metadata(tmp_path / orphan.path).row_group(0).column(2)
+    data = bytearray((tmp_path / orphan.path).read_bytes())
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    (tmp_path / orphan.path).write_bytes(data)
+    ours = commit.publish_data_file(store, "p1", "", {}, rows(3), METADATA)
+    assert ours.path != orphan.path
+    assert pq.read_table(tmp_path / ours.path, page_checksum_verification=True).num_rows == 3
+
+
 def test_a_manifest_is_created_once_and_the_first_one_counts(spec: JobSpec) -> None:
     _, store, parts = finished(spec)
     other = parts[0].model_copy(update={"run_id": "later", "n_padded_tokens": 99})
@@ -181,6 +193,13 @@ def test_a_partial_snapshot_is_followed_by_the_complete_one(spec: JobSpec) -> No
     complete = commit_plan(plan, store, parts)  # still planned on no head at all: its own snapshot is built upon
     assert (complete.number, complete.parent, complete.complete) == (2, 1, True)
     assert commit_plan(plan, store, parts) == complete
+
+
+def test_a_slow_attempt_does_not_take_parts_away_that_a_faster_one_made_visible(spec: JobSpec) -> None:
+    plan, store, parts = finished(spec)
+    more = commit_plan(plan, store, parts[:4], complete=False)
+    late = commit_plan(plan, store, parts[:2], complete=False)  # listed its manifests earlier, stood still, commits now
+    assert late == more == commit.load_snapshot(store)
 
 
 def test_a_complete_snapshot_follows_a_partial_one_of_the_same_parts(spec: JobSpec) -> None:

@@ -199,3 +199,63 @@ def test_the_package_imports_neither_ray_nor_fugashi():
 
     code = "import sys, pipeline.embed; print({'ray', 'fugashi'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def rewritten(copy: Path, rename) -> None:
+    """The weights under other names, in two shards with an index, as large and task models come."""
+    from safetensors.torch import load_file, save_file
+
+    weights = {rename(name): weight for name, weight in load_file(copy / "model.safetensors").items()}
+    (copy / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, held in shards.items():
+        save_file({name: weights[name] for name in held}, copy / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: name,
+        lambda name: f"bert.{name}",
+        lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"),
+    ],
+    ids=["sharded", "of a task model", "old names"],
+)
+def test_weights_are_found_in_shards_and_under_the_names_of_task_models_and_old_checkpoints(bert, copy, rename):
+    ids, offsets = ragged()
+    expected = load_engine(resolve(str(bert))).embed(ids, offsets)
+    rewritten(copy, rename)
+    engine = load_engine(resolve(str(copy)))
+    assert engine.name == "packed_bert"
+    np.testing.assert_array_equal(engine.embed(ids, offsets), expected)
+
+
+def test_a_weight_of_another_shape_or_a_shard_outside_the_directory_is_an_error(copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] - 1}))
+    with pytest.raises(ModelError, match=r"word_embeddings\.weight"):
+        load_engine(resolve(str(copy)))
+    (copy / "config.json").write_text(json.dumps(config))
+    rewritten(copy, lambda name: name)
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../x.safetensors"}}))
+    with pytest.raises(ModelError, match="no file of the directory"):
+        load_engine(resolve(str(copy)))
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "linear", "factor": 2.0}, {"rope_type": "llama3", "factor": 8.0,
+                         "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}],
+                         ids=["linear", "llama3"])  # fmt: skip
+def test_stretched_rotary_positions_are_those_of_transformers(llama, tmp_path, rope):
+    path = Path(shutil.copytree(llama, tmp_path / "stretched"))
+    config = json.loads((path / "config.json").read_text())
+    config["rope_parameters"] = {"rope_theta": 500.0, **rope}
+    (path / "config.json").write_text(json.dumps(config))
+    ids, offsets = ragged()
+    model = resolve(str(path))
+    packed, padded = (load_engine(model, engine=kind).embed(ids, offsets) for kind in ("packed", "padded"))
+    np.testing.assert_allclose(packed, padded, atol=2e-5)
+    plain = load_engine(resolve(str(llama))).embed(ids, offsets)
+    assert np.nanmax(np.abs(packed - plain)) > 1e-2

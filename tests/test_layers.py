@@ -23,10 +23,25 @@ SIBLINGS = {"read", "prepare", "tokenize", "embed", "write"}
 # Which layer a module is in, by its first name below `pipeline`. A module may import its own layer and those below.
 LAYERS = {
     **dict.fromkeys(
-        ["errors", "lineage", "schema", "storage", "metrics", "model_dir", "model_store", "failpoints", "uploads"], 0
+        [
+            "addresses",
+            "errors",
+            "lineage",
+            "schema",
+            "storage",
+            "retry",
+            "ragged",
+            "metrics",
+            "model_dir",
+            "model_store",
+            "failpoints",
+            "uploads",
+            "store_clock",
+        ],
+        0,
     ),
     **dict.fromkeys(SIBLINGS, 1),
-    "spec": 2,
+    **dict.fromkeys(["spec", "spec_types"], 2),
     **dict.fromkeys(
         [
             "job",
@@ -35,6 +50,8 @@ LAYERS = {
             "invariants",
             "plan",
             "parts",
+            "careful",
+            "quarantine",
             "shards",
             "commit",
             "publish",
@@ -42,11 +59,15 @@ LAYERS = {
             "reuse",
             "text_index",
             "dataset",
+            "feed",
+            "compact",
+            "lake",
             "vacuum",
             "verify",
             "verify_rows",
             "verify_sample",
             "recorded",
+            "lease",
             "record",
             "trace",
             "search",
@@ -54,13 +75,16 @@ LAYERS = {
         3,
     ),
     **dict.fromkeys(["run", "watch", "stages", "cluster"], 4),
-    **dict.fromkeys(["cli", "display", "__main__", "__init__"], 5),
+    **dict.fromkeys(["cli", "cli_outputs", "display", "__main__", "__init__"], 5),
+    **dict.fromkeys(["cli", "cli_submit", "cli_options", "submit", "display", "__main__", "__init__"], 5),
 }
 # library -> the only places that may import it
 ROOMS = {
     "torch": ("embed/",),
     "fugashi": ("tokenize/mecab.py",),
-    "ray": ("run.py", "watch.py", "stages.py", "cluster.py"),
+    "pyiceberg": ("lake/iceberg.py",),
+    "deltalake": ("lake/delta.py",),
+    "ray": ("run.py", "watch.py", "stages.py", "cluster.py", "submit.py"),
 }
 
 

@@ -18,7 +18,7 @@ from pipeline import errors
 from tests.outputs import make_spec, write_shard
 
 ROOT = Path(__file__).parent.parent
-NAMES = {"JobSpec", "load_spec", "open_dataset", "plan", "read_vectors", "run"}
+NAMES = {"JobSpec", "changes", "load_spec", "open_dataset", "plan", "read_vectors", "run"}
 
 
 def fresh(code: str) -> object:

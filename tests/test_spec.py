@@ -56,13 +56,6 @@ def test_a_mistake_is_named_with_its_place_and_the_way_out(section: str, fields:
         spec_from(spec_with(section, **fields))
 
 
-def test_secrets_are_refused_and_not_repeated() -> None:
-    with pytest.raises(SpecError) as caught:
-        spec_from(spec_with("input", storage_options={"secret": "hunter2-canary"}))
-    assert "AWS_ACCESS_KEY_ID" in str(caught.value)
-    assert "hunter2-canary" not in str(caught.value)
-
-
 def test_dotted_overrides_win_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))

@@ -12,14 +12,12 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.utils import logging as transformers_logging
 
 from pipeline.embed.buckets import Rows
 
@@ -157,18 +155,3 @@ def to_device(array: NDArray[Any], device: str) -> torch.Tensor:
     """Host array → device without waiting, through pinned memory on a GPU."""
     host = torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else host
-
-
-@contextmanager
-def quiet_loading(warnings: bool = True) -> Iterator[None]:
-    """Without transformers' progress bars, which would fill the log of every worker, and on request its warnings."""
-    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    if not warnings:
-        transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

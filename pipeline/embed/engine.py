@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import torch
 
-from pipeline.embed.base import DTYPES, Engine, EngineOptions, EngineStats, quiet_loading
+from pipeline.embed.base import DTYPES, Engine, EngineOptions, EngineStats
 from pipeline.embed.packed import load_packed
 from pipeline.errors import ModelError
 from pipeline.model_dir import POOLINGS, ModelDir
@@ -57,19 +57,16 @@ def load_engine(
         max_batch_tokens=max_batch_tokens or 0,
         prompt_tokens=0 if model.include_prompt else prompt_tokens,
     )
-    with quiet_loading():
-        if engine != "padded":
-            loaded = load_packed(model, options)
-            if isinstance(loaded, Engine):
-                return loaded
-            if engine == "packed":
-                raise ModelError(f"{model.path}: engine 'packed' cannot run it: {loaded}. Set engine to 'auto'.")
-            log.info("%s: padded engine, because packed cannot run it: %s", model.path, loaded)
-        from pipeline.embed.padded import (
-            PaddedEngine,  # sentence-transformers: 3 s that packed models do without
-        )
+    if engine != "padded":
+        loaded = load_packed(model, options)
+        if isinstance(loaded, Engine):
+            return loaded
+        if engine == "packed":
+            raise ModelError(f"{model.path}: engine 'packed' cannot run it: {loaded}. Set engine to 'auto'.")
+        log.info("%s: padded engine, because packed cannot run it: %s", model.path, loaded)
+    from pipeline.embed.padded import PaddedEngine  # sentence-transformers: 6 s that packed models do without
 
-        return PaddedEngine(model, options)
+    return PaddedEngine(model, options)
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:

@@ -48,13 +48,16 @@ def drop_last_normalize(modules: list[nn.Module]) -> list[nn.Module]:
 
 def load_head(model: ModelDir, normalize: bool, truncate_dim: int | None) -> Head:
     """Raises ModelError when a module's files cannot be loaded."""
-    behind = [i for i, module in enumerate(model.modules) if module.kind == "Pooling"]
+    kinds = [module.kind for module in model.modules]
+    behind = model.modules[kinds.index("Pooling") + 1 :] if "Pooling" in kinds else ()
+    while behind and behind[-1].kind == "Normalize":  # as `drop_last_normalize`
+        behind = behind[:-1]
+    if not behind:
+        return Head([], normalize, truncate_dim).eval()
+    from sentence_transformers.util import import_from_string  # 6 s: only for models that have such modules
+
     loaded: list[nn.Module] = []
-    if behind and model.modules[behind[0] + 1 :]:
-        from sentence_transformers.util import (
-            import_from_string,  # 3 s: only for models that have such modules
-        )
-    for module in model.modules[behind[0] + 1 :] if behind else ():
+    for module in behind:
         try:
             kind: Any = import_from_string(module.type)
             loaded.append(kind.load(str(model.path), subfolder=module.path, local_files_only=True))
@@ -63,4 +66,4 @@ def load_head(model: ModelDir, normalize: bool, truncate_dim: int | None) -> Hea
                 f"{model.path}: module {module.path} ({module.type}) could not be loaded: "
                 f"{type(error).__name__}: {error}"
             ) from error
-    return Head(drop_last_normalize(loaded), normalize, truncate_dim).eval()
+    return Head(loaded, normalize, truncate_dim).eval()

@@ -1,7 +1,7 @@
 """The unpadded engine: flat (tokens, hidden) matrices through our own forward of the two families the models
 need.
 
-In and out: see `Engine`. Method: weights are read by transformers and rearranged once (query, key and value
+In and out: see `Engine`. Method: weights are read from safetensors and rearranged once (query, key and value
 in one matrix); a bucket is one flat row of tokens, so every GEMM works on real tokens only and only attention
 knows rows. Pooling by one token (cls, last_token) needs the last layer's query, output projection and FFN for
 that token alone, which is exact and saves up to a layer. Cost: benchmarks/engine.py.
@@ -14,26 +14,33 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel
 
 from pipeline.embed.attention import attention_for, pack
-from pipeline.embed.base import DTYPES, Engine, EngineOptions, quiet_loading
+from pipeline.embed.base import DTYPES, Engine, EngineOptions
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.head import load_head
 from pipeline.embed.packed_bert import PackedBert
 from pipeline.embed.packed_llama import PackedLlama
+from pipeline.embed.pointwise import ACTIVATIONS
 from pipeline.embed.pooling import keep_real, pool, single_token_index
+from pipeline.embed.weights import read_weights
 from pipeline.errors import ModelError
 from pipeline.model_dir import ModelDir
 
 __all__ = ["PackedEngine", "load_packed"]
 
-FAMILIES: dict[str, type[PackedBert] | type[PackedLlama]] = {"bert": PackedBert, "llama": PackedLlama}
-"""`model_type` of config.json → its forward. A new family is one file and one line here."""
+Family = type[PackedBert] | type[PackedLlama]
+FAMILIES: dict[str, tuple[Family, str]] = {
+    "bert": (PackedBert, "bert."), "roberta": (PackedBert, "roberta."), "xlm-roberta": (PackedBert, "roberta."),
+    "llama": (PackedLlama, "model."),
+}  # fmt: skip
+"""`model_type` of config.json → its forward and the prefix of names in task models' weights. A new family is one file
+and one line here.
+"""
 
 
 class PackedEngine(Engine):
-    """Runs a packed forward. `name` is packed_bert or packed_llama."""
+    """Runs a packed forward. `name` is packed_ and the model type: packed_bert, packed_llama, …"""
 
     def __init__(self, model: ModelDir, options: EngineOptions, body: PackedBert | PackedLlama) -> None:
         super().__init__(options)
@@ -80,9 +87,10 @@ def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
     """The engine, or the reason why this model or these options need the padded one. Raises ModelError for
     damage.
     """
-    family = FAMILIES.get(str(model.config.get("model_type")))
-    if family is None:
-        return f"model_type {model.config.get('model_type')!r} is not one of {sorted(FAMILIES)}"
+    config, dtype = model.config, DTYPES[options.dtype]
+    kind = str(config.get("model_type"))
+    if kind not in FAMILIES:
+        return f"model_type {kind!r} is not one of {sorted(FAMILIES)}"
     if options.device != "cpu" and options.dtype == "float32":
         return "variable-length attention on a GPU needs bfloat16 or float16"
     before = (
@@ -90,27 +98,12 @@ def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
     )
     if before:
         return f"modules stand between transformer and pooling: {before}"
-    try:
-        with quiet_loading(warnings=False):  # what is missing is checked below
-            body, info = AutoModel.from_pretrained(
-                str(model.transformer_path),
-                dtype=DTYPES[options.dtype],
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        raise ModelError(
-            f"{model.transformer_path}: transformers could not load the model: {type(error).__name__}: {error}"
-        ) from error
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing or info["mismatched_keys"]:
-        raise ModelError(
-            f"{model.transformer_path}: the weights lack or do not fit {(missing or sorted(info['mismatched_keys']))[:3]}, "
-            "which would be drawn at random. Restore the files from their source."
-        )
-    reason = family.unsupported(body)
-    if reason:
+    if config.get("hidden_act", "gelu") not in ACTIVATIONS:
+        return f"the activation {config['hidden_act']!r} is not one of {sorted(ACTIVATIONS)}"
+    if config.get("quantization_config") or (model.transformer_path / "adapter_config.json").is_file():
+        return "its weights are quantized or come with an adapter"
+    family, prefix = FAMILIES[kind]
+    if reason := family.unsupported(config):
         return reason
-    return PackedEngine(model, options, family(body.eval(), options.device))
+    weights = read_weights(model.transformer_path, family.shapes(config), prefix, dtype, options.device)
+    return PackedEngine(model, options, family(config, weights))

@@ -1,25 +1,37 @@
-"""The forward of a BERT encoder over packed tokens.
+"""The forward of a BERT, RoBERTa or XLM-R encoder over packed tokens.
 
-In: a `PackedBatch`. Out: hidden states (T, D), or (n, D) of the wanted token of each row. Source: Devlin et
-al. 2019; weights and activation are those of transformers' BertModel, in post-norm order. Cost for T tokens:
-2 T (4 D² + 2 D F) flops a layer and attention; the last layer costs 2 T · 2 D² where one token a row is
+In: a `PackedBatch`. Out: hidden states (T, D), or (n, D) of the wanted token of each row. Source: Devlin et al.
+2019; Liu et al. 2019; names, defaults and results are those of transformers' models, in post-norm order. Cost for
+T tokens: 2 T (4 D² + 2 D F) flops a layer and attention; the last layer costs 2 T · 2 D² where one token a row is
 wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import embedding, layer_norm, linear
-from transformers import BertModel, PreTrainedModel
-from transformers.activations import ACT2FN
 
 from pipeline.embed.attention import Attention, PackedBatch
+from pipeline.embed.pointwise import ACTIVATIONS
+from pipeline.embed.weights import Shapes
 
 __all__ = ["PackedBert"]
+
+_DEFAULTS = {
+    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}  # fmt: skip
+
+_LINEAR = {
+    **dict.fromkeys(("attention.self.query", "attention.self.key", "attention.self.value"), ("D", "D")),
+    "attention.output.dense": ("D", "D"), "attention.output.LayerNorm": ("D", ""), "intermediate.dense": ("F", "D"),
+    "output.dense": ("D", "F"), "output.LayerNorm": ("D", ""),
+}  # fmt: skip
+"""Module of a layer → (out, in) in letters of the docstring; a LayerNorm has no second side."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +52,54 @@ class PackedBert:
     single_token_poolings: ClassVar[tuple[str, ...]] = ("cls", "last_token")
     default_budget_tokens: ClassVar[dict[str, int]] = {"cpu": 2048, "cuda": 32768}
 
-    def __init__(self, model: BertModel, device: str) -> None:
-        config, weights = model.config, {name: w.to(device) for name, w in model.state_dict().items()}
-        self.max_tokens = int(config.max_position_embeddings)
-        self.vocab_size = int(config.vocab_size)
-        self._n_heads = int(config.num_attention_heads)
-        self._eps = float(config.layer_norm_eps)
-        self._activation: Callable[[torch.Tensor], torch.Tensor] = ACT2FN[config.hidden_act]
+    def __init__(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+        config = {**_DEFAULTS, **config}
+        # RoBERTa counts positions from the padding id on, and a literal padding token stands at that very position.
+        self._pad_id = None if config["model_type"] == "bert" else int(config.get("pad_token_id", 1))
+        self.max_tokens = int(config["max_position_embeddings"]) - (0 if self._pad_id is None else self._pad_id + 1)
+        self.vocab_size = int(config["vocab_size"])
+        self._n_heads = int(config["num_attention_heads"])
+        self._eps = float(config["layer_norm_eps"])
+        self._activation = ACTIVATIONS[config["hidden_act"]]
         self._words = weights["embeddings.word_embeddings.weight"]
         # Every text is of the first type, so its row is added to the positions once and for all.
         self._positions = (
             weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
         )
         self._norm = weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"]
-        self._layers = [_layer(weights, f"encoder.layer.{i}.") for i in range(config.num_hidden_layers)]
+        self._layers = [_layer(weights, f"encoder.layer.{i}.") for i in range(config["num_hidden_layers"])]
 
     @staticmethod
-    def unsupported(model: PreTrainedModel) -> str | None:
+    def unsupported(config: dict[str, Any]) -> str | None:
         """Why this forward is not the model's own, or None."""
-        config = model.config
-        if type(model) is not BertModel:
-            return f"the architecture is {type(model).__name__}"
-        if getattr(config, "is_decoder", False):
+        if config.get("is_decoder"):
             return "is_decoder is set"
-        if getattr(config, "position_embedding_type", "absolute") != "absolute":
-            return f"position_embedding_type is {config.position_embedding_type!r}"
+        if config.get("position_embedding_type", "absolute") != "absolute":
+            return f"position_embedding_type is {config['position_embedding_type']!r}"
         return None
+
+    @staticmethod
+    def shapes(config: dict[str, Any]) -> Shapes:
+        """Names and shapes of the weights, without the prefix that task models put before them."""
+        config = {**_DEFAULTS, **config}
+        d, f = config["hidden_size"], config["intermediate_size"]
+        shapes: dict[str, tuple[int, ...]] = {
+            "embeddings.word_embeddings.weight": (config["vocab_size"], d),
+            "embeddings.position_embeddings.weight": (config["max_position_embeddings"], d),
+            "embeddings.token_type_embeddings.weight": (config["type_vocab_size"], d),
+            "embeddings.LayerNorm.weight": (d,),
+            "embeddings.LayerNorm.bias": (d,),
+        }
+        for i in range(config["num_hidden_layers"]):
+            for name, (n_out, n_in) in _LINEAR.items():
+                width = {"D": d, "F": f}
+                shapes[f"encoder.layer.{i}.{name}.weight"] = (width[n_out], *([width[n_in]] if n_in else []))
+                shapes[f"encoder.layer.{i}.{name}.bias"] = (width[n_out],)
+        return shapes
 
     def forward(self, batch: PackedBatch, attention: Attention, wanted: torch.Tensor | None) -> torch.Tensor:
         """`wanted`: (n,) packed token of each row to be returned alone, or None for all T."""
-        hidden = embedding(batch.ids, self._words) + embedding(batch.positions, self._positions)  # (T, D)
+        hidden = embedding(batch.ids, self._words) + embedding(self._places(batch), self._positions)  # (T, D)
         hidden = self._normed(hidden, self._norm)
         full = self._layers if wanted is None else self._layers[:-1]
         for layer in full:
@@ -83,6 +113,16 @@ class PackedBert:
         picked = hidden[wanted]  # (n, D)
         (q,) = self._heads(linear(picked, weight[:width], bias[:width]), 1)
         return self._finish(layer, picked, attention(q, k, v, batch, causal=False, pooled=True))
+
+    def _places(self, batch: PackedBatch) -> torch.Tensor:
+        """(T,) which row of the position table each token gets."""
+        if self._pad_id is None:
+            return batch.positions
+        is_real = (batch.ids != self._pad_id).int()  # (T,)
+        counted = is_real.cumsum(0, dtype=torch.int32)
+        first = batch.starts[:-1].long()
+        before = torch.repeat_interleave(counted[first] - is_real[first], batch.lengths, output_size=batch.ids.shape[0])
+        return (counted - before) * is_real + self._pad_id
 
     def _heads(self, projected: torch.Tensor, n_parts: int) -> tuple[torch.Tensor, ...]:
         """(T, parts × D) → `n_parts` views of (T, H, D / H)."""

@@ -2,27 +2,30 @@
 
 In: a `PackedBatch`. Out: hidden states (T, D) after the last norm, or (n, D) of the last token of each row.
 Source: Touvron et al. 2023; Su et al. 2021 (rotary positions: any kind whose frequencies do not depend on the
-text); weights are those of transformers' LlamaModel. Cost for T tokens: 2 T (2 D Dh (Hq + Hkv) + 3 D F) flops
+text); names, defaults and results are those of transformers' LlamaModel. Cost for T tokens: 2 T (2 D Dh (Hq + Hkv) + 3 D F) flops
 a layer and attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import embedding, linear, rms_norm
-from transformers import LlamaModel, PreTrainedModel
-from transformers.activations import ACT2FN
 
 from pipeline.embed.attention import Attention, PackedBatch
+from pipeline.embed.pointwise import ACTIVATIONS
+from pipeline.embed.weights import Shapes
 
 __all__ = ["PackedLlama"]
 
 _FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 _LARGEST_TABLE = 1 << 17  # positions
+_DEFAULTS = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+}  # fmt: skip
 
 Linear = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -45,31 +48,52 @@ class PackedLlama:
     single_token_poolings: ClassVar[tuple[str, ...]] = ("last_token",)
     default_budget_tokens: ClassVar[dict[str, int]] = {"cpu": 2048, "cuda": 16384}
 
-    def __init__(self, model: LlamaModel, device: str) -> None:
-        config, weights = model.config, {name: w.to(device) for name, w in model.state_dict().items()}
-        self.max_tokens = min(int(config.max_position_embeddings), _LARGEST_TABLE)
-        self.vocab_size = int(config.vocab_size)
-        self._n_q, self._n_kv = (
-            int(config.num_attention_heads),
-            int(config.num_key_value_heads or config.num_attention_heads),
-        )
-        self._eps = float(config.rms_norm_eps)
-        self._activation: Callable[[torch.Tensor], torch.Tensor] = ACT2FN[config.hidden_act]
+    def __init__(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+        config = {**_DEFAULTS, **config}
+        self.max_tokens = min(int(config["max_position_embeddings"]), _LARGEST_TABLE)
+        self.vocab_size = int(config["vocab_size"])
+        self._n_q, self._n_kv, self._head_dim = _heads_of(config)
+        self._eps = float(config["rms_norm_eps"])
+        self._activation = ACTIVATIONS[config["hidden_act"]]
         self._words = weights["embed_tokens.weight"]
         self._norm = weights["norm.weight"]
-        self._layers = [_layer(weights, f"layers.{i}.") for i in range(config.num_hidden_layers)]
-        self._cos, self._sin = _rotary_table(model, self.max_tokens, device)  # (positions, Dh / 2) each
+        self._layers = [_layer(weights, f"layers.{i}.") for i in range(config["num_hidden_layers"])]
+        frequencies, scale = _rotary(config, self._head_dim)
+        angles = torch.outer(torch.arange(self.max_tokens, dtype=torch.float32), frequencies)
+        self._cos, self._sin = ((table * scale).to(self._norm) for table in (angles.cos(), angles.sin()))
+        # (positions, Dh / 2) each
 
     @staticmethod
-    def unsupported(model: PreTrainedModel) -> str | None:
+    def unsupported(config: dict[str, Any]) -> str | None:
         """Why this forward is not the model's own, or None."""
-        if type(model) is not LlamaModel:
-            return f"the architecture is {type(model).__name__}"
-        if not getattr(model.config, "is_causal", True):
+        if not config.get("is_causal", True):
             return "is_causal is false"
-        if model.rotary_emb.rope_type not in _FIXED_ROTARY:
-            return f"rotary positions of type {model.rotary_emb.rope_type!r} depend on the text's length"
+        if _rotary_kind(config) not in _FIXED_ROTARY:
+            return f"rotary positions of type {_rotary_kind(config)!r} depend on the text's length"
         return None
+
+    @staticmethod
+    def shapes(config: dict[str, Any]) -> Shapes:
+        """Names and shapes of the weights, without the prefix that task models put before them."""
+        config = {**_DEFAULTS, **config}
+        d, f = config["hidden_size"], config["intermediate_size"]
+        n_q, n_kv, head_dim = _heads_of(config)
+        q, kv = n_q * head_dim, n_kv * head_dim
+        attention = {"q_proj": (q, d), "k_proj": (kv, d), "v_proj": (kv, d), "o_proj": (d, q)}
+        mlp = {"gate_proj": (f, d), "up_proj": (f, d), "down_proj": (d, f)}
+        shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (config["vocab_size"], d), "norm.weight": (d,)}
+        for i in range(config["num_hidden_layers"]):
+            for norm in ("input_layernorm", "post_attention_layernorm"):
+                shapes[f"layers.{i}.{norm}.weight"] = (d,)
+            for module, has_bias, matrices in (
+                ("self_attn", config.get("attention_bias"), attention),
+                ("mlp", config.get("mlp_bias"), mlp),
+            ):
+                for name, shape in matrices.items():
+                    shapes[f"layers.{i}.{module}.{name}.weight"] = shape
+                    if has_bias:
+                        shapes[f"layers.{i}.{module}.{name}.bias"] = shape[:1]
+        return shapes
 
     def forward(self, batch: PackedBatch, attention: Attention, wanted: torch.Tensor | None) -> torch.Tensor:
         """`wanted`: (n,) packed token of each row to be returned alone (its last), or None for all T."""
@@ -96,8 +120,7 @@ class PackedLlama:
         """Query, key and value heads, or the `rows` of that projection: (T, heads, Dh)."""
         weight, bias = layer.qkv
         normed = rms_norm(hidden, hidden.shape[-1:], layer.norm_attention, self._eps)
-        head_dim = layer.out[0].shape[1] // self._n_q
-        return linear(normed, weight[rows], None if bias is None else bias[rows]).unflatten(1, (-1, head_dim))
+        return linear(normed, weight[rows], None if bias is None else bias[rows]).unflatten(1, (-1, self._head_dim))
 
     def _finish(self, layer: _Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         hidden = linear(mixed.flatten(1), *layer.out).add_(hidden)
@@ -112,10 +135,33 @@ def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def _rotary_table(model: LlamaModel, n_positions: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    angles = torch.outer(torch.arange(n_positions, dtype=torch.float32), model.rotary_emb.inv_freq.float().cpu())
-    scale = model.rotary_emb.attention_scaling
-    return (angles.cos() * scale).to(device, model.dtype), (angles.sin() * scale).to(device, model.dtype)
+def _heads_of(config: dict[str, Any]) -> tuple[int, int, int]:
+    """Query heads, key and value heads, and the width of one."""
+    n_q = config["num_attention_heads"]
+    return n_q, config.get("num_key_value_heads") or n_q, config.get("head_dim") or config["hidden_size"] // n_q
+
+
+def _rotary_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Under the name of transformers 4 or of 5, `rope_theta` beside it or in it."""
+    theta = {"rope_theta": config.get("rope_theta", 10000.0)}
+    return {**theta, **(config.get("rope_scaling") or config.get("rope_parameters") or {})}
+
+
+def _rotary_kind(config: dict[str, Any]) -> str:
+    settings = _rotary_settings(config)
+    return str(settings.get("rope_type", settings.get("type", "default")))
+
+
+def _rotary(config: dict[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
+    """Frequencies, (Dh / 2,), and what cosine and sine are multiplied with."""
+    if _rotary_kind(config) == "default":
+        halves = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        return 1.0 / (_rotary_settings(config)["rope_theta"] ** halves), 1.0
+    from transformers import LlamaConfig  # 3 s, and rarely needed: long-context models stretch their positions
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    rotary = LlamaRotaryEmbedding(LlamaConfig.from_dict(config))
+    return rotary.inv_freq.float(), float(rotary.attention_scaling)
 
 
 def _layer(weights: dict[str, torch.Tensor], prefix: str) -> _Layer:

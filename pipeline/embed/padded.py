@@ -10,6 +10,7 @@ rotary and relative positions alike. Cost: padding included, see `EngineStats.pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers.utils import logging as transformers_logging
 
 from pipeline.embed.base import DTYPES, Engine, EngineOptions, to_device
 from pipeline.embed.buckets import Rows, flat_index, padded_buckets
@@ -38,7 +40,8 @@ class PaddedEngine(Engine):
     def __init__(self, model: ModelDir, options: EngineOptions) -> None:
         super().__init__(options)
         self.budget_tokens = options.max_batch_tokens or DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]]
-        modules = _load_modules(model, options)
+        with _quiet_loading():
+            modules = _load_modules(model, options)
         pooled_at = next(i for i, module in enumerate(modules) if isinstance(module, Pooling))
         self._body = torch.nn.Sequential(*modules[: pooled_at + 1]).to(options.device, DTYPES[options.dtype]).eval()
         behind = drop_last_normalize(modules[pooled_at + 1 :])
@@ -105,3 +108,15 @@ def _load_modules(model: ModelDir, options: EngineOptions) -> list[Any]:
         width = modules[0].get_embedding_dimension()
         modules[at : at + 1] = [Pooling(width, modes, include_prompt=model.include_prompt)]
     return modules
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' progress bars, which would fill the log of every worker."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()

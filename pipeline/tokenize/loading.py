@@ -1,8 +1,8 @@
 """Chooses the tokenizer for a model directory.
 
-In: a `ModelDir`. Out: a `Tokenizer`. Method: transformers' AutoTokenizer says what the directory holds; a Rust tokenizer
-goes to `huggingface`, MeCab with WordPiece to `mecab`, any other Python tokenizer to `reference`.
-Cost: 2-4 s for importing transformers (which imports torch where it is installed), less than 1 s for loading.
+In: a `ModelDir`. Out: a `Tokenizer`. Method: the files themselves (`plain`) or else transformers' AutoTokenizer say what
+the directory holds; a Rust tokenizer goes to `huggingface`, MeCab with WordPiece to `mecab`, any other Python tokenizer
+to `reference`. Cost: 0.1 s; through transformers, which imports torch where it is installed, 3 s more.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelError, SpecError
+from pipeline.tokenize.plain import PlainJapanese, read_plain
 from pipeline.tokenize.versions import versions
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
             f"Set model.max_tokens to {positions} or less."
         )
     software = versions(model)
-    tokenizer = _auto_tokenizer(model)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.huggingface
+    arguments = _tokenizer_arguments(model)
+    tokenizer: Any = (None if arguments else read_plain(model)) or _auto_tokenizer(model, arguments)
     if tokenizer.is_fast:
         from pipeline.tokenize.huggingface import FastTokenizer, lower_case
 
@@ -59,18 +62,19 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
 
         if is_supported(tokenizer):
             return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
+    if isinstance(tokenizer, PlainJapanese):
+        tokenizer = _auto_tokenizer(model, arguments)
     from pipeline.tokenize.reference import ReferenceTokenizer
 
     return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
 
 
-def _auto_tokenizer(model: ModelDir) -> Any:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.huggingface
+def _auto_tokenizer(model: ModelDir, arguments: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(model.transformer_path), **_tokenizer_arguments(model), trust_remote_code=False, local_files_only=True
+            str(model.transformer_path), **arguments, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # transformers raises whatever its loaders meet: OSError, ValueError, KeyError, …
         raise ModelError(

@@ -33,10 +33,10 @@ _CHECKED_DICTIONARIES = {"unidic_lite"}  # those whose exact cuts (see cuts) the
 
 
 def is_supported(tokenizer: Any) -> bool:
-    """Does the fast path cover this transformers tokenizer? A subclass, other words or pieces, or MeCab options: no."""
+    """Does the fast path cover this tokenizer? A subclass, other words or pieces, or MeCab options: no."""
     settings = dict(getattr(tokenizer, "mecab_kwargs", None) or {})
     return (
-        type(tokenizer).__name__ == "BertJapaneseTokenizer"
+        type(tokenizer).__name__ in ("BertJapaneseTokenizer", "PlainJapanese")
         and bool(tokenizer.do_word_tokenize)
         and bool(tokenizer.do_subword_tokenize)
         and tokenizer.word_tokenizer_type == "mecab"

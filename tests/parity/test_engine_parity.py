@@ -25,6 +25,7 @@ from tests.model_dirs import (
     llama_last_token,
     minilm,
     sample_texts,
+    xlm_roberta,
 )
 
 pytestmark = pytest.mark.parity
@@ -38,6 +39,7 @@ ODD = [
     "\n\t",
     "😀",
     "[CLS] [SEP]",
+    "a<pad><pad> b <pad>",
     "a b",
     "漢" * 40,
     "x" * 50,
@@ -52,6 +54,7 @@ FAMILIES = {
     "bert_mean": bert_mean,
     "bert_dense_normalize": bert_dense_normalize,
     "minilm": lambda _path: minilm(),
+    "xlm_roberta": xlm_roberta,
 }
 
 

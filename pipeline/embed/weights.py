@@ -1,0 +1,73 @@
+"""The weights of a model directory, read without transformers: importing that costs a process 3 s of CPU.
+
+In: a directory with safetensors, and the names and shapes a forward needs. Out: tensors by those names, on the device
+and in the dtype asked for. Method: as transformers, `model.safetensors` or else what `model.safetensors.index.json`
+lists; a task model's prefix ("bert.", "model.") and the names of old checkpoints (gamma, beta) are understood; what
+else a file holds (pooler, language model head) is left there. Cost: one read of what is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from pipeline.errors import ModelError
+
+__all__ = ["Shapes", "read_weights"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+_OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
+
+
+def read_weights(
+    directory: Path, shapes: Shapes, prefix: str, dtype: torch.dtype, device: str
+) -> dict[str, torch.Tensor]:
+    """Tensors by the names of `shapes`. Raises ModelError where one is missing, misshapen or unreadable."""
+    found: dict[str, torch.Tensor] = {}
+    misshapen = []
+    try:
+        for file in _files(directory):
+            with safe_open(file, framework="pt", device="cpu") as stored:
+                for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    wanted = _own_name(name, prefix)
+                    if wanted not in shapes:
+                        continue
+                    if tuple(stored.get_slice(name).get_shape()) != shapes[wanted]:
+                        misshapen.append(wanted)
+                        continue
+                    # copy: a tensor of safe_open is the mapped file itself
+                    found[wanted] = stored.get_tensor(name).to(device, dtype, copy=True)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{directory}: the weights could not be read: {type(error).__name__}: {error}. Restore the files from "
+            "their source."
+        ) from error
+    wrong = sorted(misshapen) or sorted(shapes.keys() - found.keys())
+    if wrong:
+        raise ModelError(
+            f"{directory}: the weights lack or do not fit {wrong[:3]}, which would be drawn at random. Restore the files "
+            "from their source."
+        )
+    return found
+
+
+def _files(directory: Path) -> list[Path]:
+    if (directory / "model.safetensors").is_file():
+        return [directory / "model.safetensors"]
+    index = json.loads((directory / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    names = sorted(set(index["weight_map"].values()))
+    if strange := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"model.safetensors.index.json names {strange[0]!r}, which is no file of the directory")
+    return [directory / name for name in names]
+
+
+def _own_name(name: str, prefix: str) -> str:
+    name = name.removeprefix(prefix)
+    for old, new in _OLD_ENDINGS.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
