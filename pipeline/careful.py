@@ -21,7 +21,7 @@ from pipeline import parts
 from pipeline.errors import WorkerError
 from pipeline.job import Job
 from pipeline.lineage import Split
-from pipeline.quarantine import Child, Crashed, here, isolate
+from pipeline.quarantine import Child, Crashed, here, isolate, smaller_runs
 from pipeline.read.records import damaged_table
 from pipeline.recorded import load_engine_of
 from pipeline.reuse import Index
@@ -52,7 +52,7 @@ class CarefulEngine:
     """
 
     def __init__(self, engine: Engine, child: Child | None = None) -> None:
-        self._dim = engine.dim
+        self._dim, self._is_suspect = engine.dim, child is not None
         self._attempt = here(engine.embed) if child is None else functools.partial(_ask, child, engine.stats)
         self.failed: dict[bytes, Crashed] = {}
 
@@ -70,7 +70,9 @@ class CarefulEngine:
         def harmless() -> None:
             self._attempt(np.zeros(1, np.int32), np.array([0, 1]))
 
-        failed = isolate([(0, len(vectors))], attempt, harmless)
+        # what killed workers as a whole is not tried as a whole once more
+        runs = smaller_runs(0, len(vectors)) if self._is_suspect else [(0, len(vectors))]
+        failed = isolate(runs, attempt, harmless)
         broken = [n for n in np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist() if n not in failed]
         failed |= isolate([(n, n + 1) for n in broken[:MAX_ALONE]], attempt, harmless)
         self.failed |= {ids[offsets[n] : offsets[n + 1]].tobytes(): crash for n, crash in failed.items()}

@@ -67,19 +67,20 @@ def run(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Plan, embed what is missing, commit a snapshot. Run it again after any failure: it resumes."""
-    from pipeline.cluster import log_path
+    from pipeline.cluster import disconnect, log_path
     from pipeline.run import run as run_job
 
     job_spec = load_spec(spec, overrides)
     if not as_json:
         console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
-    # Ray tells of dead workers on standard output, which is for our own JSON; its atexit handler writes there once more,
-    # so the log stays open
+    # Ray tells of dead workers on standard output, which is for our own JSON; its threads and its atexit handler keep what
+    # they were given, so the log stays open
     with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
         result = run_job(
             job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found),
             nominal_time=_time(nominal_time),
         )  # fmt: skip
+        disconnect()
     if as_json:
         display.print_json({"embedded": result.embedded, "snapshot": result.snapshot.model_dump(mode="json"),
                      "rows": result.rows, "run": result.progress.summary(), "plan": result.plan.summary()})  # fmt: skip

@@ -177,8 +177,8 @@ def plan_table(plan: Plan) -> bytes:
     ]  # fmt: skip
     columns = {"split_id": pa.string(), "part_bytes": pa.int64(), "start": pa.int64(), "stop": pa.int64(),
                "uri": pa.string(), "etag": pa.string(), "size_bytes": pa.int64()}  # fmt: skip
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), sink, compression="zstd")
+    table, sink = pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 

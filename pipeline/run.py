@@ -85,7 +85,7 @@ def run(
         if plan.nothing_to_do and plan.head:
             return Result(plan, plan.head, progress, embedded, refresh.outcome(plan.live, plan.done))
         refresh.check_deletions(spec, plan.head, plan.changes.most_documents, "and the input now has at most")
-        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
         store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
         failpoint("after_plan")
         if plan.todo:
@@ -115,7 +115,8 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     context.execution_options.preserve_order = False
     pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
     beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver).remote()
+    again = {"max_restarts": MAX_TRIES, "max_task_retries": MAX_TRIES}
+    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver, **again).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,

@@ -104,7 +104,7 @@ def run_without_ray(
     store = Store(spec.output.uri, spec.output.storage_options)
     job = resolve(spec, "cpu")
     plan = make_plan(job, store)
-    store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+    store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
     store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
     if plan.todo:
         index = Index(store, job.fingerprint, update_index(store, job.fingerprint, plan.earlier))

@@ -90,7 +90,15 @@ def make_spec(input_uri: str | Sequence[str] | Path, output_uri: str | Path, **s
 def job_of(spec: JobSpec, **changes: Any) -> Job:
     """What `resolve` would give, without a model directory."""
     identity = {
-        "model": {"files": {"weights": "0" * 64}, "dtype": "float32"},
+        "model": {
+            "files": {"weights": "0" * 64},
+            "pooling": "mean",
+            "normalize": False,
+            "prompt": None,
+            "max_tokens": 512,
+            "dtype": "float32",
+            "truncate_dim": None,
+        },
         "prepare": spec.prepare.model_dump(mode="json"),
         "input": spec.input.model_dump(mode="json", exclude={"uri", "storage_options"}),
         "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),

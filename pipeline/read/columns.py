@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
+from pipeline import schema
 from pipeline.read.records import Rejects, reject, utf8_column
 
 _JSON_TYPES: dict[pa.DataType, set[type]] = {
@@ -71,6 +73,10 @@ def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: R
         array, bad = utf8_column(array)
         for row in bad:
             reject(rejects, row, "invalid_column", f"{name}: not UTF-8")
+    if schema.has_extension(array.type):
+        for row in np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False)).tolist():
+            reject(rejects, row, "invalid_column", f"{name}: {array.type} holds values of an extension type")
+        return pa.nulls(len(array), type_)
     if pat.is_nested(array.type):
         values = [None if value is None else _json(value) for value in array.to_pylist()]
         array = pa.array(values, pa.string())
@@ -85,10 +91,8 @@ def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: R
 
 def plain(array: pa.Array) -> pa.Array:
     """The array without dictionary, extension, view and large encodings: strings come out as unchecked binary."""
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    if pat.is_dictionary(array.type):
-        array = array.dictionary_decode()
+    while isinstance(array, pa.ExtensionArray) or pat.is_dictionary(array.type):
+        array = array.storage if isinstance(array, pa.ExtensionArray) else array.dictionary_decode()
     type_ = array.type
     is_text = pat.is_string(type_) or pat.is_large_string(type_) or pat.is_string_view(type_)
     is_bytes = pat.is_large_binary(type_) or pat.is_binary_view(type_) or pat.is_fixed_size_binary(type_)

@@ -140,6 +140,12 @@ def encode(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
     return data
 
 
+def read_text(data: bytes, *names: str) -> dict[str, list[str]]:
+    """Text columns of a Parquet file of ours. They are made strings before Python sees them: schema.has_extension."""
+    table = pq.read_table(io.BytesIO(data), columns=list(names), page_checksum_verification=True)
+    return {name: pc.fill_null(table[name].cast(pa.string()), "").to_pylist() for name in names}
+
+
 def read_footer(data: bytes) -> tuple[int, bytes | None]:
     """(rows, lineage JSON) of the bytes of a data file. Raises OutputError when they are not a whole Parquet file."""
     try:
