@@ -136,12 +136,11 @@ def nights(options: argparse.Namespace, root: Path, model: Path) -> None:
     random.Random(options.seed).shuffle(documents)
     corpus = Corpus(root / "in", documents[: options.documents], options.seed)
 
-    def spec_of(output: str) -> JobSpec:
-        # each shard in a split of its own; commit never stops: that is what a night may remove
-        runtime = {"part_bytes": "16KiB", "max_delete_fraction": 0.5}
+    def spec_of(output: str, part_bytes: str) -> JobSpec:
+        runtime = {"part_bytes": part_bytes, "max_delete_fraction": 0.5}
         return make_spec(str(root / "in"), str(root / output), model, runtime=runtime)
 
-    spec, store = spec_of("out"), Store(str(root / "out"))
+    spec, store = spec_of("out", "16KiB"), Store(str(root / "out"))
     print("night  by           rows  carried  reused  embedded  removed  new texts   run s  rebuild s  lowest cosine")
     for night in range(options.nights + 1):
         if night:
@@ -155,7 +154,7 @@ def nights(options: argparse.Namespace, root: Path, model: Path) -> None:
             run_without_ray(spec)
         run_s, clock = time.perf_counter() - clock, time.perf_counter()
         shutil.rmtree(root / "scratch", ignore_errors=True)
-        run_without_ray(spec_of("scratch"))
+        run_without_ray(spec_of("scratch", "32MiB"))
         rebuild_s = time.perf_counter() - clock
         live = commit.live_parts(store, commit.load_snapshot(store))
         split = refresh.outcome(plan.live, live)
