@@ -211,7 +211,7 @@ def small_disk(tmp_path: Path) -> Iterator[Any]:
 def test_a_full_output_disk_fails_with_its_name_and_the_run_resumes_when_there_is_room(
     tmp_path: Path, input_uri: str, bert_mean_dir: Path, small_disk: Any
 ) -> None:
-    output = small_disk(tmp_path / "out", "600k")
+    output = small_disk(tmp_path / "out", "200k")
     spec = spec_of(input_uri, output, bert_mean_dir)
     process = start(spec, tmp_path)
     _, err = process.communicate(timeout=300)
