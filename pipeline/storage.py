@@ -70,13 +70,9 @@ def _tell(what: str, noted: list[str], state: tenacity.RetryCallState) -> None:
     waited_s, error = state.seconds_since_start or 0.0, state.outcome.exception() if state.outcome else None
     if waited_s < NOTE_SECONDS or noted:
         return _on_retry(None)
-    # the error's name and code, not its text: that of an HTTP client holds a signed URL with its signature
-    answers = [getattr(link, "response", None) for link in (error, getattr(error, "__cause__", None))]
-    codes = [
-        str(answer["Error"].get("Code")) for answer in answers if isinstance(answer, Mapping) and "Error" in answer
-    ]
-    name = " ".join([type(error).__name__, *codes])
-    noted.append(f"{what}: failing for {waited_s:.0f} s ({name}); it is tried for {RETRY_SECONDS:.0f} s")
+    # the names of the error and its cause, not their texts: that of an HTTP client holds a signed URL with its signature
+    names = [type(link).__name__ for link in (error, error and error.__cause__) if link]
+    noted.append(f"{what}: failing for {waited_s:.0f} s ({', '.join(names)}); it is tried for {RETRY_SECONDS:.0f} s")
     return _on_retry(noted[0])
 
 
@@ -139,7 +135,7 @@ class Store:
 
     def read(self, relative: str) -> bytes:
         """One whole object. Raises FileNotFoundError when it is not there."""
-        return cast(bytes, retried(lambda: self.fs.cat_file(self.path(relative)), self._named("read", relative)))
+        return cast(bytes, self._asked(lambda: self.fs.cat_file(self.path(relative)), "read", relative))
 
     def read_many(self, relatives: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Many small objects, fetched side by side; memory is one batch of them."""
@@ -157,12 +153,12 @@ class Store:
 
     def open(self, relative: str) -> BinaryIO:
         """A seekable reader of one object, for footers and single columns."""
-        return cast(BinaryIO, retried(lambda: self.fs.open(self.path(relative), "rb"), self._named("open", relative)))
+        return cast(BinaryIO, self._asked(lambda: self.fs.open(self.path(relative), "rb"), "open", relative))
 
     def list(self, prefix: str) -> dict[str, int]:
         """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""
         path = self.path(prefix)
-        found = retried(lambda: self.fs.find(path, detail=True), self._named("list", prefix))
+        found = self._asked(lambda: self.fs.find(path, detail=True), "list", prefix)
         cut = len(self.root) + 1
         # SeaweedFS also lists an emptied folder itself, as an object without bytes
         return {name[cut:]: int(info["size"]) for name, info in sorted(found.items()) if name.startswith(f"{path}/")}
@@ -176,11 +172,11 @@ class Store:
         """
         path = self.path(relative)
         create = self._link if self.local else self._conditional_put
-        return retried(lambda: create(path, data), self._named("write", relative))
+        return self._asked(lambda: create(path, data), "write", relative)
 
     def delete(self, relative: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            retried(lambda: self.fs.rm_file(self.path(relative)), self._named("delete", relative))
+            self._asked(lambda: self.fs.rm_file(self.path(relative)), "delete", relative)
 
     def check_conditional_put(self) -> None:
         """Prove that this root can be written and that a second create of one name is refused.
@@ -190,9 +186,8 @@ class Store:
         probe = f"_meta/probes/{os.urandom(8).hex()}"
         try:
             self.put_if_absent(probe, b"1")  # the answer may be lost: what counts is what is there
-            second = self.put_if_absent(probe, b"2")
-            first = self.read_or_none(probe) == b"1"
-            with contextlib.suppress(PermissionError):  # a writer that may not delete leaves a byte behind
+            second, first = self.put_if_absent(probe, b"2"), self.read_or_none(probe) == b"1"
+            with contextlib.suppress(StorageError):  # a writer that may not delete leaves a byte behind
                 self.delete(probe)
         except (OSError, StorageError) as error:
             raise StorageError(f"{shown(self.uri)}: the output cannot be written: {reason(error)}") from error
@@ -238,8 +233,17 @@ class Store:
             os.close(descriptor)
         return True
 
-    def _named(self, verb: str, relative: str) -> str:
-        return f"{verb} {shown(self.uri)}/{relative}"
+    def _asked(self, request: Callable[[], T], verb: str, relative: str) -> T:
+        """One request, again after transient failures; a store that refuses it or is full as our error."""
+        what = f"{verb} {shown(self.uri)}/{relative}"
+        try:
+            return retried(request, what)
+        except OSError as error:
+            refused, full = isinstance(error, PermissionError), error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (refused or full):
+                raise
+            hint = "access was refused. Check credentials and permissions" if refused else "no room. Make room"
+            raise StorageError(f"{what}: {hint}, then run the same command again ({reason(error)}).") from error
 
 
 def reason(error: BaseException) -> str:
