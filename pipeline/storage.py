@@ -78,7 +78,7 @@ class Store:
 
     def read(self, relative: str) -> bytes:
         """One whole object. Raises FileNotFoundError when it is not there."""
-        return cast(bytes, retried(lambda: self.fs.cat_file(self.path(relative)), self._named("read", relative)))
+        return cast(bytes, self._asked(lambda: self.fs.cat_file(self.path(relative)), "read", relative))
 
     def read_many(self, relatives: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Many small objects, fetched side by side; memory is one batch of them."""
@@ -103,7 +103,7 @@ class Store:
     def list(self, prefix: str) -> dict[str, int]:
         """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""
         path = self.path(prefix)
-        found = retried(lambda: self.fs.find(path, detail=True), self._named("list", prefix))
+        found = self._asked(lambda: self.fs.find(path, detail=True), "list", prefix)
         cut = len(self.root) + 1
         # SeaweedFS also lists an emptied folder itself, as an object without bytes
         return {name[cut:]: int(info["size"]) for name, info in sorted(found.items()) if name.startswith(f"{path}/")}
@@ -129,7 +129,7 @@ class Store:
 
     def delete(self, relative: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            retried(lambda: self.fs.rm_file(self.path(relative)), self._named("delete", relative))
+            self._asked(lambda: self.fs.rm_file(self.path(relative)), "delete", relative)
 
     def check_conditional_put(self) -> None:
         """Prove that this root can be written and that a second create of one name is refused.
@@ -139,9 +139,8 @@ class Store:
         probe = f"_meta/probes/{os.urandom(8).hex()}"
         try:
             self.put_if_absent(probe, b"1")  # the answer may be lost: what counts is what is there
-            second = self.put_if_absent(probe, b"2")
-            first = self.read_or_none(probe) == b"1"
-            with contextlib.suppress(PermissionError):  # a writer that may not delete leaves a byte behind
+            second, first = self.put_if_absent(probe, b"2"), self.read_or_none(probe) == b"1"
+            with contextlib.suppress(StorageError):  # a writer that may not delete leaves a byte behind
                 self.delete(probe)
         except (OSError, StorageError) as error:
             raise StorageError(f"{shown(self.uri)}: the output cannot be written: {reason(error)}") from error
@@ -187,8 +186,17 @@ class Store:
             os.close(descriptor)
         return True
 
-    def _named(self, verb: str, relative: str) -> str:
-        return f"{verb} {shown(self.uri)}/{relative}"
+    def _asked(self, request: Callable[[], T], verb: str, relative: str) -> T:
+        """One request, again after transient failures; a store that refuses it or is full as our error."""
+        what = f"{verb} {shown(self.uri)}/{relative}"
+        try:
+            return retried(request, what)
+        except OSError as error:
+            refused, full = isinstance(error, PermissionError), error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (refused or full):
+                raise
+            hint = "access was refused. Check credentials and permissions" if refused else "no room. Make room"
+            raise StorageError(f"{what}: {hint}, then run the same command again ({reason(error)}).") from error
 
 
 def reason(error: BaseException) -> str:
