@@ -77,8 +77,17 @@ def iceberg_ids(table: Any) -> dict[int, int]:
     return {int(found.summary["corpus-embed.snapshot"]): found.snapshot_id for found in table.snapshots()}
 
 
-@pytest.mark.parametrize("partition_by", [[], ["lang", "day", "at", "n", "ok"]], ids=["flat", "partitioned"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("precision", "partition_by"),
+    [
+        *[
+            pytest.param(precision, list(KEPT["keep_columns"]), id=f"{precision}-partitioned")
+            for precision in PRECISIONS
+        ],
+        pytest.param("float32", [], id="float32-flat"),
+        *[pytest.param(precision, [], marks=pytest.mark.slow, id=f"{precision}-flat") for precision in PRECISIONS[1:]],
+    ],
+)
 def test_every_engine_reads_the_rows_of_every_snapshot(tmp_path: Path, precision: str, partition_by: list[str]) -> None:
     store = two_snapshots(tmp_path, vector_precision=precision, partition_by=partition_by)
     root = str(tmp_path / "out")
