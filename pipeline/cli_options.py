@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from typing import Annotated, Any
@@ -45,3 +46,12 @@ def storage_options(text: str, option: str = "--storage-options") -> dict[str, A
     if not isinstance(found, dict):
         raise SpecError(f"{option}: a JSON object is needed")
     return found
+
+
+def as_time(text: str | None) -> datetime.datetime | None:
+    """A nominal time; without a zone it is UTC. Raises SpecError when it is not ISO 8601."""
+    try:
+        found = datetime.datetime.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise SpecError(f"--nominal-time {text}: write it as 2026-11-23T04:00:00+09:00: {error}") from error
+    return found.replace(tzinfo=datetime.UTC) if found and not found.tzinfo else found

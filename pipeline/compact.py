@@ -30,6 +30,8 @@ from pipeline.write import parquet
 
 TARGET_BYTES = 128 << 20
 BATCH_ROWS = 8192
+UNBOUNDED = 1 << 62
+"""Bytes and records of a joined part: whatever its split gives is one part."""
 _NO_SUMS = {"format_version", "index"}
 """Numbers of a manifest that do not add up."""
 
@@ -105,8 +107,8 @@ def _joined_split(parts: Sequence[Manifest]) -> Split:
     splits = {part.split.split_id: part.split for part in parts}
     return Split(
         spans=tuple(span for split in splits.values() for span in split.spans),
-        part_bytes=sum(part.record_bytes for part in parts) + 1,
-        part_records=sum(part.n_records for part in parts) + 1,
+        part_bytes=UNBOUNDED,
+        part_records=UNBOUNDED,
     )
 
 
@@ -137,7 +139,7 @@ def _join(store: Store, parts: Sequence[Manifest], split: Split, run_id: str) ->
     }
     changes = {
         "part_id": name, "run_id": run_id, "split": split, "index": 0, "last": True, "sources": tuple(sources),
-        "data_files": tuple(joined), "rejects_path": _join_rejects(store, parts, run_id, name, lineage),
+        "data_files": tuple(joined), **_join_rejects(store, parts, run_id, name, lineage),
         "reject_reasons": dict(reasons), "seconds": dict(seconds), "engine": engine,
     }  # fmt: skip
     return commit.publish_manifest(store, parts[0].model_copy(update={**sums, **changes}))
@@ -173,12 +175,14 @@ def _tables(store: Store, files: Sequence[DataFile], name: str) -> Iterator[pa.T
 
 def _join_rejects(
     store: Store, parts: Sequence[Manifest], run_id: str, name: str, lineage: dict[str, Any]
-) -> str | None:
+) -> dict[str, str | None]:
     paths = [part.rejects_path for part in parts if part.rejects_path]
     if not paths:
-        return None
+        return {"rejects_path": None, "rejects_sha256": None}
     tables = [pq.read_table(io.BytesIO(store.read(path))) for path in paths]
-    return commit.publish_rejects(store, run_id, name, _renamed(pa.concat_tables(tables), name), lineage)
+    letters = _renamed(pa.concat_tables(tables), name)
+    path, digest = commit.publish_rejects(store, run_id, name, letters, lineage)
+    return {"rejects_path": path, "rejects_sha256": digest}
 
 
 def _sources(parts: Sequence[Manifest]) -> list[Source]:

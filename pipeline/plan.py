@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,14 @@ class Todo:
 
     split: Split
     finished: frozenset[int]
+
+    def to_json(self) -> str:
+        return json.dumps([self.split.model_dump(mode="json"), sorted(self.finished)])
+
+    @classmethod
+    def from_json(cls, data: str) -> Todo:
+        split, finished = json.loads(data)
+        return cls(Split.model_validate(split), frozenset(finished))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +191,8 @@ def split_table(splits: Sequence[Split]) -> bytes:
     ]  # fmt: skip
     columns = {"split_id": pa.string(), "part_bytes": pa.int64(), "start": pa.int64(), "stop": pa.int64(),
                "uri": pa.string(), "etag": pa.string(), "size_bytes": pa.int64()}  # fmt: skip
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), sink, compression="zstd")
+    table, sink = pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 

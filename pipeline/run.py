@@ -86,7 +86,7 @@ def run(
             lake.publish(store, spec.publish)
             return Result(plan, plan.head, progress, embedded, refresh.outcome(plan.live, plan.done))
         refresh.check_deletions(spec, plan.head, plan.changes.most_documents, "and the input now has at most")
-        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
         store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
         failpoint("after_plan")
         if plan.todo:
@@ -117,7 +117,8 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     context.execution_options.preserve_order = False
     pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
     beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver).remote()
+    again = {"max_restarts": MAX_TRIES, "max_task_retries": MAX_TRIES}
+    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver, **again).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,
@@ -125,7 +126,8 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     }  # fmt: skip
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
     # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
-    splits = [pa.table({"id": [number]}) for number in range(len(plan.todo))]
+    # Each holds its own split: the list of a million would go to every tokenizer as 200 MB (benchmarks/scale.py).
+    splits = [pa.table({"todo": [todo.to_json()]}) for todo in plan.todo]
     index_runs = update_index(
         store, job.fingerprint, plan.earlier, functools.partial(_build_index, store, job.fingerprint)
     )
@@ -133,7 +135,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
         ray.data.from_arrow(splits)
         .map_batches(
             PrepareParts,
-            fn_constructor_args=(job, plan.run_id, list(plan.todo), totals, store, index_runs),
+            fn_constructor_args=(job, plan.run_id, totals, store, index_runs),
             compute=ActorPoolStrategy(
                 min_size=pools.tokenizers.workers, max_size=pools.tokenizers.most, max_tasks_in_flight_per_actor=2
             ),

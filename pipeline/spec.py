@@ -24,6 +24,10 @@ from pipeline.spec_types import Auto, Count, Duration, KeptColumns, Name, Storag
 
 __all__ = ["JobSpec", "load_spec"]
 
+MOST_BYTES = 512 << 20
+"""Of `part_bytes` and of `max_record_bytes`: a part is at most the sum of both, its texts must fit one Arrow column of
+2 GiB, normalised too, and each stage holds a part in memory several times over."""
+
 
 class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -37,7 +41,7 @@ class InputSpec(_Section):
     text_column: Name = "text"
     id_column: Name | None = None
     keep_columns: KeptColumns = {}
-    max_record_bytes: pydantic.ByteSize = pydantic.ByteSize(16 << 20)
+    max_record_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1, le=MOST_BYTES)] = pydantic.ByteSize(16 << 20)
     storage_options: StorageOptions = {}
 
     @pydantic.model_validator(mode="after")
@@ -116,7 +120,7 @@ class RuntimeSpec(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "packed", "padded"] = "auto"
-    part_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1024)] = pydantic.ByteSize(32 << 20)
+    part_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1024, le=MOST_BYTES)] = pydantic.ByteSize(32 << 20)
     tokenizers: Auto | Count = "auto"
     embedders: Auto | Count = "auto"
     max_batch_tokens: Auto | Count = "auto"
