@@ -15,7 +15,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.errors import (
     ClusterError,
@@ -29,11 +29,14 @@ from pipeline.errors import (
     ShardDamaged,
     SpecError,
     StorageError,
+    TooManyDeletions,
     TooManyRejects,
     WorkerError,
 )
 
 if TYPE_CHECKING:
+    import datetime
+
     from pipeline.dataset import open_dataset, read_vectors
     from pipeline.feed import changes
     from pipeline.plan import Plan
@@ -41,12 +44,12 @@ if TYPE_CHECKING:
     from pipeline.spec import JobSpec, load_spec
     from pipeline.watch import Watch
 
-    Spec = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
+    Spec: TypeAlias = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
 
 __all__ = [
     "ClusterError", "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "LeaseHeld", "ModelError",
-    "OutputError", "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "WorkerError", "changes",
-    "load_spec", "open_dataset", "plan", "read_vectors", "run",
+    "OutputError", "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyDeletions", "TooManyRejects",
+    "WorkerError", "changes", "load_spec", "open_dataset", "plan", "read_vectors", "run",
 ]  # fmt: skip
 
 _LAZY = {
@@ -82,17 +85,19 @@ def run(
     address: str | None = None,
     watch: Watch | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    nominal_time: datetime.datetime | None = None,
 ) -> Result:
     """Embed what is missing and commit a snapshot; nothing is done where nothing is missing.
 
     spec: as in `plan`. address: a Ray cluster; by default RAY_ADDRESS, else one is started on this machine.
-    watch(progress, notes): called about twice a second. on_plan: called with each plan before work begins. Returns a
-    Result: `snapshot`, `embedded` (False when all was done before), `progress`, `plan`. Raises the errors above;
-    after any of them the same call goes on where this one stopped.
+    watch(progress, notes): called about twice a second. on_plan: called with each plan before work begins. nominal_time:
+    the scheduled time the run is for, kept in the snapshot. Returns a Result: `snapshot`, `embedded` (False when all was
+    done before), `rows` (carried, reused, embedded, removed, rejected), `progress`, `plan`. Raises the errors above; after
+    any of them the same call goes on where this one stopped.
     """
     from pipeline.run import run as run_job
 
-    return run_job(_job_spec(spec), address=address, watch=watch, on_plan=on_plan)
+    return run_job(_job_spec(spec), address=address, watch=watch, on_plan=on_plan, nominal_time=nominal_time)
 
 
 def _job_spec(spec: Spec) -> JobSpec:

@@ -1,7 +1,6 @@
 """The command line: one function a command, each a thin call of the function that does the work.
 
-Exit codes: 0 done, 1 failed, 2 bad spec, 3 too many rejects, 4 commit conflict, 5 another refresh is under way
-(130 and 143: stopped by a signal).
+Exit codes: 0 done, else those of `pipeline/errors.py`; 130 and 143: stopped by a signal.
 `--json` prints one JSON object on standard output and nothing else there.
 """
 
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import signal
 import sys
 from typing import Annotated, Any, NoReturn, cast
@@ -61,25 +61,31 @@ def plan(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_
 
 
 @app.command()
-def run(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_json: AsJson = False) -> None:
+def run(
+    spec: SpecPath, overrides: Overrides = [], address: Address = None,
+    nominal_time: NominalTime = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Plan, embed what is missing, commit a snapshot. Run it again after any failure: it resumes."""
-    from pipeline.cluster import log_path
+    from pipeline.cluster import disconnect, log_path
     from pipeline.run import run as run_job
 
     job_spec = load_spec(spec, overrides)
     if not as_json:
         console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
-    # Ray tells of dead workers on standard output, which is for our own JSON; its atexit handler writes there once more,
-    # so the log stays open
+    # Ray tells of dead workers on standard output, which is for our own JSON; its threads and its atexit handler keep what
+    # they were given, so the log stays open
     with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
         result = run_job(
-            job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found)
-        )
+            job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found),
+            nominal_time=_time(nominal_time),
+        )  # fmt: skip
+        disconnect()
     if as_json:
         display.print_json({"embedded": result.embedded, "snapshot": result.snapshot.model_dump(mode="json"),
-                     "run": result.progress.summary(), "plan": result.plan.summary()})  # fmt: skip
-    elif result.embedded:
-        display.report(console, result.progress, job_spec.output.uri, result.snapshot)
+                     "rows": result.rows, "run": result.progress.summary(), "plan": result.plan.summary()})  # fmt: skip
+    elif result.snapshot != result.plan.head:
+        display.report(console, result.progress, job_spec.output.uri, result.snapshot, result.rows)
     else:
         console.print(
             f"[green]nothing to do[/green]: snapshot {result.snapshot.number} already has {result.snapshot.n_rows} rows"
@@ -94,7 +100,7 @@ def refresh(
     """What a scheduler calls: `run`, one at a time on an output; ends at once, without Ray, when nothing changed."""
     output = load_spec(spec, overrides).output
     with lease.hold(Store(output.uri, output.storage_options)):
-        run(spec, overrides, address, as_json)
+        run(spec, overrides, address, nominal_time, as_json)
 
 
 @app.command()
@@ -217,3 +223,10 @@ def _cluster_device(spec: JobSpec, address: str | None) -> str:
     from pipeline.cluster import device_of
 
     return device_of(spec, address)
+
+
+def _time(text: str | None) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise SpecError(f"--nominal-time {text}: write it as 2026-11-23T04:00:00+09:00: {error}") from error

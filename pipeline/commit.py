@@ -10,6 +10,7 @@ Only `commit_snapshot` makes anything visible, and it is one create. Failure cas
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import io
 import json
@@ -170,9 +171,8 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
     """The manifests that a snapshot makes live, in the order of their ids."""
     if snapshot is None:
         return []
-    data = io.BytesIO(store.read(snapshot.file_list))
-    table = pq.read_table(data, columns=["manifest"], page_checksum_verification=True)
-    return [Manifest.from_json(text.encode(), snapshot.file_list) for text in table["manifest"].to_pylist()]
+    manifests = parquet.read_text(store.read(snapshot.file_list), "manifest")["manifest"]
+    return [Manifest.from_json(text.encode(), snapshot.file_list) for text in manifests]
 
 
 def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:
@@ -187,7 +187,7 @@ def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:
 
 def commit_snapshot(
     store: Store, parts: Sequence[Manifest], *, run_id: str, fingerprint: str, parent: Snapshot | None, complete: bool,
-    n_duplicate_ids: int | None = None,
+    n_duplicate_ids: int | None = None, nominal_time: datetime.datetime | None = None,
 ) -> Snapshot:  # fmt: skip
     """Make `parts` the live content, on top of `parent`. The create of the snapshot object is the atomic point.
 
@@ -225,6 +225,7 @@ def commit_snapshot(
             n_tokens=sum(part.n_tokens for part in ordered),
             size_bytes=sum(file.size_bytes for part in ordered for file in part.data_files),
             n_duplicate_ids=n_duplicate_ids,
+            nominal_time=nominal_time,
             reject_reasons=dict(sorted(reasons.items())),
         )
         path = f"{SNAPSHOTS}/{snapshot.number:020d}.json"

@@ -18,10 +18,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from pipeline import commit
+from pipeline import commit, schema
 from pipeline.errors import OutputError
 from pipeline.lineage import Generation, Manifest, Snapshot
-from pipeline.storage import Store, retried, shown
+from pipeline.retry import retried
+from pipeline.storage import Store, shown
 
 COUNTED_IDS = 50_000_000
 """Rows up to which a commit looks for duplicate ids (their ids are held in memory); larger outputs leave it to verify."""
@@ -69,11 +70,16 @@ def dataset_of(
 def arrow_schema(generation: Generation) -> pa.Schema:
     """Columns as a reader sees them: on disk, the partition columns are only in the folder names."""
     try:
-        return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
+        found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
     except (ValueError, OSError) as error:
         raise OutputError(
             f"generation {generation.fingerprint}: its arrow_schema is damaged: {error}. Restore _meta/generations."
         ) from error
+    if strange := [field.name for field in found if schema.has_extension(field.type)]:
+        raise OutputError(
+            f"generation {generation.fingerprint}: columns {strange} have types this package does not write"
+        )
+    return found
 
 
 def read_vectors(

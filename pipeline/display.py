@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic_core
@@ -49,6 +49,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     """The dry run, a line a fact."""
     facts, spec = plan.summary(), plan.job.spec
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    revision = spec.model.revision
     licence = facts["model_license"] or "no licence stated"
     limit = f"at most {plan.job.max_tokens} tokens"
     table.add_row(
@@ -58,18 +59,21 @@ def show_plan(console: Console, plan: Plan) -> None:
     table.add_row("output", f"{shown(spec.output.uri)}, " + (f"snapshot {facts['head']}" if facts["head"] else "new"))
     table.add_row(
         "model",
-        f"{spec.model.path} ({licence}), {plan.job.pooling} pooling, {limit}, {plan.job.dtype} on {plan.job.device}",
+        f"{spec.model.path}{f'@{revision}' if revision else ''} ({licence}), {plan.job.pooling} pooling, {limit}, "
+        f"{plan.job.dtype} on {plan.job.device}",
     )
     table.add_row("fingerprint", facts["fingerprint"])
     if plan.changed_identity:
         names = ", ".join(plan.changed_identity[:6])
-        table.add_row("", f"[yellow]differs from the live one in {names}: everything is embedded again[/yellow]")
+        table.add_row("", f"[yellow]full re-embed: differs from the live one in {names}[/yellow]")
     table.add_row(
         "to do",
         f"about {facts['parts_todo']} parts in {facts['splits_todo']} splits, {human(facts['bytes_todo'])} of records",
     )
+    table.add_row("shards", ", ".join(f"{n} {name}" for name, n in facts["shard_changes"].items()))
     table.add_row("done", f"{facts['parts_done']} parts, {facts['documents_done']} documents")
-    table.add_row("stale", f"{facts['parts_stale']} parts leave the next snapshot")
+    removed = facts["documents_removed_at_most"]
+    table.add_row("stale", f"{facts['parts_stale']} parts leave the next snapshot, with {removed} documents at most")
     console.print(table)
     if _restricted(plan.job.model_license):
         console.print(
@@ -77,8 +81,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         )
 
 
-def report(console: Console, progress: Progress, uri: str, snapshot: Any) -> None:
-    """The figures at the end of a run."""
+def report(console: Console, progress: Progress, uri: str, snapshot: Any, rows: Mapping[str, int]) -> None:
+    """The figures at the end of a run. rows: see `refresh.outcome`."""
     seconds = progress.summary()["seconds"]
     stages = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     console.print(
@@ -86,6 +90,7 @@ def report(console: Console, progress: Progress, uri: str, snapshot: Any) -> Non
         f"documents in {snapshot.n_files} files ({human(snapshot.size_bytes)}), {snapshot.n_rejects} rejects "
         f"{snapshot.reject_reasons or ''}"
     )
+    console.print("rows: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
     console.print(
         f"this run: {progress['n_documents']} documents, {progress['n_tokens']} tokens in {duration(progress.elapsed_s)} "
         f"({progress.tokens_per_s:.0f} tokens/s, {progress.padding_share:.1%} padding); worker seconds: {stages}"

@@ -11,6 +11,7 @@
       ├─ OutputError            1  the output is not in a state this version can work with
       ├─ TooManyRejects         3  more records were rejected than runtime.max_reject_fraction allows
       ├─ CommitConflict         4  another run committed something this run cannot be rebased on
+      ├─ TooManyDeletions       5  more documents would be gone than runtime.max_delete_fraction allows
       ├─ LeaseHeld              6  another refresh of the same output is under way; nothing was started
       └─ ClusterError           1  a Ray cluster cannot be reached, or refused
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 __all__ = [
     "ClusterError", "CommitConflict", "CorpusEmbedError", "InputError", "LeaseHeld", "ModelError", "OutputError",
-    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyRejects", "WorkerError",
+    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyDeletions", "TooManyRejects", "WorkerError",
 ]  # fmt: skip
 
 
@@ -84,6 +85,12 @@ class CommitConflict(CorpusEmbedError):
     """Another run committed first and this run cannot be rebased on its snapshot."""
 
     exit_code = 4
+
+
+class TooManyDeletions(CorpusEmbedError):
+    """The next snapshot would lack more than `runtime.max_delete_fraction` of the head's documents; none was made."""
+
+    exit_code = 5
 
 
 class LeaseHeld(CorpusEmbedError):

@@ -20,7 +20,8 @@ import threading
 from collections.abc import Iterator
 
 from pipeline.errors import CorpusEmbedError, LeaseHeld
-from pipeline.storage import Store, retried, shown
+from pipeline.retry import retried
+from pipeline.storage import Store, shown
 from pipeline.store_clock import changed_at, store_time
 
 LEASES = "_meta/leases"

@@ -9,6 +9,7 @@ Everything here is plain data that travels: planned on the driver, carried in Ra
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -128,9 +129,9 @@ class DataFile(Record):
 class Manifest(Record):
     """The receipt of one finished part. Invariant: n_records = n_documents + n_rejects.
 
-    Counts: `n_rows` are chunks (documents where nothing is chunked); `n_embedded` distinct texts went through the model
-    with `n_embedded_tokens` tokens, for which it computed `n_padded_tokens`; `n_oom_halvings`: buckets that memory did not
-    hold; `record_bytes` are those of the source.
+    Counts: `n_rows` are chunks (documents where nothing is chunked), `n_reused` of them with the vector that an earlier
+    run made; `n_embedded` distinct texts went through the model with `n_embedded_tokens` tokens, for which it computed
+    `n_padded_tokens`; `n_oom_halvings`: buckets that memory did not hold; `record_bytes` are those of the source.
     """
 
     format_version: int = FORMAT_VERSION
@@ -155,6 +156,7 @@ class Manifest(Record):
     record_bytes: int
     n_embedded: int
     n_oom_halvings: int = 0
+    n_reused: int = 0
     reject_reasons: dict[str, int]
     seconds: dict[str, float]
     engine: dict[str, str]
@@ -188,7 +190,10 @@ class Generation(Record):
 
 
 class Snapshot(Record):
-    """One atomic, numbered version of the output. `file_list` names an immutable list of live parts."""
+    """One atomic, numbered version of the output. `file_list` names an immutable list of live parts.
+
+    nominal_time: which of its scheduled times a run was for, as its scheduler said.
+    """
 
     format_version: int = FORMAT_VERSION
     number: int
@@ -206,4 +211,5 @@ class Snapshot(Record):
     n_tokens: int
     size_bytes: int
     n_duplicate_ids: int | None
+    nominal_time: datetime.datetime | None = None
     reject_reasons: dict[str, int]

@@ -14,7 +14,7 @@ from pipeline.lineage import Manifest
 
 _SUMMED = (
     "n_records", "n_documents", "n_rejects", "n_rows", "n_tokens", "n_embedded_tokens", "n_padded_tokens", "n_truncated",
-    "n_embedded", "record_bytes", "n_oom_halvings",
+    "n_embedded", "n_reused", "record_bytes", "n_oom_halvings",
 )  # fmt: skip
 
 TROUBLES = {

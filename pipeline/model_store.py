@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.errors import ModelError, SpecError
 from pipeline.model_dir import OTHER_BACKENDS, SUFFIXES, ModelDir, hashes, is_wanted, read_model
-from pipeline.storage import filesystem
+from pipeline.storage import cache_folder, filesystem
 
 __all__ = ["resolve"]
 
@@ -79,7 +79,7 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
         raise ModelError(f"{url}: no model files below this prefix. Set model.path to the prefix with config.json.")
     rows = [[name, info.get("size"), _version_of(info)] for name, info in objects.items()]
     key = hashlib.sha256(json.dumps([url, rows], default=str).encode()).hexdigest()[:32]
-    cache = Path(os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed") / "models"
+    cache = cache_folder("models")
     final = cache / key
     for _ in range(2):
         if not final.is_dir():

@@ -1,16 +1,15 @@
 """The way of one part up to its vectors, as plain functions: records ─► rows and tokens ─► vectors.
 
-`cut` reads a split and cuts it into parts; `prepare` cleans, chunks and tokenizes one; `embed` runs the engine over
-its distinct texts. `pipeline/publish.py` takes over from there. `pipeline/stages.py` puts each function into Ray;
-everything here runs and is tested without it. Memory is bounded by one part: `part_bytes` of records, `part_records`
-documents, and their vectors.
+In: a part as `pipeline/cutting.py` cut it. `prepare` cleans, chunks and tokenizes it; `embed` runs the engine over its
+distinct new texts. `pipeline/publish.py` takes over from there, `pipeline/stages.py` puts each function into Ray.
+Memory is bounded by one part: `part_bytes` of records, `part_records` documents, and their vectors.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.cutting import Part
 from pipeline.job import Job
-from pipeline.lineage import Span, Split, part_id
+from pipeline.lineage import part_id
 from pipeline.prepare.chunk import chunk
 from pipeline.prepare.clean import clean
-from pipeline.read import READERS, ReadOptions, format_of, read_span
-from pipeline.shards import open_shard
+from pipeline.ragged import list_members, reduced, renumbered
+from pipeline.reuse import UNKNOWN, Index
 from pipeline.tokenize import Tokenizer
 from pipeline.write.parquet import MAX_PARTITION_STEP, partition_step
 
@@ -36,21 +36,12 @@ class Embeds(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """Records of one part as they were read: pairs of (index of the span in the split, records table)."""
-
-    split: Split
-    index: int
-    last: bool
-    pieces: tuple[tuple[int, pa.Table], ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class Prepared:
     """A part ready for the model.
 
     header: plain facts that end in the manifest. rows: one per future row, without vectors, plus `document` (int64,
-    which good record of the part) and `texts` (list<int32>, the distinct texts whose vectors make the row's).
+    which good record of the part), `texts` (list<int32>, the distinct texts whose vectors make the row's) and `reused`
+    (list<float32>, its vector where an earlier run made it); one of the two is null.
     tokens: `ids` (list<int32>), one per distinct text. rejects: schema.rejects_schema.
     """
 
@@ -60,63 +51,28 @@ class Prepared:
     rejects: pa.Table
 
 
-def read_tables(span: Span, job: Job) -> Iterator[pa.Table]:
-    """The records of one span in order. Raises ShardChanged when its shard is not the planned object any more."""
-    spec = job.spec.input
-    reader = READERS[format_of(span.shard.uri, spec.format)]
-    with open_shard(span.shard, spec.storage_options) as file:
-        yield from read_span(reader, file, span, options_of(job))
-        file.verify()
+def prepare(part: Part, job: Job, tokenizer: Tokenizer, run_id: str, index: Index | None = None) -> Prepared:
+    """Clean, chunk and tokenize one part. Every record ends in `rows` (once, or in chunks) or in `rejects`.
 
-
-def options_of(job: Job) -> ReadOptions:
-    spec = job.spec.input
-    return ReadOptions(spec.text_column, spec.id_column, spec.keep, int(spec.max_record_bytes))
-
-
-def read(split: Split, job: Job) -> Iterator[tuple[int, pa.Table]]:
-    """The records of a split in order, each table with the index of its span."""
-    for number, span in enumerate(split.spans):
-        for table in read_tables(span, job):
-            yield number, table
-
-
-def cut(split: Split, job: Job, tables: Iterable[tuple[int, pa.Table]] | None = None) -> Iterator[Part]:
-    """Cut what `read` (or `tables`) gives into parts, at bounds that depend on nothing but the split.
-
-    Raises ShardChanged when a shard is not the planned object any more; parts yielded before belong to the old object,
-    which nothing refers to from then on.
+    Rows whose text has a vector in the `index` take it from there; only the others are tokenized here.
     """
-    pieces: list[tuple[int, pa.Table]] = []
-    index, n_bytes, n_records = 0, 0, 0
-    for number, rest in tables or read(split, job):
-        while rest.num_rows:
-            if n_bytes >= split.part_bytes or n_records >= split.part_records:
-                yield Part(split, index, False, tuple(pieces))
-                index, n_bytes, n_records, pieces = index + 1, 0, 0, []
-            sizes = np.cumsum(rest["record_bytes"].to_numpy())
-            # up to the record that fills the part, which still belongs to it
-            fits = int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1
-            taken = rest.slice(0, min(fits, split.part_records - n_records))
-            pieces.append((number, taken))
-            n_bytes += int(sizes[taken.num_rows - 1])
-            n_records += taken.num_rows
-            rest = rest.slice(taken.num_rows)
-    yield Part(split, index, True, tuple(pieces))
-
-
-def prepare(part: Part, job: Job, tokenizer: Tokenizer, run_id: str) -> Prepared:
-    """Clean, chunk and tokenize one part. Every record ends in `rows` (once, or in chunks) or in `rejects`."""
     spec = job.spec
     records = clean(_with_sources(part, job), unicode=spec.prepare.unicode, min_chars=spec.prepare.min_chars)
     records = _reject_long_partitions(records, spec.output.partition_by)
     is_good = pc.is_null(records["reason"])
-    rows, texts = _rows(records.filter(is_good), job, tokenizer)
-    encoded = tokenizer.encode(texts)
-    members, starts = list_members(rows["texts"])
+    rows, distinct = _rows(records.filter(is_good), job, tokenizer)
+    known = index.find(rows["text_sha256"]) if index else UNKNOWN.take(pa.nulls(rows.num_rows, pa.int64()))
+    is_new = known["reused"].is_null()
+    texts, used = renumbered(rows["texts"].filter(is_new))
+    encoded = tokenizer.encode([distinct[number] for number in used.tolist()])
+    members, starts = list_members(texts)
     n_tokens = np.diff(encoded.offsets).astype(np.int32)
-    rows = rows.append_column("n_tokens", pa.array(_reduce(np.add, n_tokens[members], starts), pa.int32()))
-    rows = rows.append_column("truncated", pa.array(_reduce(np.logical_or, encoded.truncated[members], starts)))
+    truncated = reduced(np.logical_or, encoded.truncated[members], starts)
+    fresh = pa.table({"texts": texts, "n_tokens": reduced(np.add, n_tokens[members], starts), "truncated": truncated})
+    fresh = fresh.take(pa.array(np.cumsum(is_new) - 1, mask=pc.invert(is_new).to_numpy()))  # null where known
+    rows = rows.drop_columns(["texts"]).append_column("texts", fresh["texts"]).append_column("reused", known["reused"])
+    for name in ("n_tokens", "truncated"):
+        rows = rows.append_column(name, pc.coalesce(fresh[name], known[name]))
     ids = pa.ListArray.from_arrays(pa.array(encoded.offsets, pa.int32()), pa.array(encoded.ids, pa.int32()))
     header = {
         "part_id": part_id(job.fingerprint, part.split.split_id, part.index),
@@ -126,9 +82,10 @@ def prepare(part: Part, job: Job, tokenizer: Tokenizer, run_id: str) -> Prepared
         "run_id": run_id,
         "record_bytes": pc.sum(records["record_bytes"]).as_py() or 0,
         "sources": _sources(records),
-        "n_embedded": len(texts),
+        "n_embedded": len(used),
     }
-    rejects = records.filter(pc.invert(is_good)).select([*_REJECT_FIELDS])
+    columns = [name for name in schema.REJECT_COLUMNS if name in records.column_names]
+    rejects = records.filter(pc.invert(is_good)).select(columns)
     return Prepared(header, rows, pa.table({"ids": ids}), rejects)
 
 
@@ -136,33 +93,23 @@ def embed(tokens: pa.Table, rows: pa.Table, engine: Embeds, normalize: bool) -> 
     """Vectors (N rows, D) float32 of a prepared part, in the order of its rows.
 
     A row of several texts (chunk_and_pool) gets the mean of their vectors weighted by tokens, normalised again where
-    the model normalises.
+    the model normalises. A row with a reused vector keeps that one.
     """
     ids = tokens["ids"].combine_chunks()
     offsets = ids.offsets.to_numpy().astype(np.int64)
     vectors = engine.embed(ids.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])  # (texts, D)
-    members, starts = list_members(rows["texts"])
-    if len(members) == rows.num_rows:
-        return np.ascontiguousarray(vectors[members])  # (N, D)
-    weights = np.diff(offsets)[members].astype(np.float32)[:, None]
-    pooled = np.add.reduceat(vectors[members] * weights, starts, axis=0) / np.add.reduceat(weights, starts, axis=0)
-    if normalize:
-        pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
-    return np.ascontiguousarray(pooled, dtype=np.float32)  # (N, D)
-
-
-def list_members(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Flat values of a list<int32> column without empty lists, and where each row's run starts (for reduceat)."""
-    array = lists.combine_chunks()
-    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False).astype(np.int64)
-    return pc.list_flatten(array).to_numpy(zero_copy_only=False), np.cumsum(lengths) - lengths
-
-
-_REJECT_FIELDS = ("doc_id", "reason", "detail", "source_uri", "source_etag", "source_record")
-
-
-def _reduce(function: np.ufunc, values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    return function.reduceat(values, starts) if len(starts) else values[:0]
+    is_new = rows["texts"].is_valid().to_numpy()
+    members, starts = list_members(rows["texts"].drop_null())
+    pooled = vectors[members]
+    if len(members) != len(starts):
+        weights = np.diff(offsets)[members].astype(np.float32)[:, None]
+        pooled = np.add.reduceat(pooled * weights, starts, axis=0)  # (new rows, D)
+        pooled /= np.add.reduceat(weights, starts, axis=0)
+        if normalize:
+            pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+    merged = np.empty((rows.num_rows, vectors.shape[1]), np.float32)  # (N, D)
+    merged[is_new], merged[~is_new] = pooled, pc.list_flatten(rows["reused"]).to_numpy().reshape(-1, vectors.shape[1])
+    return merged
 
 
 def _with_sources(part: Part, job: Job) -> pa.Table:
@@ -189,8 +136,7 @@ def _reject_long_partitions(records: pa.Table, by: Sequence[str]) -> pa.Table:
         long = [value for value in distinct if len(partition_step(name, value)) > MAX_PARTITION_STEP]
         if long:
             bad = pc.and_(pc.is_null(records["reason"]), pc.is_in(values, pa.array(long)))
-            fill = {"reason": "invalid_column", "detail": f"partition column {name} is too long"}
-            for column, value in fill.items():
+            for column, value in (("reason", "invalid_column"), ("detail", f"partition column {name} is too long")):
                 filled = pc.if_else(bad, value, records[column])
                 records = records.set_column(records.column_names.index(column), column, filled)
     return records
@@ -199,8 +145,8 @@ def _reject_long_partitions(records: pa.Table, by: Sequence[str]) -> pa.Table:
 def _rows(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, list[str]]:
     """Rows of the good records of a part, and the distinct texts that the model has to see."""
     spec = job.spec.prepare
-    documents = np.arange(good.num_rows, dtype=np.int64)
-    texts, owner, starts, ends = good["text"].combine_chunks(), documents, documents, documents
+    owner = starts = ends = documents = np.arange(good.num_rows, dtype=np.int64)
+    texts = good["text"].combine_chunks()
     if spec.long_documents != "truncate" and good.num_rows:
         room = job.max_tokens - tokenizer.special_tokens - tokenizer.prompt_tokens
         limit = max(1, min(spec.chunk.max_tokens, room))
@@ -215,13 +161,9 @@ def _rows(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, lis
         good, number = good.take(pa.array(owner)), np.arange(len(owner)) - first[owner]
         row_starts, row_texts, row_documents = np.arange(len(owner) + 1), texts, owner
     else:  # one row a document; after chunk_and_pool it spans all its chunks
-        number, starts, row_documents, row_texts = (
-            np.zeros_like(documents),
-            np.zeros_like(documents),
-            documents,
-            good["text"],
-        )
-        row_starts, ends = np.append(first, len(owner)), pc.utf8_length(row_texts).to_numpy()
+        number = starts = np.zeros_like(documents)
+        row_starts, row_documents, row_texts = np.append(first, len(owner)), documents, good["text"]
+        ends = pc.utf8_length(row_texts).to_numpy()
     digests = [hashlib.sha256(text).hexdigest() for text in pc.cast(row_texts, pa.binary()).to_pylist()]
     rows = pa.table({
         "document": pa.array(row_documents, pa.int64()),

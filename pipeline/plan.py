@@ -24,6 +24,7 @@ from pipeline.errors import ShardChanged, SpecError
 from pipeline.job import Job, differences
 from pipeline.lineage import Manifest, Shard, Snapshot, Split, by_split, content_hash, is_complete
 from pipeline.read import format_of
+from pipeline.refresh import ShardChanges, shard_changes
 from pipeline.shards import list_shards
 from pipeline.splits import claim, cut_rest, estimated_bytes
 from pipeline.storage import Store
@@ -42,16 +43,24 @@ class Todo:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The whole content that the next snapshot should have, and what is missing for it."""
+    """The whole content that the next snapshot should have, and what is missing for it.
+
+    live: parts of the head, stale those that leave. earlier: parts of this fingerprint from other runs, live or not, whose
+    vectors may be reused. What an earlier attempt at this very run finished is not among them: it is done as it is, and
+    the resume of a first run would pay for an index of it.
+    """
 
     job: Job
     shards: Sequence[Shard]
     todo: Sequence[Todo]
     done: Sequence[Manifest]
+    live: Sequence[Manifest]
     stale: Sequence[Manifest]
+    earlier: Sequence[Manifest]
     head: Snapshot | None
     run_id: str
     changed_identity: Sequence[str]
+    changes: ShardChanges
 
     @property
     def nothing_to_do(self) -> bool:
@@ -94,6 +103,7 @@ class Plan:
             "dtype": self.job.dtype,
             "device": self.job.device,
             "shards": len(self.shards),
+            "shard_changes": {name: getattr(self.changes, name) for name in ("unchanged", "changed", "new", "removed")},
             "input_bytes": sum(shard.size_bytes for shard in self.shards),
             "parts_todo": self.todo_parts,
             "parts_done": len(self.done),
@@ -101,6 +111,7 @@ class Plan:
             "splits_todo": len(self.todo),
             "bytes_todo": self.todo_bytes,
             "documents_done": sum(part.n_documents for part in self.done),
+            "documents_removed_at_most": sum(part.n_documents for part in self.stale),
             "head": self.head.number if self.head else None,
             "changed_identity": list(self.changed_identity),
             "nothing_to_do": self.nothing_to_do,
@@ -135,15 +146,19 @@ def _plan(job: Job, store: Store) -> Plan:
     done = [part for parts in kept for part in parts]
     keep_ids = {part.part_id for part in done}
     targets = sorted([split.split_id for split in fresh] + [parts[0].split.split_id for parts in kept])
+    run_id = content_hash([job.fingerprint, targets], 16)
     return Plan(
         job=job,
         shards=shards,
         todo=todo,
         done=done,
+        live=live,
+        earlier=[part for part in manifests if part.run_id != run_id],
         stale=[part for part in live if part.part_id not in keep_ids],
         head=head,
-        run_id=content_hash([job.fingerprint, targets], 16),
+        run_id=run_id,
         changed_identity=_changes(store, head, job),
+        changes=shard_changes(shards, live, spec.input.format),
     )
 
 

@@ -78,6 +78,7 @@ def publish_part(
         record_bytes=header["record_bytes"],
         n_embedded=header["n_embedded"],
         n_oom_halvings=header.get("n_oom_halvings", 0),
+        n_reused=rows["texts"].null_count,
         reject_reasons=_counts(rejects["reason"]),
         seconds=header["seconds"],
         engine=header["engine"],

@@ -6,6 +6,7 @@ people and auditors: nothing is ever decided from it, so it alone may hold times
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import itertools
 import json
@@ -26,11 +27,18 @@ PACKAGES = (
 
 
 def write_record(
-    store: Store, plan: Plan, progress: Progress, snapshot: Snapshot, resources: Mapping[str, float]
+    store: Store,
+    plan: Plan,
+    progress: Progress,
+    snapshot: Snapshot,
+    resources: Mapping[str, float],
+    rows: Mapping[str, int],
+    nominal_time: datetime.datetime | None,
 ) -> str:
     """Write the record of one successful attempt under the next free number; returns its path.
 
-    resources: what the cluster had (CPU, GPU, memory), as Ray names it. The shard list with ETags is in `plan.parquet`.
+    resources: what the cluster had (CPU, GPU, memory), as Ray names it. rows: see `refresh.outcome`. The shard list with
+    ETags is in `plan.parquet`.
     """
     job = plan.job
     record = {
@@ -45,6 +53,8 @@ def write_record(
         "hardware": {"machine": platform.machine(), "driver_cpus": os.cpu_count(), "device": job.device, **resources},
         "shards": {"count": len(plan.shards), "size_bytes": sum(shard.size_bytes for shard in plan.shards)},
         "counts": progress.summary(),
+        "rows": dict(rows),
+        "nominal_time": nominal_time.isoformat() if nominal_time else None,
     }
     data = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False).encode()
     for number in itertools.count(1):

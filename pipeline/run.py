@@ -7,8 +7,9 @@ again: what has a manifest stays done, and the next plan asks for the rest. Only
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import commit, dataset, errors
+from pipeline import commit, dataset, errors, refresh
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
@@ -25,9 +26,11 @@ from pipeline.lineage import Manifest, Snapshot
 from pipeline.metrics import Progress
 from pipeline.plan import Plan, make_plan, missing, plan_table
 from pipeline.record import write_record
+from pipeline.retry import tell_retries
 from pipeline.spec import JobSpec
 from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
-from pipeline.storage import Store, shown, tell_retries
+from pipeline.storage import Store, shown
+from pipeline.text_index import build_run, update_index
 from pipeline.watch import Watch, check_rejects, show_retry, watching
 
 MAX_ROUNDS = 3
@@ -48,12 +51,13 @@ MAX_WAIT_S = 6 * 3600
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run did. `embedded` is False when everything was done before."""
+    """What a run did. `embedded` is False when everything was done before. rows: see `refresh.outcome`."""
 
     plan: Plan
     snapshot: Snapshot
     progress: Progress
     embedded: bool
+    rows: dict[str, int]
 
 
 def run(
@@ -62,11 +66,12 @@ def run(
     address: str | None = None,
     watch: Watch | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    nominal_time: datetime.datetime | None = None,
 ) -> Result:
-    """Embed what is missing and commit a snapshot.
+    """Embed what is missing and commit a snapshot, which records the `nominal_time` that a scheduler gave the run.
 
-    Raises SpecError, ModelError, InputError, StorageError, TooManyRejects or CommitConflict; after any of them the same
-    command goes on where this one stopped.
+    Raises SpecError, ModelError, InputError, StorageError, TooManyRejects, TooManyDeletions or CommitConflict; after any
+    of them the same command goes on where this one stopped.
     """
     progress, embedded = Progress(), False
     tell_retries(functools.partial(show_retry, progress, watch))
@@ -78,8 +83,9 @@ def run(
         if on_plan:
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
-            return Result(plan, plan.head, progress, embedded)
-        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+            return Result(plan, plan.head, progress, embedded, refresh.outcome(plan.live, plan.done))
+        refresh.check_deletions(spec, plan.head, plan.changes.most_documents, "and the input now has at most")
+        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
         store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
         failpoint("after_plan")
         if plan.todo:
@@ -88,9 +94,11 @@ def run(
             execute(plan, store, progress, watch)
         finished = commit.load_manifests(store, job.fingerprint, plan.done)
         if not missing(plan, finished):
-            snapshot = finish(plan, store, finished)
-            write_record(store, plan, progress, snapshot, ray.cluster_resources() if ray.is_initialized() else {})
-            return Result(plan, snapshot, progress, embedded)
+            parts = plan.parts_of(finished)
+            rows, snapshot = refresh.outcome(plan.live, parts), finish(plan, store, parts, nominal_time)
+            resources = ray.cluster_resources() if ray.is_initialized() else {}
+            write_record(store, plan, progress, snapshot, resources, rows, nominal_time)
+            return Result(plan, snapshot, progress, embedded, rows)
     left = missing(plan, finished)
     raise InputError(
         f"{len(left)} splits are unfinished after {MAX_ROUNDS} plans, the first one of {shown(left[0].spans[0].shard.uri)}: "
@@ -107,7 +115,8 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     context.execution_options.preserve_order = False
     pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
     beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver).remote()
+    again = {"max_restarts": MAX_TRIES, "max_task_retries": MAX_TRIES}
+    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver, **again).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,
@@ -116,11 +125,14 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
     # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
     splits = [pa.table({"id": [number]}) for number in range(len(plan.todo))]
+    index_runs = update_index(
+        store, job.fingerprint, plan.earlier, functools.partial(_build_index, store, job.fingerprint)
+    )
     parts = (
         ray.data.from_arrow(splits)
         .map_batches(
             PrepareParts,
-            fn_constructor_args=(job, plan.run_id, list(plan.todo), totals),
+            fn_constructor_args=(job, plan.run_id, list(plan.todo), totals, store, index_runs),
             compute=ActorPoolStrategy(
                 min_size=pools.tokenizers.workers, max_size=pools.tokenizers.most, max_tasks_in_flight_per_actor=2
             ),
@@ -151,17 +163,26 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
             raise stop.error or _own_error(error) from error
 
 
-def finish(plan: Plan, store: Store, finished: list[Manifest]) -> Snapshot:
-    """Check what storage says about the whole plan and make it the head. Raises TooManyRejects or CommitConflict."""
-    parts = plan.parts_of(finished)
+def _build_index(store: Store, fingerprint: str, groups: Sequence[Sequence[Manifest]]) -> None:
+    task = ray.remote(build_run)
+    ray.get([task.remote(store, fingerprint, group) for group in groups])
+
+
+def finish(plan: Plan, store: Store, parts: list[Manifest], nominal_time: datetime.datetime | None = None) -> Snapshot:
+    """Check what storage says about the whole plan and make it the head.
+
+    Raises TooManyRejects, TooManyDeletions or CommitConflict.
+    """
     records, rejects = sum(part.n_records for part in parts), sum(part.n_rejects for part in parts)
     check_rejects(plan.job.spec, records, rejects)
+    n_documents = sum(part.n_documents for part in parts)
+    refresh.check_deletions(plan.job.spec, plan.head, n_documents, "and the next one would have")
     duplicates = None
     if plan.job.spec.input.id_column is not None:
         duplicates = dataset.count_duplicate_ids(store, parts)
     return commit.commit_snapshot(
         store, parts, run_id=plan.run_id, fingerprint=plan.job.fingerprint,
-        parent=plan.head, complete=True, n_duplicate_ids=duplicates,
+        parent=plan.head, complete=True, n_duplicate_ids=duplicates, nominal_time=nominal_time,
     )  # fmt: skip
 
 

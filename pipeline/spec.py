@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,46 +18,15 @@ import pydantic
 import yaml
 
 from pipeline import schema
-from pipeline.addresses import problem_of, problem_of_options
 from pipeline.errors import SpecError
 from pipeline.read import READERS
+from pipeline.spec_types import Auto, Count, Duration, KeptColumns, Name, StorageOptions, Uri, Uris
 
 __all__ = ["JobSpec", "load_spec"]
 
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _as_kept(value: Any) -> Any:
-    """A list of names means string columns; a mapping gives each its type."""
-    return dict.fromkeys(value, "string") if isinstance(value, list | tuple) else value
-
-
-def _as_duration(value: Any) -> Any:
-    units = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", value) if isinstance(value, str) else None
-    return datetime.timedelta(**{units[match[2]]: float(match[1])}) if match else value
-
-
-def _allowed_uri(uri: str) -> str:
-    if problem := problem_of(uri):
-        raise ValueError(problem)
-    return uri
-
-
-def _allowed_options(options: dict[str, Any]) -> dict[str, Any]:
-    if problem := problem_of_options(options):
-        raise ValueError(problem)
-    return options
-
-
-Auto = Literal["auto"]
-Name = Annotated[str, pydantic.Field(min_length=1)]
-Uri = Annotated[Name, pydantic.AfterValidator(_allowed_uri)]
-Count = Annotated[int, pydantic.Field(ge=1)]
-StorageOptions = Annotated[dict[str, Any], pydantic.AfterValidator(_allowed_options)]
-Duration = Annotated[datetime.timedelta, pydantic.BeforeValidator(_as_duration)]
+MOST_BYTES = 512 << 20
+"""Of `part_bytes` and of `max_record_bytes`: a part is at most the sum of both, its texts must fit one Arrow column of
+2 GiB, normalised too, and each stage holds a part in memory several times over."""
 
 
 class _Section(pydantic.BaseModel):
@@ -68,12 +36,12 @@ class _Section(pydantic.BaseModel):
 class InputSpec(_Section):
     """Where documents come from and which fields of a record matter."""
 
-    uri: Annotated[tuple[Uri, ...], pydantic.BeforeValidator(_as_tuple), pydantic.Field(min_length=1)]
+    uri: Uris
     format: str = "auto"
     text_column: Name = "text"
     id_column: Name | None = None
-    keep_columns: Annotated[dict[Name, str], pydantic.BeforeValidator(_as_kept)] = {}
-    max_record_bytes: pydantic.ByteSize = pydantic.ByteSize(16 << 20)
+    keep_columns: KeptColumns = {}
+    max_record_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1, le=MOST_BYTES)] = pydantic.ByteSize(16 << 20)
     storage_options: StorageOptions = {}
 
     @pydantic.model_validator(mode="after")
@@ -152,11 +120,12 @@ class RuntimeSpec(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "packed", "padded"] = "auto"
-    part_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1024)] = pydantic.ByteSize(32 << 20)
+    part_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1024, le=MOST_BYTES)] = pydantic.ByteSize(32 << 20)
     tokenizers: Auto | Count = "auto"
     embedders: Auto | Count = "auto"
     max_batch_tokens: Auto | Count = "auto"
     max_reject_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
+    max_delete_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.2
     commit_every: Duration | None = datetime.timedelta(minutes=10)
 
 

@@ -57,7 +57,7 @@ def cut_rest(spec: JobSpec, shards: Sequence[Shard], claims: Claims) -> Iterator
     group_bytes = 0
     for shard in shards:
         taken = sorted(claims.get(shard.uri, ()))
-        if taken and taken[0] == (0, float("inf")):
+        if not any(_free(Span(shard=shard), taken)):  # covered from end to end: not even its footer is read
             continue
         reader = READERS[format_of(shard.uri, spec.input.format)]
         opener = functools.partial(open_shard, options=spec.input.storage_options)

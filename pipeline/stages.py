@@ -21,12 +21,13 @@ import ray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
-from pipeline import careful, commit, metrics, parts, publish, tokenize
+from pipeline import careful, commit, cutting, metrics, parts, publish, tokenize
 from pipeline.errors import ShardChanged, WorkerError
 from pipeline.job import Job
 from pipeline.plan import Todo
 from pipeline.quarantine import Child, here
-from pipeline.storage import Store, tell_retries
+from pipeline.retry import tell_retries
+from pipeline.storage import Store
 
 CAREFUL_AFTER = 2
 """Deaths of workers over one piece of work after which the next worker does it in a child process."""
@@ -101,16 +102,19 @@ def report_retries(totals: Any) -> None:
 class PrepareParts:
     """Reads a split, cuts it into parts, cleans, chunks and tokenizes each. One call a split, one row out a part."""
 
-    def __init__(self, job: Job, run_id: str, todo: list[Todo], totals: Any) -> None:
-        self.job, self.run_id, self.todo, self.totals = job, run_id, todo, totals
+    def __init__(
+        self, job: Job, run_id: str, todo: list[Todo], totals: Any, store: Store, index_runs: list[str]
+    ) -> None:
+        self.job, self.todo, self.totals = job, todo, totals
+        self.loading = (job, run_id, store, index_runs)
         with starting(totals):
-            self.prepare = here(careful.load_preparer(job, run_id))
+            self.prepare = here(careful.load_preparer(*self.loading))
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         todo = self.todo[batch["id"][0].as_py()]
         with (
             begun(self.totals, f"split {todo.split.split_id}") as is_careful,
-            Child(careful.load_preparer, self.job, self.run_id) as child,  # starts at the first `ask`
+            Child(careful.load_preparer, *self.loading) as child,  # starts at the first `ask`
         ):
             if is_careful:
                 yield from self._parts(todo, careful.read(todo.split, self.job), child.ask)
@@ -118,11 +122,14 @@ class PrepareParts:
                 yield from self._parts(todo, None, self.prepare)
 
     def _parts(
-        self, todo: Todo, tables: Iterator[tuple[int, pa.Table]] | None, prepare: Callable[[parts.Part], parts.Prepared]
+        self,
+        todo: Todo,
+        tables: Iterator[tuple[int, pa.Table]] | None,
+        prepare: Callable[[cutting.Part], parts.Prepared],
     ) -> Iterator[pa.Table]:
         clock, blocked_s = time.perf_counter(), 0.0
         try:
-            for part in parts.cut(todo.split, self.job, tables):
+            for part in cutting.cut(todo.split, self.job, tables):
                 read_s, clock = time.perf_counter() - clock, time.perf_counter()
                 if part.index not in todo.finished:
                     prepared = careful.prepare(part, prepare)
@@ -178,6 +185,7 @@ class EmbedParts:
         }
         header["dimension"] = vectors.shape[1]
         vectors_table = pa.table({"vectors": pa.array(vectors.reshape(-1))})
+        rows = rows.drop_columns(["reused"])
         return row(header, rows=rows, vectors=vectors_table, rejects=cell(batch, "rejects"))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,80 +17,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
-import tenacity
 
 from pipeline.addresses import problem_of, problem_of_options
 from pipeline.addresses import shown as shown  # its readers import it from here
 from pipeline.errors import SpecError, StorageError
+from pipeline.retry import retried
 
 T = TypeVar("T")
 
-RETRY_SECONDS = float(os.environ.get("CORPUS_EMBED_RETRY_SECONDS", "300"))
-"""How long one request is tried again before it counts as failed; an outage longer than this fails the run."""
-
-_TRANSIENT_ERRNO = {errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE}
-_TRANSIENT_NAMES = {
-    "ClientError", "ClientOSError", "ClientPayloadError", "ConnectionClosedError", "ConnectTimeoutError",
-    "EndpointConnectionError", "FlexibleChecksumError", "FSTimeoutError", "HTTPClientError", "IncompleteRead",
-    "IncompleteReadError", "ReadTimeoutError", "ResponseParserError", "ResponseStreamingError", "ServerDisconnectedError",
-}  # fmt: skip
 RANGE_BYTES = 8 << 20
 """One ranged request of a reader that goes front to back."""
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether trying again can help. Looks through the causes, since s3fs turns answers of S3 into OSErrors."""
-    link: BaseException | None = error
-    while link is not None:
-        response = getattr(link, "response", None)
-        if isinstance(response, Mapping):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            code = str(response.get("Error", {}).get("Code", ""))
-            return status in (408, 409, 429) or status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling")
-        if isinstance(link, ConnectionError | TimeoutError) or type(link).__name__ in _TRANSIENT_NAMES:
-            return True
-        link = link.__cause__
-    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
-
-
-NOTE_SECONDS = 60.0
-"""A request that has failed for this long is named to whoever waits for it."""
-
-_on_retry: Callable[[str | None], None] = lambda note: None  # noqa: E731 - a name that `tell_retries` binds anew
-
-
-def tell_retries(to: Callable[[str | None], None]) -> None:
-    """Call `to` at each retry of this process: with None, or with a line for people from NOTE_SECONDS on."""
-    global _on_retry
-    _on_retry = to
-
-
-def _tell(what: str, noted: list[str], state: tenacity.RetryCallState) -> None:
-    waited_s, error = state.seconds_since_start or 0.0, state.outcome.exception() if state.outcome else None
-    if waited_s < NOTE_SECONDS or noted:
-        return _on_retry(None)
-    # the names of the error and its cause, not their texts: that of an HTTP client holds a signed URL with its signature
-    names = [type(link).__name__ for link in (error, error and error.__cause__) if link]
-    noted.append(f"{what}: failing for {waited_s:.0f} s ({', '.join(names)}); it is tried for {RETRY_SECONDS:.0f} s")
-    return _on_retry(noted[0])
-
-
-def retried(request: Callable[[], T], what: str) -> T:
-    """Run `request`, again after transient failures. Raises StorageError when the deadline passes."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_transient),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
-        stop=tenacity.stop_after_delay(RETRY_SECONDS),
-        before_sleep=functools.partial(_tell, what, []),
-    )
-    try:
-        return retrying(request)
-    except tenacity.RetryError as error:
-        last = error.last_attempt
-        raise StorageError(
-            f"{what}: still failing after {last.attempt_number} attempts over {RETRY_SECONDS:.0f} s; the last "
-            f"answer was {last.exception()!r}. Check the store, then run the same command again: it resumes."
-        ) from last.exception()
 
 
 def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -116,6 +51,11 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return fs, os.path.abspath(path) if protocol == "file" else path
 
 
+def cache_folder(name: str) -> Path:
+    """Where this node keeps copies of one kind: below CORPUS_EMBED_CACHE (default ~/.cache/corpus-embed)."""
+    return Path(os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed") / name
+
+
 class Store:
     """A root under which whole objects are read and created. Paths are relative, with `/`, and stay inside."""
 
@@ -128,10 +68,13 @@ class Store:
         return Store, (self.uri, self.options)
 
     def path(self, relative: str) -> str:
-        """Full path of a relative one. Raises StorageError if it would leave the root."""
+        """Full path of a relative one. Raises StorageError if it would leave the root, by its steps or by a link."""
         if any(step in ("", ".", "..") for step in relative.split("/")):
             raise StorageError(f"{shown(self.uri)}: '{relative}' is not a path inside the output")
-        return f"{self.root}/{relative}"
+        path = f"{self.root}/{relative}"
+        if self.local and not (real := os.path.realpath(path)).startswith(os.path.realpath(self.root) + "/"):
+            raise StorageError(f"{shown(self.uri)}/{relative}: a link leads out of the output, to {real}. Remove it.")
+        return path
 
     def read(self, relative: str) -> bytes:
         """One whole object. Raises FileNotFoundError when it is not there."""
@@ -152,8 +95,10 @@ class Store:
             return None
 
     def open(self, relative: str) -> BinaryIO:
-        """A seekable reader of one object, for footers and single columns."""
-        return cast(BinaryIO, self._asked(lambda: self.fs.open(self.path(relative), "rb"), "open", relative))
+        """A seekable reader of one object, for footers and single columns: it fetches what is asked for and no more."""
+        exact = {} if self.local else {"cache_type": "none"}
+        opened = self._asked(lambda: self.fs.open(self.path(relative), "rb", **exact), "open", relative)
+        return cast(BinaryIO, opened)
 
     def list(self, prefix: str) -> dict[str, int]:
         """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""
@@ -212,7 +157,7 @@ class Store:
         return True
 
     def _link(self, path: str, data: bytes) -> bool:
-        folder, staging = Path(path).parent, Path(self.root) / "_meta" / "tmp"
+        folder, staging = Path(path).parent, Path(self.path("_meta/tmp"))
         for directory in (folder, staging):
             directory.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=staging)

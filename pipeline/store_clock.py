@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import OutputError
-from pipeline.storage import Store, retried, shown
+from pipeline.retry import retried
+from pipeline.storage import Store, shown
 
 
 def store_time(store: Store) -> float:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.storage import Store, retried, shown
+from pipeline.retry import retried
+from pipeline.storage import Store, shown
 
 
 def stale(store: Store, limit: float) -> Iterator[tuple[str, str]]:

@@ -32,8 +32,10 @@ import pyarrow.parquet as pq
 from pipeline import commit, schema, uploads
 from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, Snapshot
-from pipeline.storage import Store, retried, shown
+from pipeline.retry import retried
+from pipeline.storage import Store, shown
 from pipeline.store_clock import changed_at, store_time
+from pipeline.text_index import used_runs
 
 _KINDS = {
     "manifest": re.compile(r"_meta/manifests/([0-9a-f]+)/([0-9a-f]+)\.json"),
@@ -41,6 +43,7 @@ _KINDS = {
     "rejects": re.compile(r"_meta/rejects/([0-9a-f]+)/part-([0-9a-f]+)\.parquet"),
     "snapshot": re.compile(r"_meta/snapshots/(\d{20})\.json"),
     "file list": re.compile(r"_meta/files/([0-9a-f]{64})\.parquet"),
+    "index": re.compile(r"_meta/index/[0-9a-f]+/[0-9a-f]+\.(?:arrow|json)"),
     "generation": re.compile(r"_meta/generations/([0-9a-f]+)\.json"),
     "run record": re.compile(r"_meta/runs/([0-9a-f]+)/.+"),
     "lease": re.compile(r"_meta/leases/\d{20}/[^/]+"),
@@ -55,6 +58,7 @@ _REASONS = {
     "rejects": "rejects that no kept part names",
     "snapshot": "older than the kept snapshots",
     "file list": "no kept snapshot names it",
+    "index": "a larger one covers its parts, or they are gone",
     "generation": "nothing kept has its fingerprint",
     "run record": "nothing kept is from this run",
     "lease": "of a refresh that ended or died",
@@ -152,6 +156,8 @@ def _needed(store: Store, kept: list[Snapshot], snapshots: list[Snapshot], liste
     parts = [*live.values(), *resumable]
     fingerprints = current | {snapshot.fingerprint for snapshot in kept} | {part.fingerprint for part in parts}
     runs = {snapshot.run_id for snapshot in kept} | {part.run_id for part in parts}
+    ids = {part.part_id for part in parts}
+    indexed = [run for fingerprint in fingerprints for run in used_runs(store, fingerprint, ids)]
     return {
         *(commit.manifest_path(part.fingerprint, part.part_id) for part in parts),
         *(file.path for part in parts for file in part.data_files),
@@ -159,6 +165,7 @@ def _needed(store: Store, kept: list[Snapshot], snapshots: list[Snapshot], liste
         *(f"{commit.SNAPSHOTS}/{snapshot.number:020d}.json" for snapshot in kept),
         *(snapshot.file_list for snapshot in kept),
         *(f"_meta/generations/{fingerprint}.json" for fingerprint in fingerprints),
+        *(f"{run}.{suffix}" for run in indexed for suffix in ("arrow", "json")),
         *(path for path in listed if (found := _KINDS["run record"].fullmatch(path)) and found[1] in runs),
     }
 

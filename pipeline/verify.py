@@ -9,13 +9,11 @@ Cost: one read of everything, SHA-256 twice over it (files, texts), 16 bytes a r
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.lineage import Manifest, Span
 from pipeline.recorded import Recorded, read_recorded
@@ -23,6 +21,7 @@ from pipeline.spec import JobSpec
 from pipeline.storage import Store
 from pipeline.verify_records import records, rejects
 from pipeline.verify_rows import Rows
+from pipeline.write import parquet
 
 SHOWN = 5
 """Findings that a check's detail names; `figures` has the number of all."""
@@ -197,7 +196,7 @@ def _missing_of_plan(recorded: Recorded, found: set[str]) -> Iterator[str]:
         yield f"{path}: gone, so what the run planned cannot be compared"
         return
     try:
-        planned = set(pq.read_table(io.BytesIO(data), page_checksum_verification=True)["split_id"].to_pylist())
+        planned = set(parquet.read_text(data, "split_id")["split_id"])
     except (pa.ArrowException, OSError) as error:
         yield f"{path}: cannot be read: {error}"
         return

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipeline import commit, dataset, file_list, publish
 from pipeline.lineage import Manifest, content_hash
 from pipeline.recorded import Recorded
+from pipeline.write import parquet
 
 
 def records(recorded: Recorded) -> Iterator[str]:
@@ -68,12 +69,12 @@ def rejects(recorded: Recorded) -> Iterator[str]:
         if part.rejects_sha256 not in (None, hashlib.sha256(data).hexdigest()):
             yield f"{part.rejects_path}: its SHA-256 is not the one in the manifest"
         try:
-            table = pq.read_table(io.BytesIO(data), columns=["reason", "part_id"], page_checksum_verification=True)
+            letters = parquet.read_text(data, "reason", "part_id")
         except (pa.ArrowException, OSError) as error:
             yield f"{part.rejects_path}: cannot be read: {error}"
             continue
-        if set(table["part_id"].to_pylist()) - {part.part_id}:
+        if set(letters["part_id"]) - {part.part_id}:
             yield f"{part.rejects_path}: holds rejects of another part"
-        reasons = dict(Counter(table["reason"].to_pylist()))
-        if table.num_rows != part.n_rejects or reasons != part.reject_reasons:
+        reasons = dict(Counter(letters["reason"]))
+        if len(letters["reason"]) != part.n_rejects or reasons != part.reject_reasons:
             yield f"{part.rejects_path}: {reasons}, the manifest counts {part.n_rejects}: {part.reject_reasons}"

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline import dataset, parts
+from pipeline import cutting, dataset, parts
 from pipeline.errors import OutputError
 from pipeline.job import Job
 from pipeline.lineage import Shard, Span, Split
 from pipeline.origin import SOURCE_GONE, Record, digest_of, key_of, read_records, shard_of
+from pipeline.ragged import renumbered
 from pipeline.recorded import Recorded, load_engine_of
 from pipeline.storage import shown
 from pipeline.tokenize import load_tokenizer
@@ -156,7 +157,7 @@ def _embedded_again(
 
 def _part(
     keys: Mapping[tuple[str, str, int], None], records: Mapping[tuple[str, str, int], Record | str]
-) -> parts.Part:
+) -> cutting.Part:
     """The sampled records as a part of their own."""
     shards = list(dict.fromkeys((uri, etag) for uri, etag, _ in keys))
     spans = tuple(Span(shard=Shard(uri=uri, etag=etag, size_bytes=0)) for uri, etag in shards)
@@ -165,16 +166,13 @@ def _part(
         record = records[key]
         if isinstance(record, Record):
             pieces.append((shards.index(key[:2]), record.raw))
-    return parts.Part(Split(spans=spans, part_bytes=1), 0, True, tuple(pieces))
+    return cutting.Part(Split(spans=spans, part_bytes=1), 0, True, tuple(pieces))
 
 
 def _only(prepared: parts.Prepared, rows: Sequence[int]) -> tuple[pa.Table, pa.Table]:
     """Some rows of a prepared part, and only the distinct texts that these rows need."""
     taken = prepared.rows.take(pa.array(rows, pa.int64()))
-    members, starts = parts.list_members(taken["texts"])
-    used, place = np.unique(members, return_inverse=True)
-    offsets = pa.array(np.append(starts, len(members)).astype(np.int32))
-    texts = pa.ListArray.from_arrays(offsets, pa.array(place.astype(np.int32)))
+    texts, used = renumbered(taken["texts"])
     taken = taken.set_column(taken.column_names.index("texts"), "texts", texts)
     return taken, prepared.tokens.take(pa.array(used, pa.int64()))
 

@@ -19,13 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipeline import commit, parts, publish
+from pipeline import commit, cutting, parts, publish
 from pipeline.job import Job, resolve
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.plan import Plan, Todo, make_plan, missing, plan_table
 from pipeline.recorded import load_engine_of
+from pipeline.reuse import Index
 from pipeline.spec import JobSpec, spec_from
 from pipeline.storage import Store
+from pipeline.text_index import update_index
 from pipeline.tokenize import load_tokenizer
 
 Document = Mapping[str, Any]
@@ -102,10 +104,11 @@ def run_without_ray(
     store = Store(spec.output.uri, spec.output.storage_options)
     job = resolve(spec, "cpu")
     plan = make_plan(job, store)
-    store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+    store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
     store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
     if plan.todo:
-        publish_todo(job, only(plan), store, plan.run_id, change)
+        index = Index(store, job.fingerprint, update_index(store, job.fingerprint, plan.earlier))
+        publish_todo(job, only(plan), store, plan.run_id, change, index)
     if not complete:
         return None
     finished = commit.load_manifests(store, job.fingerprint, plan.done)
@@ -117,7 +120,12 @@ def run_without_ray(
 
 
 def publish_todo(
-    job: Job, todos: Sequence[Todo], store: Store, run_id: str, change: Callable[[pa.Table, Any], tuple[pa.Table, Any]]
+    job: Job,
+    todos: Sequence[Todo],
+    store: Store,
+    run_id: str,
+    change: Callable[[pa.Table, Any], tuple[pa.Table, Any]],
+    index: Index | None = None,
 ) -> list[Manifest]:
     """Read, embed and publish the missing parts of some splits."""
     model = job.model()
@@ -125,10 +133,10 @@ def publish_todo(
     engine = load_engine_of(job, model, tokenizer.prompt_tokens)
     made = []
     for todo in todos:
-        for part in parts.cut(todo.split, job):
+        for part in cutting.cut(todo.split, job):
             if part.index in todo.finished:
                 continue
-            prepared = parts.prepare(part, job, tokenizer, run_id)
+            prepared = parts.prepare(part, job, tokenizer, run_id, index)
             rows, vectors = change(prepared.rows, parts.embed(prepared.tokens, prepared.rows, engine, job.normalize))
             header = {**prepared.header, "seconds": {}, "n_padded_tokens": 0, "engine": {"name": engine.name}}
             commit.publish_generation(store, publish.generation_of(job, engine.dim))

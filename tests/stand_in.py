@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import commit, dataset, parts, publish
+from pipeline import commit, cutting, dataset, parts, publish
 from pipeline.failpoints import failpoint
 from pipeline.job import Job
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.plan import Plan, make_plan, missing, plan_table
+from pipeline.reuse import Index
 from pipeline.spec import JobSpec, spec_from
 from pipeline.storage import Store
+from pipeline.text_index import update_index
 from pipeline.tokenize.tokens import Tokens
 
 DIM = 8
@@ -114,10 +116,12 @@ def store_of(spec: JobSpec) -> Store:
 
 def prepared_parts(spec: JobSpec, plan: Plan, tokenizer: ByteTokenizer | None = None) -> Iterator[parts.Prepared]:
     """The parts of a plan that have no manifest yet, up to the model."""
+    store, fingerprint = store_of(spec), plan.job.fingerprint
+    index = Index(store, fingerprint, update_index(store, fingerprint, plan.earlier)) if plan.todo else None
     for todo in plan.todo:
-        for part in parts.cut(todo.split, plan.job):
+        for part in cutting.cut(todo.split, plan.job):
             if part.index not in todo.finished:
-                yield parts.prepare(part, plan.job, tokenizer or ByteTokenizer(), plan.run_id)
+                yield parts.prepare(part, plan.job, tokenizer or ByteTokenizer(), plan.run_id, index)
 
 
 def publish_prepared(prepared: parts.Prepared, job: Job, store: Store, engine: HashEngine) -> Manifest:

@@ -87,7 +87,7 @@ def _equal_lengths(
     pooled: bool = False,
 ) -> torch.Tensor:
     repeat = q.shape[1] // k.shape[1]
-    mixed = torch.empty(q.shape, dtype=q.dtype)
+    mixed: list[torch.Tensor] = []
     token = 0
     for row, n_rows, length in batch.runs:
         kv = slice(token, token + n_rows * length)
@@ -99,9 +99,9 @@ def _equal_lengths(
         if repeat > 1:  # the CPU kernel knows no grouped heads: `enable_gqa` would leave it for a slow one
             own_k, own_v = (x.repeat_interleave(repeat, dim=1) for x in (own_k, own_v))
         out = scaled_dot_product_attention(own_q, own_k, own_v, is_causal=causal and not pooled)
-        mixed[mine] = out.transpose(1, 2).flatten(0, 1)
+        mixed.append(out.transpose(1, 2).flatten(0, 1))  # (tokens, H, D)
         token = kv.stop
-    return mixed
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
 def _variable_length() -> Attention:

@@ -19,9 +19,9 @@ from pipeline.embed.attention import attention_for, pack
 from pipeline.embed.base import DTYPES, Engine, EngineOptions
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.head import load_head
+from pipeline.embed.linear import ACTIVATIONS
 from pipeline.embed.packed_bert import PackedBert
 from pipeline.embed.packed_llama import PackedLlama
-from pipeline.embed.pointwise import ACTIVATIONS
 from pipeline.embed.pooling import keep_real, pool, single_token_index
 from pipeline.embed.weights import read_weights
 from pipeline.errors import ModelError

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.functional import embedding, layer_norm, linear
+from torch.nn.functional import embedding, layer_norm
 
 from pipeline.embed.attention import Attention, PackedBatch
-from pipeline.embed.pointwise import ACTIVATIONS
+from pipeline.embed.linear import ACTIVATIONS, Linear
 from pipeline.embed.weights import Shapes
 
 __all__ = ["PackedBert"]
@@ -36,14 +36,16 @@ _LINEAR = {
 
 @dataclass(frozen=True)
 class _Layer:
-    """Weights (out, in) and biases (out,) of one layer; qkv are the three projections above each other."""
+    """qkv are the three projections above each other; `q` and `kv` are parts of them, there in the last layer only."""
 
-    qkv: tuple[torch.Tensor, torch.Tensor]
-    out: tuple[torch.Tensor, torch.Tensor]
+    qkv: Linear
+    out: Linear
     norm_attention: tuple[torch.Tensor, torch.Tensor]
-    up: tuple[torch.Tensor, torch.Tensor]
-    down: tuple[torch.Tensor, torch.Tensor]
+    up: Linear
+    down: Linear
     norm_ffn: tuple[torch.Tensor, torch.Tensor]
+    q: Linear | None = None
+    kv: Linear | None = None
 
 
 class PackedBert:
@@ -67,7 +69,8 @@ class PackedBert:
             weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
         )
         self._norm = weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"]
-        self._layers = [_layer(weights, f"encoder.layer.{i}.") for i in range(config["num_hidden_layers"])]
+        last = config["num_hidden_layers"] - 1
+        self._layers = [_layer(weights, f"encoder.layer.{i}.", i == last) for i in range(last + 1)]
 
     @staticmethod
     def unsupported(config: dict[str, Any]) -> str | None:
@@ -103,15 +106,15 @@ class PackedBert:
         hidden = self._normed(hidden, self._norm)
         full = self._layers if wanted is None else self._layers[:-1]
         for layer in full:
-            q, k, v = self._heads(linear(hidden, *layer.qkv), 3)
+            q, k, v = self._heads(layer.qkv(hidden), 3)
             hidden = self._finish(layer, hidden, attention(q, k, v, batch, causal=False))
         if wanted is None:
             return hidden
-        layer, width = self._layers[-1], hidden.shape[1]
-        weight, bias = layer.qkv
-        k, v = self._heads(linear(hidden, weight[width:], bias[width:]), 2)
+        layer = self._layers[-1]
+        assert layer.q and layer.kv
+        k, v = self._heads(layer.kv(hidden), 2)
         picked = hidden[wanted]  # (n, D)
-        (q,) = self._heads(linear(picked, weight[:width], bias[:width]), 1)
+        (q,) = self._heads(layer.q(picked), 1)
         return self._finish(layer, picked, attention(q, k, v, batch, causal=False, pooled=True))
 
     def _places(self, batch: PackedBatch) -> torch.Tensor:
@@ -129,24 +132,29 @@ class PackedBert:
         return projected.view(projected.shape[0], n_parts, self._n_heads, -1).unbind(1)
 
     def _finish(self, layer: _Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        hidden = self._normed(linear(mixed.flatten(1), *layer.out).add_(hidden), layer.norm_attention)
-        inner = self._activation(linear(hidden, *layer.up))  # (T, F)
-        return self._normed(linear(inner, *layer.down).add_(hidden), layer.norm_ffn)
+        hidden = self._normed(layer.out.plus(mixed.flatten(1), hidden), layer.norm_attention)
+        inner = layer.up.activated(hidden, self._activation)  # (T, F)
+        return self._normed(layer.down.plus(inner, hidden), layer.norm_ffn)
 
     def _normed(self, hidden: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         return layer_norm(hidden, hidden.shape[-1:], *norm, self._eps)
 
 
-def _layer(weights: dict[str, torch.Tensor], prefix: str) -> _Layer:
+def _layer(weights: dict[str, torch.Tensor], prefix: str, is_last: bool) -> _Layer:
     def pair(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"]
 
-    parts = [pair(f"attention.self.{name}") for name in ("query", "key", "value")]
+    def stacked(*names: str) -> Linear:
+        parts = [pair(f"attention.self.{name}") for name in names]
+        return Linear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
+
     return _Layer(
-        qkv=(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])),
-        out=pair("attention.output.dense"),
+        qkv=stacked("query", "key", "value"),
+        out=Linear(*pair("attention.output.dense")),
         norm_attention=pair("attention.output.LayerNorm"),
-        up=pair("intermediate.dense"),
-        down=pair("output.dense"),
+        up=Linear(*pair("intermediate.dense")),
+        down=Linear(*pair("output.dense")),
         norm_ffn=pair("output.LayerNorm"),
+        q=stacked("query") if is_last else None,
+        kv=stacked("key", "value") if is_last else None,
     )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.functional import embedding, linear, rms_norm
+from torch.nn.functional import embedding, rms_norm
 
 from pipeline.embed.attention import Attention, PackedBatch
-from pipeline.embed.pointwise import ACTIVATIONS
+from pipeline.embed.linear import ACTIVATIONS, Linear, activate
 from pipeline.embed.weights import Shapes
 
 __all__ = ["PackedLlama"]
@@ -27,12 +27,10 @@ _DEFAULTS = {
     "num_attention_heads": 32, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
 }  # fmt: skip
 
-Linear = tuple[torch.Tensor, torch.Tensor | None]
-
 
 @dataclass(frozen=True)
 class _Layer:
-    """Weights (out, in), biases (out,) or None; qkv and gate_up are their projections above each other."""
+    """qkv and gate_up are their projections above each other; `q` and `kv` are parts, there in the last layer only."""
 
     norm_attention: torch.Tensor
     qkv: Linear
@@ -40,6 +38,8 @@ class _Layer:
     norm_ffn: torch.Tensor
     gate_up: Linear
     down: Linear
+    q: Linear | None = None
+    kv: Linear | None = None
 
 
 class PackedLlama:
@@ -57,7 +57,8 @@ class PackedLlama:
         self._activation = ACTIVATIONS[config["hidden_act"]]
         self._words = weights["embed_tokens.weight"]
         self._norm = weights["norm.weight"]
-        self._layers = [_layer(weights, f"layers.{i}.") for i in range(config["num_hidden_layers"])]
+        last = config["num_hidden_layers"] - 1
+        self._layers = [_layer(weights, f"layers.{i}.", i == last) for i in range(last + 1)]
         frequencies, scale = _rotary(config, self._head_dim)
         angles = torch.outer(torch.arange(self.max_tokens, dtype=torch.float32), frequencies)
         self._cos, self._sin = ((table * scale).to(self._norm) for table in (angles.cos(), angles.sin()))
@@ -102,31 +103,31 @@ class PackedLlama:
         sin = embedding(batch.positions, self._sin).unsqueeze(1)
         full = self._layers if wanted is None else self._layers[:-1]
         for layer in full:
-            heads = self._project(hidden, layer, slice(None))  # (T, Hq + 2 Hkv, Dh)
+            heads = self._project(hidden, layer, layer.qkv)  # (T, Hq + 2 Hkv, Dh)
             rotated = _rotate(heads[:, : self._n_q + self._n_kv], cos, sin)
             q, k = rotated[:, : self._n_q], rotated[:, self._n_q :]
             v = heads[:, self._n_q + self._n_kv :]
             hidden = self._finish(layer, hidden, attention(q, k, v, batch, causal=True))
         if wanted is not None:
-            layer, q_width = self._layers[-1], self._layers[-1].out[0].shape[1]
-            heads = self._project(hidden, layer, slice(q_width, None))  # (T, 2 Hkv, Dh)
+            layer = self._layers[-1]
+            assert layer.q and layer.kv
+            heads = self._project(hidden, layer, layer.kv)  # (T, 2 Hkv, Dh)
             k, v = _rotate(heads[:, : self._n_kv], cos, sin), heads[:, self._n_kv :]
             hidden = hidden[wanted]  # (n, D)
-            q = _rotate(self._project(hidden, layer, slice(q_width)), cos[wanted], sin[wanted])
+            q = _rotate(self._project(hidden, layer, layer.q), cos[wanted], sin[wanted])
             hidden = self._finish(layer, hidden, attention(q, k, v, batch, causal=True, pooled=True))
         return rms_norm(hidden, hidden.shape[-1:], self._norm, self._eps)
 
-    def _project(self, hidden: torch.Tensor, layer: _Layer, rows: slice) -> torch.Tensor:
-        """Query, key and value heads, or the `rows` of that projection: (T, heads, Dh)."""
-        weight, bias = layer.qkv
+    def _project(self, hidden: torch.Tensor, layer: _Layer, projection: Linear) -> torch.Tensor:
+        """Query, key and value heads, or some of them: (T, heads, Dh)."""
         normed = rms_norm(hidden, hidden.shape[-1:], layer.norm_attention, self._eps)
-        return linear(normed, weight[rows], None if bias is None else bias[rows]).unflatten(1, (-1, self._head_dim))
+        return projection(normed).unflatten(1, (-1, self._head_dim))
 
     def _finish(self, layer: _Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        hidden = linear(mixed.flatten(1), *layer.out).add_(hidden)
+        hidden = layer.out.plus(mixed.flatten(1), hidden)
         normed = rms_norm(hidden, hidden.shape[-1:], layer.norm_ffn, self._eps)
-        gate, up = linear(normed, *layer.gate_up).chunk(2, dim=1)  # (T, F) each
-        return linear(self._activation(gate).mul_(up), *layer.down).add_(hidden)
+        gate, up = layer.gate_up(normed).chunk(2, dim=1)  # (T, F) each
+        return layer.down.plus(activate(gate, self._activation).mul_(up), hidden)
 
 
 def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -164,17 +165,20 @@ def _rotary(config: dict[str, Any], head_dim: int) -> tuple[torch.Tensor, float]
     return rotary.inv_freq.float(), float(rotary.attention_scaling)
 
 
-def _layer(weights: dict[str, torch.Tensor], prefix: str) -> _Layer:
+def _layer(weights: dict[str, torch.Tensor], prefix: str, is_last: bool) -> _Layer:
     def stacked(*names: str) -> Linear:
         biases = [weights[f"{prefix}{name}.bias"] for name in names if f"{prefix}{name}.bias" in weights]
         matrices = [weights[f"{prefix}{name}.weight"] for name in names]
-        return torch.cat(matrices), torch.cat(biases) if biases else None
+        return Linear(torch.cat(matrices), torch.cat(biases) if biases else None)
 
+    q, kv = ("self_attn.q_proj",), ("self_attn.k_proj", "self_attn.v_proj")
     return _Layer(
         norm_attention=weights[f"{prefix}input_layernorm.weight"],
-        qkv=stacked("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        qkv=stacked(*q, *kv),
         out=stacked("self_attn.o_proj"),
         norm_ffn=weights[f"{prefix}post_attention_layernorm.weight"],
         gate_up=stacked("mlp.gate_proj", "mlp.up_proj"),
         down=stacked("mlp.down_proj"),
+        q=stacked(*q) if is_last else None,
+        kv=stacked(*kv) if is_last else None,
     )

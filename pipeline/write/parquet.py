@@ -69,6 +69,21 @@ def vector_columns(vectors: npt.NDArray[np.float32], precision: str) -> dict[str
     return columns
 
 
+def restored_vectors(rows: pa.Table, precision: str, dimension: int) -> npt.NDArray[np.float32]:
+    """(N, D) float32 of stored rows, such that `vector_columns` gives the very same columns again."""
+    stored = rows["embedding"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
+    if precision == "ubinary":
+        return np.unpackbits(stored, axis=1, count=dimension).astype(np.float32) * 2 - 1
+    if precision != "int8":
+        return stored
+    scale = rows["embedding_scale"].to_numpy()[:, None]
+    largest = product = scale * np.float32(127)
+    for towards in (0, np.inf):  # in float32, scale * 127 / 127 is at times the neighbour of scale
+        neighbour = np.nextafter(product, np.float32(towards))
+        largest = np.where(largest / np.float32(127) == scale, largest, neighbour)
+    return np.where(np.abs(stored) == 127, np.sign(stored) * largest, stored * scale).astype(np.float32)
+
+
 def partition_step(name: str, value: str | None) -> str:
     """One Hive folder `name=value`, percent-encoded, so that no value can leave the folder above it."""
     escaped = NULL_PARTITION if value is None else quote(value, safe="")
@@ -129,6 +144,12 @@ def encode(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
             f"a data file was encoded with {found.num_rows} rows instead of {table.num_rows}; report this"
         )
     return data
+
+
+def read_text(data: bytes, *names: str) -> dict[str, list[str]]:
+    """Text columns of a Parquet file of ours. They are made strings before Python sees them: schema.has_extension."""
+    table = pq.read_table(io.BytesIO(data), columns=list(names), page_checksum_verification=True)
+    return {name: pc.fill_null(table[name].cast(pa.string()), "").to_pylist() for name in names}
 
 
 def read_footer(data: bytes) -> tuple[int, bytes | None]:

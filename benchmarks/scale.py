@@ -1,0 +1,235 @@
+"""Where does the pipeline end when the input is large? The model is a timed stand-in; everything else is the real code.
+
+    python -m benchmarks.scale plan --shards 1000000        listing, cutting and pinning a plan: time and memory of the driver
+    python -m benchmarks.scale commit --parts 100000        commit, resume and the next plan over that many manifests
+    python -m benchmarks.scale parts --parts 10000          parts through Ray on this machine: time and driver memory a part
+    python -m benchmarks.scale nodes --nodes 8 --embedders 64 --busy-s 2   share of the throughput that the stand-ins allow
+
+In: nothing. Out: one line a measurement. Shards of `plan` are entries of an in-memory listing (a real store adds its
+requests: one a thousand names); manifests of `commit` are real objects on the local disk, copies of one real manifest
+under new ids. The stand-in engine sleeps, so that many of them fit on few cores; rows, hashes, Parquet files and
+manifests are written as ever. `nodes` starts raylets as nodes on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import math
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from pipeline import commit, parts, run, stages
+from pipeline.lineage import Manifest, content_hash
+from pipeline.metrics import Progress
+from pipeline.plan import Plan, make_plan, plan_table
+from tests import stand_in
+
+DOCUMENT = "A document of the scale benchmark, number {}."
+
+
+def rss_mib() -> float:
+    """Resident memory of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+@contextlib.contextmanager
+def measured(what: str, n: int) -> Iterator[None]:
+    before, started = rss_mib(), time.perf_counter()
+    yield
+    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"{what}: {seconds:.1f} s ({seconds / n * 1e6:.0f} µs each), memory {before:.0f} → {rss_mib():.0f} MiB, peak {peak:.0f}"
+    )
+
+
+def measure_plan(folder: Path, options: argparse.Namespace) -> None:
+    memory = fsspec.filesystem("memory")
+    for number in range(options.shards):
+        # without bytes: a million MemoryFiles hold a million buffers, and no byte of them is read while planning
+        memory.store[f"/in/{number % 1000:03d}/{number:07d}.jsonl.zst"] = _Entry(memory, number)
+    spec = stand_in.make_spec("memory://in", folder / "out", runtime={"part_bytes": options.part_bytes})
+    job, store = stand_in.job_of(spec), stand_in.store_of(spec)
+    print(f"{options.shards} shards of 64 MiB, listing held by this process as well")
+    with measured("list, cut and name splits", options.shards):
+        plan = make_plan(job, store)
+    with measured(f"plan.parquet of {len(plan.todo)} splits", len(plan.todo)):
+        data = plan_table(plan)
+    print(f"plan.parquet {len(data) / 2**20:.1f} MiB, {len(plan.shards)} shards")
+    with measured("what Ray would send to each tokenizer", len(plan.todo)):
+        import ray.cloudpickle
+
+        print(f"{len(ray.cloudpickle.dumps(list(plan.todo))) / 2**20:.0f} MiB")
+
+
+class _Entry:
+    """What the listing of fsspec's memory file system asks of a file."""
+
+    def __init__(self, fs: Any, number: int) -> None:
+        self.size, self.modified = 64 << 20, datetime.datetime(2026, 11, 23)
+        self.created, self.fs, self.number = self.modified, fs, number
+
+    def getbuffer(self) -> memoryview:
+        return memoryview(b"")
+
+
+def measure_commit(folder: Path, options: argparse.Namespace) -> None:
+    template, store, spec = one_manifest(folder)
+    job = stand_in.job_of(spec)
+    for number in range(options.parts):
+        span = template.split.spans[0]
+        split = template.split.model_copy(
+            update={"spans": (span.model_copy(update={"start": number, "stop": number + 1}),)}
+        )
+        part_id = content_hash([split.split_id, 0])
+        file = template.data_files[0].model_copy(
+            update={"path": f"data/part-{part_id}.parquet", "sha256": f"{number:064x}"}
+        )
+        manifest = template.model_copy(update={"part_id": part_id, "split": split, "data_files": (file,), "last": True})
+        path = Path(store.path(commit.manifest_path(job.fingerprint, part_id)))
+        path.write_bytes(manifest.to_json())  # not put_if_absent: its fsync is not what is measured
+    with measured(f"resume: read {options.parts} manifests one by one", options.parts):
+        found = commit.load_manifests(store, job.fingerprint)
+    with measured("commit of a snapshot over them", options.parts):
+        snapshot = commit.commit_snapshot(
+            store, found, run_id="scale", fingerprint=job.fingerprint, parent=None, complete=True
+        )
+    del found
+    size = Path(store.path(snapshot.file_list)).stat().st_size
+    with measured(f"next plan: file list of {size / 2**20:.1f} MiB, no manifest read", options.parts):
+        live = commit.live_parts(store, commit.load_snapshot(store))
+        commit.load_manifests(store, job.fingerprint, live)
+
+
+def one_manifest(folder: Path) -> tuple[Manifest, Any, Any]:
+    """A real part, published; its manifest is taken away so that only copies are left."""
+    write_shards(folder / "in", 1, 3)
+    spec = stand_in.make_spec(folder / "in", folder / "out")
+    stand_in.run(spec)
+    store = stand_in.store_of(spec)
+    (path,) = store.list("_meta/manifests")
+    manifest = Manifest.from_json(store.read(path), path)
+    for name in (path, *store.list("_meta/snapshots")):
+        store.delete(name)
+    return manifest, store, spec
+
+
+@dataclass
+class Stats:
+    n_tokens: int = 0
+    n_padded_tokens: int = 0
+    n_oom_halvings: int = 0
+
+
+class SleepingEngine(stand_in.HashEngine):
+    """Takes `SCALE_BUSY_S` seconds for a part and no CPU."""
+
+    device, dtype = "cpu", "float32"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stats, self.busy_s = Stats(), float(os.environ.get("SCALE_BUSY_S", "0"))
+
+    def embed(self, ids: Any, offsets: Any) -> Any:
+        time.sleep(self.busy_s)
+        self.seen.clear()
+        return super().embed(ids, offsets)
+
+
+class Prepare(stages.PrepareParts):
+    def __init__(self, job: Any, run_id: str, todo: Any, totals: Any) -> None:
+        self.job, self.run_id, self.todo, self.totals = job, run_id, todo, totals
+        tokenizer = stand_in.ByteTokenizer()
+        self.prepare = lambda part: parts.prepare(part, job, tokenizer, run_id)
+
+
+class Embed(stages.EmbedParts):
+    def __init__(self, job: Any, threads: int | None, totals: Any) -> None:
+        self.job, self.totals, self.loading, self.engine = job, totals, (), SleepingEngine()
+        self.idle_since = time.perf_counter()
+
+
+def write_shards(folder: Path, n_shards: int, n_documents: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(n_shards):
+        lines = (json.dumps({"id": f"{shard}-{n}", "text": DOCUMENT.format(n)}) for n in range(n_documents))
+        (folder / f"{shard:06d}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def planned(folder: Path, n_parts: int, **runtime: Any) -> tuple[Plan, Any]:
+    """A plan of `n_parts` parts, a few small documents each."""
+    write_shards(folder / "in", n_parts, 4)
+    spec = stand_in.make_spec(folder / "in", folder / "out", runtime={"part_bytes": 200, **runtime})
+    plan = make_plan(stand_in.job_of(spec), stand_in.store_of(spec))
+    assert len(plan.todo) == n_parts
+    return plan, stand_in.store_of(spec)
+
+
+def execute(plan: Plan, store: Any, what: str) -> float:
+    run.PrepareParts, run.EmbedParts = Prepare, Embed  # type: ignore[misc]
+    progress, started = Progress(), time.perf_counter()
+    with measured(what, len(plan.todo)):
+        run.execute(plan, store, progress, None)
+    assert len(commit.load_manifests(store, plan.job.fingerprint)) == len(plan.todo)
+    return time.perf_counter() - started
+
+
+def measure_parts(folder: Path, options: argparse.Namespace) -> None:
+    for n_parts in (options.parts // 4, options.parts):
+        plan, store = planned(folder / str(n_parts), n_parts)
+        run.connect(None)
+        execute(plan, store, f"{n_parts} parts through Ray")
+
+
+def measure_nodes(folder: Path, options: argparse.Namespace) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ["SCALE_BUSY_S"] = str(options.busy_s)
+    n_parts = options.embedders * options.rounds
+    plan, store = planned(folder, n_parts, embedders=options.embedders, tokenizers=options.nodes)
+    cluster = Cluster()
+    try:
+        for _ in range(options.nodes):
+            cluster.add_node(num_cpus=math.ceil(options.embedders / options.nodes), object_store_memory=100 << 20)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        seconds = execute(plan, store, f"{n_parts} parts, {options.embedders} embedders on {options.nodes} nodes")
+        made = sorted(path.stat().st_mtime for path in Path(store.path("_meta/manifests")).rglob("*.json"))
+        # from the first manifest on: before it, processes start, and here they share two cores
+        steady = (len(made) - 1) / (made[-1] - made[0])
+        ideal = options.embedders / options.busy_s
+        whole = n_parts / seconds / ideal
+        print(f"ideal {ideal:.1f} parts/s, whole run {whole:.0%} of it, from the first part on {steady / ideal:.0%}")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["plan", "commit", "parts", "nodes"])
+    parser.add_argument("--shards", type=int, default=1_000_000)
+    parser.add_argument("--parts", type=int, default=10_000)
+    parser.add_argument("--part-bytes", default="64MiB")
+    parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--embedders", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=10, help="parts an embedder")
+    parser.add_argument("--busy-s", type=float, default=2.0, help="seconds the stand-in takes for a part")
+    options = parser.parse_args()
+    work = {"plan": measure_plan, "commit": measure_commit, "parts": measure_parts, "nodes": measure_nodes}
+    with tempfile.TemporaryDirectory() as name:
+        work[options.what](Path(name), options)
+
+
+if __name__ == "__main__":
+    main()

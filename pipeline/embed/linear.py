@@ -1,0 +1,101 @@
+"""One linear layer of a packed forward, with its activation or residual sum where the hardware takes them along.
+
+In: x (T, in). Out: (T, out). Method: on a CPU, oneDNN with weights rearranged once at loading: 10-20 % faster than
+`torch.nn.functional.linear`, whose MKL rearranges them in every call, and the activation runs on values still in
+cache. These operators are what torch.compile emits; they are private, so they are probed at loading and left out
+where they are missing or wrong. Elsewhere plain torch. Cost: benchmarks/LOG.md, 2026-11-23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from pipeline.embed.base import log
+
+__all__ = ["ACTIVATIONS", "Linear"]
+
+_tanh = ("gelu", "tanh")
+ACTIVATIONS: dict[str, tuple[str, str]] = {
+    "gelu": ("gelu", "none"), "gelu_new": _tanh, "gelu_pytorch_tanh": _tanh, "gelu_fast": _tanh,
+    "relu": ("relu", ""), "silu": ("swish", ""), "swish": ("swish", ""),
+}  # fmt: skip
+"""transformers' name in config.json → oneDNN's name and algorithm."""
+
+_PLAIN: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
+    "gelu": lambda x, algorithm: functional.gelu(x, approximate=algorithm),
+    "relu": lambda x, _: functional.relu(x),
+    "swish": lambda x, _: functional.silu(x),
+}
+_TYPICAL_TOKENS = 2048  # oneDNN chooses its layout for a size; others work as well
+
+
+class Linear:
+    """weight: (out, in), bias: (out,) or None, on their device. The weight given is not kept where a rearranged one is."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._is_packed = weight.device.type == "cpu" and _has_onednn(weight.dtype)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS) if self._is_packed else weight
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return (
+            _packed(x, self._weight, self._bias) if self._is_packed else functional.linear(x, self._weight, self._bias)
+        )
+
+    def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
+        """activation(linear(x)); `activation` is a value of ACTIVATIONS."""
+        if self._is_packed:
+            return _packed(x, self._weight, self._bias, activation)
+        return activate(self(x), activation)
+
+    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """linear(x) + residual, (T, out)."""
+        if self._is_packed:
+            total: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+                x, residual, self._weight, self._bias, "add"
+            )
+            return total
+        return self(x).add_(residual)
+
+
+def activate(x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
+    """A value of ACTIVATIONS applied to x."""
+    name, algorithm = activation
+    return _PLAIN[name](x, algorithm)
+
+
+def _packed(
+    x: torch.Tensor, weight: Any, bias: torch.Tensor | None, activation: tuple[str, str] = ("none", "")
+) -> torch.Tensor:
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation[0], [], activation[1])
+    return result
+
+
+@cache
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Do the private operators exist here, and do they do what plain torch does?"""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias, residual = (
+        torch.randn(s, generator=generator).to(dtype) for s in ((5, 64), (48, 64), (48,), (5, 48))
+    )
+    wanted = functional.linear(x, weight, bias)
+    atol = 1e-4 if dtype == torch.float32 else 0.2
+    try:
+        with torch.inference_mode():
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
+            added = torch.ops.mkldnn._linear_pointwise.binary(x, residual, packed, bias, "add")
+            is_right = torch.allclose(added, wanted + residual, rtol=0, atol=atol) and all(
+                torch.allclose(_packed(x, packed, bias, activation), activate(wanted, activation), rtol=0, atol=atol)
+                for activation in ACTIVATIONS.values()
+            )
+    except (AttributeError, RuntimeError) as error:
+        log.info("linear layers in plain torch: no oneDNN operators for %s: %s", dtype, error)
+        return False
+    if not is_right:
+        log.warning("linear layers in plain torch: torch %s gives other results by oneDNN", torch.__version__)
+    return is_right

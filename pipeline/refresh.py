@@ -1,0 +1,84 @@
+"""What a refresh changes: shards of the head against those listed now, rows of the head against those of the next one.
+
+In: live manifests, a listing, and later the parts of the next snapshot. Out: counts for people, and TooManyDeletions where
+more would go than the spec allows. Cost: a pass over the live manifests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from pipeline.errors import TooManyDeletions
+from pipeline.lineage import Manifest, Shard, Snapshot, Span, Split
+from pipeline.spec import JobSpec
+from pipeline.splits import estimated_bytes
+from pipeline.storage import shown
+
+GENEROUS = 8
+"""Documents a byte that unread shards are given, in those of the head: a plan must not stop a run that could be fine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardChanges:
+    """Numbers of shards. most_documents: what the next snapshot can have, by a generous guess for unread shards."""
+
+    unchanged: int
+    changed: int
+    new: int
+    removed: int
+    most_documents: int
+
+
+def shard_changes(shards: Sequence[Shard], live: Sequence[Manifest], format: str) -> ShardChanges:
+    """Compare the listing with the shards of the head. `format` is input.format."""
+    before = {span.shard for part in live for span in part.split.spans}
+    uris = {shard.uri for shard in before}
+    unread = [shard for shard in shards if shard not in before]
+    changed = sum(shard.uri in uris for shard in unread)
+    documents: Counter[tuple[str, str]] = Counter()
+    for part in live:
+        for source in part.sources:
+            documents[source.uri, source.etag] += source.n_records - source.n_rejects
+    unread_bytes = sum(estimated_bytes(Split(spans=(Span(shard=shard),), part_bytes=1), format) for shard in unread)
+    documents_a_byte = documents.total() / max(1, sum(part.record_bytes for part in live))
+    return ShardChanges(
+        unchanged=len(shards) - len(unread),
+        changed=changed,
+        new=len(unread) - changed,
+        removed=len(uris - {shard.uri for shard in shards}),
+        most_documents=sum(documents[shard.uri, shard.etag] for shard in shards)
+        + round(GENEROUS * unread_bytes * documents_a_byte),
+    )
+
+
+def check_deletions(spec: JobSpec, head: Snapshot | None, n_documents: int, found: str) -> None:
+    """Stop a run whose next snapshot has `n_documents`, too few beside the head. `found`: who says so. Raises
+    TooManyDeletions."""
+    limit = spec.runtime.max_delete_fraction
+    if head is not None and head.n_documents - n_documents > limit * head.n_documents:
+        raise TooManyDeletions(
+            f"{shown(spec.output.uri)}: snapshot {head.number} has {head.n_documents} documents, {found} {n_documents}. "
+            f"runtime.max_delete_fraction allows {limit:.1%} fewer. If the input is meant to shrink, run again with "
+            "--set runtime.max_delete_fraction=1; else mend input.uri or the input. No snapshot was made."
+        )
+
+
+def outcome(live: Sequence[Manifest], parts: Sequence[Manifest]) -> dict[str, int]:
+    """What became of the rows of the head (`live`) and where those of the next snapshot (`parts`) come from.
+
+    carried: in parts that stay. reused: in new parts, with a stored vector. embedded: the rest. removed: rows of the head
+    that were neither carried nor reused. rejected: records of new parts.
+    """
+    before = {part.part_id for part in live}
+    new = [part for part in parts if part.part_id not in before]
+    carried = sum(part.n_rows for part in parts) - sum(part.n_rows for part in new)
+    reused = sum(part.n_reused for part in new)
+    return {
+        "carried": carried,
+        "reused": reused,
+        "embedded": sum(part.n_rows for part in new) - reused,
+        "removed": max(0, sum(part.n_rows for part in live) - carried - reused),
+        "rejected": sum(part.n_rejects for part in new),
+    }
