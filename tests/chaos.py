@@ -115,7 +115,7 @@ class Chaos:
         self.draw, self.exits, self.hit = random.Random(seed), Counter[str](), Counter[str]()
         self.history_path = folder / "history.jsonl"
         self.history_path.touch()
-        self.n_started = 0
+        self.n_started, self.patience = 0, 1.0
 
     @property
     def n_kills(self) -> int:
@@ -123,7 +123,7 @@ class Chaos:
 
     def until_done(self, spec: JobSpec, timeout_s: float = 300.0) -> None:
         """Start, kill and start again until a process that began after this call says that all is committed."""
-        begun, lives, done = time.monotonic(), dict[int, _Life](), False
+        begun, lives, done, self.patience = time.monotonic(), dict[int, _Life](), False, 1.0
         while not done:
             assert time.monotonic() < begun + timeout_s, f"not done after {timeout_s} s: {self.exits}"
             for slot in range(self.racers):
@@ -154,7 +154,7 @@ class Chaos:
         never = float("inf")
         life = _Life(
             FORKS.Process(target=run_alone, args=(order,)),
-            kill_at=draw.uniform(0.05, self.life_s) if fate in ("timed", "failpoint") else never,
+            kill_at=draw.uniform(0.05, self.life_s * self.patience) if fate in ("timed", "failpoint") else never,
             stop_at=draw.uniform(0.05, self.life_s) if fate == "stopped" else never,
             stopped_s=draw.uniform(0.2, self.life_s),
         )
@@ -181,6 +181,7 @@ class Chaos:
 
     def _ended(self, life: _Life) -> None:
         names = {-signal.SIGKILL: "killed", 0: "done", AGAIN: "superseded"}
+        self.patience *= 1.06  # a slow machine gets nothing done in short lives: they grow until the round ends
         self.exits[names.get(life.process.exitcode, f"exit {life.process.exitcode}")] += 1
 
     def history(self) -> list[dict[str, Any]]:
