@@ -121,7 +121,7 @@ class Chaos:
     def n_kills(self) -> int:
         return self.exits["killed"]
 
-    def until_done(self, spec: JobSpec, timeout_s: float = 300.0) -> None:
+    def until_done(self, spec: JobSpec, timeout_s: float = 900.0) -> None:
         """Start, kill and start again until a process that began after this call says that all is committed."""
         begun, lives, done, self.patience = time.monotonic(), dict[int, _Life](), False, 1.0
         while not done:
@@ -139,7 +139,7 @@ class Chaos:
     def _start(self, spec: JobSpec) -> _Life:
         self.n_started += 1
         draw, environment = self.draw, {}
-        fate = draw.choices(["timed", "failpoint", "stopped", "left alone"], [5, 4, 1, 2])[0]
+        fate = draw.choices(["timed", "failpoint", "stopped", "long"], [5, 4, 1, 2])[0]
         if fate == "failpoint":
             points = self.folder / f"points-{self.n_started}"
             points.mkdir()
@@ -151,10 +151,10 @@ class Chaos:
             spec.model_dump_json(), str(self.history_path), draw.getrandbits(32), environment,
             self.pause_s,
         )  # fmt: skip
-        never = float("inf")
+        never, life_s = float("inf"), self.life_s * self.patience * (1 if fate in ("timed", "failpoint") else 6)
         life = _Life(
             FORKS.Process(target=run_alone, args=(order,)),
-            kill_at=draw.uniform(0.05, self.life_s * self.patience) if fate in ("timed", "failpoint") else never,
+            kill_at=draw.uniform(0.05, life_s),
             stop_at=draw.uniform(0.05, self.life_s) if fate == "stopped" else never,
             stopped_s=draw.uniform(0.2, self.life_s),
         )
