@@ -1,8 +1,8 @@
-"""Objects in, objects out: the output root, and the one retry rule for every request to a store.
+"""Objects in, objects out: the output root.
 
 `Store` offers whole-object reads, listings, and `put_if_absent`, the one primitive that the commit protocol stands
-on. Transient failures back off with full jitter until a deadline, everything else fails at once. The input side
-(listing and pinned reading of shards) is in `pipeline/shards.py`. Measured facts behind both are in docs/design.md.
+on. What is tried again is in `pipeline/retry.py`, the input side (listing and pinned reading of shards) in
+`pipeline/shards.py`. Measured facts behind both are in docs/design.md.
 """
 
 from __future__ import annotations
@@ -97,8 +97,7 @@ class Store:
     def open(self, relative: str) -> BinaryIO:
         """A seekable reader of one object, for footers and single columns: it fetches what is asked for and no more."""
         exact = {} if self.local else {"cache_type": "none"}
-        opened = self._asked(lambda: self.fs.open(self.path(relative), "rb", **exact), "open", relative)
-        return cast(BinaryIO, opened)
+        return cast(BinaryIO, self._asked(lambda: self.fs.open(self.path(relative), "rb", **exact), "open", relative))
 
     def list(self, prefix: str) -> dict[str, int]:
         """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""
