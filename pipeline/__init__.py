@@ -15,7 +15,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.errors import (
     ClusterError,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pipeline.spec import JobSpec, load_spec
     from pipeline.watch import Watch
 
-    Spec = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
+    Spec: TypeAlias = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
 
 __all__ = [
     "ClusterError", "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "LeaseHeld", "ModelError",

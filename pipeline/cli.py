@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import signal
 import sys
 from typing import Annotated, Any, NoReturn, cast
@@ -25,6 +24,7 @@ from pipeline.cli_options import (
     Output,
     Overrides,
     SpecPath,
+    as_time,
     console,
     storage_options,
 )  # fmt: skip
@@ -67,19 +67,20 @@ def run(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Plan, embed what is missing, commit a snapshot. Run it again after any failure: it resumes."""
-    from pipeline.cluster import log_path
+    from pipeline.cluster import disconnect, log_path
     from pipeline.run import run as run_job
 
     job_spec = load_spec(spec, overrides)
     if not as_json:
         console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
-    # Ray tells of dead workers on standard output, which is for our own JSON; its atexit handler writes there once more,
-    # so the log stays open
+    # Ray tells of dead workers on standard output, which is for our own JSON; its threads and its atexit handler keep what
+    # they were given, so the log stays open
     with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
         result = run_job(
             job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found),
-            nominal_time=_time(nominal_time),
+            nominal_time=as_time(nominal_time),
         )  # fmt: skip
+        disconnect()
     if as_json:
         display.print_json({"embedded": result.embedded, "snapshot": result.snapshot.model_dump(mode="json"),
                      "rows": result.rows, "run": result.progress.summary(), "plan": result.plan.summary()})  # fmt: skip
@@ -222,10 +223,3 @@ def _cluster_device(spec: JobSpec, address: str | None) -> str:
     from pipeline.cluster import device_of
 
     return device_of(spec, address)
-
-
-def _time(text: str | None) -> datetime.datetime | None:
-    try:
-        return datetime.datetime.fromisoformat(text) if text else None
-    except ValueError as error:
-        raise SpecError(f"--nominal-time {text}: write it as 2026-11-23T04:00:00+09:00: {error}") from error

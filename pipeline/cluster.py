@@ -112,6 +112,17 @@ def log_path() -> Path:
     return folder / "ray.log"
 
 
+_connections: list[str] = []
+"""What `connect` itself joined or started."""
+
+
+def disconnect() -> None:
+    """Undo `connect`. Until then Ray writes of dead workers to standard output, also while Python ends."""
+    if _connections:
+        _connections.clear()
+        ray.shutdown()
+
+
 def connect(address: str | None) -> None:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine. Idempotent.
 
@@ -123,6 +134,7 @@ def connect(address: str | None) -> None:
     remote = bool(address or os.environ.get("RAY_ADDRESS"))
     settings = {name: value for name, value in os.environ.items() if name.startswith("CORPUS_EMBED_")}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # ray's C++ side would write over the progress display
+    os.environ.setdefault("RAY_task_oom_retries", "20")  # of a task killed for its node's memory: for ever by default
     # Ray 2.60 ends a process after a second without work: each write task would then start its own, 1.6 s of CPU a part.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see MAX_RESTARTS in run.py
@@ -136,6 +148,7 @@ def connect(address: str | None) -> None:
             include_dashboard=None if remote else False,
             runtime_env={"env_vars": settings} if remote and settings else None,
         )
+    _connections.append(address or "")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own in place, which exits with 15 and no word
     handler = logging.FileHandler(log_path())

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import file_list
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.failpoints import failpoint
 from pipeline.invariants import check_parts
@@ -27,7 +28,7 @@ from pipeline.lineage import DataFile, Generation, Manifest, Snapshot, content_h
 from pipeline.storage import Store, shown
 from pipeline.write import parquet
 
-SNAPSHOTS, FILE_LISTS = "_meta/snapshots", "_meta/files"
+SNAPSHOTS = "_meta/snapshots"
 ROW_KEYS = ("doc_id", "chunk", "text_sha256", "source_record")
 REJECT_KEYS = ("doc_id", "reason", "source_uri", "source_record")
 """Columns by which the rows of two attempts at one part are compared."""
@@ -50,36 +51,42 @@ def publish_data_file(
     Vectors of two attempts may differ in the last bits (other device, other batch): the first one stays. Raises
     OutputError when what is there belongs to another part.
     """
+    return publish_encoded(store, part_id, folder, partition, table.num_rows, parquet.encode(table, metadata))
+
+
+def publish_encoded(
+    store: Store, part_id: str, folder: str, partition: dict[str, str | None], n_rows: int, data: bytes
+) -> DataFile:
+    """As above, of a data file that is encoded already."""
     path = "/".join(step for step in ("data", folder, f"part-{part_id}.parquet") if step)
     failpoint("before_data_put")
-    path, data = _create_or_adopt(store, path, part_id, table, metadata, ROW_KEYS)
+    path, data = _create_or_adopt(store, path, part_id, data, ROW_KEYS)
     failpoint("after_data_put")
     digest = hashlib.sha256(data).hexdigest()
-    return DataFile(path=path, partition=partition, n_rows=table.num_rows, size_bytes=len(data), sha256=digest)
+    return DataFile(path=path, partition=partition, n_rows=n_rows, size_bytes=len(data), sha256=digest)
 
 
-def publish_rejects(store: Store, run_id: str, part_id: str, table: pa.Table, metadata: dict[str, object]) -> str:
-    """Create the dead letters of one part, or adopt them; returns their path. Raises OutputError as above."""
+def publish_rejects(
+    store: Store, run_id: str, part_id: str, table: pa.Table, metadata: dict[str, object]
+) -> tuple[str, str]:
+    """Create the dead letters of one part, or adopt them; returns path and SHA-256. Raises OutputError as above."""
     path = f"_meta/rejects/{run_id}/part-{part_id}.parquet"
-    path, _ = _create_or_adopt(store, path, part_id, table, metadata, REJECT_KEYS)
+    path, data = _create_or_adopt(store, path, part_id, parquet.encode(table, metadata), REJECT_KEYS)
     failpoint("after_rejects_put")
-    return path
+    return path, hashlib.sha256(data).hexdigest()
 
 
-def _create_or_adopt(
-    store: Store, path: str, part_id: str, table: pa.Table, metadata: dict[str, object], keys: Sequence[str]
-) -> tuple[str, bytes]:
-    """Path and bytes of the Parquet file that now holds `table`, whose rows `keys` identify.
+def _create_or_adopt(store: Store, path: str, part_id: str, data: bytes, keys: Sequence[str]) -> tuple[str, bytes]:
+    """Path and bytes of the Parquet file that now holds the rows of `data`, which `keys` identify.
 
     Where an earlier attempt left other rows of the same part (a vector that was not finite only there, another
     release, pages that rotted), a manifest must not count them as its own: then the file is created beside it, under a
     name from its rows.
     The other file is never part of a snapshot, and vacuum removes it.
     """
-    data = parquet.encode(table, metadata)
     if store.put_if_absent(path, data):
         return path, data
-    found = store.read(path)
+    found, wanted = store.read(path), pq.read_table(io.BytesIO(data), columns=list(keys))
     try:
         n_rows, lineage = parquet.read_footer(found)
         owner = json.loads(lineage or b"{}").get("part_id")
@@ -88,9 +95,8 @@ def _create_or_adopt(
     if owner != part_id:
         raise OutputError(
             f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {owner}, expected "
-            f"{table.num_rows} rows of part {part_id}. Something else writes into this output: use another output.uri."
+            f"{wanted.num_rows} rows of part {part_id}. Something else writes into this output: use another output.uri."
         )
-    wanted = table.select(keys)
     with contextlib.suppress(pa.ArrowException, OSError):  # damaged in the store: no attempt may adopt it
         if pq.read_table(io.BytesIO(found), page_checksum_verification=True).select(keys).equals(wanted):
             return path, found
@@ -98,7 +104,7 @@ def _create_or_adopt(
     if f"-{part_id}{rows}." in path:
         raise OutputError(f"{shown(store.uri)}/{path}: damaged; run `corpus-embed verify`")
     beside = path.replace(f"part-{part_id}.", f"part-{part_id}{rows}.")
-    return _create_or_adopt(store, beside, part_id, table, metadata, keys)
+    return _create_or_adopt(store, beside, part_id, data, keys)
 
 
 def publish_manifest(store: Store, manifest: Manifest) -> Manifest:
@@ -156,33 +162,26 @@ def load_snapshot(store: Store, number: int | None = None) -> Snapshot | None:
     if not numbers:
         return None
     path = f"{SNAPSHOTS}/{number if number is not None else numbers[-1]:020d}.json"
-    return Snapshot.from_json(store.read(path), path)
+    snapshot = Snapshot.from_json(store.read(path), path)
+    if f"/{snapshot.number:020d}." not in path:
+        raise OutputError(
+            f"{shown(store.uri)}/{path}: says it is snapshot {snapshot.number}: damaged. Take another one."
+        )
+    return snapshot
 
 
 def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
     """The manifests that a snapshot makes live, in the order of their ids."""
     if snapshot is None:
         return []
-    data = io.BytesIO(store.read(snapshot.file_list))
-    table = pq.read_table(data, columns=["manifest"], page_checksum_verification=True)
-    return [Manifest.from_json(text.encode(), snapshot.file_list) for text in table["manifest"].to_pylist()]
+    manifests = parquet.read_text(store.read(snapshot.file_list), "manifest")["manifest"]
+    return [Manifest.from_json(text.encode(), snapshot.file_list) for text in manifests]
 
 
 def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:
-    """Write the immutable list of live parts under the hash of their files; returns its path.
-
-    One row a part: its id, its data files (for engines that read a list of paths), and the whole manifest.
-    """
-    content = [[part.part_id, [file.sha256 for file in part.data_files]] for part in parts]
-    path = f"{FILE_LISTS}/{content_hash(content, 64)}.parquet"
-    table = pa.table({
-        "part_id": pa.array([part.part_id for part in parts], pa.string()),
-        "paths": pa.array([[file.path for file in part.data_files] for part in parts], pa.list_(pa.string())),
-        "n_rows": pa.array([part.n_rows for part in parts], pa.int64()),
-        "manifest": pa.array([part.model_dump_json() for part in parts], pa.string()),
-    })  # fmt: skip
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    """Write the immutable list of live parts under the hash of their files; returns its path."""
+    path, sink = file_list.path_of(parts), io.BytesIO()
+    pq.write_table(file_list.table_of(parts), sink, compression="zstd", write_page_checksum=True)
     failpoint("before_file_list_put")
     store.put_if_absent(path, sink.getvalue())
     failpoint("after_file_list_put")
@@ -201,13 +200,13 @@ def commit_snapshot(
     """
     check_parts(parts, fingerprint, complete)
     ordered = sorted(parts, key=lambda part: part.part_id)
-    file_list = publish_file_list(store, ordered)
+    listed = publish_file_list(store, ordered)
     reasons: Counter[str] = Counter()
     for part in ordered:
         reasons.update(part.reject_reasons)
     while True:
         said = (parent.fingerprint, parent.file_list, parent.complete or not complete) if parent else None
-        if parent is not None and said == (fingerprint, file_list, True):
+        if parent is not None and said == (fingerprint, listed, True):
             return parent
         # of one run, a snapshot with more parts is the later one: a slow attempt must not take its parts away again
         ahead = parent is not None and (parent.complete or (not complete and parent.n_parts >= len(ordered)))
@@ -219,7 +218,7 @@ def commit_snapshot(
             run_id=run_id,
             complete=complete,
             fingerprint=fingerprint,
-            file_list=file_list,
+            file_list=listed,
             n_parts=len(ordered),
             n_files=sum(len(part.data_files) for part in ordered),
             n_records=sum(part.n_records for part in ordered),

@@ -6,6 +6,7 @@ from the snapshot's file list, exact even where a Hive folder name could not car
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from pipeline import commit
+from pipeline import commit, schema
 from pipeline.errors import OutputError
 from pipeline.lineage import Generation, Manifest, Snapshot
+from pipeline.retry import retried
 from pipeline.storage import Store, shown
 
 COUNTED_IDS = 50_000_000
@@ -67,7 +69,17 @@ def dataset_of(
 
 def arrow_schema(generation: Generation) -> pa.Schema:
     """Columns as a reader sees them: on disk, the partition columns are only in the folder names."""
-    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
+    try:
+        found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
+    except (ValueError, OSError) as error:
+        raise OutputError(
+            f"generation {generation.fingerprint}: its arrow_schema is damaged: {error}. Restore _meta/generations."
+        ) from error
+    if strange := [field.name for field in found if schema.has_extension(field.type)]:
+        raise OutputError(
+            f"generation {generation.fingerprint}: columns {strange} have types this package does not write"
+        )
+    return found
 
 
 def read_vectors(
@@ -106,11 +118,15 @@ def vectors_of(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
 
 def duplicate_ids(store: Store, parts: Sequence[Manifest]) -> pa.Table:
     """`doc_id` and `count` of ids that several documents share. Reads one column and the chunk number of every file."""
+
+    def ids(path: str) -> pa.Table:
+        with store.open(path) as source:
+            return pq.read_table(source, columns=["doc_id", "chunk"])
+
     columns = []
     for part in parts:
         for file in part.data_files:
-            with store.open(file.path) as source:
-                table = pq.read_table(source, columns=["doc_id", "chunk"])
+            table = retried(functools.partial(ids, file.path), f"read {shown(store.uri)}/{file.path}")
             columns.append(table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks())
     counts = (
         pa.table({"doc_id": pa.chunked_array(columns, pa.string())}).group_by("doc_id").aggregate([([], "count_all")])

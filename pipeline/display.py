@@ -49,6 +49,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     """The dry run, a line a fact."""
     facts, spec = plan.summary(), plan.job.spec
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    revision = spec.model.revision
     licence = facts["model_license"] or "no licence stated"
     limit = f"at most {plan.job.max_tokens} tokens"
     table.add_row(
@@ -58,7 +59,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     table.add_row("output", f"{shown(spec.output.uri)}, " + (f"snapshot {facts['head']}" if facts["head"] else "new"))
     table.add_row(
         "model",
-        f"{spec.model.path} ({licence}), {plan.job.pooling} pooling, {limit}, {plan.job.dtype} on {plan.job.device}",
+        f"{spec.model.path}{f'@{revision}' if revision else ''} ({licence}), {plan.job.pooling} pooling, {limit}, "
+        f"{plan.job.dtype} on {plan.job.device}",
     )
     table.add_row("fingerprint", facts["fingerprint"])
     if plan.changed_identity:

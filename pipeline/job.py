@@ -54,6 +54,8 @@ class Job:
 def resolve(spec: JobSpec, device: str) -> Job:
     """Settle every `auto` of a spec on a device ("cpu" or "cuda"). Raises ModelError or SpecError."""
     model = _model(spec)
+    if model.commit:  # of a Hub model: every worker, and later every verify, asks for this very commit
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"revision": model.commit})})
     wanted = spec.model
     if wanted.prompt_name is not None and wanted.prompt_name not in model.prompts:
         raise SpecError(

@@ -144,6 +144,7 @@ class Manifest(Record):
     sources: tuple[Source, ...]
     data_files: tuple[DataFile, ...]
     rejects_path: str | None
+    rejects_sha256: str | None = None
     n_records: int
     n_documents: int
     n_rejects: int

@@ -84,6 +84,8 @@ class ModelDir:
     similarity: str | None
     truncate_dim: int | None
     license: str | None
+    commit: str | None
+    """The commit of a model from the Hub, 40 hex digits."""
     files: dict[str, str]
     """Relative POSIX path → SHA-256 of every file that can change a vector, sorted."""
 
@@ -100,14 +102,11 @@ def read_model(path: Path, where: str) -> ModelDir:
         raise ModelError(f"{where}: config.json not found in {transformer_path}. It is not a transformers model.")
     config = _load_json(transformer_path / "config.json", where)
     tokenizer = _load_json(transformer_path / "tokenizer_config.json", where, default={})
-    for name, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
-        if content.get("auto_map"):
-            raise ModelError(
-                f"{where}: {name} names custom code (auto_map: {sorted(content['auto_map'])}), which is never run. "
-                "Use a model whose architecture transformers has itself."
-            )
-    for directory in {transformer_path, *(path / module.path for module in modules)}:
-        _check_weights(directory, directory == transformer_path, where)
+    for directory in {path, transformer_path, *(path / module.path for module in modules)}:
+        for file in sorted(directory.glob("*config*.json")):
+            _check_no_code(_load_json(file, where), f"{where}: {file.relative_to(path)}")
+        if directory != path or path == transformer_path:
+            _check_weights(directory, directory == transformer_path, where)
     candidates = (_load_json(transformer_path / name, where, default={}) for name in _TRANSFORMER_CONFIGS)
     sentence: dict[str, Any] = next((found for found in candidates if found), {})
     settings = _load_json(path / "config_sentence_transformers.json", where, default={})
@@ -128,6 +127,7 @@ def read_model(path: Path, where: str) -> ModelDir:
         similarity=settings.get("similarity_fn_name"),
         truncate_dim=settings.get("truncate_dim"),
         license=_license_of(path / "README.md"),
+        commit=path.name if path.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", path.name) else None,
         files=hashes(path),
     )
 
@@ -151,13 +151,25 @@ def _check_modules(path: Path, modules: tuple[Module, ...], where: str) -> None:
         raise ModelError(f"{where}: the first module is {modules[0].kind}; only Transformer is supported.")
 
 
+def _check_no_code(config: Any, where: str) -> None:
+    """No setting, at any depth, that makes transformers load Python code or a compiled kernel from a repository."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        kernel = key.endswith("attn_implementation") and "/" in str(value)
+        if value and (kernel or key in ("auto_map", "use_kernels", "kernel_config")):
+            raise ModelError(
+                f"{where} names custom code ({key}: {value!r:.100}), which is never run. "
+                "Use a model whose architecture transformers has itself."
+            )
+        _check_no_code(value, where)
+
+
 def _check_weights(directory: Path, required: bool, where: str) -> None:
-    if any(directory.glob("*.safetensors")):
+    if any(directory.glob("model*.safetensors")):  # other names are not loaded: a pickle beside them would be
         return
     pickles = sorted(p.name for p in directory.glob("pytorch_model*.bin")) if directory.is_dir() else []
     if pickles or required:
         raise ModelError(
-            f"{where}: no *.safetensors in {directory}, found {pickles or 'no weights'}. Pickle files can run code and "
+            f"{where}: no model*.safetensors in {directory}, found {pickles or 'no weights'}. Pickle files can run code and "
             "are never loaded. Convert once where you trust the source: "
             "SentenceTransformer(model).save_pretrained(directory), and name that directory."
         )

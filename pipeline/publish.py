@@ -48,12 +48,12 @@ def publish_part(
         for values, folder, rows_of_partition in parquet.partitions(table, job.spec.output.partition_by)
         if rows_of_partition.num_rows
     ]
-    rejects_path = None
+    rejects_path = rejects_sha256 = None
     if rejects.num_rows:
         letters = (
             _with_constants(rejects, header, job).select(schema.rejects_schema().names).cast(schema.rejects_schema())
         )
-        rejects_path = commit.publish_rejects(store, header["run_id"], part_id, letters, metadata)
+        rejects_path, rejects_sha256 = commit.publish_rejects(store, header["run_id"], part_id, letters, metadata)
     rejects_by_shard = _counts(rejects["source_uri"])
     sources = [Source(**source, n_rejects=rejects_by_shard.get(source["uri"], 0)) for source in header["sources"]]
     manifest = Manifest(
@@ -66,6 +66,7 @@ def publish_part(
         sources=tuple(sources),
         data_files=tuple(files),
         rejects_path=rejects_path,
+        rejects_sha256=rejects_sha256,
         n_records=sum(source.n_records for source in sources),
         n_documents=pc.count_distinct(rows["document"]).as_py(),
         n_rejects=rejects.num_rows,

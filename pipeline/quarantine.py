@@ -155,8 +155,7 @@ def isolate(
                     "finished parts stay finished."
                 ) from crash
             if stop - start > 1:
-                bounds = np.linspace(start, stop, min(FAN_OUT, stop - start) + 1).astype(int).tolist()
-                waiting += list(itertools.pairwise(bounds))[::-1]
+                waiting += smaller_runs(start, stop)[::-1]
             elif crash.died and start not in suspects:
                 suspects.add(start)
                 waiting.append((start, stop))
@@ -165,6 +164,12 @@ def isolate(
                     _check(harmless, crash)
                 failed[start] = crash
     return failed
+
+
+def smaller_runs(start: int, stop: int) -> list[tuple[int, int]]:
+    """A run cut into FAN_OUT runs of about the same length, fewer where it has fewer items."""
+    bounds = np.linspace(start, stop, min(FAN_OUT, stop - start) + 1).astype(int).tolist()
+    return list(itertools.pairwise(bounds))
 
 
 def _check(harmless: Callable[[], object], crash: Crashed) -> None:

@@ -60,13 +60,9 @@ def _tell(what: str, noted: list[str], state: tenacity.RetryCallState) -> None:
     waited_s, error = state.seconds_since_start or 0.0, state.outcome.exception() if state.outcome else None
     if waited_s < NOTE_SECONDS or noted:
         return _on_retry(None)
-    # the error's name and code, not its text: that of an HTTP client holds a signed URL with its signature
-    answers = [getattr(link, "response", None) for link in (error, getattr(error, "__cause__", None))]
-    codes = [
-        str(answer["Error"].get("Code")) for answer in answers if isinstance(answer, Mapping) and "Error" in answer
-    ]
-    name = " ".join([type(error).__name__, *codes])
-    noted.append(f"{what}: failing for {waited_s:.0f} s ({name}); it is tried for {RETRY_SECONDS:.0f} s")
+    # the names of the error and its cause, not their texts: that of an HTTP client holds a signed URL with its signature
+    names = [type(link).__name__ for link in (error, error and error.__cause__) if link]
+    noted.append(f"{what}: failing for {waited_s:.0f} s ({', '.join(names)}); it is tried for {RETRY_SECONDS:.0f} s")
     return _on_retry(noted[0])
 
 

@@ -17,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import commit, dataset, errors, refresh
+from pipeline import commit, dataset, errors, lake, refresh
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
@@ -83,9 +83,10 @@ def run(
         if on_plan:
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
+            lake.publish(store, spec.publish)
             return Result(plan, plan.head, progress, embedded, refresh.outcome(plan.live, plan.done))
         refresh.check_deletions(spec, plan.head, plan.changes.most_documents, "and the input now has at most")
-        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+        store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
         store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
         failpoint("after_plan")
         if plan.todo:
@@ -98,6 +99,7 @@ def run(
             rows, snapshot = refresh.outcome(plan.live, parts), finish(plan, store, parts, nominal_time)
             resources = ray.cluster_resources() if ray.is_initialized() else {}
             write_record(store, plan, progress, snapshot, resources, rows, nominal_time)
+            lake.publish(store, spec.publish)
             return Result(plan, snapshot, progress, embedded, rows)
     left = missing(plan, finished)
     raise InputError(
@@ -115,7 +117,8 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     context.execution_options.preserve_order = False
     pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
     beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver).remote()
+    again = {"max_restarts": MAX_TRIES, "max_task_retries": MAX_TRIES}
+    totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver, **again).remote()
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,

@@ -117,6 +117,18 @@ def rows_schema(keep: Mapping[str, pa.DataType], *, include_text: bool, precisio
     return pa.schema(fields)
 
 
+def has_extension(type_: pa.DataType) -> bool:
+    """Whether an Arrow type, or one inside it, is an extension type.
+
+    Such a type names the Python class that makes its values, and Ray registers one that unpickles them
+    (`ray.data.arrow_pickled_object`): no value of a type that a file chose may reach Python.
+    """
+    if pa.types.is_dictionary(type_):
+        return has_extension(type_.value_type)
+    inner = (type_.field(number).type for number in range(type_.num_fields))
+    return isinstance(type_, pa.BaseExtensionType) or any(has_extension(found) for found in inner)
+
+
 def footer(metadata: Mapping[str, object]) -> dict[bytes, bytes]:
     """Key-value metadata of a data file."""
     return {FOOTER_KEY: json.dumps(metadata, sort_keys=True).encode()}

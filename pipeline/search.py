@@ -142,7 +142,7 @@ def _top(scores: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.intp]:
 def _rows(recorded: Recorded, files: list[DataFile], best: list[_Candidate]) -> dict[tuple[int, int], dict[str, Any]]:
     """The winning rows without their vectors: only the row groups that hold them are read."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
-    kept = _kept(recorded.generation)
+    kept, types = _kept(recorded.generation), dataset.arrow_schema(recorded.generation)
     for number in sorted({candidate.file for candidate in best}):
         file = files[number]
         with recorded.store.open(file.path) as source:
@@ -153,7 +153,7 @@ def _rows(recorded: Recorded, files: list[DataFile], best: list[_Candidate]) -> 
                 group = int(np.searchsorted(ends, row, side="right"))
                 first = int(ends[group - 1]) if group else 0
                 table = parquet.read_row_group(group, columns=columns).slice(row - first, 1)
-                fields = {name: table[name][0].as_py() for name in columns}
+                fields = {name: table[name].cast(types.field(name).type)[0].as_py() for name in columns}
                 values = {
                     **_partition(file, recorded.generation),
                     **{name: fields[name] for name in kept if name in fields},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -24,8 +25,8 @@ def list_shards(uris: Sequence[str], options: Mapping[str, Any], accept: Callabl
     """All input objects under files, folders, prefixes and globs, sorted by URI, each once.
 
     What listing finds is passed over when its file or a folder of it starts with `_` or `.`, when `accept` refuses the
-    name, and when it is no regular file (a link to a file is one; linked folders are not entered). Raises SpecError for
-    a URI that names nothing, InputError when listing is refused.
+    name, and when it is no regular file. A link to a file inside the same folder is one; linked folders are not entered.
+    Raises SpecError for a URI that names nothing and for a link that leads out, InputError when listing is refused.
     """
     shards: dict[str, Shard] = {}
     for uri in uris:
@@ -46,6 +47,8 @@ def list_shards(uris: Sequence[str], options: Mapping[str, Any], accept: Callabl
                 f"{shown(uri)}: no input found there ({len(found)} objects, none of a known format). Check input.uri."
             )
         for name, info in named.items():
+            if listed and info.get("islink"):
+                _check_inside(uri, re.split(r"[*?\[]", f"{path}/")[0].rpartition("/")[0], name)
             full = str(fs.unstrip_protocol(name))
             if info.get("size") is None:
                 raise SpecError(f"{shown(full)}: the server does not say how long it is. Copy it to a store that does.")
@@ -71,6 +74,15 @@ def _files(fs: Any, found: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, 
     """Files among listed objects. A local listing describes a link itself; here it stands for the file behind it."""
     seen = {name: fs.info(name) if info.get("islink") and fs.exists(name) else info for name, info in found.items()}
     return {name: info for name, info in seen.items() if info["type"] == "file"}
+
+
+def _check_inside(uri: str, root: str, link: str) -> None:
+    """What nobody named must not be read: who may write into the folder could link to anything that a run may read."""
+    top, target = os.path.realpath(root), os.path.realpath(link)
+    if os.path.commonpath([top, target]) != top:
+        raise SpecError(
+            f"{shown(uri)}: {link} is a link to {target}, outside of {top}. Remove it, or name that file in input.uri."
+        )
 
 
 def _refused(uri: str, error: BaseException) -> InputError:

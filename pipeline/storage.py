@@ -8,6 +8,7 @@ on. Transient failures back off with full jitter until a deadline, everything el
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
     if protocol in ("s3", "s3a"):
-        # botocore tries a page of a listing again; everything above that is `retried`, which keeps its deadline
+        # botocore tries one request (a page of a listing) again; what is above that is `retried`, and has a deadline
         config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 3}}
         options = {**options, "config_kwargs": {**config, **options.get("config_kwargs", {})}}
         # one request reads a whole object: S3 gives a checksum for that, and none for a range
@@ -45,7 +46,7 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     except (ImportError, ValueError, TypeError) as error:
         raise SpecError(f"{shown(uri)}: protocol '{protocol}' cannot be used: {error}") from error
     if protocol in ("s3", "s3a"):
-        fs.retries = 1  # s3fs 2026.9 would try 5 times what botocore tried already: a store that hangs took 25 timeouts
+        fs.retries = 2  # not s3fs' 5 on top of botocore's 5: a store that hangs would take 25 timeouts to be noticed
     path = str(fs._strip_protocol(uri))
     return fs, os.path.abspath(path) if protocol == "file" else path
 
@@ -67,14 +68,17 @@ class Store:
         return Store, (self.uri, self.options)
 
     def path(self, relative: str) -> str:
-        """Full path of a relative one. Raises StorageError if it would leave the root."""
+        """Full path of a relative one. Raises StorageError if it would leave the root, by its steps or by a link."""
         if any(step in ("", ".", "..") for step in relative.split("/")):
             raise StorageError(f"{shown(self.uri)}: '{relative}' is not a path inside the output")
-        return f"{self.root}/{relative}"
+        path = f"{self.root}/{relative}"
+        if self.local and not (real := os.path.realpath(path)).startswith(os.path.realpath(self.root) + "/"):
+            raise StorageError(f"{shown(self.uri)}/{relative}: a link leads out of the output, to {real}. Remove it.")
+        return path
 
     def read(self, relative: str) -> bytes:
         """One whole object. Raises FileNotFoundError when it is not there."""
-        return cast(bytes, retried(lambda: self.fs.cat_file(self.path(relative)), self._named("read", relative)))
+        return cast(bytes, self._asked(lambda: self.fs.cat_file(self.path(relative)), "read", relative))
 
     def read_many(self, relatives: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Many small objects, fetched side by side; memory is one batch of them."""
@@ -99,7 +103,7 @@ class Store:
     def list(self, prefix: str) -> dict[str, int]:
         """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""
         path = self.path(prefix)
-        found = retried(lambda: self.fs.find(path, detail=True), self._named("list", prefix))
+        found = self._asked(lambda: self.fs.find(path, detail=True), "list", prefix)
         cut = len(self.root) + 1
         # SeaweedFS also lists an emptied folder itself, as an object without bytes
         return {name[cut:]: int(info["size"]) for name, info in sorted(found.items()) if name.startswith(f"{path}/")}
@@ -113,11 +117,19 @@ class Store:
         """
         path = self.path(relative)
         create = self._link if self.local else self._conditional_put
-        return retried(lambda: create(path, data), self._named("write", relative))
+        what = self._named("write", relative)
+        try:
+            return retried(lambda: create(path, data), what)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StorageError(
+                f"{what}: no room for {len(data)} bytes ({reason(error)}). Make room, then run the same command again."
+            ) from error
 
     def delete(self, relative: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            retried(lambda: self.fs.rm_file(self.path(relative)), self._named("delete", relative))
+            self._asked(lambda: self.fs.rm_file(self.path(relative)), "delete", relative)
 
     def check_conditional_put(self) -> None:
         """Prove that this root can be written and that a second create of one name is refused.
@@ -127,9 +139,8 @@ class Store:
         probe = f"_meta/probes/{os.urandom(8).hex()}"
         try:
             self.put_if_absent(probe, b"1")  # the answer may be lost: what counts is what is there
-            second = self.put_if_absent(probe, b"2")
-            first = self.read_or_none(probe) == b"1"
-            with contextlib.suppress(PermissionError):  # a writer that may not delete leaves a byte behind
+            second, first = self.put_if_absent(probe, b"2"), self.read_or_none(probe) == b"1"
+            with contextlib.suppress(StorageError):  # a writer that may not delete leaves a byte behind
                 self.delete(probe)
         except (OSError, StorageError) as error:
             raise StorageError(f"{shown(self.uri)}: the output cannot be written: {reason(error)}") from error
@@ -154,7 +165,7 @@ class Store:
         return True
 
     def _link(self, path: str, data: bytes) -> bool:
-        folder, staging = Path(path).parent, Path(self.root) / "_meta" / "tmp"
+        folder, staging = Path(path).parent, Path(self.path("_meta/tmp"))
         for directory in (folder, staging):
             directory.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=staging)
@@ -175,8 +186,17 @@ class Store:
             os.close(descriptor)
         return True
 
-    def _named(self, verb: str, relative: str) -> str:
-        return f"{verb} {shown(self.uri)}/{relative}"
+    def _asked(self, request: Callable[[], T], verb: str, relative: str) -> T:
+        """One request, again after transient failures; a store that refuses it or is full as our error."""
+        what = f"{verb} {shown(self.uri)}/{relative}"
+        try:
+            return retried(request, what)
+        except OSError as error:
+            refused, full = isinstance(error, PermissionError), error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (refused or full):
+                raise
+            hint = "access was refused. Check credentials and permissions" if refused else "no room. Make room"
+            raise StorageError(f"{what}: {hint}, then run the same command again ({reason(error)}).") from error
 
 
 def reason(error: BaseException) -> str:

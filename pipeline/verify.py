@@ -9,19 +9,19 @@ Cost: one read of everything, SHA-256 twice over it (files, texts), 16 bytes a r
 from __future__ import annotations
 
 import dataclasses
-import io
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.lineage import Manifest, Span
 from pipeline.recorded import Recorded, read_recorded
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
+from pipeline.verify_records import records, rejects
 from pipeline.verify_rows import Rows
+from pipeline.write import parquet
 
 SHOWN = 5
 """Findings that a check's detail names; `figures` has the number of all."""
@@ -85,9 +85,10 @@ def verify(
         ),
         check("lineage", rows.findings["lineage"], "every row names its part, and a shard that the part read"),
         check("counts", [*_counts(recorded), *rows.findings["counts"]], _counted(recorded)),
+        check("manifests", records(recorded), f"{len(recorded.parts)} manifests are as the snapshot lists them"),
         check(
             "rejects",
-            _rejects(recorded),
+            rejects(recorded),
             f"{recorded.snapshot.n_rejects} dead letters, as many as the manifests say",
         ),
         check("splits", _splits(recorded), _split(recorded)),
@@ -144,29 +145,6 @@ def _counts(recorded: Recorded) -> Iterator[str]:
         yield f"snapshot {snapshot.number} says n_parts = {snapshot.n_parts}, its file list has {len(parts)}"
 
 
-def _rejects(recorded: Recorded) -> Iterator[str]:
-    """Every part's dead letters are there, of its part, as many and with the reasons that the manifest counts."""
-    for part in recorded.parts:
-        if part.rejects_path is None:
-            if part.n_rejects:
-                yield f"part {part.part_id}: {part.n_rejects} rejects and no file of them"
-            continue
-        data = recorded.store.read_or_none(part.rejects_path)
-        if data is None:
-            yield f"{part.rejects_path}: gone"
-            continue
-        try:
-            table = pq.read_table(io.BytesIO(data), columns=["reason", "part_id"], page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            yield f"{part.rejects_path}: cannot be read: {error}"
-            continue
-        if set(table["part_id"].to_pylist()) - {part.part_id}:
-            yield f"{part.rejects_path}: holds rejects of another part"
-        reasons = dict(Counter(table["reason"].to_pylist()))
-        if table.num_rows != part.n_rejects or reasons != part.reject_reasons:
-            yield f"{part.rejects_path}: {reasons}, the manifest counts {part.n_rejects}: {part.reject_reasons}"
-
-
 def _split(recorded: Recorded) -> str:
     shards = {span.shard.uri for part in recorded.parts for span in part.split.spans}
     if recorded.snapshot.complete:
@@ -217,6 +195,10 @@ def _missing_of_plan(recorded: Recorded, found: set[str]) -> Iterator[str]:
     if data is None:
         yield f"{path}: gone, so what the run planned cannot be compared"
         return
-    planned = set(pq.read_table(io.BytesIO(data), columns=["split_id"])["split_id"].to_pylist())
+    try:
+        planned = set(parquet.read_text(data, "split_id")["split_id"])
+    except (pa.ArrowException, OSError) as error:
+        yield f"{path}: cannot be read: {error}"
+        return
     for split_id in sorted(planned - found):
         yield f"split {split_id}: planned by run {run_id}, but no part of it is in the snapshot"

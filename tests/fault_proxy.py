@@ -13,6 +13,7 @@ Modes
     status      answers `status` (default 503 SlowDown) without asking the server
     reset       cuts the connection with RST before the server sees the request
     hang        reads the request and answers nothing for `delay_s`, then closes
+    slow        answers as the server does, `delay_s` later
     trunc_fin   sends the head and part of the body, then closes politely
     trunc_rst   the same, then RST
     flip        flips one bit in the middle of the body
@@ -35,7 +36,7 @@ from urllib.parse import urlsplit
 
 from tests.http_messages import HEAD_LIMIT_BYTES, Message, error_answer, read_answer, read_request
 
-Mode = Literal["status", "reset", "hang", "trunc_fin", "trunc_rst", "flip", "lost", "ok200err"]
+Mode = Literal["status", "reset", "hang", "slow", "trunc_fin", "trunc_rst", "flip", "lost", "ok200err"]
 
 
 @dataclass
@@ -153,7 +154,7 @@ class FaultProxy:
             rule = next((rule for rule in self._rules if rule.fires(method, target, self._draw)), None)
         mode = rule.mode if rule else None
         answer = None
-        if rule is None or mode in {"trunc_fin", "trunc_rst", "flip", "lost"}:
+        if rule is None or mode in {"slow", "trunc_fin", "trunc_rst", "flip", "lost"}:
             answer = await self._forward(request)
             seen = Seen(method, target, answer.status, mode)
         else:
@@ -161,9 +162,10 @@ class FaultProxy:
         # Logged before the answer leaves: a client that has its answer must find it in the log.
         with self._lock:
             self._log.append(seen)
-        if rule is not None and mode == "hang":
+        if rule is not None and mode in {"hang", "slow"}:
             await asyncio.sleep(rule.delay_s)
-            return False
+            if mode == "hang":
+                return False
         if rule is not None and mode in {"status", "ok200err"}:
             answer = error_answer(rule.status if mode == "status" else 200, target)
         if answer is None or mode == "lost":

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipeline import commit, parts, publish
+from pipeline import commit, cutting, parts, publish
 from pipeline.job import Job, resolve
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.plan import Plan, Todo, make_plan, missing, plan_table
@@ -104,7 +104,7 @@ def run_without_ray(
     store = Store(spec.output.uri, spec.output.storage_options)
     job = resolve(spec, "cpu")
     plan = make_plan(job, store)
-    store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", spec.to_yaml().encode())
+    store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
     store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
     if plan.todo:
         index = Index(store, job.fingerprint, update_index(store, job.fingerprint, plan.earlier))
@@ -133,7 +133,7 @@ def publish_todo(
     engine = load_engine_of(job, model, tokenizer.prompt_tokens)
     made = []
     for todo in todos:
-        for part in parts.cut(todo.split, job):
+        for part in cutting.cut(todo.split, job):
             if part.index in todo.finished:
                 continue
             prepared = parts.prepare(part, job, tokenizer, run_id, index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -109,3 +110,37 @@ def test_the_json_schema_of_a_spec_names_every_section(
     assert {"input", "prepare", "model", "output", "runtime"} <= json.loads(capsys.readouterr().out)[
         "properties"
     ].keys()
+
+
+@pytest.mark.parametrize(
+    ("front", "shown", "restricted"),
+    [
+        (
+            "license_name: sarahina-non-commercial-license\nlicense_link: LICENSE",
+            "sarahina-non-commercial-license",
+            True,
+        ),
+        ("license: other\nlicense_name: NonCommercial-1.0", "NonCommercial-1.0", True),
+        ("license: cc-by-nc-4.0", "cc-by-nc-4.0", True),
+        ("license:\n- cc-by-nc-sa-4.0", "cc-by-nc-sa-4.0", True),
+        ("license: cc-by-sa-4.0", "cc-by-sa-4.0", False),
+        ("language: ja", "no licence stated", False),
+    ],
+)
+def test_plan_and_run_show_the_licence_and_say_so_when_it_forbids_commercial_use(
+    spec_path: Path, bert_mean_dir: Path, tmp_path: Path, front: str, shown: str, restricted: bool,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(bert_mean_dir, tmp_path / "model")
+    (tmp_path / "model/README.md").write_text(f"---\n{front}\n---\n# A model\n")
+    spec = cli.load_spec(spec_path, [f"model.path={tmp_path / 'model'}"])
+    commands = ["plan"]
+    if shown == "NonCommercial-1.0":
+        run_without_ray(spec)  # so that `run` below needs no cluster
+        commands.append("run")
+    for command in commands:
+        assert called(monkeypatch, command, str(spec_path), "--set", f"model.path={tmp_path / 'model'}") == 0
+        captured = capsys.readouterr()
+        said = " ".join((captured.out + captured.err).split())
+        assert f"({shown})" in said
+        assert ("licence" in said and "restricts its use" in said) is restricted

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from pipeline.display import report
 from pipeline.lineage import Manifest
 from pipeline.metrics import Progress, increments
 from tests.outputs import write_shard
@@ -64,3 +67,29 @@ def test_a_report_names_the_stage_that_held_the_run_up(
     assert (progress.busy_share, progress.bottleneck) == (None, None)
     progress.add({f"seconds.{stage}": value for stage, value in seconds.items()})
     assert (progress.busy_share, progress.bottleneck) == (share, bottleneck)
+
+
+def test_what_a_run_recovered_from_is_in_its_figures_and_its_report_also_when_it_is_nothing(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "a", "text": "text"}])
+    snapshot = run(make_spec(tmp_path / "in", tmp_path / "out"))
+    (path,) = (tmp_path / "out/_meta/manifests").rglob("*.json")
+    part = Manifest.from_json(path.read_bytes(), str(path))
+    troubled = part.model_copy(
+        update={"n_oom_halvings": 3, "reject_reasons": {"crashed_worker": 2, "out_of_memory": 1, "null_text": 5}}
+    )
+    quiet, progress = Progress(), Progress()
+    quiet.add(increments(part))
+    progress.add(increments(troubled))
+    progress.add({"storage_retries": 1, "worker_restarts": 4})
+    names = ("worker_restarts", "storage_retries", "n_oom_halvings", "n_crashed_records")
+    assert [quiet.summary()[name] for name in names] == [0, 0, 0, 0]
+    assert [progress.summary()[name] for name in names] == [4, 1, 3, 3]
+    printed = [Console(file=io.StringIO(), width=300) for _ in range(2)]
+    for console, found in zip(printed, (quiet, progress), strict=True):
+        report(console, found, "out", snapshot)
+    said, more = (console.file.getvalue() for console in printed)
+    assert "recovered" not in said
+    assert (
+        "recovered from: 4 workers started again, 1 requests tried again, 3 buckets halved for memory, 3 records"
+        in more
+    )

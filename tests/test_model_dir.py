@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,9 +14,12 @@ import fsspec
 import numpy as np
 import pytest
 
+from pipeline import job as job_module
+from pipeline.careful import load_engine, load_preparer
 from pipeline.errors import ModelError
 from pipeline.model_store import resolve
 from tests.model_dirs import bert_dense_normalize, bert_japanese, bert_mean, llama_last_token, minilm
+from tests.outputs import DOCUMENTS, make_spec, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +121,95 @@ def test_a_pickled_dense_module_is_refused_too(tmp_path):
         resolve(str(path))
 
 
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_custom_code_is_refused(copy, file):
-    edit(copy / file, auto_map={"AutoModel": "modeling_own.OwnModel"})
+AUTO_MAP = {"auto_map": {"AutoModel": "modeling_own.OwnModel"}}
+
+
+@pytest.mark.parametrize(
+    ("file", "setting"),
+    [
+        ("config.json", AUTO_MAP),
+        ("tokenizer_config.json", AUTO_MAP),
+        ("processor_config.json", AUTO_MAP),
+        ("1_Pooling/config.json", AUTO_MAP),
+        ("config.json", {"text_config": AUTO_MAP}),
+        ("config.json", {"_attn_implementation": "somebody/kernel"}),
+        ("sentence_bert_config.json", {"model_args": {"attn_implementation": "somebody/kernel@main"}}),
+        ("config.json", {"use_kernels": True}),
+    ],
+    ids=str,
+)
+def test_custom_code_is_refused_wherever_a_directory_may_name_it(copy, file, setting):
+    edit(copy / file, **setting)
+    with pytest.raises(ModelError, match=f"{file} names custom code .*never run"):
+        resolve(str(copy))
+
+
+def test_a_repository_of_custom_code_and_pickles_runs_neither(copy, tmp_path):
+    """The whole attack: auto_map, its Python file, and pickled weights that make a folder."""
+    victim = tmp_path / "victim"
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(victim)))
+    with pytest.raises(ModelError, match=r"Pickle files can run code.*save_pretrained"):
+        resolve(str(copy))
+    (copy / "other.safetensors").write_bytes(b"")  # not what is loaded, so the pickle would be
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin"):
+        resolve(str(copy))
+    edit(copy / "config.json", **AUTO_MAP)
+    (copy / "modeling_own.py").write_text(f"import os; os.mkdir({str(victim)!r})")
     with pytest.raises(ModelError, match="custom code"):
         resolve(str(copy))
+    assert not victim.exists()
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_file_that_changes_after_planning_is_noticed_on_every_worker(copy, tmp_path):
+    """Both actors load what Job.model() found on their node: one flipped bit in weights or vocabulary stops them."""
+    write_shard(tmp_path / "in/a.jsonl", DOCUMENTS[:1])
+    job = job_module.resolve(make_spec(str(tmp_path / "in"), str(tmp_path / "out"), copy), "cpu")
+    there = pickle.loads(pickle.dumps(job))
+    assert there.model().files == job.identity["model"]["files"]
+    for file in ("model.safetensors", "vocab.txt"):
+        data = (copy / file).read_bytes()
+        (copy / file).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        for load in (
+            there.model,
+            lambda: load_engine(there, 0, None),
+            lambda: load_preparer(there, "run"),
+        ):
+            with pytest.raises(ModelError, match="model files on this node differ"):
+                load()
+        (copy / file).write_bytes(data)
+
+
+def test_a_hub_model_is_pinned_to_the_commit_that_was_planned(copy, tmp_path):
+    """In the job that workers get, and in the spec that is stored. A cache made as the Hub client makes it; no network."""
+    commit, home = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hf"
+    shutil.copytree(copy, home / f"hub/models--org--tiny/snapshots/{commit}")
+    (home / "hub/models--org--tiny/refs").mkdir()
+    (home / "hub/models--org--tiny/refs/main").write_text(commit)
+    code = (
+        "from pipeline.job import resolve; from pipeline.spec import spec_from\n"
+        "spec = spec_from({'name': 'x', 'input': {'uri': 'in'}, 'output': {'uri': 'out'}, 'model': {'path': 'org/tiny'}})\n"
+        "job = resolve(spec, 'cpu'); print(job.spec.model.revision, f'revision: {job.spec.model.revision}' in job.spec.to_yaml())"
+    )
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == [commit, "True"], done.stderr
+
+
+def test_a_name_in_a_prefix_cannot_leave_the_copy(prefix, tmp_path):
+    fs = fsspec.filesystem("memory")
+    for name in ("../out.json", "a/../../out.json", "../../README.md"):
+        fs.store[f"/models/m/{name}"] = fs.store["/models/m/config.json"]
+    assert resolve(prefix).path.is_relative_to(tmp_path / "cache")
+    assert not list(tmp_path.rglob("out.json")) and not list(tmp_path.rglob("README.md"))[1:]
 
 
 def test_a_module_of_foreign_code_is_refused(copy):

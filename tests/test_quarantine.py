@@ -46,7 +46,9 @@ def squares_of(n: int, child: Child) -> tuple[dict[int, int], dict[int, Crashed]
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("poison", [{0}, {299}, {17, 18}, {5, 260}], ids=["first", "last", "neighbours", "far apart"])
+@pytest.mark.parametrize(
+    "poison", [{0, 299}, pytest.param({17, 18}, marks=pytest.mark.slow), pytest.param({5, 260}, marks=pytest.mark.slow)]
+)
 def test_poison_items_are_found_in_few_restarts_and_the_others_come_out(tmp_path: Path, poison: set[int]) -> None:
     starts = tmp_path / "starts"
     with Child(load_worker, starts, poison, {100}) as child:

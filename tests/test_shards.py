@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline import shards as shards_module
+from pipeline.cutting import cut
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.lineage import Span, Split
-from pipeline.parts import cut
 from pipeline.read import format_of
 from pipeline.shards import list_shards, open_shard
 from tests.stand_in import job_of, make_spec
@@ -78,18 +79,46 @@ def test_a_name_with_glob_characters_is_found(tmp_path: Path) -> None:
 def test_a_linked_file_is_read_as_the_file_behind_it_and_a_dead_link_or_pipe_is_no_shard(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store/blob").write_text("content")
-    (tmp_path / "in/folder.jsonl").mkdir(parents=True)
-    (tmp_path / "in/a.jsonl").symlink_to(tmp_path / "store/blob")
+    (tmp_path / "in/.store").mkdir(parents=True)
+    (tmp_path / "in/.store/blob").write_text("content")
+    (tmp_path / "in/folder.jsonl").mkdir()
+    (tmp_path / "in/a.jsonl").symlink_to(tmp_path / "in/.store/blob")
     (tmp_path / "in/dead.jsonl").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "in/folder-link.jsonl").symlink_to(tmp_path / "store")
+    (tmp_path / "in/folder-link.jsonl").symlink_to(tmp_path / "in/.store")
     os.mkfifo(tmp_path / "in/pipe.jsonl")  # opening it would wait for ever
     for uri in (f"{tmp_path}/in", f"{tmp_path}/in/*.jsonl"):
         found = list_shards([uri], {}, accept)
         assert names(found, str(tmp_path / "in")) == ["a.jsonl"]
         with open_shard(found[0], {}) as file:
             assert file.read() == b"content"
+
+
+def test_a_link_that_leads_out_of_the_named_folder_is_an_error_and_its_target_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/b.jsonl").write_text("not yours")
+    (tmp_path / "in/sub").mkdir(parents=True)
+    (tmp_path / "in/a.jsonl").write_text("content")
+    (tmp_path / "in/sub/linked.jsonl").symlink_to("../../private/b.jsonl")
+    for uri in (f"{tmp_path}/in", f"{tmp_path}/in/", f"{tmp_path}/in/**/*.jsonl", f"{tmp_path}/in/sub/l*.jsonl"):
+        with pytest.raises(SpecError, match=r"sub/linked\.jsonl is a link to .*private/b\.jsonl, outside of"):
+            list_shards([uri], {}, accept)
+    (found,) = list_shards([f"{tmp_path}/in/sub/linked.jsonl"], {}, accept)  # somebody named it
+    assert found.size_bytes == len("not yours")
+
+
+def test_linked_folders_are_not_entered_and_a_linked_root_is_a_root(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/b.jsonl").write_text("not yours")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_text("content")
+    (tmp_path / "in/linked").symlink_to("../private")
+    (tmp_path / "in/loop").symlink_to(".")
+    for uri in (f"{tmp_path}/in", f"{tmp_path}/in/**", f"{tmp_path}/in/*/*.jsonl", f"{tmp_path}/in/*.jsonl"):
+        with contextlib.suppress(SpecError):  # "no input found there", where a pattern wants a folder
+            assert names(list_shards([uri], {}, accept), f"{tmp_path}/in") == ["a.jsonl"]
+    (tmp_path / "root").symlink_to("in")
+    (tmp_path / "in/inside.jsonl").symlink_to("a.jsonl")
+    assert names(list_shards([f"{tmp_path}/root"], {}, accept), "root") == ["a.jsonl", "inside.jsonl"]
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing/", "*.nothing", "empty", "in/*.md"])

@@ -59,6 +59,35 @@ def test_a_path_cannot_leave_the_root(tmp_path: Path, path: str) -> None:
         Store(str(tmp_path)).put_if_absent(path, b"x")
 
 
+@pytest.mark.parametrize("link", ["data", "data/a=1", "data/a=1/x", "_meta/tmp"])
+def test_a_link_cannot_lead_out_of_the_root(tmp_path: Path, link: str) -> None:
+    (tmp_path / "elsewhere/a=1").mkdir(parents=True)
+    (tmp_path / "elsewhere/a=1/x").write_bytes(b"mine")
+    (tmp_path / "elsewhere/x").write_bytes(b"mine")
+    (tmp_path / "out" / link).parent.mkdir(parents=True)
+    target = {"data": "elsewhere", "data/a=1": "elsewhere/a=1", "data/a=1/x": "elsewhere/x"}.get(link, "elsewhere")
+    (tmp_path / "out" / link).symlink_to(tmp_path / target)
+    store = Store(str(tmp_path / "out"))
+    if link == "_meta/tmp":
+        with pytest.raises(StorageError, match="a link leads out of the output"):
+            store.put_if_absent("data/y", b"x")
+        return
+    for use in (store.read, store.open, store.delete, store.list, lambda path: store.put_if_absent(path, b"x")):
+        with pytest.raises(StorageError, match="a link leads out of the output"):
+            use("data/a=1/x")
+    assert {path.read_bytes() for path in (tmp_path / "elsewhere").rglob("x")} == {b"mine"}
+    assert not (tmp_path / "elsewhere/a=1/y").exists()
+
+
+def test_a_linked_root_and_links_that_stay_inside_are_used(tmp_path: Path) -> None:
+    (tmp_path / "disk/more").mkdir(parents=True)
+    (tmp_path / "out").symlink_to("disk")
+    (tmp_path / "disk/data").symlink_to("more")
+    store = Store(str(tmp_path / "out"))
+    assert store.put_if_absent("data/x", b"1")
+    assert store.read("data/x") == b"1"
+
+
 def test_the_preflight_accepts_a_folder_and_leaves_nothing_behind(tmp_path: Path) -> None:
     Store(str(tmp_path)).check_conditional_put()
     assert Store(str(tmp_path)).list("_meta") == {}
@@ -106,6 +135,30 @@ def test_retries_end_at_the_deadline_and_say_for_what(monkeypatch: pytest.Monkey
 
     with pytest.raises(StorageError, match=r"read s3://b/k: still failing after \d+ attempts"):
         retry.retried(request, "read s3://b/k")
+
+
+def test_every_retry_is_told_and_a_long_one_named_once_without_the_text_of_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str | None] = []
+    attempts = iter([True] * 5 + [False])
+    monkeypatch.setattr(retry, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(retry.tenacity.nap.time, "sleep", lambda seconds: None)
+    retry.tell_retries(told.append)
+
+    def request() -> str:
+        if next(attempts):
+            raise ConnectionResetError("https://host/key?X-Amz-Signature=canary")
+        return "answer"
+
+    try:
+        assert retry.retried(request, "read s3://b/k") == "answer"
+    finally:
+        retry.tell_retries(lambda note: None)
+    assert len(told) == 5
+    assert [note for note in told if note] == [
+        f"read s3://b/k: failing for 0 s (ConnectionResetError); it is tried for {retry.RETRY_SECONDS:.0f} s"
+    ]
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("x"), PermissionError("x"), ValueError("x"), OSError(22, "x")])

@@ -153,12 +153,14 @@ def test_links_out_of_the_output_are_not_followed(scene, tmp_path):
     (elsewhere / name).write_bytes(b"somebody else's")
     (scene.output / "data" / "lang=xx").symlink_to(elsewhere, target_is_directory=True)
     (scene.output / "data" / f"part-{'1' * 32}.parquet").symlink_to(elsewhere / name)
+    (scene.output / "data" / "loop").symlink_to(scene.output, target_is_directory=True)
     scene.age()
     old = datetime.datetime(2020, 1, 1).timestamp()
     os.utime(elsewhere / name, (old, old))
     found = scene.vacuum(keep_snapshots=1, delete=True)
     assert (elsewhere / name).read_bytes() == b"somebody else's"
-    assert not any("lang=xx" in path or "1" * 32 in path for path in found.paths)
+    assert not any("lang=xx" in path or "1" * 32 in path or "loop" in path for path in found.paths)
+    assert [path.name for path in elsewhere.iterdir()] == [name]
 
 
 def test_files_that_are_not_of_this_package_stay(scene):

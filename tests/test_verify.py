@@ -83,7 +83,11 @@ def list_again(output: Path, parts: list[Manifest], **counts: int) -> None:
     assert snapshot
     (output / snapshot.file_list).unlink(missing_ok=True)
     path = commit.publish_file_list(store, parts)
-    changed = snapshot.model_copy(update={"file_list": path, **counts})
+    for part in parts:
+        (output / commit.manifest_path(part.fingerprint, part.part_id)).write_bytes(part.to_json())
+    files = [file for part in parts for file in part.data_files]
+    sums = {"n_files": len(files), "size_bytes": sum(file.size_bytes for file in files)}
+    changed = snapshot.model_copy(update={"file_list": path, **sums, **counts})
     (output / f"_meta/snapshots/{snapshot.number:020d}.json").write_bytes(changed.to_json())
 
 

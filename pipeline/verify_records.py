@@ -1,0 +1,80 @@
+"""What the records of a snapshot say about each other, and its dead letters about them: for `verify`.
+
+In: a snapshot with all that storage says about it. Out: findings. Each fact is held against another record or against a
+hash, so that no field of a snapshot, a file list, a manifest or a generation can change alone.
+Cost: a small read for each manifest, one for each file of dead letters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import commit, dataset, file_list, publish
+from pipeline.lineage import Manifest, content_hash
+from pipeline.recorded import Recorded
+from pipeline.write import parquet
+
+
+def records(recorded: Recorded) -> Iterator[str]:
+    """Snapshot, file list, manifests and generation agree."""
+    snapshot, parts, generation, store = recorded.snapshot, recorded.parts, recorded.generation, recorded.store
+    columns = ["part_id", "paths", "n_rows"]  # of the column manifest, `parts` is what was read
+    table = pq.read_table(io.BytesIO(store.read(snapshot.file_list)), columns=columns)
+    if file_list.path_of(parts) != snapshot.file_list or table != file_list.table_of(parts).select(columns):
+        yield f"{snapshot.file_list}: its rows are not those that it was named after"
+    reasons: Counter[str] = Counter()
+    for part in parts:
+        reasons.update(part.reject_reasons)
+    found = {
+        "parent": snapshot.number - 1 or None,
+        "n_files": sum(len(part.data_files) for part in parts),
+        "size_bytes": sum(file.size_bytes for part in parts for file in part.data_files),
+        "reject_reasons": dict(reasons),
+    }
+    for name, value in found.items():
+        if getattr(snapshot, name) != value:
+            yield f"snapshot {snapshot.number} says {name} = {getattr(snapshot, name)}, its parts {value}"
+    listed = {commit.manifest_path(part.fingerprint, part.part_id): part for part in parts}
+    there = store.list(f"_meta/manifests/{snapshot.fingerprint}")
+    yield from (f"{path}: gone" for path in listed if path not in there)
+    for path, data in store.read_many([path for path in listed if path in there]):
+        if Manifest.from_json(data, path) != listed[path]:
+            yield f"{path}: differs from the manifest in {snapshot.file_list}"
+    if content_hash(generation.identity, 16) != snapshot.fingerprint or generation.fingerprint != snapshot.fingerprint:
+        yield f"generation {snapshot.fingerprint}: its identity has another hash"
+    wanted = publish.generation_of(recorded.job, generation.dimension)
+    if (generation.vector_precision, generation.partition_by) != (wanted.vector_precision, wanted.partition_by) or (
+        dataset.arrow_schema(generation) != dataset.arrow_schema(wanted)
+    ):
+        yield f"generation {snapshot.fingerprint}: its columns are not those of the spec of run {snapshot.run_id}"
+
+
+def rejects(recorded: Recorded) -> Iterator[str]:
+    """Every part's dead letters are there, of its part, as many and with the reasons that the manifest counts."""
+    for part in recorded.parts:
+        if part.rejects_path is None:
+            if part.n_rejects:
+                yield f"part {part.part_id}: {part.n_rejects} rejects and no file of them"
+            continue
+        data = recorded.store.read_or_none(part.rejects_path)
+        if data is None:
+            yield f"{part.rejects_path}: gone"
+            continue
+        if part.rejects_sha256 not in (None, hashlib.sha256(data).hexdigest()):
+            yield f"{part.rejects_path}: its SHA-256 is not the one in the manifest"
+        try:
+            letters = parquet.read_text(data, "reason", "part_id")
+        except (pa.ArrowException, OSError) as error:
+            yield f"{part.rejects_path}: cannot be read: {error}"
+            continue
+        if set(letters["part_id"]) - {part.part_id}:
+            yield f"{part.rejects_path}: holds rejects of another part"
+        reasons = dict(Counter(letters["reason"]))
+        if len(letters["reason"]) != part.n_rejects or reasons != part.reject_reasons:
+            yield f"{part.rejects_path}: {reasons}, the manifest counts {part.n_rejects}: {part.reject_reasons}"
