@@ -1,8 +1,8 @@
-"""Objects in, objects out: the output root, and the one retry rule for every request to a store.
+"""Objects in, objects out: the output root.
 
 `Store` offers whole-object reads, listings, and `put_if_absent`, the one primitive that the commit protocol stands
-on. Transient failures back off with full jitter until a deadline, everything else fails at once. The input side
-(listing and pinned reading of shards) is in `pipeline/shards.py`. Measured facts behind both are in docs/design.md.
+on. What is tried again is in `pipeline/retry.py`, the input side (listing and pinned reading of shards) in
+`pipeline/shards.py`. Measured facts behind both are in docs/design.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -97,8 +97,7 @@ class Store:
     def open(self, relative: str) -> BinaryIO:
         """A seekable reader of one object, for footers and single columns: it fetches what is asked for and no more."""
         exact = {} if self.local else {"cache_type": "none"}
-        opened = retried(lambda: self.fs.open(self.path(relative), "rb", **exact), self._named("open", relative))
-        return cast(BinaryIO, opened)
+        return cast(BinaryIO, self._asked(lambda: self.fs.open(self.path(relative), "rb", **exact), "open", relative))
 
     def list(self, prefix: str) -> dict[str, int]:
         """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""
@@ -117,15 +116,7 @@ class Store:
         """
         path = self.path(relative)
         create = self._link if self.local else self._conditional_put
-        what = self._named("write", relative)
-        try:
-            return retried(lambda: create(path, data), what)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StorageError(
-                f"{what}: no room for {len(data)} bytes ({reason(error)}). Make room, then run the same command again."
-            ) from error
+        return self._asked(lambda: create(path, data), "write", relative)
 
     def delete(self, relative: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import commit, storage
+from pipeline import commit, retry
 from pipeline.dataset import open_dataset
 from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.shards import list_shards
@@ -118,7 +118,7 @@ def test_a_minute_of_throttling_is_waited_out(s3: S3Place, proxy: FaultProxy, sp
 def test_an_outage_longer_than_the_limit_ends_the_run_in_time_and_says_for_what(
     s3: S3Place, proxy: FaultProxy, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "RETRY_SECONDS", 3.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 3.0)
     proxy.add(Rule("status", status=503, method="PUT", path="out/data/"))
     clock = time.monotonic()
     with pytest.raises(StorageError, match=r"write s3://.*data.*still failing after \d+ attempts over 3 s"):
@@ -132,7 +132,7 @@ def test_an_outage_longer_than_the_limit_ends_the_run_in_time_and_says_for_what(
 def test_a_store_that_hangs_is_given_up_after_the_limit_and_not_after_25_timeouts(
     s3: S3Place, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "RETRY_SECONDS", 2.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 2.0)
     options = {"endpoint_url": proxy.endpoint_url, "config_kwargs": {"read_timeout": 0.5, "connect_timeout": 0.5}}
     hang = proxy.add(Rule("hang", delay_s=3))
     with pytest.raises(StorageError, match="still failing after"):
