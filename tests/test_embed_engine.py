@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.embed import load_engine
+from pipeline.embed import linear, load_engine
 from pipeline.embed.budget import device_key, find_budget, remembered_budget
 from pipeline.errors import ModelError
 from pipeline.model_store import resolve
@@ -292,3 +292,15 @@ def test_a_budget_that_memory_does_not_hold_ends_the_search(bert, monkeypatch):
 
     monkeypatch.setattr(engine, "_forward", short_of_memory)
     assert find_budget(engine, (200, 400, 800)) == 200
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_vectors_are_the_same_where_torch_lacks_the_private_onednn_operators(family, request, monkeypatch):
+    ids, offsets = ragged()
+    model = resolve(str(request.getfixturevalue(family)))
+    with_onednn = load_engine(model).embed(ids, offsets)
+    monkeypatch.setattr(linear, "_has_onednn", lambda _dtype: False)
+    engine = load_engine(model)
+    assert not engine._body._layers[0].qkv._is_packed
+    # 2e-5 as above: sums in another order
+    np.testing.assert_allclose(engine.embed(ids, offsets), with_onednn, atol=2e-5)

@@ -18,7 +18,7 @@ import pytest
 from pipeline import commit
 from pipeline.dataset import open_dataset
 from pipeline.lineage import Manifest, Shard, Span, Split
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import Plan, Todo, make_plan
 from pipeline.shards import list_shards
 from pipeline.splits import claim, cut_rest, estimated_bytes
 from tests.outputs import write_shard
@@ -281,3 +281,12 @@ def test_a_shard_that_changes_while_it_is_planned_is_listed_again(
     assert list(plan.shards) == calls[1]
     run(spec)
     assert live_ids(tmp_path / "out") == sorted(doc["id"] for doc in documents("e", 200))
+
+
+def test_what_is_to_do_survives_the_trip_to_a_worker() -> None:
+    shards = [Shard(uri=f"s3://in/日本 {n}.jsonl", etag='"e"', size_bytes=10 + n) for n in range(2)]
+    spans = (Span(shard=shards[0]), Span(shard=shards[1], start=3, stop=7))
+    todo = Todo(Split(spans=spans, part_bytes=1 << 20, part_records=5), frozenset({0, 2}))
+    found = Todo.from_json(todo.to_json())
+    assert found == todo
+    assert found.split.split_id == todo.split.split_id
