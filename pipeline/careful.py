@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline import parts
+from pipeline import cutting, parts
 from pipeline.errors import WorkerError
 from pipeline.job import Job
 from pipeline.lineage import Split
@@ -116,14 +116,14 @@ def load_embedder(job: Job, prompt_tokens: int, threads: int | None) -> Callable
 
 def load_preparer(
     job: Job, run_id: str, store: Store, index_runs: Sequence[str]
-) -> Callable[[parts.Part], parts.Prepared]:
+) -> Callable[[cutting.Part], parts.Prepared]:
     """For this process or a Child: a part as it was read ─► a prepared part. index_runs: where known vectors are found."""
     index = Index(store, job.fingerprint, index_runs) if index_runs else None
     tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
     return lambda part: parts.prepare(part, job, tokenizer, run_id, index)
 
 
-def prepare(part: parts.Part, attempt: Callable[[parts.Part], parts.Prepared]) -> parts.Prepared:
+def prepare(part: cutting.Part, attempt: Callable[[cutting.Part], parts.Prepared]) -> parts.Prepared:
     """`attempt(part)` with a reject for each record that it cannot prepare. attempt: `here(…)`, or `ask` of a Child."""
     n_records, whole = sum(table.num_rows for _, table in part.pieces), None
 
@@ -156,7 +156,7 @@ def prepare(part: parts.Part, attempt: Callable[[parts.Part], parts.Prepared]) -
         ) from crash
 
 
-def _records(part: parts.Part, start: int, stop: int) -> parts.Part:
+def _records(part: cutting.Part, start: int, stop: int) -> cutting.Part:
     """A part of its records [start, stop) alone."""
     ends = list(itertools.accumulate((table.num_rows for _, table in part.pieces), initial=0))
     pieces = [
@@ -178,7 +178,7 @@ def _changed(table: pa.Table, rows: Mapping[int, Mapping[str, str | None]]) -> p
 
 
 def read(split: Split, job: Job) -> Iterator[tuple[int, pa.Table]]:
-    """As `parts.read`, in a Child. A span whose reader kills it twice at one place ends there, with `damaged_shard`."""
+    """As `cutting.read`, in a Child. A span whose reader kills it twice at one place ends there, with `damaged_shard`."""
     with Child(_load_reader, split, job) as child:
         for number, span in enumerate(split.spans):
             n_tables, n_deaths, position = 0, 0, span.start
@@ -191,7 +191,7 @@ def read(split: Split, job: Job) -> Iterator[tuple[int, pa.Table]]:
                         raise
                     if n_deaths == 1:
                         continue
-                    table = damaged_table(position, f"reading on from here: {crash.detail}", parts.options_of(job))
+                    table = damaged_table(position, f"reading on from here: {crash.detail}", cutting.options_of(job))
                 if table is None:
                     break
                 yield number, table
@@ -209,7 +209,7 @@ def _load_reader(split: Split, job: Job) -> Callable[[tuple[int, int]], pa.Table
         nonlocal reached, tables
         number, n_tables = wanted
         if reached != wanted:
-            tables = itertools.islice(parts.read_tables(split.spans[number], job), n_tables, None)
+            tables = itertools.islice(cutting.read_tables(split.spans[number], job), n_tables, None)
         reached = (number, n_tables + 1)
         return next(tables, None)
 

@@ -37,14 +37,14 @@ NominalTime = Annotated[
 ]
 
 
-def storage_options(text: str) -> dict[str, Any]:
-    """The value of --storage-options. Raises SpecError when it is not a JSON object."""
+def storage_options(text: str, option: str = "--storage-options") -> dict[str, Any]:
+    """The value of an option that takes a JSON object. Raises SpecError when it is none."""
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise SpecError(f"--storage-options: not JSON: {error}") from None
+        raise SpecError(f"{option}: not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise SpecError("--storage-options: a JSON object is needed")
+        raise SpecError(f"{option}: a JSON object is needed")
     return found
 
 

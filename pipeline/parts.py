@@ -1,7 +1,7 @@
 """The way of one part up to its vectors, as plain functions: records ─► rows and tokens ─► vectors.
 
-`cut` reads a split and cuts it into parts; `prepare` cleans, chunks and tokenizes one; `embed` runs the engine over
-its distinct new texts. `pipeline/publish.py` takes over from there, `pipeline/stages.py` puts each function into Ray.
+In: a part as `pipeline/cutting.py` cut it. `prepare` cleans, chunks and tokenizes it; `embed` runs the engine over its
+distinct new texts. `pipeline/publish.py` takes over from there, `pipeline/stages.py` puts each function into Ray.
 Memory is bounded by one part: `part_bytes` of records, `part_records` documents, and their vectors.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,14 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.cutting import Part
 from pipeline.job import Job
-from pipeline.lineage import Span, Split, part_id
+from pipeline.lineage import part_id
 from pipeline.prepare.chunk import chunk
 from pipeline.prepare.clean import clean
 from pipeline.ragged import list_members, reduced, renumbered
-from pipeline.read import READERS, ReadOptions, format_of, read_span
 from pipeline.reuse import UNKNOWN, Index
-from pipeline.shards import open_shard
 from pipeline.tokenize import Tokenizer
 from pipeline.write.parquet import MAX_PARTITION_STEP, partition_step
 
@@ -34,16 +33,6 @@ class Embeds(Protocol):
     """What this module needs of an engine."""
 
     def embed(self, ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """Records of one part as they were read: pairs of (index of the span in the split, records table)."""
-
-    split: Split
-    index: int
-    last: bool
-    pieces: tuple[tuple[int, pa.Table], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,51 +49,6 @@ class Prepared:
     rows: pa.Table
     tokens: pa.Table
     rejects: pa.Table
-
-
-def read_tables(span: Span, job: Job) -> Iterator[pa.Table]:
-    """The records of one span in order. Raises ShardChanged when its shard is not the planned object any more."""
-    spec = job.spec.input
-    reader = READERS[format_of(span.shard.uri, spec.format)]
-    with open_shard(span.shard, spec.storage_options) as file:
-        yield from read_span(reader, file, span, options_of(job))
-        file.verify()
-
-
-def options_of(job: Job) -> ReadOptions:
-    spec = job.spec.input
-    return ReadOptions(spec.text_column, spec.id_column, spec.keep, int(spec.max_record_bytes))
-
-
-def read(split: Split, job: Job) -> Iterator[tuple[int, pa.Table]]:
-    """The records of a split in order, each table with the index of its span."""
-    for number, span in enumerate(split.spans):
-        for table in read_tables(span, job):
-            yield number, table
-
-
-def cut(split: Split, job: Job, tables: Iterable[tuple[int, pa.Table]] | None = None) -> Iterator[Part]:
-    """Cut what `read` (or `tables`) gives into parts, at bounds that depend on nothing but the split.
-
-    Raises ShardChanged when a shard is not the planned object any more; parts yielded before belong to the old object,
-    which nothing refers to from then on.
-    """
-    pieces: list[tuple[int, pa.Table]] = []
-    index, n_bytes, n_records = 0, 0, 0
-    for number, rest in tables or read(split, job):
-        while rest.num_rows:
-            if n_bytes >= split.part_bytes or n_records >= split.part_records:
-                yield Part(split, index, False, tuple(pieces))
-                index, n_bytes, n_records, pieces = index + 1, 0, 0, []
-            sizes = np.cumsum(rest["record_bytes"].to_numpy())
-            # up to the record that fills the part, which still belongs to it
-            fits = int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1
-            taken = rest.slice(0, min(fits, split.part_records - n_records))
-            pieces.append((number, taken))
-            n_bytes += int(sizes[taken.num_rows - 1])
-            n_records += taken.num_rows
-            rest = rest.slice(taken.num_rows)
-    yield Part(split, index, True, tuple(pieces))
 
 
 def prepare(part: Part, job: Job, tokenizer: Tokenizer, run_id: str, index: Index | None = None) -> Prepared:

@@ -17,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import commit, dataset, errors, refresh
+from pipeline import commit, dataset, errors, lake, refresh
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
@@ -83,6 +83,7 @@ def run(
         if on_plan:
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
+            lake.publish(store, spec.publish)
             return Result(plan, plan.head, progress, embedded, refresh.outcome(plan.live, plan.done))
         refresh.check_deletions(spec, plan.head, plan.changes.most_documents, "and the input now has at most")
         store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
@@ -98,6 +99,7 @@ def run(
             rows, snapshot = refresh.outcome(plan.live, parts), finish(plan, store, parts, nominal_time)
             resources = ray.cluster_resources() if ray.is_initialized() else {}
             write_record(store, plan, progress, snapshot, resources, rows, nominal_time)
+            lake.publish(store, spec.publish)
             return Result(plan, snapshot, progress, embedded, rows)
     left = missing(plan, finished)
     raise InputError(
@@ -156,9 +158,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     with watching(plan, store, totals, progress, watch) as stop:
         try:
             writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
-            parts.write_datasink(
-                PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.workers
-            )
+            parts.write_datasink(PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.most)
         except (Exception, KeyboardInterrupt) as error:
             raise stop.error or _own_error(error) from error
 

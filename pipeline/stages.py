@@ -21,7 +21,7 @@ import ray
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
-from pipeline import careful, commit, metrics, parts, publish, tokenize
+from pipeline import careful, commit, cutting, metrics, parts, publish, tokenize
 from pipeline.errors import ShardChanged, WorkerError
 from pipeline.job import Job
 from pipeline.plan import Todo
@@ -122,11 +122,14 @@ class PrepareParts:
                 yield from self._parts(todo, None, self.prepare)
 
     def _parts(
-        self, todo: Todo, tables: Iterator[tuple[int, pa.Table]] | None, prepare: Callable[[parts.Part], parts.Prepared]
+        self,
+        todo: Todo,
+        tables: Iterator[tuple[int, pa.Table]] | None,
+        prepare: Callable[[cutting.Part], parts.Prepared],
     ) -> Iterator[pa.Table]:
         clock, blocked_s = time.perf_counter(), 0.0
         try:
-            for part in parts.cut(todo.split, self.job, tables):
+            for part in cutting.cut(todo.split, self.job, tables):
                 read_s, clock = time.perf_counter() - clock, time.perf_counter()
                 if part.index not in todo.finished:
                     prepared = careful.prepare(part, prepare)

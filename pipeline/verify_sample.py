@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline import dataset, parts
+from pipeline import cutting, dataset, parts
 from pipeline.errors import OutputError
 from pipeline.job import Job
 from pipeline.lineage import Shard, Span, Split
@@ -157,7 +157,7 @@ def _embedded_again(
 
 def _part(
     keys: Mapping[tuple[str, str, int], None], records: Mapping[tuple[str, str, int], Record | str]
-) -> parts.Part:
+) -> cutting.Part:
     """The sampled records as a part of their own."""
     shards = list(dict.fromkeys((uri, etag) for uri, etag, _ in keys))
     spans = tuple(Span(shard=Shard(uri=uri, etag=etag, size_bytes=0)) for uri, etag in shards)
@@ -166,7 +166,7 @@ def _part(
         record = records[key]
         if isinstance(record, Record):
             pieces.append((shards.index(key[:2]), record.raw))
-    return parts.Part(Split(spans=spans, part_bytes=1), 0, True, tuple(pieces))
+    return cutting.Part(Split(spans=spans, part_bytes=1), 0, True, tuple(pieces))
 
 
 def _only(prepared: parts.Prepared, rows: Sequence[int]) -> tuple[pa.Table, pa.Table]:

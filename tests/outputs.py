@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipeline import commit, parts, publish
+from pipeline import commit, cutting, parts, publish
 from pipeline.job import Job, resolve
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.plan import Plan, Todo, make_plan, missing, plan_table
@@ -133,7 +133,7 @@ def publish_todo(
     engine = load_engine_of(job, model, tokenizer.prompt_tokens)
     made = []
     for todo in todos:
-        for part in parts.cut(todo.split, job):
+        for part in cutting.cut(todo.split, job):
             if part.index in todo.finished:
                 continue
             prepared = parts.prepare(part, job, tokenizer, run_id, index)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import commit, dataset, parts, publish
+from pipeline import commit, cutting, dataset, parts, publish
 from pipeline.failpoints import failpoint
 from pipeline.job import Job
 from pipeline.lineage import Manifest, Snapshot
@@ -119,7 +119,7 @@ def prepared_parts(spec: JobSpec, plan: Plan, tokenizer: ByteTokenizer | None = 
     store, fingerprint = store_of(spec), plan.job.fingerprint
     index = Index(store, fingerprint, update_index(store, fingerprint, plan.earlier)) if plan.todo else None
     for todo in plan.todo:
-        for part in parts.cut(todo.split, plan.job):
+        for part in cutting.cut(todo.split, plan.job):
             if part.index not in todo.finished:
                 yield parts.prepare(part, plan.job, tokenizer or ByteTokenizer(), plan.run_id, index)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import careful, commit, parts, publish
+from pipeline import careful, commit, cutting, parts, publish
 from pipeline.dataset import open_dataset
 from pipeline.errors import WorkerError
 from pipeline.job import Job
@@ -61,17 +61,17 @@ class PoisonedEngine(HashEngine):
         return vectors
 
 
-def load_poisoned(job: Job) -> Callable[[parts.Part], parts.Prepared]:
+def load_poisoned(job: Job) -> Callable[[cutting.Part], parts.Prepared]:
     tokenizer = PoisonedTokenizer()
     return lambda part: parts.prepare(part, job, tokenizer, "run")
 
 
-def run(spec: JobSpec, engine: HashEngine, prepare: Callable[[parts.Part], parts.Prepared]) -> None:
+def run(spec: JobSpec, engine: HashEngine, prepare: Callable[[cutting.Part], parts.Prepared]) -> None:
     """The stages one after the other, as stages.py puts them together."""
     store, job = store_of(spec), job_of(spec)
     plan = make_plan(job, store)
     for todo in plan.todo:
-        for part in parts.cut(todo.split, job):
+        for part in cutting.cut(todo.split, job):
             prepared = careful.prepare(part, prepare)
             gentle = careful.CarefulEngine(engine)
             vectors = parts.embed(prepared.tokens, prepared.rows, gentle, False)
@@ -174,7 +174,7 @@ def test_a_shard_that_kills_its_reader_ends_there_and_other_shards_of_the_split_
     spec = make_spec(tmp_path / "in", tmp_path / "out")
     job = job_of(spec)
     (todo,) = make_plan(job, store_of(spec)).todo
-    undisturbed = list(parts.read(todo.split, job))
+    undisturbed = list(cutting.read(todo.split, job))
     found = list(careful.read(todo.split, job))
     assert n_deaths(tmp_path / "poison") == 2
     ids = [doc_id for _, table in found for doc_id in table["doc_id"].to_pylist()]

@@ -51,6 +51,7 @@ LAYERS = {
             "invariants",
             "plan",
             "parts",
+            "cutting",
             "careful",
             "quarantine",
             "shards",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from pipeline.dataset import open_dataset, read_vectors
 from pipeline.lineage import Manifest
@@ -240,6 +243,48 @@ def test_any_partition_value_reads_back_equal_and_stays_inside_data(tmp_path: Pa
     paths = [file.path for m in (tmp_path / "out/_meta/manifests").rglob("*.json")
              for file in Manifest.from_json(m.read_bytes(), "m").data_files]  # fmt: skip
     assert set(paths) == {str(path.relative_to(tmp_path / "out")) for path in data_files(tmp_path / "out")}
+
+
+NASTY = [
+    *VALUES, "x" * 240, "x" * 300, "🦉" * 20, "漢" * 100, "a%2Fb", "%", "%zz", "1", "01", "1.0", "2020-01-01", "true",
+    "a\tb", "\x7f", "a+b", "a&b?c#d", "~", "C:\\x", "CON", "\u202e", "'", '"', "[x]", "{a}", "-rf", "\x00", "a\x00b", "\ufeff",
+]  # fmt: skip
+ANY = st.sampled_from(NASTY) | st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+UNRESERVED = set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+@settings(max_examples=8, deadline=None)
+@example(list(zip(NASTY, NASTY, strict=True)))
+@given(st.lists(st.tuples(ANY, ANY), min_size=1, max_size=12))
+def test_any_id_and_partition_value_is_read_equal_by_three_readers_or_rejected_as_too_long(
+    pairs: list[tuple[str | None, str | None]],
+) -> None:
+    docs = [{"id": f"{i}{name}", "text": f"{i}", "lang": value} for i, (name, value) in enumerate(pairs)]
+    fits = [
+        len("lang=") + sum(1 if byte in UNRESERVED else 3 for byte in (value or "").encode()) <= 255
+        for _, value in pairs
+    ]
+    expected = {doc["id"]: doc["lang"] for doc, ok in zip(docs, fits, strict=True) if ok}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_shard(root / "in/a.jsonl", docs)
+        sections = {"input": {"keep_columns": ["lang"]}, "output": {"partition_by": ["lang"]}}
+        snapshot = run(make_spec(root / "in", root / "out", **sections))
+        assert snapshot is not None
+        assert snapshot.reject_reasons == ({"invalid_column": fits.count(False)} if not all(fits) else {})
+        files = data_files(root / "out")
+        assert {path.parent.parent for path in files} <= {root / "out/data"}
+        assert {path.name for path in root.iterdir()} == {"in", "out"}
+        by_arrow = open_dataset(str(root / "out")).to_table(columns=["doc_id", "lang"]).to_pylist()
+        assert {row["doc_id"]: row["lang"] for row in by_arrow} == expected
+        if not files:
+            return
+        hive = "read_parquet(?, hive_partitioning = true, hive_types_autocast = false)"
+        found = duckdb.execute(f"select doc_id, lang from {hive}", [[str(path) for path in files]]).fetchall()
+        assert dict(found) == expected
+        frame = pl.read_parquet(files, glob=False, hive_partitioning=True, hive_schema={"lang": pl.String})
+        as_polars = {key: None if value == parquet.NULL_PARTITION else value for key, value in expected.items()}
+        assert dict(frame.select("doc_id", "lang").rows()) == as_polars  # it takes the escaped text for null too
 
 
 @pytest.mark.parametrize(

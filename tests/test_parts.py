@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import parts, schema
+from pipeline import cutting, parts, schema
 from pipeline.dataset import open_dataset
 from pipeline.lineage import Manifest, Span, Split
 from pipeline.plan import make_plan
@@ -61,7 +61,7 @@ def bounds(split: Split, spec: JobSpec) -> list[list[tuple[int, int]]]:
     """(span, source_record) of every record, part by part."""
     return [
         [(number, record) for number, table in part.pieces for record in table["source_record"].to_pylist()]
-        for part in parts.cut(split, job_of(spec))
+        for part in cutting.cut(split, job_of(spec))
     ]
 
 
@@ -89,7 +89,7 @@ def test_a_part_ends_with_the_record_that_fills_it_in_bytes_or_number(tmp_path: 
     write_shard(tmp_path / "in/b.jsonl", documents(5))
     spec = make_spec(tmp_path / "in", tmp_path / "out")
     split = split_of(tmp_path / "in", 1500, part_records=20)
-    found = list(parts.cut(split, job_of(spec)))
+    found = list(cutting.cut(split, job_of(spec)))
     assert [part.index for part in found] == list(range(len(found)))
     assert [part.last for part in found] == [False] * (len(found) - 1) + [True]
     for part in found:
@@ -281,3 +281,13 @@ def test_a_damaged_shard_is_marked_and_its_readable_records_are_kept(tmp_path: P
     assert snapshot.reject_reasons == {"damaged_shard": 1}
     assert 100 < snapshot.n_documents < 400
     assert [source.damaged for part in manifests(tmp_path / "out") for source in part.sources] == [True]
+
+
+def test_a_part_is_bounded_by_kept_strings_too(tmp_path: Path) -> None:
+    documents = [{"id": f"{n}", "text": "t", "page": "x" * 1000} for n in range(50)]
+    path = write_shard(tmp_path / "a.parquet", documents)
+    spec = make_spec(tmp_path, tmp_path / "out", input={"keep_columns": ["page"]})
+    found = list(cutting.cut(split_of(path, 10_000), job_of(spec)))
+    assert [sum(piece.num_rows for _, piece in part.pieces) for part in found] == [
+        10
+    ] * 5  # 1,001 bytes each, to 10,000

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import InputError
+from pipeline.prepare import clean as cleaning
 from pipeline.prepare.clean import clean
 from pipeline.schema import records_schema
 
@@ -114,3 +116,12 @@ def test_against_pythons_own_unicode(texts: list[str | None], unicode: str, min_
             assert len(expected.strip()) >= min_chars
         if row["reason"] == "too_short":
             assert len(expected.strip("\u200b")) <= len(text) * 18
+
+
+def test_text_that_outgrows_a_column_by_normalising_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "MAX_TEXT_BYTES", 30_000)  # 2 GiB would take minutes
+    ligature = "\ufdfa"  # 3 bytes, 33 after NFKC
+    assert len(unicodedata.normalize("NFKC", ligature).encode()) == 33
+    assert cleaned([ligature * 1000])[0]["reason"] is None
+    with pytest.raises(InputError, match=r"bytes of text in one part after NFKC.*runtime\.part_bytes"):
+        cleaned([ligature * 1000], unicode="NFKC")

@@ -291,3 +291,9 @@ def test_errors_of_the_file_pass_through() -> None:
         span = Span(shard=Shard(uri=uri, etag="e", size_bytes=9))
         with pytest.raises(ConnectionResetError):
             list(read_span(READERS[name], Broken(), span, ReadOptions("text", None, {}, 99)))
+
+
+@pytest.mark.parametrize("format", ["jsonl", "text"])
+def test_a_byte_order_mark_and_blank_lines_alone_are_no_records(format: str) -> None:
+    assert read(b"\xef\xbb\xbf\n \t\r\n\n\x0b\x0c\n", format=format) == []
+    assert read(b"\xef\xbb\xbf", format=format) == []

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline import shards as shards_module
+from pipeline.cutting import cut
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.lineage import Span, Split
-from pipeline.parts import cut
 from pipeline.read import format_of
 from pipeline.shards import list_shards, open_shard
 from tests.stand_in import job_of, make_spec

@@ -84,3 +84,13 @@ def test_a_file_that_is_no_plain_mapping_is_refused(tmp_path: Path, content: str
 def test_a_spec_is_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         spec_from(MINIMAL).runtime.device = "cuda"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("setting", ["runtime.part_bytes", "input.max_record_bytes"])
+def test_sizes_that_a_column_could_not_hold_are_refused(tmp_path: Path, setting: str) -> None:
+    section, key = setting.split(".")
+    fields = {"name": "a", "input": {"uri": "in"}, "model": {"path": "m"}, "output": {"uri": "out"}, "runtime": {}}
+    assert spec_from({**fields, section: {**fields[section], key: "512MiB"}})
+    for size in ("513MiB", "10TB", 0):
+        with pytest.raises(SpecError, match=rf"{setting}: Input should be (less|greater) than or equal to"):
+            spec_from({**fields, section: {**fields[section], key: size}})

@@ -14,6 +14,11 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import InputError
+
+MAX_TEXT_BYTES = (1 << 31) - 1
+"""Arrow's string columns have 32-bit offsets."""
+
 _VISIBLE = (
     r"[^\s\p{Z}\p{Cc}\p{Cf}"
     r"\x{034F}\x{115F}\x{1160}\x{17B4}\x{17B5}\x{180B}-\x{180F}\x{2800}\x{3164}\x{FE00}-\x{FE0F}\x{FFA0}"
@@ -27,11 +32,16 @@ def clean(table: pa.Table, *, unicode: str, min_chars: int) -> pa.Table:
 
     table: N rows of `schema.records_schema`. unicode: "none", "NFC" or "NFKC". min_chars: at least 1.
     Returns N rows in the same order; `text` is null exactly where `reason` is set. Rows rejected before stay as they
-    are. Source of the normal forms: Unicode Standard Annex 15.
+    are. Raises InputError for more text than a column takes. Source of the normal forms: Unicode Standard Annex 15.
     """
-    text = table["text"].combine_chunks()
+    text = table["text"]
     if unicode != "none":
-        text = pc.utf8_normalize(text, unicode)
+        text = pc.utf8_normalize(text, unicode)  # chunk by chunk: NFKC can make eleven bytes of one
+    if text.nbytes >= MAX_TEXT_BYTES:
+        raise InputError(
+            f"{text.nbytes} bytes of text in one part after {unicode}; a column takes {MAX_TEXT_BYTES}. "
+            "Set a smaller runtime.part_bytes, or prepare.unicode to none."
+        )
     text = _one_chunk(text)
     was_good = text.is_valid()
     empty = pc.and_(was_good, pc.invert(pc.match_substring_regex(text, _VISIBLE).fill_null(True)))

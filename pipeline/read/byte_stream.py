@@ -11,6 +11,7 @@ class ByteStream:
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
         self._buffer = bytearray()
+        self._clear: dict[bytes, int] = {}  # needle -> position before which it is not: no byte is searched twice
         self.position = 0
 
     def fill(self, n_bytes: int) -> bool:
@@ -41,11 +42,22 @@ class ByteStream:
             n_bytes -= step
         return True
 
+    def skip_any(self, unwanted: bytes) -> None:
+        """Pass over all bytes that are one of `unwanted`."""
+        while self.fill(1):
+            n_left = len(self._buffer.lstrip(unwanted))
+            self._drop(len(self._buffer) - n_left)
+            if n_left:
+                return
+
     def find(self, needle: bytes, limit: int) -> int:
         """Place of `needle` within the next `limit` bytes, or -1."""
-        while (found := self._buffer.find(needle, 0, limit)) < 0 and len(self._buffer) < limit:
-            if not self.fill(len(self._buffer) + 1):
-                return -1
+        at = max(0, self._clear.get(needle, 0) - self.position)
+        while (found := self._buffer.find(needle, at, limit)) < 0:
+            at = max(at, min(len(self._buffer), limit) - len(needle) + 1)
+            self._clear[needle] = self.position + at
+            if len(self._buffer) >= limit or not self.fill(len(self._buffer) + 1):
+                break
         return found
 
     def skip_to_line(self, first_bytes: bytes, step: int) -> None:

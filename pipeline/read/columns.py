@@ -78,8 +78,11 @@ def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: R
             reject(rejects, row, "invalid_column", f"{name}: {array.type} holds values of an extension type")
         return pa.nulls(len(array), type_)
     if pat.is_nested(array.type):
-        values = [None if value is None else _json(value) for value in array.to_pylist()]
-        array = pa.array(values, pa.string())
+        array = pa.array([_json_of(name, value, rejects, row) for row, value in enumerate(array)], pa.string())
+    if pat.is_date32(type_) and pat.is_timestamp(array.type) and array.type.unit in ("s", "ms"):
+        array = _cast(
+            name, array, pa.timestamp("us", array.type.tz), rejects
+        )  # days overflow in silence, this does not
     takes = _ARROW_TYPES.get(type_)
     if takes is not None and not pat.is_string(array.type) and not takes(array.type):
         for row, value in enumerate(array):
@@ -97,6 +100,15 @@ def plain(array: pa.Array) -> pa.Array:
     is_text = pat.is_string(type_) or pat.is_large_string(type_) or pat.is_string_view(type_)
     is_bytes = pat.is_large_binary(type_) or pat.is_binary_view(type_) or pat.is_fixed_size_binary(type_)
     return array.cast(pa.binary()) if is_text or is_bytes else array
+
+
+def _json_of(name: str, value: pa.Scalar, rejects: Rejects, row: int) -> str | None:
+    """A nested value as compact JSON; rejected where Python has no such value (names twice, not UTF-8, far dates)."""
+    try:
+        return _json(value.as_py()) if value.is_valid else None
+    except (TypeError, ValueError, OverflowError) as error:
+        reject(rejects, row, "invalid_column", f"{name}: {error}")
+        return None
 
 
 def _stringify(values: list[Any]) -> list[int]:
@@ -153,7 +165,7 @@ def _uncastable(array: pa.Array, type_: pa.DataType, first_row: int) -> Sequence
         array.cast(type_)
     except _CAST_ERRORS as error:
         if len(array) == 1:
-            return [(first_row, f"{_shown(array[0].as_py())}: {error}")]
+            return [(first_row, str(error))]
         half = len(array) // 2
         tail = _uncastable(array[half:], type_, first_row + half)
         return [*_uncastable(array[:half], type_, first_row), *tail]

@@ -5,18 +5,21 @@ members is skipped. Whatever can be decoded is delivered before `ShardDamaged` t
 which the data breaks off; Python's own file classes raise first and lose the bytes of the failing call. Errors of
 `file.read` itself (network) pass through untouched, because nothing around them is caught.
 
-Memory: one compressed and one decompressed block. gzip, bzip2 and xz bound the output of a call; zstd cannot, so its
-input comes in pieces of 512 bytes, which is at most 16 MiB of output (a block of 128 KiB takes at least 4 bytes).
-Cost: that of the libraries.
+Memory: one compressed and one decompressed block, and the window of zstd or xz, WINDOW_BYTES at most. gzip, bzip2 and xz
+bound the output of a call; zstd cannot, so its input comes in pieces of 512 bytes, which is at most 16 MiB of output (a
+block of 128 KiB takes at least 4 bytes). Bombs: a shard gives MAX_RATIO times its own size, and MAX_BYTES, and is damaged
+at that position. Cost: that of the libraries.
 """
 
 from __future__ import annotations
 
 import bz2
+import io
 import lzma
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -25,26 +28,28 @@ from pipeline.errors import ShardDamaged
 COMPRESSION_SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 
 BLOCK_BYTES = 1 << 20
-"""Most bytes of one block that goes out, and of one read of the raw file."""
+"""Most bytes of one block that goes out."""
 
+WINDOW_BYTES = 128 << 20
+"""Most that a zstd or xz decoder may look back. `zstd --long=27` is the most that zstd itself reads unasked, `xz -9` needs
+half of it; a header can claim gigabytes."""
+
+MAX_RATIO = 200
+"""Decompressed bytes a compressed byte. Text has 2 to 10, machine-made records up to about 50; gzip can 1,029, zstd 32,000."""
+
+MAX_BYTES = 1 << 40
+"""Decompressed bytes of one shard: at 300 MB/s one reader is busy with it for an hour."""
+
+_FREE_BYTES = 64 << 20
+"""Under this the ratio does not count: it takes a fraction of a second, and tiny shards may well be all alike."""
+
+_READ_BYTES = 1 << 16  # a member that ends hands the rest of this back, as a copy: shards can have a member a record
 _ZSTD_PIECE_BYTES = 512
 _SMALL_PIECE_BYTES = 8 << 10  # bz2 and xz lose the output of the call that fails: keep that call small
 
 
 class TrailingGarbage(ShardDamaged):
     """The data was complete and checked, but something that is not compressed data follows it."""
-
-
-class _Member(Protocol):
-    """Decoder of one gzip member, zstd frame, bzip2 or xz stream."""
-
-    @property
-    def ended(self) -> bool: ...
-
-    @property
-    def rest(self) -> bytes: ...  # input after the end of the member
-
-    def decode(self, data: bytes) -> Iterator[bytes]: ...
 
 
 def compression_of(uri: str) -> str | None:
@@ -62,32 +67,47 @@ def decompressed_blocks(file: BinaryIO, uri: str) -> Iterator[bytes]:
     """The decompressed content of `file` from its current position, in non-empty blocks; as it is when `uri` has no
     compression suffix.
 
-    Raises ShardDamaged when compressed data is truncated or corrupt, after everything before was delivered.
+    Raises ShardDamaged when compressed data is truncated, corrupt or a bomb, after everything before was delivered.
     """
     name = compression_of(uri)
-    raw_blocks = iter(lambda: file.read(BLOCK_BYTES), b"")
-    return raw_blocks if name is None else _joined(_decode_members(raw_blocks, _MEMBERS[name], name, uri))
+    if name is None:
+        return iter(lambda: file.read(BLOCK_BYTES), b"")
+    start = file.tell()
+    n_raw = file.seek(0, io.SEEK_END) - start
+    file.seek(start)
+    raw_blocks = iter(lambda: file.read(_READ_BYTES), b"")
+    return _joined(_decode_members(raw_blocks, _MEMBERS[name], name, uri), n_raw, uri)
 
 
-def _joined(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Small blocks put together, because each becomes a table; what is there when the data breaks off goes out first."""
+def _joined(blocks: Iterator[bytes], n_raw: int, uri: str) -> Iterator[bytes]:
+    """Small blocks put together, because each becomes a table, up to what `n_raw` bytes may give; what is there when the
+    data breaks off goes out first."""
+    limit = min(MAX_BYTES, max(_FREE_BYTES, MAX_RATIO * n_raw))
     pieces: list[bytes] = []
-    n_bytes = 0
+    n_bytes = n_out = 0
     damage: ShardDamaged | None = None
     while True:
         try:
-            block = next(blocks, None)
+            block = next(blocks, b"")
         except ShardDamaged as error:
-            block, damage = None, error
-        if pieces and (block is None or n_bytes + len(block) > BLOCK_BYTES):
+            block, damage = b"", error
+        if n_out + len(block) > limit:
+            message = (
+                f"{uri}: a bomb? {n_raw} bytes give more than {limit}. If the data is real, split or recompress it"
+            )
+            block, damage = block[: limit - n_out], ShardDamaged(message, limit)
+        n_out += len(block)
+        if pieces and (not block or n_bytes + len(block) > BLOCK_BYTES):
             yield b"".join(pieces)
             pieces, n_bytes = [], 0
-        if block is None:
-            break
+        if damage is not None:
+            if block:
+                yield block
+            raise damage
+        if not block:
+            return
         pieces.append(block)
         n_bytes += len(block)
-    if damage is not None:
-        raise damage
 
 
 def _decode_members(
@@ -112,9 +132,9 @@ def _decode_members(
             except _Corrupt as error:
                 message = f"{uri}: corrupt {name} data at decompressed byte {n_out}: {error}"
                 raise ShardDamaged(message, n_out) from error
-            raw = b""
-            if member.ended:
-                raw, member, n_members = member.rest, None, n_members + 1
+            raw = member.rest or b""
+            if member.rest is not None:
+                member, n_members = None, n_members + 1
     if member is not None:
         raise ShardDamaged(f"{uri}: the {name} data ends in the middle, at decompressed byte {n_out}", n_out)
 
@@ -123,22 +143,24 @@ class _Corrupt(Exception):
     """The library refuses the data."""
 
 
-class _GzipMember:
+class _Member(ABC):
+    """Decoder of one gzip member, zstd frame, bzip2 or xz stream. `rest`: the input after its end, None before it."""
+
+    rest: bytes | None = None
+
+    @abstractmethod
+    def decode(self, data: bytes) -> Iterator[bytes]: ...
+
+
+class _GzipMember(_Member):
     """zlib drops the output of a call that fails, so each call starts from a copy that can be replayed in steps."""
 
     def __init__(self) -> None:
         self._decoder = zlib.decompressobj(wbits=31)
 
-    @property
-    def ended(self) -> bool:
-        return self._decoder.eof
-
-    @property
-    def rest(self) -> bytes:
-        return self._decoder.unused_data
-
     def decode(self, data: bytes) -> Iterator[bytes]:
-        while data and not self._decoder.eof:
+        block = b"more"
+        while (data or block) and not self._decoder.eof:  # without input: what the last call held back
             before = self._decoder.copy()
             try:
                 block = self._decoder.decompress(data, BLOCK_BYTES)
@@ -148,8 +170,8 @@ class _GzipMember:
             if block:
                 yield block
             data = self._decoder.unconsumed_tail
-        if not self._decoder.eof and (block := self._decoder.decompress(b"", BLOCK_BYTES)):
-            yield block
+        if self._decoder.eof:
+            self.rest = self._decoder.unused_data
 
 
 def _replay(decoder: zlib._Decompress, data: bytes) -> Iterator[bytes]:
@@ -170,61 +192,42 @@ def _replay(decoder: zlib._Decompress, data: bytes) -> Iterator[bytes]:
         start += step
 
 
-class _LimitedMember:
-    """bzip2 and xz: the decoder keeps its own input, and says when it needs more."""
+class _PiecewiseMember(_Member):
+    """zstd, bzip2 and xz lose the output of the call that fails: small pieces of input keep that call small.
 
-    def __init__(self, decoder: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> None:
-        self._decoder = decoder
-        self.rest = b""
+    bzip2 and xz take a limit on the output, keep their own input, and say when they need more; zstd does not.
+    """
 
-    @property
-    def ended(self) -> bool:
-        return self._decoder.eof
-
-    def decode(self, data: bytes) -> Iterator[bytes]:
-        try:
-            for start in range(0, len(data), _SMALL_PIECE_BYTES):
-                piece = data[start : start + _SMALL_PIECE_BYTES]
-                while True:
-                    if block := self._decoder.decompress(piece, BLOCK_BYTES):
-                        yield block
-                    if self._decoder.eof:
-                        self.rest = self._decoder.unused_data + data[start + _SMALL_PIECE_BYTES :]
-                        return
-                    if self._decoder.needs_input:
-                        break
-                    piece = b""
-        except (OSError, lzma.LZMAError, ValueError) as error:  # bz2 says OSError; no file is read in here
-            raise _Corrupt(str(error)) from error
-
-
-class _ZstdMember:
-    def __init__(self) -> None:
-        self._decoder = zstandard.ZstdDecompressor().decompressobj()
-        self.rest = b""
-
-    @property
-    def ended(self) -> bool:
-        return self._decoder.eof
+    def __init__(self, decoder: Any, piece_bytes: int) -> None:
+        self._decoder, self._piece_bytes = decoder, piece_bytes
+        self._limit = (BLOCK_BYTES,) if hasattr(decoder, "needs_input") else ()
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        for start in range(0, len(data), _ZSTD_PIECE_BYTES):
-            try:
-                out = self._decoder.decompress(data[start : start + _ZSTD_PIECE_BYTES])
-            except zstandard.ZstdError as error:
-                raise _Corrupt(str(error)) from error
-            for at in range(0, len(out), BLOCK_BYTES):
-                yield out[at : at + BLOCK_BYTES]
-            if self._decoder.eof:
-                self.rest = self._decoder.unused_data + data[start + _ZSTD_PIECE_BYTES :]
-                return
+        decoder = self._decoder
+        for start in range(0, len(data), self._piece_bytes):
+            piece = data[start : start + self._piece_bytes]
+            while True:
+                try:
+                    out = decoder.decompress(piece, *self._limit)
+                except (OSError, ValueError, lzma.LZMAError, zstandard.ZstdError) as error:  # bz2 says OSError
+                    raise _Corrupt(str(error)) from error
+                for at in range(0, len(out), BLOCK_BYTES):
+                    yield out[at : at + BLOCK_BYTES]
+                if decoder.eof:
+                    self.rest = decoder.unused_data + data[start + self._piece_bytes :]
+                    return
+                if not self._limit or decoder.needs_input:
+                    break
+                piece = b""
 
 
 _MEMBERS: dict[str, Callable[[], _Member]] = {
     "gzip": _GzipMember,
-    "zstd": _ZstdMember,
-    "bz2": lambda: _LimitedMember(bz2.BZ2Decompressor()),
-    "xz": lambda: _LimitedMember(lzma.LZMADecompressor(memlimit=1 << 30)),
+    "zstd": lambda: _PiecewiseMember(
+        zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj(), _ZSTD_PIECE_BYTES
+    ),
+    "bz2": lambda: _PiecewiseMember(bz2.BZ2Decompressor(), _SMALL_PIECE_BYTES),
+    "xz": lambda: _PiecewiseMember(lzma.LZMADecompressor(lzma.FORMAT_XZ, WINDOW_BYTES + (1 << 20)), _SMALL_PIECE_BYTES),
 }
 
 _MAGIC = {

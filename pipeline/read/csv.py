@@ -5,8 +5,9 @@ Python's own `csv` reads the rows, fed line by line from `lines`, so that one ba
 fails the whole block for it. `source_record` is the number of the row, counted from 0 after the header, blank lines not
 counted; `record_bytes` its length without line ends. A row with too many or too few fields is rejected. A quote
 that is never closed would swallow the rest of the shard: its first line is rejected and reading goes on with the line
-after it; so is the first line of a quoted field of more than `max_record_bytes`. A line end inside a field comes out as
-\n, whatever it was.
+after it; so is the first line of a quoted field of more than `max_record_bytes`. Among the lines that are read again for
+that, each further failure halves the bytes that a field may run on for, so that the work stays linear. A line end
+inside a field comes out as \n, whatever it was.
 
 Cost: about 50 MB/s on a core with lines of 40 bytes, more with longer ones. Memory: a row of up to `max_record_bytes`, twice.
 """
@@ -15,26 +16,30 @@ from __future__ import annotations
 
 import csv
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import InputError, ShardDamaged
+from pipeline.errors import ShardDamaged
 from pipeline.lineage import Shard, Span
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import without_compression_suffix
 from pipeline.read.lines import read_lines
 from pipeline.read.records import (
-    BATCH_BYTES,
-    BATCH_RECORDS,
     ReadOptions,
     Rejects,
+    batched,
+    check_columns,
     records_table,
     reject,
     reject_nul,
-)  # fmt: skip
+)
+
+_MAX_LINES = 1 << 18
+"""Of a quoted field: each is a Python string of its own until the field ends, a hundred bytes for an empty one."""
 
 
 class CsvReader:
@@ -45,25 +50,18 @@ class CsvReader:
 
     def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
         # The limit is global to the process and 128 KiB at first; it is only ever raised here.
-        csv.field_size_limit(max(csv.field_size_limit(), options.max_record_bytes))
+        csv.field_size_limit(max(csv.field_size_limit(), options.max_record_bytes + 1))
         delimiter = "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
         rows = _Rows(_lines(file, span, options), delimiter, options.max_record_bytes)
         header = next(rows, None)
         if header is None:
-            if rows.damage is not None:
-                raise rows.damage
             return
-        places = _places(header.fields, span.shard.uri, options)
-        batch = _Batch(options, len(header.fields), places, first_row=0)
-        for row in rows:
-            batch.add(row)
-            if batch.is_full():
-                yield batch.table()
-                batch = _Batch(options, len(header.fields), places, first_row=batch.next_row)
-        if batch.rows:
-            yield batch.table()
-        if rows.damage is not None:
-            raise ShardDamaged(str(rows.damage), batch.next_row)
+        names = check_columns(header.fields, span.shard.uri, options)
+        places = {name: header.fields.index(name) for name in names}
+        first_row = 0
+        for batch in batched(rows, lambda row: row.n_bytes):
+            yield _table(batch, first_row, len(header.fields), places, options)
+            first_row += len(batch)
 
 
 class _Row:
@@ -90,17 +88,18 @@ class _Overflow(Exception):
 
 
 class _Rows(Iterator[_Row]):
-    """Rows of a stream of lines. `damage` is the ShardDamaged that ended the stream, if one did."""
+    """Rows of a stream of lines, the header first. Raises ShardDamaged at the number of the row that is cut off."""
 
     def __init__(self, lines: Iterator[Iterable[_Line]], delimiter: str, max_record_bytes: int) -> None:
         self._source = itertools.chain.from_iterable(lines)
-        self._again: Iterator[_Line] = iter(())  # lines to be read once more
+        self._again: deque[_Line] = deque()  # lines to be read once more
         self._row_lines: list[_Line] = []
         self._n_row_bytes = 0
-        self._max_bytes = max_record_bytes
+        self._max_bytes = self._max_field_bytes = max_record_bytes
         self._delimiter = delimiter
         self._reader = self._new_reader()
-        self.damage: ShardDamaged | None = None
+        self._damage: ShardDamaged | None = None
+        self._n_rows = -1  # after the header
 
     def _new_reader(self) -> Iterator[list[str]]:
         # strict: a quote that the end of the shard closes is an error and not a field
@@ -108,104 +107,76 @@ class _Rows(Iterator[_Row]):
 
     def _feed(self) -> Iterator[str]:
         try:
-            for line in itertools.chain(self._again, self._source):
+            while line := self._again.popleft() if self._again else next(self._source, None):
                 self._row_lines.append(line)
-                self._n_row_bytes += line[1]
-                if self._n_row_bytes > self._max_bytes:
+                n_lines = len(self._row_lines)
+                self._n_row_bytes += line[1] + (n_lines > 1)
+                limit = self._max_bytes if n_lines == 1 else self._max_field_bytes
+                if self._n_row_bytes > limit or n_lines > _MAX_LINES:
                     raise _Overflow
                 yield line[0]
         except ShardDamaged as error:
-            self.damage = error
+            self._damage = error
 
     def __next__(self) -> _Row:
         while True:
+            if not self._again:
+                self._max_field_bytes = self._max_bytes
             self._row_lines, self._n_row_bytes = [], 0
             try:
                 fields = next(self._reader)
-            except (csv.Error, _Overflow) as error:
-                if self.damage is not None:  # the row is cut off, and belongs to the damage
-                    raise StopIteration from error
+            except (csv.Error, _Overflow, StopIteration) as error:
+                if self._damage is not None:  # the row is cut off, and belongs to the damage
+                    raise ShardDamaged(str(self._damage), max(0, self._n_rows)) from error
+                if isinstance(error, StopIteration):
+                    raise
+                self._n_rows += 1
                 return self._skip_first_line(error)
             if fields:
-                n_line_ends = len(self._row_lines) - 1
-                return _Row(fields, self._n_row_bytes + n_line_ends)
+                self._n_rows += 1
+                return _Row(fields, self._n_row_bytes)
 
     def _skip_first_line(self, error: Exception) -> _Row:
         """Reject the first line of the row at fault, and read the lines after it again."""
         (_, n_bytes), *rest = self._row_lines
-        self._again = iter([*rest, *self._again])
+        self._again.extendleft(reversed(rest))
         self._reader = self._new_reader()
         if isinstance(error, _Overflow):
-            found = "a line" if not rest else "a quoted field that starts here"
-            detail = f"{found} is over input.max_record_bytes, {self._max_bytes}"
+            detail = f"a line is over input.max_record_bytes, {self._max_bytes}"
+            if rest:
+                detail = (
+                    f"a quoted field that starts here does not end in {self._max_field_bytes} bytes, {_MAX_LINES} lines"
+                )
+        if rest:
+            self._max_field_bytes = min(self._max_field_bytes, self._n_row_bytes) // 2
+        if isinstance(error, _Overflow):
             return _Row([], n_bytes, "record_too_large", detail)
         return _Row([], n_bytes, "invalid_column", f"not CSV: {error}")
 
 
-def _places(header: list[str], uri: str, options: ReadOptions) -> dict[str, int]:
-    """Column name -> place in a row, of the columns that are needed."""
-    wanted = [
-        ("input.text_column", options.text_column),
-        *(("input.keep_columns", name) for name in options.keep),
-    ]
+def _table(rows: list[_Row], first_row: int, n_fields: int, places: dict[str, int], options: ReadOptions) -> pa.Table:
+    rejects: Rejects = {}
+    for number, row in enumerate(rows):
+        if row.reason is not None:
+            reject(rejects, number, row.reason, row.detail)
+        elif len(row.fields) != n_fields:
+            reject(rejects, number, "invalid_column", f"{len(row.fields)} fields, the header has {n_fields}")
+    whole = [None if number in rejects else row.fields for number, row in enumerate(rows)]
+    columns = {name: [None if row is None else row[place] for row in whole] for name, place in places.items()}
+    text = _decoded(columns[options.text_column], "invalid_utf8", rejects)
+    reject_nul(text, rejects)
+    doc_id: pa.Array = pa.nulls(len(whole), pa.string())
     if options.id_column is not None:
-        wanted.append(("input.id_column", options.id_column))
-    for setting, name in wanted:
-        if header.count(name) != 1:
-            found = "found twice" if name in header else "not found"
-            shown = ", ".join(header).encode("utf-8", "replace").decode()
-            raise InputError(f"{uri}: column {name!r} {found}; columns are {shown}. Set {setting}.")
-    return {name: header.index(name) for _, name in wanted}
-
-
-class _Batch:
-    """Rows on their way into one table."""
-
-    def __init__(self, options: ReadOptions, n_fields: int, places: dict[str, int], first_row: int) -> None:
-        self._options, self._n_fields, self._places = options, n_fields, places
-        self._first_row = first_row
-        self._n_bytes = 0
-        self.rows: list[_Row] = []
-
-    @property
-    def next_row(self) -> int:
-        return self._first_row + len(self.rows)
-
-    def add(self, row: _Row) -> None:
-        self.rows.append(row)
-        self._n_bytes += row.n_bytes
-
-    def is_full(self) -> bool:
-        return self._n_bytes >= BATCH_BYTES or len(self.rows) >= BATCH_RECORDS
-
-    def table(self) -> pa.Table:
-        options, rejects = self._options, Rejects()
-        for number, row in enumerate(self.rows):
-            if row.reason is not None:
-                reject(rejects, number, row.reason, row.detail)
-            elif len(row.fields) != self._n_fields:
-                detail = f"{len(row.fields)} fields, the header has {self._n_fields}"
-                reject(rejects, number, "invalid_column", detail)
-        whole = [None if number in rejects else row.fields for number, row in enumerate(self.rows)]
-        columns = {
-            name: [None if fields is None else fields[place] for fields in whole]
-            for name, place in self._places.items()
-        }
-        text = _decoded(columns[options.text_column], "invalid_utf8", rejects)
-        reject_nul(text, rejects)
-        doc_id: pa.Array = pa.nulls(len(whole), pa.string())
-        if options.id_column is not None:
-            doc_id = _decoded(columns[options.id_column], "invalid_id", rejects)
-        kept = [
-            column_from_values(name, _empty_as_null(columns[name], type_), type_, rejects)
-            for name, type_ in options.keep.items()
-        ]
-        return records_table(
-            options,
-            source_record=np.arange(self._first_row, self.next_row, dtype=np.int64),
-            record_bytes=np.array([row.n_bytes for row in self.rows], np.int64),
-            doc_id=doc_id, text=text, kept=kept, rejects=rejects,
-        )  # fmt: skip
+        doc_id = _decoded(columns[options.id_column], "invalid_id", rejects)
+    kept = [
+        column_from_values(name, _empty_as_null(columns[name], type_), type_, rejects)
+        for name, type_ in options.keep.items()
+    ]
+    return records_table(
+        options, source_record=np.arange(first_row, first_row + len(rows), dtype=np.int64),
+        record_bytes=np.array([row.n_bytes for row in rows], np.int64),
+        doc_id=doc_id, text=text, kept=kept, rejects=rejects,
+    )  # fmt: skip
 
 
 def _decoded(values: list[str | None], reason: str, rejects: Rejects) -> pa.Array:

@@ -40,6 +40,13 @@ class LineBatch:
         lines = [line for line, kept in zip(self.lines, keep.tolist(), strict=True) if kept]
         return LineBatch(lines, self.starts[keep], self.n_bytes[keep])
 
+    def without_blank(self) -> LineBatch:
+        """Without the lines of nothing but ASCII white space, which are no records."""
+        # no content but bytes: a byte-order mark alone (3), or a line over the limit
+        is_long = (self.n_bytes > len(BYTE_ORDER_MARK)).tolist()
+        pairs = zip(self.lines, is_long, strict=True)
+        return self.select(np.array([not line.isspace() if line else long for line, long in pairs], bool))
+
 
 def line_spans(shard: Shard, part_bytes: int) -> list[Span]:
     """Byte ranges of `part_bytes`, the last one open; the whole shard when it is small or compressed."""

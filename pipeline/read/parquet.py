@@ -5,7 +5,11 @@ columns are checked here, because Parquet readers do not. A row group that canno
 the damaged page and one `damaged_shard` row at the first lost row; the row groups after it are read. Page checksums are
 verified where the writer made them. A footer that cannot be read damages the whole shard.
 
-Memory: a batch, the pages it lies on, and READ_BUFFER_BYTES a column.
+Memory: a batch, the pages it lies on, and READ_BUFFER_BYTES a column. A hostile file can make more of it: a page header may
+claim 2 GiB, which Arrow allocates at once, and DECODED_ROWS values may be as long as a page.
+
+pyarrow's `RowGroupMetaData.column` is never called: of a footer with sizes that do not fit it kills the process (pyarrow
+26, C++ exception through a function that declares none). Row groups are sized by their totals.
 """
 
 from __future__ import annotations
@@ -20,31 +24,38 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pat
 
-from pipeline.errors import InputError, ShardDamaged
+from pipeline.errors import ShardDamaged
 from pipeline.lineage import Shard, Span
 from pipeline.read.columns import column_from_array, plain
 from pipeline.read.records import (
-    BATCH_BYTES,
     BATCH_RECORDS,
     ReadOptions,
     Rejects,
+    batched,
+    check_columns,
     damaged_table,
     records_table,
     reject,
+    reject_large,
     reject_nul,
     utf8_column,
 )
 
+DECODED_ROWS = 64
+"""Rows that Arrow decodes at once. They are put together to batches afterwards: behind a dictionary, or beside many short
+ones, 4,096 rows of a few kilobytes in the file can be gigabytes of text."""
+
 READ_BUFFER_BYTES = 4 << 20
 """What is asked of the store at once; without it pyarrow reads a whole column chunk of a row group into memory."""
+
+_MOST_ROWS = 1 << 62  # positions are int64
 
 
 class ParquetReader:
     """Reads `.parquet`."""
 
     def spans(self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int) -> list[Span]:
-        """Row-group ranges of about `part_bytes` of uncompressed string and binary columns (what the spec may ask for;
-        numbers and vectors are rarely read). Reads the footer of a shard that is larger than `part_bytes`."""
+        """Row-group ranges of about `part_bytes` before compression. Reads the footer of a shard that is larger."""
         if shard.size_bytes <= part_bytes:
             return [Span(shard=shard)]
         with open_shard(shard) as file:
@@ -57,24 +68,21 @@ class ParquetReader:
                 if n_bytes >= part_bytes:
                     starts.append(group)
                     n_bytes = 0
-                row_group = metadata.row_group(group)
-                columns = (row_group.column(i) for i in range(metadata.num_columns))
-                n_bytes += sum(c.total_uncompressed_size for c in columns if c.physical_type == "BYTE_ARRAY")
+                n_bytes += max(0, metadata.row_group(group).total_byte_size)
         stops = [*starts[1:], None]
         return [Span(shard=shard, start=a, stop=b) for a, b in zip(starts, stops, strict=True)]
 
     def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
         source = _Source(file)
         parquet = _open(source, span.shard.uri)
-        _check_columns(parquet.schema_arrow, span.shard.uri, options)
+        names = check_columns(parquet.schema_arrow.names, span.shard.uri, options)
         metadata = parquet.metadata
         row = sum(metadata.row_group(group).num_rows for group in range(span.start))
         stop = metadata.num_row_groups if span.stop is None else span.stop
         for group in range(span.start, stop):
             n_rows, n_read = metadata.row_group(group).num_rows, 0
-            batch_rows = _batch_rows(metadata.row_group(group), options)
             try:
-                for batch in _batches(source, span.shard.uri, group, options, batch_rows, n_rows):
+                for batch in _batches(source, span.shard.uri, metadata, group, names):
                     yield _table(batch, row + n_read, options)
                     n_read += batch.num_rows
             except ShardDamaged as error:
@@ -116,55 +124,37 @@ class _Source(io.RawIOBase):
         return self._file.tell()
 
 
-def _open(file: BinaryIO | _Source, uri: str) -> pq.ParquetFile:
+def _open(file: BinaryIO | _Source, uri: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """metadata: from the first opening, so that each further one costs nothing."""
     source = file if isinstance(file, _Source) else _Source(file)
     try:
-        return pq.ParquetFile(
+        parquet = pq.ParquetFile(
             pa.PythonFile(source, mode="r"), pre_buffer=False, buffer_size=READ_BUFFER_BYTES,
-            page_checksum_verification=True,
+            page_checksum_verification=True, metadata=metadata,
         )  # fmt: skip
-    except (pa.ArrowException, OSError) as error:
+        found = parquet.metadata
+        n_rows = [0] if metadata else [found.row_group(n).num_rows for n in range(found.num_row_groups)]
+        if min(n_rows, default=0) < 0 or sum(n_rows) > _MOST_ROWS:
+            raise OSError(f"row groups of {min(n_rows)} to {max(n_rows)} rows")
+        _ = parquet.schema_arrow.names
+        return parquet
+    except (pa.ArrowException, OSError, UnicodeError) as error:  # UnicodeError: names of columns
         raise source.error or ShardDamaged(f"{uri}: the Parquet footer cannot be read: {error}", 0) from error
 
 
-def _check_columns(schema: pa.Schema, uri: str, options: ReadOptions) -> None:
-    wanted = {"input.text_column": [options.text_column], "input.keep_columns": list(options.keep)}
-    if options.id_column is not None:
-        wanted["input.id_column"] = [options.id_column]
-    for setting, names in wanted.items():
-        for name in names:
-            if schema.names.count(name) != 1:
-                found = "found twice" if name in schema.names else "not found"
-                columns = ", ".join(schema.names)
-                raise InputError(f"{uri}: column {name!r} {found}; columns are {columns}. Set {setting}.")
-
-
-def _columns(options: ReadOptions) -> list[str]:
-    names = [options.text_column, *([options.id_column] if options.id_column else []), *options.keep]
-    return list(dict.fromkeys(names))
-
-
-def _batch_rows(row_group: pq.RowGroupMetaData, options: ReadOptions) -> int:
-    """Rows of about BATCH_BYTES, by the average row of the row group."""
-    columns = (row_group.column(i) for i in range(row_group.num_columns))
-    wanted = set(_columns(options))
-    n_bytes = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in wanted)
-    n_rows: int = BATCH_BYTES * row_group.num_rows // max(n_bytes, 1)
-    return max(1, min(BATCH_RECORDS, n_rows))
-
-
 def _batches(
-    source: _Source, uri: str, group: int, options: ReadOptions, batch_rows: int, n_rows: int
+    source: _Source, uri: str, metadata: pq.FileMetaData, group: int, names: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one row group. Raises ShardDamaged after the last row that can be decoded."""
-    n_read = 0
+    n_rows, n_read = metadata.row_group(group).num_rows, 0
+    steps = _decoded(source, uri, metadata, group, names, DECODED_ROWS)
     try:
-        for batch in _decoded(source, uri, group, options, batch_rows):
-            yield batch
-            n_read += batch.num_rows
+        for batches in batched(steps, lambda batch: batch.nbytes, BATCH_RECORDS // DECODED_ROWS):
+            yield from pa.Table.from_batches(batches).combine_chunks().to_batches()
+            n_read += sum(map(len, batches))
     except ShardDamaged:
-        # The batch that failed may begin with good rows: once more, row by row. Slow (15 us a row), and rare.
-        for row, batch in enumerate(_decoded(source, uri, group, options, 1)):
+        # The rows that failed together may begin with good ones: once more, row by row. Slow (15 us a row), and rare.
+        for row, batch in enumerate(_decoded(source, uri, metadata, group, names, 1)):
             if row >= n_read:
                 yield batch
         raise
@@ -172,11 +162,11 @@ def _batches(
         raise ShardDamaged(f"{uri}: {n_read} rows instead of {n_rows}", n_read)
 
 
-def _decoded(source: _Source, uri: str, group: int, options: ReadOptions, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    parquet = _open(source, uri)
-    batches = parquet.iter_batches(
-        batch_size=batch_rows, row_groups=[group], columns=_columns(options), use_threads=False
-    )
+def _decoded(
+    source: _Source, uri: str, metadata: pq.FileMetaData, group: int, names: list[str], batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    parquet = _open(source, uri, metadata)
+    batches = parquet.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False)
     while True:
         try:
             batch = next(batches, None)
@@ -193,7 +183,8 @@ def _table(batch: pa.RecordBatch, first_row: int, options: ReadOptions) -> pa.Ta
     n_bytes = np.zeros(len(text), np.int64)
     if pat.is_binary(text.type):
         n_bytes = pc.binary_length(text).fill_null(0).cast(pa.int64()).to_numpy()
-    text = _text_column(text, n_bytes, options.max_record_bytes, rejects)
+    reject_large(n_bytes, options, rejects)
+    text = _text_column(text, rejects)
     reject_nul(text, rejects)
     doc_id: pa.Array = pa.nulls(len(batch), pa.string())
     if options.id_column is not None:
@@ -205,14 +196,11 @@ def _table(batch: pa.RecordBatch, first_row: int, options: ReadOptions) -> pa.Ta
     )  # fmt: skip
 
 
-def _text_column(array: pa.Array, n_bytes: np.ndarray, max_bytes: int, rejects: Rejects) -> pa.Array:
+def _text_column(array: pa.Array, rejects: Rejects) -> pa.Array:
     if not (pat.is_binary(array.type) or pat.is_null(array.type)):
         for row in np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False)).tolist():
             reject(rejects, row, "text_not_a_string", f"the column is of type {array.type}")
         array = pa.nulls(len(array), pa.string())
-    for row in np.flatnonzero(n_bytes > max_bytes).tolist():
-        detail = f"{n_bytes[row]} bytes, input.max_record_bytes is {max_bytes}"
-        reject(rejects, row, "record_too_large", detail)
     is_null = array.is_null()
     text, bad = utf8_column(array)
     for row in bad:

@@ -7,15 +7,19 @@ text. Built in bulk, a batch of about 1 MiB of text at a time, so a reader's mem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import InputError, ShardDamaged
 from pipeline.schema import REASONS, records_schema
+
+T = TypeVar("T")
 
 BATCH_BYTES = 1 << 20
 """About how much source text goes into one table."""
@@ -42,6 +46,52 @@ class ReadOptions:
     id_column: str | None
     keep: Mapping[str, pa.DataType]
     max_record_bytes: int
+
+
+def batched(items: Iterator[T], n_bytes: Callable[[T], int], n_records: int = BATCH_RECORDS) -> Iterator[list[T]]:
+    """Lists of items of about BATCH_BYTES; what is there when the shard breaks off comes out before ShardDamaged."""
+    batch: list[T] = []
+    n_batch_bytes = 0
+    damage: ShardDamaged | None = None
+    while True:
+        try:
+            item = next(items, None)
+        except ShardDamaged as error:
+            item, damage = None, error
+        if item is None:
+            break
+        batch.append(item)
+        n_batch_bytes += n_bytes(item)
+        if n_batch_bytes >= BATCH_BYTES or len(batch) >= n_records:
+            yield batch
+            batch, n_batch_bytes = [], 0
+    if batch:
+        yield batch
+    if damage is not None:
+        raise damage
+
+
+def check_columns(found: Sequence[str], uri: str, options: ReadOptions) -> list[str]:
+    """The columns that are asked for, each once. Raises InputError for one that a shard with columns `found` lacks."""
+    wanted = dict.fromkeys(options.keep, "keep_columns")
+    if options.id_column is not None:
+        wanted[options.id_column] = "id_column"
+    wanted[options.text_column] = "text_column"
+    for name, setting in wanted.items():
+        if (n_found := found.count(name)) != 1:
+            columns = ", ".join(found).encode("utf-8", "replace").decode()
+            raise InputError(
+                f"{uri}: column {name!r} {'found twice' if n_found else 'not found'}; columns are {columns}. "
+                f"Set input.{setting}."
+            )
+    return list(wanted)
+
+
+def reject_large(n_bytes: npt.NDArray[np.int64], options: ReadOptions, rejects: Rejects) -> None:
+    """Reject the records of (N,) lengths that are over the limit."""
+    for row in np.flatnonzero(n_bytes > options.max_record_bytes).tolist():
+        detail = f"{n_bytes[row]} bytes, input.max_record_bytes is {options.max_record_bytes}"
+        reject(rejects, row, "record_too_large", detail)
 
 
 def reject(rejects: Rejects, row: int, reason: str, detail: str) -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.lineage import Shard, Span
 from pipeline.read.lines import LineBatch, line_spans, read_lines
-from pipeline.read.records import ReadOptions, Rejects, records_table, reject, reject_nul, utf8_column
+from pipeline.read.records import ReadOptions, Rejects, records_table, reject, reject_large, reject_nul, utf8_column
 
 
 class TextReader:
@@ -39,15 +38,9 @@ class TextReader:
 
 
 def _table(batch: LineBatch, options: ReadOptions) -> pa.Table:
-    is_blank = np.fromiter((not line or line.isspace() for line in batch.lines), bool, len(batch.lines))
-    is_large = batch.n_bytes > options.max_record_bytes
-    if is_blank.any():
-        keep = ~is_blank | is_large
-        batch, is_large = batch.select(keep), is_large[keep]
+    batch = batch.without_blank()
     rejects: Rejects = {}
-    for row in np.flatnonzero(is_large).tolist():
-        detail = f"{batch.n_bytes[row]} bytes, input.max_record_bytes is {options.max_record_bytes}"
-        reject(rejects, row, "record_too_large", detail)
+    reject_large(batch.n_bytes, options, rejects)
     text, bad = utf8_column(pa.array(batch.lines, pa.binary()))
     for row in bad:
         reject(rejects, row, "invalid_utf8", "the line is not UTF-8")

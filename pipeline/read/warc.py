@@ -15,7 +15,7 @@ silence. Here a record counts only when all of its Content-Length is there. Wher
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -27,11 +27,9 @@ from pipeline.read.byte_stream import ByteStream
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import decompressed_blocks
 from pipeline.read.records import (
-    BATCH_BYTES,
-    BATCH_RECORDS,
     ReadOptions,
     Rejects,
-    damaged_table,
+    batched,
     records_table,
     reject,
     reject_nul,
@@ -53,28 +51,9 @@ class WarcReader:
     def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
         file.seek(0)
         stream = ByteStream(decompressed_blocks(file, span.shard.uri))
-        batch = _Batch(options)
-        while True:
-            damage: ShardDamaged | None = None
-            try:
-                record = _next_record(stream, span.shard.uri, options.max_record_bytes)
-            except ShardDamaged as error:
-                damage, record = error, None
-            if record is not None:
-                if record.headers.get("warc-type", "").lower() in DOCUMENT_TYPES:
-                    batch.add(record)
-                if not batch.is_full():
-                    continue
-            if batch.records:
-                yield batch.table()
-                batch = _Batch(options)
-            if record is None:
-                if not isinstance(damage, _BadFraming):
-                    break
-                yield damaged_table(damage.position, str(damage), options)
-                stream.skip_to_line(_RECORD_START, _HEADER_BYTES)
-        if damage is not None:
-            raise damage
+        documents = _documents(stream, span.shard.uri, options.max_record_bytes)
+        for batch in batched(documents, lambda document: len(document.text or b"") + document.n_head):
+            yield _table(batch, options)
 
 
 class _BadFraming(ShardDamaged):
@@ -82,43 +61,68 @@ class _BadFraming(ShardDamaged):
 
 
 @dataclass(frozen=True)
-class _Record:
+class _Document:
+    """A record that counts, or a stretch without records; `why` is reason and detail of a reject."""
+
     start: int
-    head: bytes  # version and headers with the empty line
-    headers: dict[str, str]  # names in lower case
-    payload: bytes | None  # None when over the limit
-    n_bytes: int
+    n_bytes: int = 0
+    n_head: int = 0
+    headers: dict[str, str] = field(default_factory=dict)  # names in lower case
+    text: bytes | None = None
+    why: tuple[str, str] | None = None
 
 
-def _next_record(stream: ByteStream, uri: str, max_record_bytes: int) -> _Record | None:
+def _documents(stream: ByteStream, uri: str, max_bytes: int) -> Iterator[_Document]:
+    is_lost = False  # since the last record
+    while True:
+        try:
+            document = _next_record(stream, uri, max_bytes)
+        except _BadFraming as error:
+            if not is_lost:
+                yield _Document(error.position, why=("damaged_shard", str(error)))
+            is_lost = True
+            stream.skip_to_line(_RECORD_START, _HEADER_BYTES)
+            continue
+        if document is None:
+            return
+        is_lost = False
+        if document.headers.get("warc-type", "").lower() in DOCUMENT_TYPES:
+            yield document
+
+
+def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | None:
     """The record at the stream's position, or None at its end. Raises ShardDamaged for a record that is cut off, and
     _BadFraming where no record is."""
-    while stream.peek(1) in (b"\r", b"\n"):  # two line ends close a record; some writers add more
-        stream.take(1)
+    stream.skip_any(b"\r\n")  # two line ends close a record; some writers add more
     start = stream.position
     if not stream.peek(1):
         return None
     if stream.peek(len(_RECORD_START)) != _RECORD_START:
         raise _BadFraming(f"{uri}: no WARC record starts at decompressed byte {start}", start)
     end = stream.find(b"\r\n\r\n", _HEADER_BYTES)
-    if end < 0:
+    if end < 0 or stream.find(b"\n" + _RECORD_START, end) >= 0:  # the end may be that of the next record
         raise _BadFraming(f"{uri}: the headers of the record at decompressed byte {start} do not end", start)
     head = stream.take(end + 4)
     headers = _parse_headers(head)
     length = headers.get("content-length", "")
-    if not (length.isascii() and length.isdigit()):
-        raise _BadFraming(f"{uri}: the record at decompressed byte {start} has no Content-Length", start)
-    n_payload = int(length)
-    payload: bytes | None = None
-    if len(head) + n_payload > max_record_bytes:
-        whole = stream.skip(n_payload)
-    else:
-        payload = stream.take(n_payload)
-        whole = len(payload) == n_payload
-    if not whole:
+    if not (length.isascii() and length.isdigit() and len(length) < 19):
+        raise _BadFraming(f"{uri}: the record at decompressed byte {start} has no valid Content-Length", start)
+    n_payload, n_bytes = int(length), len(head) + int(length)
+    payload = None if n_bytes > max_bytes else stream.take(n_payload)
+    if (len(payload) < n_payload) if payload is not None else not stream.skip(n_payload):
         message = f"{uri}: the record at decompressed byte {start} ends before its {n_payload} bytes are there"
         raise ShardDamaged(message, start)
-    return _Record(start, head, headers, payload, len(head) + n_payload)
+    found = _Document(start, n_bytes, len(head), headers)
+    if payload is None:
+        detail = f"{n_bytes} bytes, input.max_record_bytes is {max_bytes}"
+        return replace(found, why=("record_too_large", detail))
+    kind = headers.get("warc-type", "").lower()
+    if kind not in DOCUMENT_TYPES:
+        return found
+    try:
+        return replace(found, text=text_of(head, payload, kind, headers.get("content-type", ""), max_bytes))
+    except NoText as error:
+        return replace(found, why=(error.reason, str(error)))
 
 
 def _parse_headers(head: bytes) -> dict[str, str]:
@@ -134,63 +138,31 @@ def _parse_headers(head: bytes) -> dict[str, str]:
     return headers
 
 
-class _Batch:
-    """Documents on their way into one table."""
+def _table(documents: list[_Document], options: ReadOptions) -> pa.Table:
+    rejects: Rejects = {}
+    for row, document in enumerate(documents):
+        if document.why:
+            reject(rejects, row, *document.why)
+    text, bad = utf8_column(pa.array([document.text for document in documents], pa.binary()))
+    for row in bad:
+        reject(rejects, row, "invalid_utf8", "the payload is not UTF-8")
+    reject_nul(text, rejects)
 
-    def __init__(self, options: ReadOptions) -> None:
-        self._options = options
-        self._rejects: Rejects = {}
-        self._texts: list[bytes | None] = []
-        self._n_bytes = 0
-        self.records: list[_Record] = []
+    def header(name: str) -> list[str | None]:
+        return [document.headers.get(name.lower()) for document in documents]
 
-    def is_full(self) -> bool:
-        return self._n_bytes >= BATCH_BYTES or len(self.records) >= BATCH_RECORDS
-
-    def add(self, record: _Record) -> None:
-        text: bytes | None = None
-        try:
-            text = self._text(record)
-            self._n_bytes += len(text)
-        except NoText as error:
-            reject(self._rejects, len(self.records), error.reason, str(error))
-        self.records.append(_Record(record.start, b"", record.headers, None, record.n_bytes))
-        self._texts.append(text)
-
-    def _text(self, record: _Record) -> bytes:
-        if record.payload is None:
-            limit = self._options.max_record_bytes
-            raise NoText("record_too_large", f"{record.n_bytes} bytes, input.max_record_bytes is {limit}")
-        content_type = record.headers.get("content-type", "")
-        return text_of(record.head, record.payload, record.headers["warc-type"].lower(), content_type)
-
-    def table(self) -> pa.Table:
-        options, rejects = self._options, self._rejects
-        text, bad = utf8_column(pa.array(self._texts, pa.binary()))
-        for row in bad:
-            reject(rejects, row, "invalid_utf8", "the payload is not UTF-8")
-        reject_nul(text, rejects)
-        doc_id: pa.Array = pa.nulls(len(text), pa.string())
-        if options.id_column is not None:
-            ids = self._header(options.id_column)
-            doc_id, bad = utf8_column(pa.array([_encoded(value) for value in ids], pa.binary()))
-            for row, value in enumerate(doc_id.is_valid().to_pylist()):
-                if not value:
-                    found = "not UTF-8" if row in bad else "the record has no such header"
-                    reject(rejects, row, "invalid_id", f"{options.id_column}: {found}")
-        kept = [column_from_values(name, self._header(name), type_, rejects) for name, type_ in options.keep.items()]
-        return records_table(
-            options,
-            source_record=np.array([record.start for record in self.records], np.int64),
-            record_bytes=np.array([record.n_bytes for record in self.records], np.int64),
-            doc_id=doc_id,
-            text=text,
-            kept=kept,
-            rejects=rejects,
-        )
-
-    def _header(self, name: str) -> list[str | None]:
-        return [record.headers.get(name.lower()) for record in self.records]
+    doc_id: pa.Array = pa.nulls(len(text), pa.string())
+    if options.id_column is not None:
+        doc_id, bad = utf8_column(pa.array([_encoded(value) for value in header(options.id_column)], pa.binary()))
+        for row in np.flatnonzero(doc_id.is_null().to_numpy(zero_copy_only=False)).tolist():
+            found = "not UTF-8" if row in bad else "the record has no such header"
+            reject(rejects, row, "invalid_id", f"{options.id_column}: {found}")
+    kept = [column_from_values(name, header(name), type_, rejects) for name, type_ in options.keep.items()]
+    return records_table(
+        options, source_record=np.array([document.start for document in documents], np.int64),
+        record_bytes=np.array([document.n_bytes for document in documents], np.int64),
+        doc_id=doc_id, text=text, kept=kept, rejects=rejects,
+    )  # fmt: skip
 
 
 def _encoded(value: str | None) -> bytes | None:

@@ -6,9 +6,13 @@ the text of a page; both are loaded only when a record needs them.
 
 from __future__ import annotations
 
+import codecs
 import io
 
 from pipeline.errors import SpecError
+
+_NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
+"""Python's codecs that no page is written in. Two of them need time with the square of the length."""
 
 
 class NoText(Exception):
@@ -19,13 +23,14 @@ class NoText(Exception):
         self.reason = reason
 
 
-def text_of(head: bytes, payload: bytes, record_type: str, content_type: str) -> bytes:
+def text_of(head: bytes, payload: bytes, record_type: str, content_type: str, max_bytes: int) -> bytes:
     """The document's text as UTF-8 (unchecked where the record says that it is).
 
-    head: the record's version and header lines with the empty line. Raises NoText, and SpecError for a missing extra.
+    head: the record's version and header lines with the empty line. max_bytes: of an HTTP body when it is decoded, because
+    16 KB of gzip can be 16 MB. Raises NoText, and SpecError for a missing extra.
     """
     if record_type == "response":
-        payload, content_type = _http_body(head + payload + b"\r\n\r\n")
+        payload, content_type = _http_body(head + payload + b"\r\n\r\n", max_bytes)
     kind, charset = _parse_content_type(content_type)
     if kind in ("text/html", "application/xhtml+xml"):
         return _visible_text(payload, charset)
@@ -34,8 +39,10 @@ def text_of(head: bytes, payload: bytes, record_type: str, content_type: str) ->
     if charset in (None, "utf-8", "utf8", "us-ascii"):
         return payload
     try:
+        if _codec(charset) in _NO_CHARSETS:
+            raise LookupError("not used for text on the web")
         return payload.decode(charset).encode()
-    except (LookupError, UnicodeError) as error:
+    except (LookupError, ValueError) as error:  # ValueError: a NUL in the name, or bytes that do not fit
         raise NoText("invalid_utf8", f"charset {charset}: {error}") from error
 
 
@@ -49,7 +56,11 @@ def _parse_content_type(value: str) -> tuple[str, str | None]:
     return kind.strip(), None
 
 
-def _http_body(record: bytes) -> tuple[bytes, str]:
+def _codec(charset: str) -> str:
+    return codecs.lookup(charset).name
+
+
+def _http_body(record: bytes, max_bytes: int) -> tuple[bytes, str]:
     """Body of an HTTP response without transfer and content encoding, and its content type."""
     try:
         from fastwarc.warc import ArchiveIterator
@@ -61,7 +72,10 @@ def _http_body(record: bytes) -> tuple[bytes, str]:
         parsed = next(iter(ArchiveIterator(io.BytesIO(record), parse_http=True, auto_decode="all")), None)
         if parsed is None or parsed.http_headers is None:
             raise NoText("text_not_a_string", "the response has no HTTP headers")
-        return parsed.reader.read(), parsed.http_headers.get("Content-Type") or ""
+        body = parsed.reader.read(max_bytes + 1)
+        if len(body) > max_bytes:
+            raise NoText("record_too_large", f"the decoded HTTP body is over input.max_record_bytes, {max_bytes}")
+        return body, parsed.http_headers.get("Content-Type") or ""
     except (OSError, ValueError) as error:  # the whole record is in memory: no network in here
         raise NoText("text_not_a_string", f"the HTTP response cannot be decoded: {error}") from error
 
@@ -76,5 +90,9 @@ def _visible_text(html: bytes, charset: str | None) -> bytes:
             "WARC records of type text/html need resiliparse to find their text. Install corpus-embed[html], "
             "or read WET shards."
         ) from error
-    text: str = extract_plain_text(bytes_to_str(html, charset or detect_encoding(html)))
+    try:
+        known = charset is not None and _codec(charset) not in _NO_CHARSETS
+    except (LookupError, ValueError):
+        known = False
+    text: str = extract_plain_text(bytes_to_str(html, charset if known else detect_encoding(html)))
     return text.encode("utf-8", "surrogatepass")

@@ -8,7 +8,7 @@ reader understands it, which native FLOAT16 columns do not (Spark refuses the wh
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 import numpy as np
@@ -118,31 +118,38 @@ def encode(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
 
     Raises OutputError if the footer does not say what was written.
     """
-    sink = io.BytesIO()
-    vectors = table.schema.field("embedding").type if "embedding" in table.column_names else None
+    return encode_all([table], table.schema, metadata)
+
+
+def encode_all(tables: Iterable[pa.Table], arrow_schema: pa.Schema, metadata: Mapping[str, object]) -> bytes:
+    """As `encode`, of rows that come in several tables; each becomes one row group or more."""
+    sink, n_rows = io.BytesIO(), 0
+    vectors = arrow_schema.field("embedding").type if "embedding" in arrow_schema.names else None
     split_floats = vectors is not None and pa.types.is_float32(vectors.value_type)
-    dictionaries = [name for name in table.column_names if name not in _PLAIN]
+    dictionaries = [name for name in arrow_schema.names if name not in _PLAIN]
     if vectors is not None and not split_floats:
         # Parquet stores int8 as 32-bit integers: plain takes 0.35 of raw float32, with a dictionary 0.235 (measured)
         dictionaries.append("embedding.list.element")
-    pq.write_table(
-        table.replace_schema_metadata(schema.footer(metadata)),
+    with pq.ParquetWriter(
         sink,
+        arrow_schema.with_metadata(schema.footer(metadata)),
         compression="zstd",
         compression_level=1,
         use_dictionary=dictionaries,
         column_encoding={"embedding.list.element": "BYTE_STREAM_SPLIT"} if split_floats else None,
         write_page_checksum=True,
         write_page_index=True,
-        row_group_size=max(1, ROW_GROUP_BYTES * max(table.num_rows, 1) // max(table.nbytes, 1)),
         store_schema=True,
-    )
+    ) as writer:
+        for table in tables:
+            n_rows += table.num_rows
+            writer.write_table(
+                table, row_group_size=max(1, ROW_GROUP_BYTES * max(table.num_rows, 1) // max(table.nbytes, 1))
+            )
     data = sink.getvalue()
     found = pq.read_metadata(io.BytesIO(data))
-    if found.num_rows != table.num_rows:
-        raise OutputError(
-            f"a data file was encoded with {found.num_rows} rows instead of {table.num_rows}; report this"
-        )
+    if found.num_rows != n_rows:
+        raise OutputError(f"a data file was encoded with {found.num_rows} rows instead of {n_rows}; report this")
     return data
 
 
