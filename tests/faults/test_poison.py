@@ -93,22 +93,22 @@ def test_records_that_kill_or_break_workers_become_rejects_and_all_others_come_o
     docs = good(40)
     bad = {
         "first": poisons.of_length(poison.KILLS_ENGINE),
-        "second": poisons.of_length(poison.NEEDS_MEMORY),
+        "too big": poisons.of_length(poison.NEEDS_MEMORY),
         "raises": poisons.of_length(poison.RAISES_IN_ENGINE),
         "last": poison.KILLS_TOKENIZER,
         "cuda": poisons.of_length(poison.BREAKS_CUDA),
     }
     letters = {name: {"id": name, "text": text} for name, text in bad.items()}
     shards = {
-        "a.jsonl": [letters["first"], letters["second"], *docs[:10]],
+        "a.jsonl": [letters["first"], *docs[:10]],
         "b.jsonl": [*docs[10:20], letters["raises"], *docs[20:30], letters["last"]],
-        "c.jsonl": [docs[30], letters["cuda"], *docs[31:]],
+        "c.jsonl": [docs[30], letters["cuda"], *docs[31:], letters["too big"]],
     }
     done = run(tmp_path, bert_mean_dir, shards)
     assert done.returncode == 0, done.stderr[-3000:]
     reasons = {
         "first": ("crashed_worker", "the worker process died: SIGSEGV"),
-        "second": ("out_of_memory", "OutOfMemoryError: CUDA out of memory"),
+        "too big": ("out_of_memory", "OutOfMemoryError: CUDA out of memory"),
         "raises": ("crashed_worker", "RuntimeError: this text cannot be embedded"),
         "last": ("crashed_worker", "the worker process died: SIGSEGV"),
         "cuda": ("crashed_worker", "the worker process died: exit code 70"),

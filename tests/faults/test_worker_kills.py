@@ -160,7 +160,7 @@ def make_cluster() -> Iterator[Any]:
 def test_a_node_that_dies_with_its_workers_and_blocks_costs_no_row(
     tmp_path: Path, input_uri: str, bert_mean_dir: Path, make_cluster: Any
 ) -> None:
-    cluster = make_cluster(num_cpus=1)
+    cluster = make_cluster(num_cpus=1)  # the driver's node, which stays
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
     spec = spec_of(input_uri, tmp_path / "out", bert_mean_dir, embedders=2, tokenizers=2)
     process = start(spec, tmp_path, "--address", cluster.address)
@@ -211,7 +211,7 @@ def small_disk(tmp_path: Path) -> Iterator[Any]:
 def test_a_full_output_disk_fails_with_its_name_and_the_run_resumes_when_there_is_room(
     tmp_path: Path, input_uri: str, bert_mean_dir: Path, small_disk: Any
 ) -> None:
-    output = small_disk(tmp_path / "out", "600k")
+    output = small_disk(tmp_path / "out", "200k")
     spec = spec_of(input_uri, output, bert_mean_dir)
     process = start(spec, tmp_path)
     _, err = process.communicate(timeout=300)
