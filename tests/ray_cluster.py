@@ -122,7 +122,6 @@ def ray_cluster(*head_options: str, port: int | None = None, **env: str) -> Iter
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT / 'tests' / 'fake_gpu'}{os.pathsep}{ROOT}",
-        "RAY_raylet_start_wait_time_s": "300",  # a busy machine takes longer than the 60 s that Ray gives a node
         "FAKE_GPU_CALLS": str(folder),
     }
     cluster = RayCluster(folder, port, dashboard_port, {**os.environ, **own, **env})
