@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.embed import Engine, load_engine
-from pipeline.model_store import resolve
+from pipeline.model_dir import read_model
 from tests.model_dirs import SAMPLE, bert_japanese
 
 ST_BATCHES = (8, 16, 32, 64)
@@ -77,9 +78,12 @@ def bert_gflop(config: dict, n_tokens: np.ndarray, trimmed: bool) -> float:
 
 
 def encode_from_ids(
-    st: object, rows: list[list[int]], order: np.ndarray, batch: int, device: str = "cpu"
+    st: object, rows: list[list[int]], order: np.ndarray, batch: int, device: str = "cpu", forward: Any = None
 ) -> np.ndarray:
-    """What `encode` does behind its tokenizer: the same order (by characters), batches and padding."""
+    """What `encode` does behind its tokenizer: the same order (by characters), batches and padding.
+
+    `forward` takes the place of the model's own, say a compiled one.
+    """
     out = np.empty((len(rows), st[0].get_embedding_dimension()), np.float32)  # type: ignore[index]
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
@@ -91,7 +95,7 @@ def encode_from_ids(
                 ids[line, : len(rows[i])] = torch.tensor(rows[i])
                 mask[line, : len(rows[i])] = 1
             features = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "modality": "text"}
-            out[picked] = st(features)["sentence_embedding"].float().cpu().numpy()  # type: ignore[operator]
+            out[picked] = (forward or st)(features)["sentence_embedding"].float().cpu().numpy()  # type: ignore[operator]
     return out
 
 
@@ -122,7 +126,7 @@ def main() -> None:
 def compare(path: Path, options: argparse.Namespace) -> None:
     from sentence_transformers import SentenceTransformer
 
-    model = resolve(str(path))
+    model = read_model(path, str(path))
     st = SentenceTransformer(str(path), device="cpu", model_kwargs={"dtype": torch.float32})
     texts = paragraphs(options.corpus, options.texts, options.chars)
     rows: list[list[int]] = st.tokenizer(texts, truncation=True)["input_ids"]

@@ -1,14 +1,17 @@
 """How near the GPU's limit is the engine, and how far ahead of sentence-transformers? One table, ready for a GPU.
 
-    python -m benchmarks.gpu --family bert [--lengths 32,128,512,mix] [--tokens 2000000] [--compile]
+    python -m benchmarks.gpu --family bert [--lengths 32,128,512,mix] [--tokens 2000000] [--no-compile]
     python -m benchmarks.gpu --family bert --device cpu --tiny          smoke test without a GPU
 
 In: nothing; the directory has the exact configuration of sup-simcse-ja-large (bert) or sarashina-embedding-v1-1b
 (llama) with random weights and a synthetic vocabulary. Out: parity, ceilings and one row a candidate and length:
 A  SentenceTransformer.encode from text, best of its batch sizes (the tokenizer is a fast one, which flatters A)
-B  the same forward fed with ids in the same order        C  B under torch.compile (--compile)
-D  Ray Data map_batches around A (when ray is installed)  then our padded and packed engines from ids.
-Tokens are real tokens only; MFU is multiplications for real tokens over the GEMM ceiling measured in the same run.
+B  the same forward fed with ids in the same order        C  B under torch.compile
+D  Ray Data map_batches around A                          then our padded and packed engines from ids.
+C and D are left out, with the reason, where a compiler or ray is missing. Tokens are real tokens only; MFU is
+multiplications for real tokens over the GEMM ceiling measured in the same run; busy is the time of kernels and copies
+over the wall time of one more run under the profiler (kernels that overlap count twice). It needs torch, transformers,
+sentence-transformers and safetensors, neither ray nor MeCab.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import torch
 
 from benchmarks.engine import encode_from_ids, min_cosine
 from pipeline.embed import load_engine
-from pipeline.model_store import resolve
+from pipeline.model_dir import read_model
 from tests.model_files import save_spread, write_modules, write_readme, write_vocab
 
 BATCHES = (32, 64, 128, 256, 512)
@@ -96,11 +99,24 @@ def timed(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - started
 
 
+def busy_share(work: Callable[[], object], device: str) -> str:
+    """Time of kernels and copies over the wall time of one run; "-" without a GPU, or in another process (D)."""
+    if not device.startswith("cuda"):
+        return "-"
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        wall_s = timed(work, device)
+    busy_s = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
+    return f"{busy_s / wall_s:.0%}" if busy_s else "-"
+
+
 def ray_recipe(path: Path, texts: list[str], batch: int, options: argparse.Namespace) -> Callable[[], object] | None:
     """D: what a Ray tutorial shows: one actor, map_batches, encode."""
     try:
         import ray.data
     except ImportError:
+        print("  D: left out: ray is not installed")
         return None
 
     class Embed:
@@ -122,7 +138,7 @@ def ray_recipe(path: Path, texts: list[str], batch: int, options: argparse.Names
 def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float) -> None:
     from sentence_transformers import SentenceTransformer
 
-    model, dtype, device = resolve(str(path)), options.dtype, options.device
+    model, dtype, device = read_model(path, str(path)), options.dtype, options.device
     st = SentenceTransformer(str(path), device=device, model_kwargs={"dtype": options.torch_dtype})
     texts = make_texts(length, options.tokens)
     rows = st.tokenizer(texts, truncation=True)["input_ids"]
@@ -139,8 +155,8 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
         "B encode from ids": lambda: encode_from_ids(st, rows, order, batch, device),
     }
     if options.compile:
-        compiled = torch.compile(st, dynamic=True)
-        candidates["C B compiled"] = lambda: encode_from_ids(compiled, rows, order, batch, device)
+        compiled = torch.compile(st.forward, dynamic=True)
+        candidates["C B compiled"] = lambda: encode_from_ids(st, rows, order, batch, device, compiled)
     if options.ray and (recipe := ray_recipe(path, texts, batch, options)):
         candidates["D ray + encode"] = recipe
     engines = {
@@ -153,19 +169,25 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     for name, engine in engines.items():
         cosine = min_cosine(engine.embed(ids[: offsets[16]], offsets[:17]), exact)
         print(f"  {name}: minimum cosine to float32 on a CPU {cosine:.6f} (16 texts)")
+    for name, run in list(candidates.items()):
+        try:
+            run()  # warms up
+        except Exception as error:  # noqa: BLE001 (a baseline that cannot run here must not take the others with it)
+            print(f"  {name}: left out: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            del candidates[name]
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(options.rounds + 1):
+    for _ in range(options.rounds):
         for name, run in candidates.items():
-            elapsed = timed(run, device)
-            if turn:  # the first one warms up
-                seconds[name].append(elapsed)
+            seconds[name].append(timed(run, device))
+    busy = {name: busy_share(run, device) for name, run in candidates.items()}
     first = statistics.median(next(iter(seconds.values())))
     for name, measured in seconds.items():
         median = statistics.median(measured)
-        padding = f"{engines[name].stats.padding_share:6.1%}" if name in engines else "      "
+        padding = f"{engines[name].stats.padding_share:6.1%}" if name in engines else "     -"
         print(f"  {name:24} {n_tokens.sum() / median:11,.0f} tok/s ({n_tokens.sum() / max(measured):,.0f}-"
               f"{n_tokens.sum() / min(measured):,.0f}) {len(texts) / median:8,.0f} texts/s"
-              f"  MFU {work / median / ceiling / 1e3:.0%}  pad {padding} {first / median:5.2f} x A")  # fmt: skip
+              f"  MFU {work / median / ceiling / 1e3:.0%}  busy {busy[name]:>4}"
+              f"  pad {padding} {first / median:5.2f} x A")  # fmt: skip
 
 
 def main() -> None:
@@ -177,8 +199,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2_000_000, help="real tokens a measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="a toy model and few texts")
-    parser.add_argument("--compile", action="store_true", help="also candidate C")
-    parser.add_argument("--ray", action="store_true", help="also candidate D")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="candidate C")
+    parser.add_argument("--ray", action=argparse.BooleanOptionalAction, default=True, help="candidate D")
     options = parser.parse_args()
     if options.tiny:
         options.tokens = min(options.tokens, 3_000)

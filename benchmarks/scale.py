@@ -45,12 +45,12 @@ def rss_mib() -> float:
 
 @contextlib.contextmanager
 def measured(what: str, n: int) -> Iterator[None]:
-    before, started = rss_mib(), time.perf_counter()
+    before, started, cpu = rss_mib(), time.perf_counter(), time.process_time()
     yield
-    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{what}: {seconds:.1f} s ({seconds / n * 1e6:.0f} µs each), memory {before:.0f} → {rss_mib():.0f} MiB, peak {peak:.0f}"
-    )
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{what}: {seconds:.1f} s, {cpu:.1f} s of CPU ({cpu / n * 1e6:.0f} µs each), "
+          f"memory {before:.0f} → {rss_mib():.0f} MiB, peak {peak:.0f}", flush=True)  # fmt: skip
 
 
 def measure_plan(folder: Path, options: argparse.Namespace) -> None:
@@ -66,10 +66,9 @@ def measure_plan(folder: Path, options: argparse.Namespace) -> None:
     with measured(f"plan.parquet of {len(plan.todo)} splits", len(plan.todo)):
         data = plan_table(plan)
     print(f"plan.parquet {len(data) / 2**20:.1f} MiB, {len(plan.shards)} shards")
-    with measured("what Ray would send to each tokenizer", len(plan.todo)):
-        import ray.cloudpickle
-
-        print(f"{len(ray.cloudpickle.dumps(list(plan.todo))) / 2**20:.0f} MiB")
+    with measured("rows of the dataset", len(plan.todo)):
+        rows = [todo.to_json() for todo in plan.todo]
+    print(f"{sum(map(len, rows)) / len(rows):.0f} bytes a row")
 
 
 class _Entry:
@@ -147,8 +146,8 @@ class SleepingEngine(stand_in.HashEngine):
 
 
 class Prepare(stages.PrepareParts):
-    def __init__(self, job: Any, run_id: str, todo: Any, totals: Any) -> None:
-        self.job, self.run_id, self.todo, self.totals = job, run_id, todo, totals
+    def __init__(self, job: Any, run_id: str, totals: Any, *_: Any) -> None:
+        self.job, self.totals = job, totals
         tokenizer = stand_in.ByteTokenizer()
         self.prepare = lambda part: parts.prepare(part, job, tokenizer, run_id)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import signal
 import sys
 from typing import Annotated, Any, NoReturn, cast
@@ -25,6 +24,7 @@ from pipeline.cli_options import (
     Output,
     Overrides,
     SpecPath,
+    as_time,
     console,
     storage_options,
 )  # fmt: skip
@@ -78,7 +78,7 @@ def run(
     with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
         result = run_job(
             job_spec, address=address, watch=watch, on_plan=lambda found: display.show_plan(console, found),
-            nominal_time=_time(nominal_time),
+            nominal_time=as_time(nominal_time),
         )  # fmt: skip
         disconnect()
     if as_json:
@@ -223,10 +223,3 @@ def _cluster_device(spec: JobSpec, address: str | None) -> str:
     from pipeline.cluster import device_of
 
     return device_of(spec, address)
-
-
-def _time(text: str | None) -> datetime.datetime | None:
-    try:
-        return datetime.datetime.fromisoformat(text) if text else None
-    except ValueError as error:
-        raise SpecError(f"--nominal-time {text}: write it as 2026-11-23T04:00:00+09:00: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from typing import Annotated, Any
@@ -36,12 +37,21 @@ NominalTime = Annotated[
 ]
 
 
-def storage_options(text: str) -> dict[str, Any]:
-    """The value of --storage-options. Raises SpecError when it is not a JSON object."""
+def storage_options(text: str, option: str = "--storage-options") -> dict[str, Any]:
+    """The value of an option that takes a JSON object. Raises SpecError when it is none."""
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise SpecError(f"--storage-options: not JSON: {error}") from None
+        raise SpecError(f"{option}: not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise SpecError("--storage-options: a JSON object is needed")
+        raise SpecError(f"{option}: a JSON object is needed")
     return found
+
+
+def as_time(text: str | None) -> datetime.datetime | None:
+    """A nominal time; without a zone it is UTC. Raises SpecError when it is not ISO 8601."""
+    try:
+        found = datetime.datetime.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise SpecError(f"--nominal-time {text}: write it as 2026-11-23T04:00:00+09:00: {error}") from error
+    return found.replace(tzinfo=datetime.UTC) if found and not found.tzinfo else found

@@ -1,14 +1,18 @@
-"""Commands on the snapshots of an output that is there: vacuum, diff."""
+"""Commands on the snapshots of an output that is there: vacuum, compact, diff, publish."""
 
 from __future__ import annotations
 
 import datetime
 from typing import Annotated, Any
 
+import pydantic
 import typer
 
 from pipeline import display
 from pipeline.cli_options import AsJson, Options, Output, storage_options
+from pipeline.errors import SpecError
+from pipeline.spec import PublishSpec
+from pipeline.storage import Store, shown
 
 app = typer.Typer()
 
@@ -26,6 +30,22 @@ def vacuum(
     grace = datetime.timedelta(hours=older_than_hours)
     found = vacuum_output(output, storage_options(options), keep_snapshots=keep, older_than=grace, delete=delete)
     display.show_fields(found, as_json)
+
+
+@app.command()
+def compact(
+    output: Output,
+    target_bytes: Annotated[str, typer.Option("--target-bytes", help="size from which a file is large")] = "128MiB",
+    options: Options = "{}", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Join small data files into large ones, as a new snapshot; nothing is embedded."""
+    from pipeline.compact import compact as compact_output
+
+    try:
+        n_bytes = int(pydantic.TypeAdapter(pydantic.ByteSize).validate_python(target_bytes))
+    except pydantic.ValidationError as error:
+        raise SpecError(f"--target-bytes {target_bytes}: write it as 128MiB") from error
+    display.show_fields(compact_output(output, storage_options(options), target_bytes=n_bytes), as_json)
 
 
 @app.command()
@@ -51,3 +71,35 @@ def diff(
     for sign, name in (("+", "upserts"), ("-", "deletes")):
         for key in facts.get(name, []):
             stdout.print(f"{sign} {key['doc_id']} {key['chunk']}", markup=False)
+
+
+@app.command()
+def publish(
+    output: Output,
+    iceberg: Annotated[str | None, typer.Option("--iceberg", metavar="TABLE", help="Iceberg table: namespace.name")] = None,
+    catalog: Annotated[
+        str, typer.Option("--catalog", metavar="JSON", help="pyiceberg properties of its catalog; by default SQLite in OUTPUT")
+    ] = "{}",
+    delta: Annotated[bool, typer.Option("--delta", help="a Delta table at OUTPUT")] = False,
+    options: Options = "{}", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Bring tables up to the newest snapshot: those named, or all that OUTPUT was ever published to."""
+    from pipeline import lake
+
+    store = Store(output, storage_options(options))
+    if iceberg or delta:
+        named = {"table": iceberg, "catalog": storage_options(catalog, "--catalog")} if iceberg else None
+        try:
+            wanted = [PublishSpec.model_validate({"iceberg": named, "delta": delta})]
+        except pydantic.ValidationError as error:
+            raise SpecError("; ".join(detail["msg"] for detail in error.errors())) from None
+    else:
+        wanted = lake.published(store)
+    if not wanted:
+        raise SpecError(f"{shown(output)}: was published to no table yet. Name one with --iceberg or --delta.")
+    held = {name: number for tables in wanted for name, number in lake.publish(store, tables).items()}
+    if as_json:
+        display.print_json({"tables": held})
+        return
+    for name, number in held.items():
+        display.stdout().print(f"{name}: snapshot {number}", markup=False)

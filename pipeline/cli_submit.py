@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli_options import NominalTime, Overrides, SpecPath, console
+from pipeline.cli_options import NominalTime, Overrides, SpecPath, as_time, console
 from pipeline.spec import load_spec
 
 app = typer.Typer()
@@ -26,7 +26,7 @@ def submit(
 
     code_of_job = submit_job(
         load_spec(spec, overrides), address, say=lambda text: console.print(text, markup=False),
-        nominal_time=nominal_time, code=code, runtime_env=runtime_env, driver_cpus=driver_cpus,
+        nominal_time=as_time(nominal_time), code=code, runtime_env=runtime_env, driver_cpus=driver_cpus,
         stop_on_interrupt=stop_on_interrupt,
     )  # fmt: skip
     raise typer.Exit(code_of_job)

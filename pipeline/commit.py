@@ -51,12 +51,19 @@ def publish_data_file(
     Vectors of two attempts may differ in the last bits (other device, other batch): the first one stays. Raises
     OutputError when what is there belongs to another part.
     """
+    return publish_encoded(store, part_id, folder, partition, table.num_rows, parquet.encode(table, metadata))
+
+
+def publish_encoded(
+    store: Store, part_id: str, folder: str, partition: dict[str, str | None], n_rows: int, data: bytes
+) -> DataFile:
+    """As above, of a data file that is encoded already."""
     path = "/".join(step for step in ("data", folder, f"part-{part_id}.parquet") if step)
     failpoint("before_data_put")
-    path, data = _create_or_adopt(store, path, part_id, table, metadata, ROW_KEYS)
+    path, data = _create_or_adopt(store, path, part_id, data, ROW_KEYS)
     failpoint("after_data_put")
     digest = hashlib.sha256(data).hexdigest()
-    return DataFile(path=path, partition=partition, n_rows=table.num_rows, size_bytes=len(data), sha256=digest)
+    return DataFile(path=path, partition=partition, n_rows=n_rows, size_bytes=len(data), sha256=digest)
 
 
 def publish_rejects(
@@ -64,25 +71,22 @@ def publish_rejects(
 ) -> tuple[str, str]:
     """Create the dead letters of one part, or adopt them; returns path and SHA-256. Raises OutputError as above."""
     path = f"_meta/rejects/{run_id}/part-{part_id}.parquet"
-    path, data = _create_or_adopt(store, path, part_id, table, metadata, REJECT_KEYS)
+    path, data = _create_or_adopt(store, path, part_id, parquet.encode(table, metadata), REJECT_KEYS)
     failpoint("after_rejects_put")
     return path, hashlib.sha256(data).hexdigest()
 
 
-def _create_or_adopt(
-    store: Store, path: str, part_id: str, table: pa.Table, metadata: dict[str, object], keys: Sequence[str]
-) -> tuple[str, bytes]:
-    """Path and bytes of the Parquet file that now holds `table`, whose rows `keys` identify.
+def _create_or_adopt(store: Store, path: str, part_id: str, data: bytes, keys: Sequence[str]) -> tuple[str, bytes]:
+    """Path and bytes of the Parquet file that now holds the rows of `data`, which `keys` identify.
 
     Where an earlier attempt left other rows of the same part (a vector that was not finite only there, another
     release, pages that rotted), a manifest must not count them as its own: then the file is created beside it, under a
     name from its rows.
     The other file is never part of a snapshot, and vacuum removes it.
     """
-    data = parquet.encode(table, metadata)
     if store.put_if_absent(path, data):
         return path, data
-    found = store.read(path)
+    found, wanted = store.read(path), pq.read_table(io.BytesIO(data), columns=list(keys))
     try:
         n_rows, lineage = parquet.read_footer(found)
         owner = json.loads(lineage or b"{}").get("part_id")
@@ -91,9 +95,8 @@ def _create_or_adopt(
     if owner != part_id:
         raise OutputError(
             f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {owner}, expected "
-            f"{table.num_rows} rows of part {part_id}. Something else writes into this output: use another output.uri."
+            f"{wanted.num_rows} rows of part {part_id}. Something else writes into this output: use another output.uri."
         )
-    wanted = table.select(keys)
     with contextlib.suppress(pa.ArrowException, OSError):  # damaged in the store: no attempt may adopt it
         if pq.read_table(io.BytesIO(found), page_checksum_verification=True).select(keys).equals(wanted):
             return path, found
@@ -101,7 +104,7 @@ def _create_or_adopt(
     if f"-{part_id}{rows}." in path:
         raise OutputError(f"{shown(store.uri)}/{path}: damaged; run `corpus-embed verify`")
     beside = path.replace(f"part-{part_id}.", f"part-{part_id}{rows}.")
-    return _create_or_adopt(store, beside, part_id, table, metadata, keys)
+    return _create_or_adopt(store, beside, part_id, data, keys)
 
 
 def publish_manifest(store: Store, manifest: Manifest) -> Manifest:

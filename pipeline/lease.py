@@ -78,7 +78,7 @@ def _beat(store: Store, number: int, every_s: float, done: threading.Event) -> N
 
 
 def _delete(store: Store, name: str) -> None:
-    with contextlib.suppress(PermissionError):  # what a writer may not delete is left to `vacuum`
+    with contextlib.suppress(CorpusEmbedError):  # what a writer may not delete is left to `vacuum`
         store.delete(name)
 
 

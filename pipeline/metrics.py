@@ -61,8 +61,8 @@ class Progress:
 
     @property
     def tokens_per_s(self) -> float:
-        """Real tokens a second since the start, start-up included."""
-        return self["n_tokens"] / max(self.elapsed_s, 1e-9)
+        """Tokens that went through the model a second (no padding, no reused rows) since the start, start-up included."""
+        return self["n_embedded_tokens"] / max(self.elapsed_s, 1e-9)
 
     @property
     def padding_share(self) -> float:

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,14 @@ class Todo:
 
     split: Split
     finished: frozenset[int]
+
+    def to_json(self) -> str:
+        return json.dumps([self.split.model_dump(mode="json"), sorted(self.finished)])
+
+    @classmethod
+    def from_json(cls, data: str) -> Todo:
+        split, finished = json.loads(data)
+        return cls(Split.model_validate(split), frozenset(finished))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,11 +178,16 @@ def missing(plan: Plan, parts: Sequence[Manifest]) -> list[Split]:
 
 
 def plan_table(plan: Plan) -> bytes:
-    """The pinned plan of a run as Parquet: one row a span of a split that was to do."""
+    """The pinned plan of a run as Parquet: the splits that were to do."""
+    return split_table([todo.split for todo in plan.todo])
+
+
+def split_table(splits: Sequence[Split]) -> bytes:
+    """Splits as Parquet, one row a span."""
     rows = [
-        {"split_id": todo.split.split_id, "part_bytes": todo.split.part_bytes, "start": span.start, "stop": span.stop,
+        {"split_id": split.split_id, "part_bytes": split.part_bytes, "start": span.start, "stop": span.stop,
          "uri": span.shard.uri, "etag": span.shard.etag, "size_bytes": span.shard.size_bytes}
-        for todo in plan.todo for span in todo.split.spans
+        for split in splits for span in split.spans
     ]  # fmt: skip
     columns = {"split_id": pa.string(), "part_bytes": pa.int64(), "start": pa.int64(), "stop": pa.int64(),
                "uri": pa.string(), "etag": pa.string(), "size_bytes": pa.int64()}  # fmt: skip

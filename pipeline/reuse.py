@@ -72,11 +72,10 @@ class Index:
         files, rows = run["file"][at], run["row"][at]
 
         def fetch(file: int) -> tuple[npt.NDArray[np.int64], pa.Table] | None:
-            path, here = run["paths"][file], files == file
+            here = files == file
             wanted, place = np.unique(rows[here], return_inverse=True)
-            found = None if path in self._gone else or_none(lambda: self._rows(path, wanted))
+            found = or_none(lambda: self._rows(run["paths"][file], wanted))
             if found is None:
-                self._gone.add(path)
                 return None
             digest, row = found
             same = pc.equal(digest.take(pa.array(place)), digests.take(pa.array(texts[here]))).to_numpy()
@@ -87,11 +86,13 @@ class Index:
 
     def _rows(self, path: str, rows: npt.NDArray[np.uint32]) -> tuple[pa.ChunkedArray, pa.Table]:
         """text_sha256 of some rows (ascending) of a data file, and the rows. Raises what or_none knows."""
-        if self.generation is None:
-            raise KeyError(path)
+        if self.generation is None or path in self._gone:
+            raise FileNotFoundError(path)
+        self._gone.add(path)  # until it is read
         precision, dimension = self.generation.vector_precision, self.generation.dimension
         table = retried(lambda: _read_rows(self.store, path, rows), f"read {shown(self.store.uri)}/{path}")
         vectors = restored_vectors(table, precision, dimension)
+        self._gone.discard(path)
         offsets = pa.array(np.arange(len(vectors) + 1) * dimension)
         reused = pa.LargeListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)))
         columns = [reused, table["n_tokens"], table["truncated"]]

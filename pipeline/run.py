@@ -17,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import commit, dataset, errors, refresh
+from pipeline import commit, dataset, errors, lake, refresh
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
@@ -83,6 +83,7 @@ def run(
         if on_plan:
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
+            lake.publish(store, spec.publish)
             return Result(plan, plan.head, progress, embedded, refresh.outcome(plan.live, plan.done))
         refresh.check_deletions(spec, plan.head, plan.changes.most_documents, "and the input now has at most")
         store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
@@ -98,6 +99,7 @@ def run(
             rows, snapshot = refresh.outcome(plan.live, parts), finish(plan, store, parts, nominal_time)
             resources = ray.cluster_resources() if ray.is_initialized() else {}
             write_record(store, plan, progress, snapshot, resources, rows, nominal_time)
+            lake.publish(store, spec.publish)
             return Result(plan, snapshot, progress, embedded, rows)
     left = missing(plan, finished)
     raise InputError(
@@ -124,7 +126,8 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     }  # fmt: skip
     # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
     # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
-    splits = [pa.table({"id": [number]}) for number in range(len(plan.todo))]
+    # Each holds its own split: the list of a million would go to every tokenizer as 200 MB (benchmarks/scale.py).
+    splits = [pa.table({"todo": [todo.to_json()]}) for todo in plan.todo]
     index_runs = update_index(
         store, job.fingerprint, plan.earlier, functools.partial(_build_index, store, job.fingerprint)
     )
@@ -132,7 +135,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
         ray.data.from_arrow(splits)
         .map_batches(
             PrepareParts,
-            fn_constructor_args=(job, plan.run_id, list(plan.todo), totals, store, index_runs),
+            fn_constructor_args=(job, plan.run_id, totals, store, index_runs),
             compute=ActorPoolStrategy(
                 min_size=pools.tokenizers.workers, max_size=pools.tokenizers.most, max_tasks_in_flight_per_actor=2
             ),

@@ -1,7 +1,7 @@
 """The job spec: one YAML file becomes one frozen, closed, typed object.
 
 In: a YAML file and dotted overrides (`--set runtime.max_batch_tokens=8192`). Out: a `JobSpec` in which every value is
-checked; an unknown key stops at once and names the nearest valid one. Everything outside `runtime` and the storage
+checked; an unknown key stops at once and names the nearest valid one. Everything outside `runtime`, `publish` and the storage
 options is identity: `pipeline/plan.py` hashes it, together with what the model directory says, into the fingerprint.
 """
 
@@ -11,7 +11,7 @@ import datetime
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pyarrow as pa
 import pydantic
@@ -129,6 +129,26 @@ class RuntimeSpec(_Section):
     commit_every: Duration | None = datetime.timedelta(minutes=10)
 
 
+class IcebergSpec(_Section):
+    """A table in a catalog of pyiceberg: its properties, or none for a SQLite file in the output."""
+
+    table: Annotated[str, pydantic.Field(pattern=r"^\w[\w-]*(\.\w[\w-]*)+$")]
+    catalog: StorageOptions = {}
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if code := [name for name in self.catalog if name.startswith("py-")]:
+            raise ValueError(f"publish.iceberg.catalog: '{code[0]}' names Python code to load, which a spec cannot")
+        return self
+
+
+class PublishSpec(_Section):
+    """Tables that each snapshot is published to; no part of the identity."""
+
+    iceberg: IcebergSpec | None = None
+    delta: bool = False
+
+
 class JobSpec(_Section):
     """One job. Raises SpecError (through `load_spec`) for anything that is not exactly right."""
 
@@ -138,6 +158,7 @@ class JobSpec(_Section):
     model: ModelSpec
     output: OutputSpec
     runtime: RuntimeSpec = RuntimeSpec()
+    publish: PublishSpec = PublishSpec()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -210,10 +231,11 @@ def _explain(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         section: Any = JobSpec
         for step in location[:-1]:
-            section = section.model_fields[step].annotation
+            found = section.model_fields[step].annotation
+            section = next((part for part in get_args(found) if hasattr(part, "model_fields")), found)
         near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(section.model_fields)}"
         return f"{dotted}: unknown key; {hint}"
-    quiet = detail["type"] in ("missing", "value_error") or location[1:2] in (["uri"], ["storage_options"])
+    quiet = detail["type"] in ("missing", "value_error") or location[1:2] in (["uri"], ["storage_options"], ["iceberg"])
     found = "" if quiet else f" (found {detail['input']!r:.120})"
     return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}{found}"

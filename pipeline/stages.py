@@ -102,16 +102,14 @@ def report_retries(totals: Any) -> None:
 class PrepareParts:
     """Reads a split, cuts it into parts, cleans, chunks and tokenizes each. One call a split, one row out a part."""
 
-    def __init__(
-        self, job: Job, run_id: str, todo: list[Todo], totals: Any, store: Store, index_runs: list[str]
-    ) -> None:
-        self.job, self.todo, self.totals = job, todo, totals
+    def __init__(self, job: Job, run_id: str, totals: Any, store: Store, index_runs: list[str]) -> None:
+        self.job, self.totals = job, totals
         self.loading = (job, run_id, store, index_runs)
         with starting(totals):
             self.prepare = here(careful.load_preparer(*self.loading))
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        todo = self.todo[batch["id"][0].as_py()]
+        todo = Todo.from_json(batch["todo"][0].as_py())
         with (
             begun(self.totals, f"split {todo.split.split_id}") as is_careful,
             Child(careful.load_preparer, *self.loading) as child,  # starts at the first `ask`

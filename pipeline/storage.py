@@ -1,8 +1,8 @@
-"""Objects in, objects out: the output root, and the one retry rule for every request to a store.
+"""Objects in, objects out: the output root.
 
 `Store` offers whole-object reads, listings, and `put_if_absent`, the one primitive that the commit protocol stands
-on. Transient failures back off with full jitter until a deadline, everything else fails at once. The input side
-(listing and pinned reading of shards) is in `pipeline/shards.py`. Measured facts behind both are in docs/design.md.
+on. What is tried again is in `pipeline/retry.py`, the input side (listing and pinned reading of shards) in
+`pipeline/shards.py`. Measured facts behind both are in docs/design.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -78,7 +78,7 @@ class Store:
 
     def read(self, relative: str) -> bytes:
         """One whole object. Raises FileNotFoundError when it is not there."""
-        return cast(bytes, retried(lambda: self.fs.cat_file(self.path(relative)), self._named("read", relative)))
+        return cast(bytes, self._asked(lambda: self.fs.cat_file(self.path(relative)), "read", relative))
 
     def read_many(self, relatives: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Many small objects, fetched side by side; memory is one batch of them."""
@@ -97,13 +97,12 @@ class Store:
     def open(self, relative: str) -> BinaryIO:
         """A seekable reader of one object, for footers and single columns: it fetches what is asked for and no more."""
         exact = {} if self.local else {"cache_type": "none"}
-        opened = retried(lambda: self.fs.open(self.path(relative), "rb", **exact), self._named("open", relative))
-        return cast(BinaryIO, opened)
+        return cast(BinaryIO, self._asked(lambda: self.fs.open(self.path(relative), "rb", **exact), "open", relative))
 
     def list(self, prefix: str) -> dict[str, int]:
         """Sizes in bytes of all objects under a relative prefix (a folder), by relative path, sorted."""
         path = self.path(prefix)
-        found = retried(lambda: self.fs.find(path, detail=True), self._named("list", prefix))
+        found = self._asked(lambda: self.fs.find(path, detail=True), "list", prefix)
         cut = len(self.root) + 1
         # SeaweedFS also lists an emptied folder itself, as an object without bytes
         return {name[cut:]: int(info["size"]) for name, info in sorted(found.items()) if name.startswith(f"{path}/")}
@@ -117,19 +116,11 @@ class Store:
         """
         path = self.path(relative)
         create = self._link if self.local else self._conditional_put
-        what = self._named("write", relative)
-        try:
-            return retried(lambda: create(path, data), what)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StorageError(
-                f"{what}: no room for {len(data)} bytes ({reason(error)}). Make room, then run the same command again."
-            ) from error
+        return self._asked(lambda: create(path, data), "write", relative)
 
     def delete(self, relative: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            retried(lambda: self.fs.rm_file(self.path(relative)), self._named("delete", relative))
+            self._asked(lambda: self.fs.rm_file(self.path(relative)), "delete", relative)
 
     def check_conditional_put(self) -> None:
         """Prove that this root can be written and that a second create of one name is refused.
@@ -139,9 +130,8 @@ class Store:
         probe = f"_meta/probes/{os.urandom(8).hex()}"
         try:
             self.put_if_absent(probe, b"1")  # the answer may be lost: what counts is what is there
-            second = self.put_if_absent(probe, b"2")
-            first = self.read_or_none(probe) == b"1"
-            with contextlib.suppress(PermissionError):  # a writer that may not delete leaves a byte behind
+            second, first = self.put_if_absent(probe, b"2"), self.read_or_none(probe) == b"1"
+            with contextlib.suppress(StorageError):  # a writer that may not delete leaves a byte behind
                 self.delete(probe)
         except (OSError, StorageError) as error:
             raise StorageError(f"{shown(self.uri)}: the output cannot be written: {reason(error)}") from error
@@ -187,8 +177,17 @@ class Store:
             os.close(descriptor)
         return True
 
-    def _named(self, verb: str, relative: str) -> str:
-        return f"{verb} {shown(self.uri)}/{relative}"
+    def _asked(self, request: Callable[[], T], verb: str, relative: str) -> T:
+        """One request, again after transient failures; a store that refuses it or is full as our error."""
+        what = f"{verb} {shown(self.uri)}/{relative}"
+        try:
+            return retried(request, what)
+        except OSError as error:
+            refused, full = isinstance(error, PermissionError), error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (refused or full):
+                raise
+            hint = "access was refused. Check credentials and permissions" if refused else "no room. Make room"
+            raise StorageError(f"{what}: {hint}, then run the same command again ({reason(error)}).") from error
 
 
 def reason(error: BaseException) -> str:

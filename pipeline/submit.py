@@ -40,7 +40,7 @@ def submit(
     address: str | None,
     *,
     say: Callable[[str], None],
-    nominal_time: str | None = None,
+    nominal_time: datetime.datetime | None = None,
     code: str | None = None,
     runtime_env: str | None = None,
     driver_cpus: float = 0.0,
@@ -53,28 +53,39 @@ def submit(
     refuses.
     """
     environment = _environment(runtime_env, code)
-    base = submission_id(spec, nominal_time or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    when = f"{nominal_time.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}" if nominal_time else ""
+    base = submission_id(spec, nominal_time or datetime.datetime.now(datetime.UTC))
     client = _asked(address, lambda: JobSubmissionClient(address))
-    known = {job.submission_id: job.status for job in _asked(address, client.list_jobs)}
     names = itertools.chain([base], (f"{base}-{attempt}" for attempt in itertools.count(2)))
-    job_id = next(name for name in names if known.get(name) not in (JobStatus.FAILED, JobStatus.STOPPED))
-    if job_id in known:
-        say(f"{job_id} is there already ({known[job_id]}); following it")
-    else:
+
+    def known() -> dict[str | None, JobStatus]:
+        return {job.submission_id: job.status for job in _asked(address, client.list_jobs)}
+
+    there = known()
+    job_id = next(name for name in names if there.get(name) not in (JobStatus.FAILED, JobStatus.STOPPED))
+    if job_id not in there:
+        entrypoint = "python -m pipeline refresh job.yaml" + (f" --nominal-time {when}" if when else "")
+        metadata = {"job": spec.name, "output": shown(spec.output.uri), "nominal_time": when}
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "job.yaml").write_text(spec.to_yaml(), encoding="utf-8")
-            entrypoint = "python -m pipeline refresh job.yaml"
-            _asked(
-                address,
-                lambda: client.submit_job(
-                    entrypoint=entrypoint + (f" --nominal-time {nominal_time}" if nominal_time else ""),
-                    submission_id=job_id,
-                    runtime_env={**environment, "working_dir": folder},
-                    metadata={"job": spec.name, "output": shown(spec.output.uri), "nominal_time": nominal_time or ""},
-                    entrypoint_num_cpus=driver_cpus or None,
-                ),
-            )
-        say(f"submitted {job_id}")
+            environment["working_dir"] = folder
+            try:
+                _asked(
+                    address,
+                    lambda: client.submit_job(
+                        entrypoint=entrypoint, submission_id=job_id, runtime_env=environment, metadata=metadata,
+                        entrypoint_num_cpus=driver_cpus or None,
+                    ),
+                )  # fmt: skip
+                say(f"submitted {job_id}")
+            except (
+                ClusterError
+            ):  # also when another process was faster, or our own request landed and its answer was lost
+                there = known()
+                if job_id not in there:
+                    raise
+    if job_id in there:
+        say(f"{job_id} is there already ({there[job_id]}); following it")
     try:
         return _follow(client, job_id)
     except KeyboardInterrupt:
@@ -86,16 +97,10 @@ def submit(
         return _follow(client, job_id) or 130
 
 
-def submission_id(spec: JobSpec, nominal_time: str) -> str:
-    """The idempotence key of one refresh. Raises SpecError when the nominal time is not ISO 8601."""
-    try:
-        when = datetime.datetime.fromisoformat(nominal_time)
-    except ValueError as error:
-        raise SpecError(
-            f"--nominal-time {nominal_time}: not ISO 8601, such as 2026-11-22T02:00:00Z: {error}"
-        ) from error
-    stamp = (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
-    return f"corpus-embed-{spec.name}-{stamp:%Y%m%dT%H%M%SZ}-{content_hash(spec.model_dump(mode='json'), 8)}"
+def submission_id(spec: JobSpec, when: datetime.datetime) -> str:
+    """The idempotence key of one refresh: the job, its nominal time in UTC, and a hash of the whole spec."""
+    fields = spec.model_dump(mode="json")
+    return f"corpus-embed-{spec.name}-{when.astimezone(datetime.UTC):%Y%m%dT%H%M%SZ}-{content_hash(fields, 8)}"
 
 
 def _environment(runtime_env: str | None, code: str | None) -> dict[str, Any]:

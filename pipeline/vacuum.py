@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from pipeline import commit, schema, uploads
+from pipeline import commit, lake, schema, uploads
 from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.retry import retried
@@ -118,6 +118,7 @@ def vacuum(
     going = sorted(old, key=lambda path: (order.index(_kind(path)), path))
     unfinished = list(uploads.stale(store, limit))
     if delete:
+        lake.prepare_vacuum(store, {snapshot.number for snapshot in kept})
         for path in going:
             store.delete(path)
         for key, upload in unfinished:
@@ -197,12 +198,13 @@ def _lineage_of_kept_rows(store: Store, old: Iterable[str], needed: Iterable[str
     records = {path: match[1] for path in old if (match := _KINDS["run record"].fullmatch(path))}
     if not records:
         return set()
-    runs = set()
+    runs: set[str] = set()
     for path in needed:
         if _KINDS["data"].fullmatch(path):
             with store.open(path) as source:
                 metadata = pq.read_metadata(source).metadata or {}
-            runs.add(json.loads(metadata.get(schema.FOOTER_KEY, b"{}")).get("run_id"))
+            footer = json.loads(metadata.get(schema.FOOTER_KEY, b"{}"))
+            runs |= {footer.get("run_id"), *footer.get("run_ids", [])}
     return {path for path, run_id in records.items() if run_id in runs}
 
 

@@ -24,8 +24,9 @@ from pipeline.write import parquet
 def records(recorded: Recorded) -> Iterator[str]:
     """Snapshot, file list, manifests and generation agree."""
     snapshot, parts, generation, store = recorded.snapshot, recorded.parts, recorded.generation, recorded.store
-    table = pq.read_table(io.BytesIO(store.read(snapshot.file_list)))
-    if file_list.path_of(parts) != snapshot.file_list or not table.equals(file_list.table_of(parts)):
+    columns = ["part_id", "paths", "n_rows"]  # of the column manifest, `parts` is what was read
+    table = pq.read_table(io.BytesIO(store.read(snapshot.file_list)), columns=columns)
+    if file_list.path_of(parts) != snapshot.file_list or table != file_list.table_of(parts).select(columns):
         yield f"{snapshot.file_list}: its rows are not those that it was named after"
     reasons: Counter[str] = Counter()
     for part in parts:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.embed import load_engine
+from pipeline.embed.budget import device_key, find_budget, remembered_budget
 from pipeline.errors import ModelError
 from pipeline.model_store import resolve
 from tests.model_dirs import bert_mean, llama_last_token
@@ -259,3 +260,35 @@ def test_stretched_rotary_positions_are_those_of_transformers(llama, tmp_path, r
     np.testing.assert_allclose(packed, padded, atol=2e-5)
     plain = load_engine(resolve(str(llama))).embed(ids, offsets)
     assert np.nanmax(np.abs(packed - plain)) > 1e-2
+
+
+def test_the_budget_is_probed_once_for_a_model_and_device_and_read_from_then_on(bert, llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("CORPUS_EMBED_CACHE_DIR", str(tmp_path))
+    model = resolve(str(bert))
+    engine = load_engine(model)
+    before = engine.stats
+    key = device_key(model.files, engine)
+    found = remembered_budget(engine, key, (200, 400))
+    assert found in (200, 400)
+    assert engine.stats is before and engine.budget_tokens == 2048
+    assert device_key(model.files, load_engine(model)) == key
+    assert device_key(model.files, load_engine(model, dtype="bfloat16")) != key
+    assert device_key(resolve(str(llama)).files, engine) != key
+    monkeypatch.setattr(engine, "embed", None)  # a second search would fail
+    assert remembered_budget(engine, key, (200, 400)) == found
+    (tmp_path / "budgets" / f"{key}.json").write_text("torn")
+    with pytest.raises(TypeError):
+        remembered_budget(engine, key, (200, 400))
+
+
+def test_a_budget_that_memory_does_not_hold_ends_the_search(bert, monkeypatch):
+    engine = load_engine(resolve(str(bert)))
+    forward = engine._forward
+
+    def short_of_memory(ids, offsets, rows):
+        if (offsets[rows + 1] - offsets[rows]).sum() > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(ids, offsets, rows)
+
+    monkeypatch.setattr(engine, "_forward", short_of_memory)
+    assert find_budget(engine, (200, 400, 800)) == 200

@@ -74,13 +74,13 @@ def test_bounds_of_parts_do_not_depend_on_the_batches_of_a_reader(
     split = split_of(tmp_path / "in", 2000, part_records=23)
     expected = bounds(split, spec)
     assert len(expected) > 8
-    read = parts.read_span
+    read = cutting.read_span
     for sizes in ([1], [7, 1, 300], [random.Random(4).randint(1, 50) for _ in range(20)]):
 
         def other(*arguments: Any, sizes: list[int] = sizes) -> list[pa.Table]:
             return rebatched(list(read(*arguments)), sizes)
 
-        monkeypatch.setattr(parts, "read_span", other)
+        monkeypatch.setattr(cutting, "read_span", other)
         assert bounds(split, spec) == expected
 
 

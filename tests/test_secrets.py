@@ -78,7 +78,7 @@ def test_an_output_holds_no_credential_of_its_input_and_no_error_names_one(
     assert verify(spec.output.uri, None, sample=0).ok
     assert found_in(tmp_path, secrets) == []
     # nothing there, then refused for a wrong secret, then nobody there
-    monkeypatch.setattr("pipeline.storage.RETRY_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.retry.RETRY_SECONDS", 0.5)
     nobody = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"total_max_attempts": 1}}}
     said = [error_of(lambda: list_shards([f"{s3.uri}/missing/*.jsonl"], s3.storage_options, bool))]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)

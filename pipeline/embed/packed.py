@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.embed.attention import attention_for, pack
 from pipeline.embed.base import DTYPES, Engine, EngineOptions
 from pipeline.embed.buckets import Rows, packed_buckets
+from pipeline.embed.budget import device_key, remembered_budget
 from pipeline.embed.head import load_head
 from pipeline.embed.linear import ACTIVATIONS
 from pipeline.embed.packed_bert import PackedBert
@@ -53,6 +54,8 @@ class PackedEngine(Engine):
         with torch.inference_mode():
             self.dim = int(self._forward(np.zeros(1, np.int32), np.array([0, 1]), np.array([0])).shape[1])
         self.stats.n_padded_tokens = 0
+        if options.device.startswith("cuda") and not options.max_batch_tokens:
+            self.budget_tokens = remembered_budget(self, device_key(model.files, self))
 
     def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
         longest = int(np.diff(offsets).max(initial=0))

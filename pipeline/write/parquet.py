@@ -8,7 +8,7 @@ reader understands it, which native FLOAT16 columns do not (Spark refuses the wh
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 import numpy as np
@@ -74,14 +74,8 @@ def restored_vectors(rows: pa.Table, precision: str, dimension: int) -> npt.NDAr
     stored = rows["embedding"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
     if precision == "ubinary":
         return np.unpackbits(stored, axis=1, count=dimension).astype(np.float32) * 2 - 1
-    if precision != "int8":
-        return stored
-    scale = rows["embedding_scale"].to_numpy()[:, None]
-    largest = product = scale * np.float32(127)
-    for towards in (0, np.inf):  # in float32, scale * 127 / 127 is at times the neighbour of scale
-        neighbour = np.nextafter(product, np.float32(towards))
-        largest = np.where(largest / np.float32(127) == scale, largest, neighbour)
-    return np.where(np.abs(stored) == 127, np.sign(stored) * largest, stored * scale).astype(np.float32)
+    # scale * 127 / 127 is scale again, although not for every float32: for all that are the quotient of one and 127
+    return stored * rows["embedding_scale"].to_numpy()[:, None] if precision == "int8" else stored
 
 
 def partition_step(name: str, value: str | None) -> str:
@@ -118,31 +112,38 @@ def encode(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
 
     Raises OutputError if the footer does not say what was written.
     """
-    sink = io.BytesIO()
-    vectors = table.schema.field("embedding").type if "embedding" in table.column_names else None
+    return encode_all([table], table.schema, metadata)
+
+
+def encode_all(tables: Iterable[pa.Table], arrow_schema: pa.Schema, metadata: Mapping[str, object]) -> bytes:
+    """As `encode`, of rows that come in several tables; each becomes one row group or more."""
+    sink, n_rows = io.BytesIO(), 0
+    vectors = arrow_schema.field("embedding").type if "embedding" in arrow_schema.names else None
     split_floats = vectors is not None and pa.types.is_float32(vectors.value_type)
-    dictionaries = [name for name in table.column_names if name not in _PLAIN]
+    dictionaries = [name for name in arrow_schema.names if name not in _PLAIN]
     if vectors is not None and not split_floats:
         # Parquet stores int8 as 32-bit integers: plain takes 0.35 of raw float32, with a dictionary 0.235 (measured)
         dictionaries.append("embedding.list.element")
-    pq.write_table(
-        table.replace_schema_metadata(schema.footer(metadata)),
+    with pq.ParquetWriter(
         sink,
+        arrow_schema.with_metadata(schema.footer(metadata)),
         compression="zstd",
         compression_level=1,
         use_dictionary=dictionaries,
         column_encoding={"embedding.list.element": "BYTE_STREAM_SPLIT"} if split_floats else None,
         write_page_checksum=True,
         write_page_index=True,
-        row_group_size=max(1, ROW_GROUP_BYTES * max(table.num_rows, 1) // max(table.nbytes, 1)),
         store_schema=True,
-    )
+    ) as writer:
+        for table in tables:
+            n_rows += table.num_rows
+            writer.write_table(
+                table, row_group_size=max(1, ROW_GROUP_BYTES * max(table.num_rows, 1) // max(table.nbytes, 1))
+            )
     data = sink.getvalue()
     found = pq.read_metadata(io.BytesIO(data))
-    if found.num_rows != table.num_rows:
-        raise OutputError(
-            f"a data file was encoded with {found.num_rows} rows instead of {table.num_rows}; report this"
-        )
+    if found.num_rows != n_rows:
+        raise OutputError(f"a data file was encoded with {found.num_rows} rows instead of {n_rows}; report this")
     return data
 
 
