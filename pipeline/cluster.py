@@ -78,7 +78,7 @@ def pool_sizes(job: Job, n_splits: int, n_parts: int) -> Pools:
             1.0 if on_gpu else 0.0,
             None if on_gpu else max(1, cpus // embedders),
         ),
-        writers=Pool(writers, writers, share(write, writers)),
+        writers=Pool(writers, max(writers, most) if on_gpu else writers, share(write, writers)),
     )
 
 

@@ -133,7 +133,7 @@ def _reject_long_partitions(records: pa.Table, by: Sequence[str]) -> pa.Table:
     for name in by:
         values = pc.cast(records[name], pa.string())
         distinct = [value for value in values.unique().to_pylist() if value is not None]
-        long = [value for value in distinct if len(partition_step(name, value)) > MAX_PARTITION_STEP]
+        long = [value for value in distinct if len(partition_step(name, value).encode()) > MAX_PARTITION_STEP]
         if long:
             bad = pc.and_(pc.is_null(records["reason"]), pc.is_in(values, pa.array(long)))
             for column, value in (("reason", "invalid_column"), ("detail", f"partition column {name} is too long")):

@@ -44,12 +44,12 @@ class Crashed(Exception):
 
 
 def here(work: Callable[..., Any]) -> Callable[..., Any]:
-    """`work` in this process: whatever it raises becomes Crashed, except errors of ours, which stay what they are."""
+    """`work` in this process: what it raises becomes Crashed, but for errors of ours and of stores, which no item causes."""
 
     def attempt(*given: Any) -> Any:
         try:
             return work(*given)
-        except CorpusEmbedError:
+        except (CorpusEmbedError, OSError):
             raise
         except Exception as error:
             if "CUDA error" in str(error):
@@ -126,7 +126,7 @@ def _serve(pipe: Connection) -> None:
                     work = here(load(*given))
                 else:
                     answer = work(question)
-            except (CorpusEmbedError, Crashed) as error:
+            except (CorpusEmbedError, OSError, Crashed) as error:
                 answer = error
             pipe.send(answer)
 

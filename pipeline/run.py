@@ -159,9 +159,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     with watching(plan, store, totals, progress, watch) as stop:
         try:
             writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
-            parts.write_datasink(
-                PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.workers
-            )
+            parts.write_datasink(PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.most)
         except (Exception, KeyboardInterrupt) as error:
             raise stop.error or _own_error(error) from error
 

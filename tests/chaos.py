@@ -115,15 +115,15 @@ class Chaos:
         self.draw, self.exits, self.hit = random.Random(seed), Counter[str](), Counter[str]()
         self.history_path = folder / "history.jsonl"
         self.history_path.touch()
-        self.n_started = 0
+        self.n_started, self.patience = 0, 1.0
 
     @property
     def n_kills(self) -> int:
         return self.exits["killed"]
 
-    def until_done(self, spec: JobSpec, timeout_s: float = 300.0) -> None:
+    def until_done(self, spec: JobSpec, timeout_s: float = 900.0) -> None:
         """Start, kill and start again until a process that began after this call says that all is committed."""
-        begun, lives, done = time.monotonic(), dict[int, _Life](), False
+        begun, lives, done, self.patience = time.monotonic(), dict[int, _Life](), False, 1.0
         while not done:
             assert time.monotonic() < begun + timeout_s, f"not done after {timeout_s} s: {self.exits}"
             for slot in range(self.racers):
@@ -139,7 +139,7 @@ class Chaos:
     def _start(self, spec: JobSpec) -> _Life:
         self.n_started += 1
         draw, environment = self.draw, {}
-        fate = draw.choices(["timed", "failpoint", "stopped", "left alone"], [5, 4, 1, 2])[0]
+        fate = draw.choices(["timed", "failpoint", "stopped", "long"], [5, 4, 1, 2])[0]
         if fate == "failpoint":
             points = self.folder / f"points-{self.n_started}"
             points.mkdir()
@@ -151,10 +151,10 @@ class Chaos:
             spec.model_dump_json(), str(self.history_path), draw.getrandbits(32), environment,
             self.pause_s,
         )  # fmt: skip
-        never = float("inf")
+        never, life_s = float("inf"), self.life_s * self.patience * (1 if fate in ("timed", "failpoint") else 6)
         life = _Life(
             FORKS.Process(target=run_alone, args=(order,)),
-            kill_at=draw.uniform(0.05, self.life_s) if fate in ("timed", "failpoint") else never,
+            kill_at=draw.uniform(0.05, life_s),
             stop_at=draw.uniform(0.05, self.life_s) if fate == "stopped" else never,
             stopped_s=draw.uniform(0.2, self.life_s),
         )
@@ -181,6 +181,7 @@ class Chaos:
 
     def _ended(self, life: _Life) -> None:
         names = {-signal.SIGKILL: "killed", 0: "done", AGAIN: "superseded"}
+        self.patience *= 1.06  # a slow machine gets nothing done in short lives: they grow until the round ends
         self.exits[names.get(life.process.exitcode, f"exit {life.process.exitcode}")] += 1
 
     def history(self) -> list[dict[str, Any]]:

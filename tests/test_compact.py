@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import commit, failpoints, parts
+from pipeline import commit, cutting, failpoints
 from pipeline.compact import compact
 from pipeline.dataset import open_dataset
 from pipeline.errors import CommitConflict, OutputError
@@ -95,7 +95,7 @@ def test_the_same_rows_are_in_one_file_a_partition_and_nothing_is_to_do(scene: P
 def test_the_joined_split_read_again_is_one_part_with_the_same_records(scene: Path) -> None:
     compact(str(scene / "out"), None)
     (joined,) = head_parts(scene)
-    (again,) = parts.cut(joined.split, job_of(spec_of(scene)))
+    (again,) = cutting.cut(joined.split, job_of(spec_of(scene)))
     assert (again.index, again.last) == (0, True)
     assert sum(table.num_rows for _, table in again.pieces) == joined.n_records == 20 + 21 + 22 + 23 + 2
     assert joined.n_rejects == 2

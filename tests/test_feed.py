@@ -99,7 +99,7 @@ def some_night(root: Path, rng: random.Random, *, shared_ids: bool) -> None:
 
 @pytest.mark.parametrize("shared_ids", [False, True])
 @pytest.mark.parametrize("partition_by", [[], ["lang"]])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12)]])
 def test_feeds_applied_one_after_another_give_every_snapshot(
     tmp_path: Path, seed: int, partition_by: list[str], shared_ids: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from pipeline.errors import OutputError, SpecError
 from pipeline.spec import PublishSpec, spec_from
 from pipeline.storage import Store
 from pipeline.vacuum import vacuum
+from tests import outputs
 from tests.outputs import write_shard
 from tests.stand_in import make_spec, run
 from tests.test_cli import called
@@ -77,8 +78,14 @@ def iceberg_ids(table: Any) -> dict[int, int]:
     return {int(found.summary["corpus-embed.snapshot"]): found.snapshot_id for found in table.snapshots()}
 
 
-@pytest.mark.parametrize("partition_by", [[], ["lang", "day", "at", "n", "ok"]], ids=["flat", "partitioned"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("precision", "partition_by"),
+    [
+        pytest.param("float32", list(KEPT["keep_columns"]), id="float32-partitioned"),
+        *[pytest.param(precision, ["lang"], id=f"{precision}-partitioned") for precision in PRECISIONS[1:]],
+        *[pytest.param(precision, [], marks=pytest.mark.slow, id=f"{precision}-flat") for precision in PRECISIONS],
+    ],
+)
 def test_every_engine_reads_the_rows_of_every_snapshot(tmp_path: Path, precision: str, partition_by: list[str]) -> None:
     store = two_snapshots(tmp_path, vector_precision=precision, partition_by=partition_by)
     root = str(tmp_path / "out")
@@ -268,7 +275,18 @@ def test_publish_on_the_command_line(
     assert "the snapshots are committed" in capsys.readouterr().err
 
 
-def test_publish_is_no_part_of_the_fingerprint_and_its_mistakes_are_named(tmp_path: Path) -> None:
+def test_a_run_with_nothing_to_do_publishes_what_its_spec_asks_for(
+    tmp_path: Path, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "in/a.jsonl", outputs.DOCUMENTS)
+    spec = outputs.make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)
+    outputs.run_without_ray(spec)
+    (tmp_path / "job.yaml").write_text(spec.to_yaml())
+    assert called(monkeypatch, "run", str(tmp_path / "job.yaml"), "--set", "publish.delta=true") == 0
+    assert DeltaTable(spec.output.uri).to_pyarrow_table().num_rows == len(outputs.DOCUMENTS)
+
+
+def test_mistakes_in_publish_are_named(tmp_path: Path) -> None:
     fields = spec_of(tmp_path).model_dump(mode="json")
     for publish, message in [
         ({"iceberg": {"tabel": "a.b"}}, "did you mean 'table'"),

@@ -246,8 +246,8 @@ def test_a_prompt_is_seen_by_the_model_and_is_in_neither_text_nor_hash(tmp_path:
 def test_a_partition_value_too_long_for_a_folder_is_a_reject_and_the_longest_that_fits_is_not(
     tmp_path: Path,
 ) -> None:
-    fits, too_long, percent = "x" * (255 - len("lang=")), "x" * (256 - len("lang=")), "漢" * 30
-    docs = [{"id": str(i), "text": "t", "lang": lang} for i, lang in enumerate([fits, too_long, percent, "en", None])]
+    fits, too_long, wide = "x" * (255 - len("lang=")), "x" * (256 - len("lang=")), "漢" * 84
+    docs = [{"id": str(i), "text": "t", "lang": lang} for i, lang in enumerate([fits, too_long, wide, "en", None])]
     write_shard(tmp_path / "in/a.jsonl", docs)
     spec = make_spec(
         tmp_path / "in", tmp_path / "out", input={"keep_columns": ["lang"]}, output={"partition_by": ["lang"]}

@@ -47,18 +47,18 @@ def squares_of(n: int, child: Child) -> tuple[dict[int, int], dict[int, Crashed]
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "poison", [{0, 299}, pytest.param({17, 18}, marks=pytest.mark.slow), pytest.param({5, 260}, marks=pytest.mark.slow)]
+    "poison", [{0, 199}, pytest.param({17, 18}, marks=pytest.mark.slow), pytest.param({5, 160}, marks=pytest.mark.slow)]
 )
 def test_poison_items_are_found_in_few_restarts_and_the_others_come_out(tmp_path: Path, poison: set[int]) -> None:
     starts = tmp_path / "starts"
     with Child(load_worker, starts, poison, {100}) as child:
-        found, failed = squares_of(300, child)
+        found, failed = squares_of(200, child)
     assert set(failed) == poison | {100}
-    assert found == {n: n**2 for n in range(300) if n not in poison | {100}}
+    assert found == {n: n**2 for n in range(200) if n not in poison | {100}}
     assert {failed[n].detail for n in poison} == {"the worker process died: SIGSEGV"}
     assert (failed[100].detail, failed[100].died) == ("RuntimeError: no square", False)
-    # whole, 16 runs of 18 or 19, two of those to single items, and once more: at most five deaths each, and the first
-    assert n_starts(starts) <= 1 + 5 * len(poison)
+    # the first start, one for all of them, and for each its run of 12 or 13, itself alone, and once more
+    assert n_starts(starts) <= 2 + 3 * len(poison)
 
 
 @pytest.mark.faults
@@ -109,8 +109,9 @@ def test_errors_of_ours_and_broken_devices_are_not_blamed_on_items() -> None:
 
         return here(work)
 
-    with pytest.raises(SpecError):
-        fails(SpecError("wrong"))()
+    for error in (SpecError("wrong"), PermissionError("the index of known vectors cannot be read")):
+        with pytest.raises(type(error)):
+            fails(error)()
     with pytest.raises(Crashed) as memory:
         fails(MemoryError("no room"))()
     assert memory.value.reason == "out_of_memory"

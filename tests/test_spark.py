@@ -5,6 +5,7 @@ Oracle: the rows of the snapshot by `open_dataset`. Spark gets the paths of the 
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,6 @@ def test_spark_reads_the_rows_of_every_snapshot(
     for number in (1, 2):
         expected = open_dataset(store.uri, number).to_table()
         lists = pq.read_table(tmp_path / "out" / commit.load_snapshot(store, number).file_list)["paths"].to_pylist()
-        # a path is a Hadoop glob to Spark, so what means something in one is escaped
         paths = [f"{tmp_path}/out/{path}" for part in lists for path in part]
         found = spark.read.option("basePath", f"{tmp_path}/out/data").parquet(*paths)
         types = dict(found.dtypes)
@@ -55,7 +55,7 @@ def test_spark_reads_the_rows_of_every_snapshot(
         )
         rows = [row.asDict() for row in found.collect()]
         for row in rows:
-            row["at"] = row["at"] and row["at"].replace(tzinfo=__import__("datetime").UTC)
+            row["at"] = row["at"] and row["at"].replace(tzinfo=datetime.UTC)
         assert sorted(rows, key=lambda row: row["doc_id"]) == [
             {name: row[name] for name in rows[0]} for row in plain(expected)
         ]

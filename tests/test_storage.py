@@ -137,6 +137,14 @@ def test_retries_end_at_the_deadline_and_say_for_what(monkeypatch: pytest.Monkey
         retry.retried(request, "read s3://b/k")
 
 
+def test_a_full_disk_is_named_and_nothing_half_written_stays(tmp_path: Path, small_disk: Any) -> None:
+    store = Store(str(small_disk(tmp_path / "disk", "256k")))
+    with pytest.raises(StorageError, match=r"write .*/disk/data/x: no room for 1000000 bytes \(OSError: .*No space"):
+        store.put_if_absent("data/x", bytes(1_000_000))
+    assert [path for path in (tmp_path / "disk").rglob("*") if path.is_file()] == []
+    assert store.put_if_absent("data/x", b"small")
+
+
 def test_every_retry_is_told_and_a_long_one_named_once_without_the_text_of_its_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

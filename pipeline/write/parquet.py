@@ -80,10 +80,15 @@ def restored_vectors(rows: pa.Table, precision: str, dimension: int) -> npt.NDAr
 
 def partition_step(name: str, value: str | None) -> str:
     """One Hive folder `name=value`, percent-encoded, so that no value can leave the folder above it."""
-    escaped = NULL_PARTITION if value is None else quote(value, safe="")
+    escaped = NULL_PARTITION if value is None else _quoted(value)
     if value == NULL_PARTITION:
         escaped = "%5F" + NULL_PARTITION[1:]
-    return f"{quote(name, safe='')}={escaped}"
+    return f"{_quoted(name)}={escaped}"
+
+
+def _quoted(text: str) -> str:
+    """Percent-encoded but for printable characters outside ASCII: Spark 4.3 takes %E6%BC%A2 for three characters."""
+    return "".join(sign if sign > "\x7f" and sign.isprintable() else quote(sign, safe="") for sign in text)
 
 
 def partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, str | None], str, pa.Table]]:

@@ -188,24 +188,6 @@ def test_a_run_larger_than_the_object_store_finishes(tmp_path: Path, bert_mean_d
     assert open_dataset(spec.output.uri).to_table(columns=["doc_id"]).num_rows == 200
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Any]:
-    """Mounts file systems in memory of a few bytes; skips where that is refused."""
-    mounted = []
-
-    def mount(path: Path, size: str) -> Path:
-        path.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("mounting tmpfs is refused here")
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_full_output_disk_fails_with_its_name_and_the_run_resumes_when_there_is_room(
