@@ -24,12 +24,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from pipeline import commit, parts, run, stages
+from pipeline import commit, parts, stages
+from pipeline.cluster import connect
 from pipeline.lineage import Manifest, content_hash
 from pipeline.metrics import Progress
 from pipeline.plan import Plan, make_plan, plan_table
@@ -147,7 +149,7 @@ class SleepingEngine(stand_in.HashEngine):
 
 class Prepare(stages.PrepareParts):
     def __init__(self, job: Any, run_id: str, totals: Any, *_: Any) -> None:
-        self.job, self.totals = job, totals
+        self.job, self.totals, self.loading = job, totals, ()
         tokenizer = stand_in.ByteTokenizer()
         self.prepare = lambda part: parts.prepare(part, job, tokenizer, run_id)
 
@@ -168,17 +170,18 @@ def write_shards(folder: Path, n_shards: int, n_documents: int) -> None:
 def planned(folder: Path, n_parts: int, **runtime: Any) -> tuple[Plan, Any]:
     """A plan of `n_parts` parts, a few small documents each."""
     write_shards(folder / "in", n_parts, 4)
-    spec = stand_in.make_spec(folder / "in", folder / "out", runtime={"part_bytes": 200, **runtime})
+    spec = stand_in.make_spec(folder / "in", folder / "out", runtime={"part_bytes": 1024, **runtime})
     plan = make_plan(stand_in.job_of(spec), stand_in.store_of(spec))
     assert len(plan.todo) == n_parts
     return plan, stand_in.store_of(spec)
 
 
 def execute(plan: Plan, store: Any, what: str) -> float:
-    run.PrepareParts, run.EmbedParts = Prepare, Embed  # type: ignore[misc]
+    flow = import_module("pipeline.run")  # `pipeline.run` itself is the function
+    flow.PrepareParts, flow.EmbedParts = Prepare, Embed
     progress, started = Progress(), time.perf_counter()
     with measured(what, len(plan.todo)):
-        run.execute(plan, store, progress, None)
+        flow.execute(plan, store, progress, None)
     assert len(commit.load_manifests(store, plan.job.fingerprint)) == len(plan.todo)
     return time.perf_counter() - started
 
@@ -186,7 +189,7 @@ def execute(plan: Plan, store: Any, what: str) -> float:
 def measure_parts(folder: Path, options: argparse.Namespace) -> None:
     for n_parts in (options.parts // 4, options.parts):
         plan, store = planned(folder / str(n_parts), n_parts)
-        run.connect(None)
+        connect(None)
         execute(plan, store, f"{n_parts} parts through Ray")
 
 
