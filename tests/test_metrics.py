@@ -86,7 +86,7 @@ def test_what_a_run_recovered_from_is_in_its_figures_and_its_report_also_when_it
     assert [progress.summary()[name] for name in names] == [4, 1, 3, 3]
     printed = [Console(file=io.StringIO(), width=300) for _ in range(2)]
     for console, found in zip(printed, (quiet, progress), strict=True):
-        report(console, found, "out", snapshot)
+        report(console, found, "out", snapshot, {})
     said, more = (console.file.getvalue() for console in printed)
     assert "recovered" not in said
     assert (
