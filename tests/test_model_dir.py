@@ -18,6 +18,7 @@ from pipeline import job as job_module
 from pipeline.careful import load_engine, load_preparer
 from pipeline.errors import ModelError
 from pipeline.model_store import resolve
+from pipeline.storage import Store
 from tests.model_dirs import bert_dense_normalize, bert_japanese, bert_mean, llama_last_token, minilm
 from tests.outputs import DOCUMENTS, make_spec, write_shard
 
@@ -181,7 +182,7 @@ def test_a_file_that_changes_after_planning_is_noticed_on_every_worker(copy, tmp
         for load in (
             there.model,
             lambda: load_engine(there, 0, None),
-            lambda: load_preparer(there, "run"),
+            lambda: load_preparer(there, "run", Store("memory://none"), []),
         ):
             with pytest.raises(ModelError, match="model files on this node differ"):
                 load()

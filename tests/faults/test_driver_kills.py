@@ -79,11 +79,18 @@ def assert_output_is_the_input(s3: Any) -> None:
     assert set(store.list("data")) == listed  # nothing under data/ that no snapshot names
 
 
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param([signal.SIGKILL], id="once"),
+        pytest.param([signal.SIGKILL, signal.SIGTERM] * 5, id="ten times", marks=pytest.mark.slow),
+    ],
+)
 def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing_and_embeds_nothing_twice(
-    s3: Any, job: Path
+    s3: Any, job: Path, kills: list[signal.Signals]
 ) -> None:
     chance, embedded = random.Random(7), 0
-    for kill_with in (signal.SIGKILL, signal.SIGTERM):
+    for kill_with in kills:
         before, wanted = n_manifests(s3), chance.randint(1, 3)
         process = start(job)
         deadline = time.monotonic() + 120
@@ -101,7 +108,8 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing_and_embeds_
     assert_output_is_the_input(s3)
 
 
-@pytest.mark.parametrize("place", ["after_data_put", pytest.param("after_manifest_put", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/faults/test_worker_kills.py kills one worker of every stage
+@pytest.mark.parametrize("place", ["after_data_put", "after_manifest_put"])
 def test_a_writer_killed_between_two_steps_is_replaced_within_the_run(
     s3: Any, job: Path, tmp_path: Path, place: str
 ) -> None:
@@ -123,6 +131,7 @@ def test_a_driver_killed_just_before_its_snapshot_commits_it_when_started_again_
     assert_output_is_the_input(s3)
 
 
+@pytest.mark.slow  # tests/faults/test_races.py and test_chaos.py race without Ray
 def test_two_runs_of_one_job_at_once_end_in_one_snapshot(s3: Any, job: Path) -> None:
     first, second = start(job), start(job)
     results = [finish(first), finish(second)]
@@ -131,6 +140,7 @@ def test_two_runs_of_one_job_at_once_end_in_one_snapshot(s3: Any, job: Path) -> 
     assert_output_is_the_input(s3)
 
 
+@pytest.mark.slow  # tests/faults/test_chaos.py has it without Ray
 def test_a_fifth_of_all_s3_requests_failing_changes_nothing(
     s3: Any, job: Path, tmp_path: Path, bert_mean_dir: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_process_killed_at_a_failpoint_costs_nothing_that_was_finished(
     check_rows(spec)
 
 
+@pytest.mark.slow  # tests/faults/test_chaos.py does more of it
 def test_a_process_killed_at_random_moments_ends_in_the_same_rows(spec: JobSpec) -> None:
     clock = random.Random(20)
     n_kills = 0

@@ -107,6 +107,7 @@ def test_a_refresh_embeds_only_new_and_changed_shards_and_drops_removed_ones(
     }
 
 
+@pytest.mark.slow  # tests/test_refresh.py has it without Ray
 def test_another_model_is_a_full_new_version_and_the_old_one_stays_readable(
     tmp_path: Path, bert_mean_dir: Path, bert_dense_dir: Path
 ) -> None:
