@@ -127,7 +127,7 @@ def test_a_change_of_a_record_is_a_change_of_the_format(root: Path) -> None:
     """Records are closed: an earlier release refuses an unknown field. See "Versions" in docs/output-format.md."""
     for record, folder in ((Manifest, "manifests"), (Snapshot, "snapshots"), (Generation, "generations")):
         written = json.loads(next((root / "out/_meta" / folder).rglob("*.json")).read_text())
-        assert set(written) <= set(record.model_fields), (  # "==" once the first release is out
+        assert set(written) == set(record.model_fields), (
             "records have other fields than format-1.tar.gz: before the first release run `python -m "
             "tests.fixtures.make_format_1`; after it raise FORMAT_VERSION and add a fixture of its own"
         )
