@@ -22,6 +22,7 @@ from pipeline.lineage import FORMAT_VERSION, Generation, Manifest, Snapshot
 from pipeline.plan import make_plan
 from pipeline.recorded import read_recorded
 from pipeline.storage import Store
+from pipeline.text_index import IndexRun
 from pipeline.trace import trace
 from pipeline.vacuum import vacuum
 from pipeline.verify import verify
@@ -96,7 +97,7 @@ def test_a_row_is_traced_to_its_source(root: Path, s3_session: Any) -> None:
 def test_every_kind_of_record_says_which_format_it_has(root: Path) -> None:
     records = list((root / "out/_meta").rglob("*.json"))
     kinds = {path.relative_to(root / "out/_meta").parts[0] for path in records}
-    assert kinds == {"snapshots", "manifests", "generations", "runs"}
+    assert kinds == {"snapshots", "manifests", "generations", "runs", "index"}
     assert {json.loads(path.read_text())["format_version"] for path in records} == {1}
     attempts = (root / "out/_meta/runs").glob("*/attempt-*.json")
     assert {json.loads(path.read_text())["model"]["license"] for path in attempts} == {"apache-2.0"}
@@ -125,7 +126,8 @@ def test_a_newer_record_of_any_kind_is_refused_before_its_fields_are_looked_at(r
 
 def test_a_change_of_a_record_is_a_change_of_the_format(root: Path) -> None:
     """Records are closed: an earlier release refuses an unknown field. See "Versions" in docs/output-format.md."""
-    for record, folder in ((Manifest, "manifests"), (Snapshot, "snapshots"), (Generation, "generations")):
+    kinds = {"manifests": Manifest, "snapshots": Snapshot, "generations": Generation, "index": IndexRun}
+    for folder, record in kinds.items():
         written = json.loads(next((root / "out/_meta" / folder).rglob("*.json")).read_text())
         assert set(written) == set(record.model_fields), (
             "records have other fields than format-1.tar.gz: before the first release run `python -m "
