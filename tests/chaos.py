@@ -87,7 +87,7 @@ def _run(spec: JobSpec, draw: random.Random, order: Order) -> Snapshot:
             _tell(order, "committed", stand_in.commit_plan(plan, store, found, complete=False))
     finished = commit.load_manifests(store, job.fingerprint, plan.done)
     assert not missing(plan, finished)
-    return finish(plan, store, finished)
+    return finish(plan, store, plan.parts_of(finished))
 
 
 def _tell(order: Order, what: str, snapshot: Snapshot | None = None, **more: Any) -> None:
