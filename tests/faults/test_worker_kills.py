@@ -105,7 +105,7 @@ def test_a_run_under_steady_kills_ends_in_the_same_rows(
 ) -> None:
     spec = spec_of(input_uri, tmp_path / "out", bert_mean_dir)
     process = start(spec, tmp_path)
-    killer = Killer(process.pid, [PREPARE, EMBED, WRITE], n_kills=12, seed=seed, pause_s=1.5)
+    killer = Killer(process.pid, [PREPARE, EMBED, WRITE], n_kills=12, seed=seed, pause_s=0.7)
     killer.start()
     result = finish(process, 800)
     killer.stopped.set()
