@@ -225,9 +225,10 @@ def test_a_lost_row_fails_counts(output):
 def test_a_missing_part_leaves_a_gap(output):
     store = Store(str(output))
     parts = commit.live_parts(store, commit.load_snapshot(store))
-    list_again(output, parts[1:])
+    gone = next(part for part in parts if not part.n_rejects)  # else the snapshot's sum of reasons is wrong too
+    list_again(output, [part for part in parts if part != gone])
     found = verify(str(output), None, sample=0)
-    assert failed(found) == {"splits", "counts", "manifests"}
+    assert failed(found) == {"splits", "counts"}
     assert "planned by run" in detail(found, "splits")
 
 
