@@ -129,6 +129,7 @@ def test_an_outage_longer_than_the_limit_ends_the_run_in_time_and_says_for_what(
     assert texts_of(s3) == TEXTS
 
 
+@pytest.mark.slow
 def test_a_store_that_hangs_is_given_up_after_the_limit_and_not_after_25_timeouts(
     s3: S3Place, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

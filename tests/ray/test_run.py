@@ -182,6 +182,7 @@ def test_too_many_rejects_stop_the_run_and_a_raised_limit_goes_on_without_embedd
     assert (result.snapshot.n_documents, result.snapshot.reject_reasons) == (8, {"null_text": 1})
 
 
+@pytest.mark.slow  # tests/test_verify.py has duplicate ids without Ray
 def test_duplicate_ids_are_kept_and_flagged(tmp_path: Path, bert_mean_dir: Path) -> None:
     write_shard(tmp_path / "in/a.jsonl", documents(5))
     write_shard(tmp_path / "in/b.jsonl", documents(5, 4))
