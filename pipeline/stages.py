@@ -1,6 +1,6 @@
 """Thin Ray wiring: each class puts plain functions of parts.py and publish.py into one stage of a Ray Dataset.
 
-    range(n splits) ─► PrepareParts (CPU actors) ─► EmbedParts (GPU actors) ─► PartSink (write tasks)
+    splits ─► PrepareParts (CPU actors) ─► EmbedParts (GPU actors) ─► PartSink (write tasks)
 
 A row of the Dataset is a part: `header` (JSON) and Arrow IPC streams in large_binary cells, which Ray never splits or
 merges inside and which are read back without a copy.

@@ -160,8 +160,7 @@ def run(
 
 def commit_plan(plan: Plan, store: Store, finished: Sequence[Manifest], *, complete: bool = True) -> Snapshot:
     """The snapshot of a plan, on the head that it was planned on."""
-    targets = {t.split.split_id for t in plan.todo} | {part.split.split_id for part in plan.done}
-    live = [part for part in finished if part.split.split_id in targets]
+    live = plan.parts_of(finished)
     duplicates = dataset.count_duplicate_ids(store, live) if complete and plan.job.spec.input.id_column else None
     return commit.commit_snapshot(
         store, live, run_id=plan.run_id, fingerprint=plan.job.fingerprint, parent=plan.head, complete=complete,
