@@ -95,7 +95,7 @@ class ModelSpec(_Section):
     prompt: str | None = None
     prompt_name: str | None = None
     max_tokens: Auto | Count = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     truncate_dim: Count | None = None
 
     @pydantic.model_validator(mode="after")

@@ -28,12 +28,13 @@ from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.versions import versions
 from pipeline.write import parquet
 
-MIN_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
+MIN_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99, "int8": 0.999}
 """By the dtype of the model's arithmetic. float32 differs between machines by the order of sums, about 1e-6; a half
-precision rounds every product (2^-11, 2^-9), and another device or batch rounds others."""
+precision rounds every product (2^-11, 2^-9), and another device or batch rounds others; at int8 a value at the edge of two
+steps falls to either side."""
 MIN_COSINE_INT8 = 0.999
 """A value at the edge of two of the 255 steps falls to either side: one step of one value is at most 1/127."""
-MIN_EQUAL_BITS = {"float32": 0.98, "float16": 0.97, "bfloat16": 0.95}
+MIN_EQUAL_BITS = {"float32": 0.98, "float16": 0.97, "bfloat16": 0.95, "int8": 0.97}
 """ubinary keeps signs; the sign of a value within rounding of zero is chance."""
 
 RowKey = tuple[tuple[str, str, int], int]

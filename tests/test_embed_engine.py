@@ -179,13 +179,40 @@ def test_a_plain_transformers_directory_needs_a_named_pooling(copy):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dtype": "int8"}, {"engine": "fast"}, {"pooling": "median"}, {"device": "cuda"}], ids=str
+    "wrong", [{"dtype": "int4"}, {"engine": "fast"}, {"pooling": "median"}, {"device": "cuda"}], ids=str
 )
 def test_impossible_choices_are_named(bert, wrong):
     if "device" in wrong and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ModelError, match=next(iter(wrong.values()))):
         load_engine(resolve(str(bert)), **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"engine": "padded"}, {"device": "cuda"}, {"pooling": "mean", "model_type": "mpnet"}], ids=str
+)
+def test_int8_where_it_cannot_run_is_an_error_and_not_another_dtype(copy, wrong):
+    if "device" in wrong and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(
+        json.dumps({**config, "model_type": wrong.pop("model_type", config["model_type"])})
+    )
+    with pytest.raises(ModelError, match=r"int8|sees no GPU"):
+        load_engine(resolve(str(copy)), dtype="int8", **wrong)
+
+
+def test_an_int8_vector_does_not_depend_on_its_batch_and_shows_values_that_are_not_finite(copy):
+    ids, offsets = ragged()
+    engine = load_engine(resolve(str(copy)), dtype="int8", max_batch_tokens=90)
+    together = engine.embed(ids, offsets)
+    for i in np.flatnonzero(LENGTHS):
+        alone = engine.embed(ids[offsets[i] : offsets[i + 1]], np.array([0, LENGTHS[i]]))
+        # a sum in another order moves a value over the edge of two of 255 steps: one step of a few values of a row
+        np.testing.assert_allclose(together[i], alone[0], atol=2e-2)
+    engine._body._words[7] = torch.inf
+    vectors = engine.embed(np.array([2, 7, 3, 2, 8, 3], np.int32), np.array([0, 3, 6]))
+    assert np.isfinite(vectors).all(axis=1).tolist() == [False, True]
 
 
 def test_loading_an_engine_changes_no_global_thread_count(bert):

@@ -23,7 +23,8 @@ from pipeline.embed.buckets import Rows
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
+"""Name in a job spec → dtype of weights as they are read. int8 rounds those of linear layers, the rest stays float32."""
 
 
 @dataclass

@@ -48,6 +48,11 @@ def load_engine(
     _check_choice("engine", engine, ("auto", "packed", "padded"))
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"device {device!r}: torch {torch.__version__} sees no GPU. Set runtime device to 'cpu'.")
+    if dtype == "int8" and (device != "cpu" or engine == "padded"):
+        raise ModelError(
+            f"dtype 'int8' runs in the packed engine on a CPU only; device is {device!r}, engine {engine!r}. Set model.dtype "
+            "to 'auto'."
+        )
     options = EngineOptions(
         pooling=_pooling(model, pooling),
         normalize=model.normalize if normalize == "auto" else bool(normalize),
@@ -61,8 +66,9 @@ def load_engine(
         loaded = load_packed(model, options)
         if isinstance(loaded, Engine):
             return loaded
-        if engine == "packed":
-            raise ModelError(f"{model.path}: engine 'packed' cannot run it: {loaded}. Set engine to 'auto'.")
+        if engine == "packed" or dtype == "int8":
+            wish = "engine 'packed'" if engine == "packed" else "dtype 'int8' needs engine 'packed', which"
+            raise ModelError(f"{model.path}: {wish} cannot run it: {loaded}. Set both to 'auto'.")
         log.info("%s: padded engine, because packed cannot run it: %s", model.path, loaded)
     from pipeline.embed.padded import PaddedEngine  # sentence-transformers: 6 s that packed models do without
 

@@ -20,7 +20,8 @@ from pipeline.embed.base import DTYPES, Engine, EngineOptions
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.budget import device_key, remembered_budget
 from pipeline.embed.head import load_head
-from pipeline.embed.linear import ACTIVATIONS
+from pipeline.embed.int8 import Int8Linear
+from pipeline.embed.linear import ACTIVATIONS, Linear
 from pipeline.embed.packed_bert import PackedBert
 from pipeline.embed.packed_llama import PackedLlama
 from pipeline.embed.pooling import keep_real, pool, single_token_index
@@ -109,4 +110,5 @@ def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
     if reason := family.unsupported(config):
         return reason
     weights = read_weights(model.transformer_path, family.shapes(config), prefix, dtype, options.device)
-    return PackedEngine(model, options, family(config, weights))
+    linear = Int8Linear if options.dtype == "int8" else Linear
+    return PackedEngine(model, options, family(config, weights, linear))

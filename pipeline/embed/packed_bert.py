@@ -54,7 +54,7 @@ class PackedBert:
     single_token_poolings: ClassVar[tuple[str, ...]] = ("cls", "last_token")
     default_budget_tokens: ClassVar[dict[str, int]] = {"cpu": 2048, "cuda": 32768}
 
-    def __init__(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    def __init__(self, config: dict[str, Any], weights: dict[str, torch.Tensor], linear: type[Linear] = Linear) -> None:
         config = {**_DEFAULTS, **config}
         # RoBERTa counts positions from the padding id on, and a literal padding token stands at that very position.
         self._pad_id = None if config["model_type"] == "bert" else int(config.get("pad_token_id", 1))
@@ -70,7 +70,7 @@ class PackedBert:
         )
         self._norm = weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"]
         last = config["num_hidden_layers"] - 1
-        self._layers = [_layer(weights, f"encoder.layer.{i}.", i == last) for i in range(last + 1)]
+        self._layers = [_layer(weights, f"encoder.layer.{i}.", i == last, linear) for i in range(last + 1)]
 
     @staticmethod
     def unsupported(config: dict[str, Any]) -> str | None:
@@ -140,20 +140,20 @@ class PackedBert:
         return layer_norm(hidden, hidden.shape[-1:], *norm, self._eps)
 
 
-def _layer(weights: dict[str, torch.Tensor], prefix: str, is_last: bool) -> _Layer:
+def _layer(weights: dict[str, torch.Tensor], prefix: str, is_last: bool, linear: type[Linear]) -> _Layer:
     def pair(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"]
 
     def stacked(*names: str) -> Linear:
         parts = [pair(f"attention.self.{name}") for name in names]
-        return Linear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
+        return linear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
 
     return _Layer(
         qkv=stacked("query", "key", "value"),
-        out=Linear(*pair("attention.output.dense")),
+        out=linear(*pair("attention.output.dense")),
         norm_attention=pair("attention.output.LayerNorm"),
-        up=Linear(*pair("intermediate.dense")),
-        down=Linear(*pair("output.dense")),
+        up=linear(*pair("intermediate.dense")),
+        down=linear(*pair("output.dense")),
         norm_ffn=pair("output.LayerNorm"),
         q=stacked("query") if is_last else None,
         kv=stacked("key", "value") if is_last else None,

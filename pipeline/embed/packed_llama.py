@@ -48,7 +48,7 @@ class PackedLlama:
     single_token_poolings: ClassVar[tuple[str, ...]] = ("last_token",)
     default_budget_tokens: ClassVar[dict[str, int]] = {"cpu": 2048, "cuda": 16384}
 
-    def __init__(self, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    def __init__(self, config: dict[str, Any], weights: dict[str, torch.Tensor], linear: type[Linear] = Linear) -> None:
         config = {**_DEFAULTS, **config}
         self.max_tokens = min(int(config["max_position_embeddings"]), _LARGEST_TABLE)
         self.vocab_size = int(config["vocab_size"])
@@ -58,7 +58,7 @@ class PackedLlama:
         self._words = weights["embed_tokens.weight"]
         self._norm = weights["norm.weight"]
         last = config["num_hidden_layers"] - 1
-        self._layers = [_layer(weights, f"layers.{i}.", i == last) for i in range(last + 1)]
+        self._layers = [_layer(weights, f"layers.{i}.", i == last, linear) for i in range(last + 1)]
         frequencies, scale = _rotary(config, self._head_dim)
         angles = torch.outer(torch.arange(self.max_tokens, dtype=torch.float32), frequencies)
         self._cos, self._sin = ((table * scale).to(self._norm) for table in (angles.cos(), angles.sin()))
@@ -165,11 +165,11 @@ def _rotary(config: dict[str, Any], head_dim: int) -> tuple[torch.Tensor, float]
     return rotary.inv_freq.float(), float(rotary.attention_scaling)
 
 
-def _layer(weights: dict[str, torch.Tensor], prefix: str, is_last: bool) -> _Layer:
+def _layer(weights: dict[str, torch.Tensor], prefix: str, is_last: bool, linear: type[Linear]) -> _Layer:
     def stacked(*names: str) -> Linear:
         biases = [weights[f"{prefix}{name}.bias"] for name in names if f"{prefix}{name}.bias" in weights]
         matrices = [weights[f"{prefix}{name}.weight"] for name in names]
-        return Linear(torch.cat(matrices), torch.cat(biases) if biases else None)
+        return linear(torch.cat(matrices), torch.cat(biases) if biases else None)
 
     q, kv = ("self_attn.q_proj",), ("self_attn.k_proj", "self_attn.v_proj")
     return _Layer(
