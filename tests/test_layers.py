@@ -78,8 +78,7 @@ LAYERS = {
         3,
     ),
     **dict.fromkeys(["run", "watch", "stages", "cluster"], 4),
-    **dict.fromkeys(["cli", "cli_outputs", "display", "__main__", "__init__"], 5),
-    **dict.fromkeys(["cli", "cli_submit", "cli_options", "submit", "display", "__main__", "__init__"], 5),
+    **dict.fromkeys(["cli", "cli_outputs", "cli_options", "submit", "display", "__main__", "__init__"], 5),
 }
 # library -> the only places that may import it
 ROOMS = {
