@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from pipeline import dataset, schema
 from pipeline.errors import ModelError, SpecError
+from pipeline.job import load_engine_of
 from pipeline.lineage import DataFile, Generation
-from pipeline.recorded import Recorded, load_engine_of, read_recorded
+from pipeline.recorded import Recorded, read_recorded
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
 from pipeline.tokenize import load_tokenizer

@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from pipeline import cutting, dataset, parts
 from pipeline.errors import OutputError
-from pipeline.job import Job
+from pipeline.job import Job, load_engine_of
 from pipeline.lineage import Shard, Span, Split
 from pipeline.origin import SOURCE_GONE, Record, digest_of, key_of, read_records, shard_of
 from pipeline.ragged import renumbered
-from pipeline.recorded import Recorded, load_engine_of
+from pipeline.recorded import Recorded
 from pipeline.storage import shown
 from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.versions import versions
