@@ -42,7 +42,7 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
             f"{model.path}: max_tokens is {max_tokens}, but the model has {positions} positions. "
             f"Set model.max_tokens to {positions} or less."
         )
-    software = versions(model)
+    versions(model)  # a library that is missing on this node is named here
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.huggingface
     arguments = _tokenizer_arguments(model)
     tokenizer: Any = (None if arguments else read_plain(model)) or _auto_tokenizer(model, arguments)
@@ -51,7 +51,7 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
 
         if model.do_lower_case:
             lower_case(tokenizer)
-        return FastTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
+        return FastTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
     if model.do_lower_case and not getattr(tokenizer, "do_lower_case", False):
         raise ModelError(
             f"{model.path}: do_lower_case of sentence_bert_config.json cannot be applied to {type(tokenizer).__name__}; "
@@ -61,12 +61,12 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
         from pipeline.tokenize.mecab import MecabTokenizer, is_supported
 
         if is_supported(tokenizer):
-            return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
+            return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
     if isinstance(tokenizer, PlainJapanese):
         tokenizer = _auto_tokenizer(model, arguments)
     from pipeline.tokenize.reference import ReferenceTokenizer
 
-    return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
+    return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
 
 
 def _auto_tokenizer(model: ModelDir, arguments: dict[str, Any]) -> Any:
