@@ -71,6 +71,9 @@ class ModelDir:
     transformer_path: Path
     modules: tuple[Module, ...]
     config: dict[str, Any]
+    tokenizer_config: dict[str, Any]
+    tokenizer_arguments: dict[str, Any]
+    """What sentence-transformers' own config file passes on to the tokenizer."""
     max_tokens: int
     do_lower_case: bool
     pooling: str | None
@@ -117,6 +120,8 @@ def read_model(path: Path, where: str) -> ModelDir:
         transformer_path=transformer_path,
         modules=modules,
         config=config,
+        tokenizer_config=tokenizer,
+        tokenizer_arguments=_tokenizer_arguments(sentence),
         max_tokens=_max_tokens(sentence, tokenizer, config),
         do_lower_case=bool(sentence.get("do_lower_case", False)),
         pooling=_pooling_of(pooling_config, where) if pooling else None,
@@ -173,6 +178,11 @@ def _check_weights(directory: Path, required: bool, where: str) -> None:
             "are never loaded. Convert once where you trust the source: "
             "SentenceTransformer(model).save_pretrained(directory), and name that directory."
         )
+
+
+def _tokenizer_arguments(sentence: dict[str, Any]) -> dict[str, Any]:
+    found = sentence.get("processor_kwargs") or sentence.get("tokenizer_args") or {}
+    return {name: value for name, value in found.items() if name != "trust_remote_code"}
 
 
 def _max_tokens(sentence: dict[str, Any], tokenizer: dict[str, Any], config: dict[str, Any]) -> int:
