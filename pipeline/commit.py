@@ -14,7 +14,6 @@ import datetime
 import hashlib
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
@@ -24,7 +23,7 @@ from pipeline import file_list
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.failpoints import failpoint
 from pipeline.invariants import check_parts
-from pipeline.lineage import DataFile, Generation, Manifest, Snapshot, content_hash
+from pipeline.lineage import DataFile, Generation, Manifest, Snapshot, content_hash, totals_of
 from pipeline.storage import Store, shown
 from pipeline.write import parquet
 
@@ -201,9 +200,6 @@ def commit_snapshot(
     check_parts(parts, fingerprint, complete)
     ordered = sorted(parts, key=lambda part: part.part_id)
     listed = publish_file_list(store, ordered)
-    reasons: Counter[str] = Counter()
-    for part in ordered:
-        reasons.update(part.reject_reasons)
     while True:
         said = (parent.fingerprint, parent.file_list, parent.complete or not complete) if parent else None
         if parent is not None and said == (fingerprint, listed, True):
@@ -219,17 +215,9 @@ def commit_snapshot(
             complete=complete,
             fingerprint=fingerprint,
             file_list=listed,
-            n_parts=len(ordered),
-            n_files=sum(len(part.data_files) for part in ordered),
-            n_records=sum(part.n_records for part in ordered),
-            n_documents=sum(part.n_documents for part in ordered),
-            n_rejects=sum(part.n_rejects for part in ordered),
-            n_rows=sum(part.n_rows for part in ordered),
-            n_tokens=sum(part.n_tokens for part in ordered),
-            size_bytes=sum(file.size_bytes for part in ordered for file in part.data_files),
             n_duplicate_ids=n_duplicate_ids,
             nominal_time=nominal_time,
-            reject_reasons=dict(sorted(reasons.items())),
+            **totals_of(ordered),
         )
         path = f"{SNAPSHOTS}/{snapshot.number:020d}.json"
         if store.put_if_absent(path, snapshot.to_json()):
