@@ -17,10 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import cutting, dataset, parts
-from pipeline.errors import OutputError
 from pipeline.job import Job, load_engine_of
 from pipeline.lineage import Shard, Span, Split
-from pipeline.origin import SOURCE_GONE, Record, digest_of, key_of, read_records, shard_of
+from pipeline.origin import SOURCE_GONE, Key, Record, key_of, problem_of, read_sources
 from pipeline.ragged import renumbered
 from pipeline.recorded import Recorded
 from pipeline.storage import shown
@@ -36,7 +35,7 @@ MIN_COSINE_INT8 = 0.999
 MIN_EQUAL_BITS = {"float32": 0.98, "float16": 0.97, "bfloat16": 0.95}
 """ubinary keeps signs; the sign of a value within rounding of zero is chance."""
 
-RowKey = tuple[tuple[str, str, int], int]
+RowKey = tuple[Key, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +55,8 @@ def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> Comparison:
     """
     rows = [fields for table in tables for fields in table.drop_columns(["embedding"]).to_pylist()]
     stored = np.concatenate([dataset.vectors_of(c) for t in tables for c in t["embedding"].chunks]) if rows else None
-    records = _records(recorded, rows)
+    owners = {part.part_id: part for part in recorded.parts}
+    records = read_sources(recorded, [(owners.get(fields["part_id"]), fields) for fields in rows])
     findings, good = [], []
     gone: dict[str, int] = defaultdict(int)
     for number, fields in enumerate(rows):
@@ -88,31 +88,9 @@ def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> Comparison:
     return Comparison(tuple(findings), detail, figures)
 
 
-def _records(recorded: Recorded, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, int], Record | str]:
-    owners = {part.part_id: part for part in recorded.parts}
-    wanted: dict[Shard, set[int]] = defaultdict(set)
-    found: dict[tuple[str, str, int], Record | str] = {
-        key_of(fields): "names a part that is not live" for fields in rows
-    }
-    for fields in rows:
-        if fields["part_id"] in owners:
-            try:
-                wanted[shard_of(owners[fields["part_id"]], fields)].add(fields["source_record"])
-            except OutputError as error:
-                found[key_of(fields)] = str(error)
-    for shard, positions in wanted.items():
-        for position, record in read_records(recorded, shard, positions).items():
-            found[shard.uri, shard.etag, position] = record
-    return found
-
-
 def _text_problem(recorded: Recorded, fields: Mapping[str, Any], record: Record | str) -> str | None:
-    if isinstance(record, str):
-        return record
-    if record.text is None:
-        return f"its record would be rejected now: {record.reason}"
-    if digest_of(record, fields["char_start"], fields["char_end"]) != fields["text_sha256"]:
-        return "the source text has another hash than text_sha256"
+    if (problem := problem_of(record, fields)) or isinstance(record, str):
+        return problem
     default = f"{fields['source_uri']}#{fields['source_record']}"
     found = default if recorded.spec.input.id_column is None else record.raw["doc_id"][0].as_py()
     return None if found == fields["doc_id"] else f"its record has the id {found!r}"
@@ -121,7 +99,7 @@ def _text_problem(recorded: Recorded, fields: Mapping[str, Any], record: Record 
 def _embedded_again(
     recorded: Recorded,
     keys: Sequence[RowKey],
-    records: Mapping[tuple[str, str, int], Record | str],
+    records: Mapping[Key, Record | str],
     rows: Sequence[Mapping[str, Any]],
     stored: npt.NDArray[Any],
 ) -> tuple[float, float, list[str]]:
@@ -155,9 +133,7 @@ def _embedded_again(
     return float(similarity.min(initial=1.0)), limit, findings
 
 
-def _part(
-    keys: Mapping[tuple[str, str, int], None], records: Mapping[tuple[str, str, int], Record | str]
-) -> cutting.Part:
+def _part(keys: Mapping[Key, None], records: Mapping[Key, Record | str]) -> cutting.Part:
     """The sampled records as a part of their own."""
     shards = list(dict.fromkeys((uri, etag) for uri, etag, _ in keys))
     spans = tuple(Span(shard=Shard(uri=uri, etag=etag, size_bytes=0)) for uri, etag in shards)
