@@ -180,7 +180,9 @@ def read(split: Split, job: Job) -> Iterator[tuple[int, pa.Table]]:
                         raise
                     if n_deaths == 1:
                         continue
-                    table = damaged_table(position, f"reading on from here: {crash.detail}", cutting.options_of(job))
+                    table = damaged_table(
+                        position, f"reading on from here: {crash.detail}", job.spec.input.read_options
+                    )
                 if table is None:
                     break
                 yield number, table

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError, ShardChanged
 from pipeline.lineage import Manifest, Shard, Span
 from pipeline.prepare.clean import clean
-from pipeline.read import READERS, ReadOptions, format_of, is_compressed, read_span
+from pipeline.read import READERS, format_of, is_compressed, read_span
 from pipeline.recorded import Recorded
 from pipeline.shards import open_shard
 from pipeline.spec import JobSpec
@@ -123,11 +123,10 @@ def _tables(recorded: Recorded, shard: Shard, positions: Sequence[int]) -> Itera
     """Tables of records of a shard in which the positions are, and as little else as the format allows."""
     spec = recorded.spec.input
     name = format_of(shard.uri, spec.format)
-    options = ReadOptions(spec.text_column, spec.id_column, spec.keep, int(spec.max_record_bytes))
     left = set(positions)
     with open_shard(shard, spec.storage_options) as file:
         for span in _spans(recorded, shard, name, positions, file):
-            for table in read_span(READERS[name], file, span, options):
+            for table in read_span(READERS[name], file, span, spec.read_options):
                 left -= set(table["source_record"].to_pylist())
                 yield table
                 if not left:
