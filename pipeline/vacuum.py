@@ -34,7 +34,6 @@ from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.retry import retried
 from pipeline.storage import Store, shown
-from pipeline.store_clock import changed_at, store_time
 from pipeline.text_index import used_runs
 
 
@@ -103,7 +102,7 @@ def vacuum(
     store = Store(store_uri, storage_options)
     if keep_snapshots < 1:
         raise OutputError(f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept")
-    limit = store_time(store) - older_than.total_seconds()
+    limit = store.time() - older_than.total_seconds()
     # listed before snapshots are read: a snapshot made in between names nothing that could be judged without it
     listed = {path: found for path, found in _list(store).items() if _kind(path)}
     found_snapshots = (commit.load_snapshot(store, number) for number in commit.snapshot_numbers(store))
@@ -216,7 +215,7 @@ def _list(store: Store) -> dict[str, Listed]:
     found = retried(lambda: store.fs.find(store.root, detail=True), f"list {shown(store.uri)}")
     top = f"{store.root}/"
     inside = {name.removeprefix(top): info for name, info in found.items() if name.startswith(top)}
-    return {name: Listed(int(info["size"]), changed_at(store, info)) for name, info in inside.items()}
+    return {name: Listed(int(info["size"]), store.changed_at(info)) for name, info in inside.items()}
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Listed]]:

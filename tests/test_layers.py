@@ -36,7 +36,6 @@ LAYERS = {
             "model_store",
             "failpoints",
             "uploads",
-            "store_clock",
         ],
         0,
     ),
