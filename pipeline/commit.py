@@ -19,7 +19,6 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import file_list
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.failpoints import failpoint
 from pipeline.invariants import check_parts
@@ -38,25 +37,13 @@ def manifest_path(fingerprint: str, part_id: str) -> str:
 
 
 def publish_data_file(
-    store: Store,
-    part_id: str,
-    folder: str,
-    partition: dict[str, str | None],
-    table: pa.Table,
-    metadata: dict[str, object],
+    store: Store, part_id: str, folder: str, partition: dict[str, str | None], n_rows: int, data: bytes
 ) -> DataFile:
-    """Create one data file, or adopt the one that an earlier attempt at the same part created.
+    """Create one data file, given encoded, or adopt the one that an earlier attempt at the same part created.
 
     Vectors of two attempts may differ in the last bits (other device, other batch): the first one stays. Raises
     OutputError when what is there belongs to another part.
     """
-    return publish_encoded(store, part_id, folder, partition, table.num_rows, parquet.encode(table, metadata))
-
-
-def publish_encoded(
-    store: Store, part_id: str, folder: str, partition: dict[str, str | None], n_rows: int, data: bytes
-) -> DataFile:
-    """As above, of a data file that is encoded already."""
     path = "/".join(step for step in ("data", folder, f"part-{part_id}.parquet") if step)
     failpoint("before_data_put")
     path, data = _create_or_adopt(store, path, part_id, data, ROW_KEYS)
@@ -177,10 +164,25 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
     return [Manifest.from_json(text.encode(), snapshot.file_list) for text in manifests]
 
 
+def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
+    """The immutable list of live parts that a snapshot names, one row a part: its path and what is in it.
+
+    The path is a hash of the parts' ids and of the SHA-256 of their files. `paths` are for engines that read a list of files.
+    """
+    content = [[part.part_id, [file.sha256 for file in part.data_files]] for part in parts]
+    table = pa.table({
+        "part_id": pa.array([part.part_id for part in parts], pa.string()),
+        "paths": pa.array([[file.path for file in part.data_files] for part in parts], pa.list_(pa.string())),
+        "n_rows": pa.array([part.n_rows for part in parts], pa.int64()),
+        "manifest": pa.array([part.model_dump_json() for part in parts], pa.string()),
+    })  # fmt: skip
+    return f"_meta/files/{content_hash(content, 64)}.parquet", table
+
+
 def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:
-    """Write the immutable list of live parts under the hash of their files; returns its path."""
-    path, sink = file_list.path_of(parts), io.BytesIO()
-    pq.write_table(file_list.table_of(parts), sink, compression="zstd", write_page_checksum=True)
+    """Write the list of live parts; returns its path."""
+    (path, table), sink = file_list(parts), io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     failpoint("before_file_list_put")
     store.put_if_absent(path, sink.getvalue())
     failpoint("after_file_list_put")

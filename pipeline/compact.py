@@ -155,7 +155,7 @@ def _join_files(store: Store, files: Sequence[DataFile], name: str, lineage: dic
     )
     folder = files[0].path.rpartition("/")[0].removeprefix("data").removeprefix("/")
     n_rows = sum(file.n_rows for file in files)
-    return commit.publish_encoded(store, name, folder, files[0].partition, n_rows, data)
+    return commit.publish_data_file(store, name, folder, files[0].partition, n_rows, data)
 
 
 def _tables(store: Store, files: Sequence[DataFile], name: str) -> Iterator[pa.Table]:

@@ -44,9 +44,9 @@ def publish_part(
     table = _output_table(rows, vectors, header, job)
     metadata = _footer(header, job, vectors.shape[1])
     files = [
-        commit.publish_data_file(store, part_id, folder, values, rows_of_partition, metadata)
-        for values, folder, rows_of_partition in parquet.partitions(table, job.spec.output.partition_by)
-        if rows_of_partition.num_rows
+        commit.publish_data_file(store, part_id, folder, values, found.num_rows, parquet.encode(found, metadata))
+        for values, folder, found in parquet.partitions(table, job.spec.output.partition_by)
+        if found.num_rows
     ]
     rejects_path = rejects_sha256 = None
     if rejects.num_rows:

@@ -46,7 +46,6 @@ LAYERS = {
             "job",
             "splits",
             "origin",
-            "file_list",
             "invariants",
             "plan",
             "parts",
