@@ -53,7 +53,6 @@ class Module:
     name.
     """
 
-    idx: int
     name: str
     path: str
     type: str
@@ -84,7 +83,6 @@ class ModelDir:
     normalize: bool
     prompts: dict[str, str]
     default_prompt_name: str | None
-    similarity: str | None
     truncate_dim: int | None
     license: str | None
     commit: str | None
@@ -96,7 +94,7 @@ class ModelDir:
 def read_model(path: Path, where: str) -> ModelDir:
     """Read a local model directory; `where` is what messages call it. Raises ModelError when it cannot be used."""
     modules = tuple(
-        Module(int(m["idx"]), str(m["name"]), str(m["path"]), str(m["type"]))
+        Module(str(m["name"]), str(m["path"]), str(m["type"]))
         for m in _load_json(path / "modules.json", where, default=[])
     )
     _check_modules(path, modules, where)
@@ -129,7 +127,6 @@ def read_model(path: Path, where: str) -> ModelDir:
         normalize=any(module.kind == "Normalize" for module in modules),
         prompts={k: v for k, v in (settings.get("prompts") or {}).items() if v is not None},
         default_prompt_name=settings.get("default_prompt_name"),
-        similarity=settings.get("similarity_fn_name"),
         truncate_dim=settings.get("truncate_dim"),
         license=_license_of(path / "README.md"),
         commit=path.name if path.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", path.name) else None,

@@ -71,6 +71,7 @@ def verify(
         _ = recorded.model  # before hours of reading: without the model there is no sample
     rows = Rows(recorded, sample=sample, seed=seed)
     rows.read()
+    head = recorded.snapshot
     checks = [
         check(
             "files",
@@ -84,12 +85,16 @@ def verify(
             f"vectors of dimension {recorded.generation.dimension} in every file",
         ),
         check("lineage", rows.findings["lineage"], "every row names its part, and a shard that the part read"),
-        check("counts", [*_counts(recorded), *rows.findings["counts"]], _counted(recorded)),
+        check(
+            "counts",
+            [*_counts(recorded), *rows.findings["counts"]],
+            f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects",
+        ),
         check("manifests", records(recorded), f"{len(recorded.parts)} manifests are as the snapshot lists them"),
         check(
             "rejects",
             rejects(recorded),
-            f"{recorded.snapshot.n_rejects} dead letters, as many as the manifests say",
+            f"{head.n_rejects} dead letters, as many as the manifests say",
         ),
         check("splits", _splits(recorded), _split(recorded)),
         check("records", *rows.doubled_records(), n_documents=rows.n_documents),
@@ -105,7 +110,7 @@ def verify(
 
         again = compare(recorded, rows.sample)
         checks.append(check("sample", again.findings, again.detail, **again.figures))
-    return Verification(recorded.snapshot.number, recorded.snapshot.fingerprint, tuple(checks))
+    return Verification(head.number, head.fingerprint, tuple(checks))
 
 
 def check(name: str, findings: Iterable[str], fine: str, **figures: Any) -> Check:
@@ -114,11 +119,6 @@ def check(name: str, findings: Iterable[str], fine: str, **figures: Any) -> Chec
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
     detail = "; ".join([*found[:SHOWN], *more]) or fine
     return Check(name, not found, detail, {"findings": len(found), **figures})
-
-
-def _counted(recorded: Recorded) -> str:
-    snapshot = recorded.snapshot
-    return f"{snapshot.n_records} records = {snapshot.n_documents} documents + {snapshot.n_rejects} rejects"
 
 
 def _counts(recorded: Recorded) -> Iterator[str]:

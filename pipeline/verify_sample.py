@@ -20,7 +20,6 @@ from pipeline import cutting, dataset, parts
 from pipeline.job import Job, load_engine_of
 from pipeline.lineage import Shard, Span, Split
 from pipeline.origin import SOURCE_GONE, Key, Record, key_of, problem_of, read_sources
-from pipeline.ragged import renumbered
 from pipeline.recorded import Recorded
 from pipeline.storage import shown
 from pipeline.tokenize import load_tokenizer
@@ -148,7 +147,7 @@ def _part(keys: Mapping[Key, None], records: Mapping[Key, Record | str]) -> cutt
 def _only(prepared: parts.Prepared, rows: Sequence[int]) -> tuple[pa.Table, pa.Table]:
     """Some rows of a prepared part, and only the distinct texts that these rows need."""
     taken = prepared.rows.take(pa.array(rows, pa.int64()))
-    texts, used = renumbered(taken["texts"])
+    texts, used = parts.renumbered(taken["texts"])
     taken = taken.set_column(taken.column_names.index("texts"), "texts", texts)
     return taken, prepared.tokens.take(pa.array(used, pa.int64()))
 

@@ -30,7 +30,6 @@ LAYERS = {
             "schema",
             "storage",
             "retry",
-            "ragged",
             "metrics",
             "model_dir",
             "model_store",
