@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,11 @@ def resolve(spec: JobSpec, device: str) -> Job:
         "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
     }  # fmt: skip
     return Job(spec, device, dtype, pooling, normalize, prompt, max_tokens, identity, model.license)
+
+
+def device_here() -> str:
+    """ "cuda" where this machine has a GPU, else "cpu". Asks no torch."""
+    return "cuda" if glob.glob("/dev/nvidia[0-9]*") else "cpu"
 
 
 def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int, threads: int | None = None) -> Engine:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ import yaml
 
 from pipeline import commit, dataset
 from pipeline.errors import OutputError
-from pipeline.job import Job
+from pipeline.job import Job, device_here
 from pipeline.lineage import Generation, Manifest, Snapshot
 from pipeline.model_dir import ModelDir
 from pipeline.spec import JobSpec, spec_from
@@ -44,7 +43,8 @@ class Recorded:
         model = self.generation.identity["model"]
         return Job(
             spec=self.spec,
-            device=_device(self.spec),
+            # the snapshot may come from a cluster that this machine is no part of
+            device="cpu" if self.spec.runtime.device == "cpu" else device_here(),
             dtype=model["dtype"],
             pooling=model["pooling"],
             normalize=model["normalize"],
@@ -90,8 +90,3 @@ def recorded_spec(store: Store, run_id: str) -> JobSpec:
         raise OutputError(f"{shown(store.uri)}/{path}: the spec of run {run_id} is gone. Give the job spec instead.")
     fields: dict[str, Any] = yaml.safe_load(data)
     return spec_from(fields, path)
-
-
-def _device(spec: JobSpec) -> str:
-    """Where to embed here: the snapshot may come from a cluster that this machine is no part of."""
-    return "cuda" if spec.runtime.device != "cpu" and glob.glob("/dev/nvidia[0-9]*") else "cpu"
