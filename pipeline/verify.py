@@ -108,8 +108,8 @@ def verify(
     if sample:
         from pipeline.verify_sample import compare
 
-        again = compare(recorded, rows.sample)
-        checks.append(check("sample", again.findings, again.detail, **again.figures))
+        findings, detail, figures = compare(recorded, rows.sample)
+        checks.append(check("sample", findings, detail, **figures))
     return Verification(head.number, head.fingerprint, tuple(checks))
 
 

@@ -7,7 +7,6 @@ output's precision before they are compared. Cost: loading the model, one embedd
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,20 +36,12 @@ MIN_EQUAL_BITS = {"float32": 0.98, "float16": 0.97, "bfloat16": 0.95}
 RowKey = tuple[Key, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Result of a sample. figures: rows compared, rows without a source, lowest similarity, the limit."""
-
-    findings: tuple[str, ...]
-    detail: str
-    figures: dict[str, Any]
-
-
-def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> Comparison:
+def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> tuple[list[str], str, dict[str, Any]]:
     """Compare sampled rows (tables of verify_rows.SAMPLE_COLUMNS) with what their sources give now.
 
-    A source that is gone or another object now is counted and is no finding. Raises ModelError when the model files are
-    not those of the fingerprint.
+    Returns findings, a sentence, and figures: rows compared, rows without a source, lowest similarity, the limit. A source
+    that is gone or another object now is counted and is no finding. Raises ModelError when the model files are not those
+    of the fingerprint.
     """
     rows = [fields for table in tables for fields in table.drop_columns(["embedding"]).to_pylist()]
     stored = np.concatenate([dataset.vectors_of(c) for t in tables for c in t["embedding"].chunks]) if rows else None
@@ -84,7 +75,7 @@ def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> Comparison:
     software = versions(recorded.model) if good else recorded.generation.identity["tokenizer"]
     if software != recorded.generation.identity["tokenizer"]:
         detail += f"; tokenizer software differs: {recorded.generation.identity['tokenizer']} then, {software} here"
-    return Comparison(tuple(findings), detail, figures)
+    return findings, detail, figures
 
 
 def _text_problem(recorded: Recorded, fields: Mapping[str, Any], record: Record | str) -> str | None:
