@@ -163,7 +163,7 @@ def _plan(job: Job, store: Store) -> Plan:
         head=head,
         run_id=run_id,
         changed_identity=_changes(store, head, job),
-        changes=shard_changes(shards, live, spec.input.format),
+        changes=shard_changes(shards, live),
     )
 
 
