@@ -52,6 +52,16 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return fs, os.path.abspath(path) if protocol == "file" else path
 
 
+def etag_of(info: Mapping[str, Any]) -> str:
+    """Which version of an object a file system describes: its ETag or the like, else when it was changed, and its size."""
+    for key in ("ETag", "etag", "md5Hash", "generation", "VersionId"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created") or ""
+    # no inode number: network and FUSE mounts give one file another number on every node
+    return f"{changed}-{info.get('size')}".replace(" ", "T")
+
+
 def cache_folder(name: str) -> Path:
     """Where this node keeps copies of one kind: below CORPUS_EMBED_CACHE (default ~/.cache/corpus-embed)."""
     return Path(os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed") / name
