@@ -18,13 +18,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import cutting, parts
+from pipeline.addresses import shown
 from pipeline.errors import WorkerError
 from pipeline.job import Job, load_engine_of
 from pipeline.lineage import Split
 from pipeline.quarantine import Child, Crashed, here, isolate, smaller_runs
 from pipeline.read.records import damaged_table
 from pipeline.reuse import Index
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 from pipeline.tokenize import load_tokenizer
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ import pydantic
 import typer
 
 from pipeline import display
+from pipeline.addresses import shown
 from pipeline.cli_options import AsJson, Options, Output, json_object
 from pipeline.errors import SpecError
 from pipeline.spec import PublishSpec
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 app = typer.Typer()
 

@@ -19,11 +19,12 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.addresses import shown
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.failpoints import failpoint
 from pipeline.invariants import check_parts
 from pipeline.lineage import DataFile, Generation, Manifest, Snapshot, content_hash, totals_of
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 from pipeline.write import parquet
 
 SNAPSHOTS = "_meta/snapshots"

@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import commit, dataset, schema
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import DataFile, Manifest, Source, Split, by_split, content_hash, part_id
 from pipeline.plan import split_table
 from pipeline.publish import FOOTER_SOURCES
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 from pipeline.write import parquet
 
 TARGET_BYTES = 128 << 20

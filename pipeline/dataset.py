@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from pipeline import commit, schema
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import Generation, Manifest, Snapshot
 from pipeline.retry import retried
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 COUNTED_IDS = 50_000_000
 """Rows up to which a commit looks for duplicate ids (their ids are held in memory); larger outputs leave it to verify."""

@@ -19,8 +19,9 @@ import platform
 import threading
 from collections.abc import Iterator
 
+from pipeline.addresses import shown
 from pipeline.errors import CorpusEmbedError, LeaseHeld
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 LEASES = "_meta/leases"
 TTL_S = 300.0

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.addresses import shown
 from pipeline.errors import InputError, ShardChanged
 from pipeline.lineage import Manifest, Shard, Span
 from pipeline.prepare.clean import clean
@@ -24,7 +25,6 @@ from pipeline.read import READERS, format_of, is_compressed, read_span
 from pipeline.recorded import Recorded
 from pipeline.shards import open_shard
 from pipeline.spec import JobSpec
-from pipeline.storage import shown
 
 SOURCE_GONE = "source no longer there"
 """How the reason begins where the shard is gone or another object: no fault of the output."""

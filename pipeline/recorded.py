@@ -15,12 +15,13 @@ import pyarrow as pa
 import yaml
 
 from pipeline import commit, dataset
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.job import Job, device_here
 from pipeline.lineage import Generation, Manifest, Snapshot
 from pipeline.model_dir import ModelDir
 from pipeline.spec import JobSpec, spec_from
-from pipeline.storage import Store, reason, shown
+from pipeline.storage import Store, reason
 
 
 @dataclasses.dataclass(frozen=True)

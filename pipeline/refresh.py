@@ -10,11 +10,11 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
+from pipeline.addresses import shown
 from pipeline.errors import TooManyDeletions
 from pipeline.lineage import Manifest, Shard, Snapshot
 from pipeline.spec import JobSpec
 from pipeline.splits import whole_bytes
-from pipeline.storage import shown
 
 GENEROUS = 8
 """Documents a byte that unread shards are given, in those of the head: a plan must not stop a run that could be fine."""

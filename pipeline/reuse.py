@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import commit
+from pipeline.addresses import shown
 from pipeline.lineage import content_hash
 from pipeline.retry import retried
-from pipeline.storage import Store, cache_folder, shown
+from pipeline.storage import Store, cache_folder
 from pipeline.text_index import READERS, keys_of, or_none
 from pipeline.write.parquet import read_rows, restored_vectors
 

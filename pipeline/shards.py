@@ -13,10 +13,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+from pipeline.addresses import shown
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.lineage import Shard
 from pipeline.retry import retried
-from pipeline.storage import RANGE_BYTES, etag_of, filesystem, reason, shown
+from pipeline.storage import RANGE_BYTES, etag_of, filesystem, reason
 
 T = TypeVar("T")
 

@@ -19,8 +19,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
-from pipeline.addresses import problem_of, problem_of_options
-from pipeline.addresses import shown as shown  # its readers import it from here
+from pipeline.addresses import problem_of, problem_of_options, shown
 from pipeline.errors import OutputError, SpecError, StorageError
 from pipeline.retry import retried
 

@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pipeline import dataset
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import DataFile, Manifest
 from pipeline.origin import Record, key_of, problem_of, read_sources
 from pipeline.recorded import Recorded, read_recorded
 from pipeline.spec import JobSpec
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 MAX_ROWS = 100
 """Rows traced in full; `Trace.n_rows` says how many there are."""

@@ -30,10 +30,11 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from pipeline import commit, lake, schema, uploads
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.retry import retried
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 from pipeline.text_index import used_runs
 
 

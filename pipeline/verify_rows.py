@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import dataset, schema
+from pipeline.addresses import shown
 from pipeline.lineage import DataFile, Manifest
 from pipeline.recorded import Recorded
-from pipeline.storage import shown
 
 BATCH_ROWS = 8192
 SAMPLE_COLUMNS = (

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import cutting, dataset, parts
+from pipeline.addresses import shown
 from pipeline.job import Job, load_engine_of
 from pipeline.lineage import Shard, Span, Split
 from pipeline.origin import SOURCE_GONE, Key, Record, key_of, problem_of, read_sources
 from pipeline.recorded import Recorded
-from pipeline.storage import shown
 from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.versions import versions
 from pipeline.write import parquet
