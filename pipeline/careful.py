@@ -11,22 +11,25 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import cutting, parts
+from pipeline.addresses import shown
 from pipeline.errors import WorkerError
-from pipeline.job import Job
+from pipeline.job import Job, load_engine_of
 from pipeline.lineage import Split
 from pipeline.quarantine import Child, Crashed, here, isolate, smaller_runs
 from pipeline.read.records import damaged_table
-from pipeline.recorded import load_engine_of
 from pipeline.reuse import Index
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 from pipeline.tokenize import load_tokenizer
+
+if TYPE_CHECKING:
+    from pipeline.embed import Engine
 
 MAX_ALONE = 256
 """Texts of one part that are embedded again alone because their vector was not finite."""
@@ -34,15 +37,6 @@ MAX_ALONE = 256
 Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-
-
-class Engine(Protocol):
-    """What this module needs of an engine."""
-
-    dim: int
-    stats: Any
-
-    def embed(self, ids: Ids, offsets: Offsets) -> Vectors: ...
 
 
 class CarefulEngine:
@@ -99,13 +93,9 @@ def _ask(child: Child, stats: Any, ids: Ids, offsets: Offsets) -> Vectors:
     return vectors
 
 
-def load_engine(job: Job, prompt_tokens: int, threads: int | None) -> Any:
-    return load_engine_of(job, job.model(), prompt_tokens, threads)
-
-
 def load_embedder(job: Job, prompt_tokens: int, threads: int | None) -> Callable[[Any], Any]:
     """For a Child: (ids, offsets) ─► (vectors, figures of the engine for this call)."""
-    engine = load_engine(job, prompt_tokens, threads)
+    engine = load_engine_of(job, job.model(), prompt_tokens, threads)
 
     def embed(texts: tuple[Ids, Offsets]) -> tuple[Vectors, dict[str, Any]]:
         engine.stats = type(engine.stats)()
@@ -191,7 +181,9 @@ def read(split: Split, job: Job) -> Iterator[tuple[int, pa.Table]]:
                         raise
                     if n_deaths == 1:
                         continue
-                    table = damaged_table(position, f"reading on from here: {crash.detail}", cutting.options_of(job))
+                    table = damaged_table(
+                        position, f"reading on from here: {crash.detail}", job.spec.input.read_options
+                    )
                 if table is None:
                     break
                 yield number, table

@@ -14,7 +14,8 @@ from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from pipeline import cli_outputs, cli_submit, commit, display, lease
+from pipeline import cli_outputs, commit, display, lease
+from pipeline import plan as make_plan
 from pipeline.cli_options import (
     Address,
     AsJson,
@@ -26,11 +27,9 @@ from pipeline.cli_options import (
     SpecPath,
     as_time,
     console,
-    storage_options,
+    json_object,
 )  # fmt: skip
 from pipeline.errors import CorpusEmbedError, SpecError
-from pipeline.job import resolve
-from pipeline.plan import make_plan
 from pipeline.spec import JobSpec, load_spec
 from pipeline.storage import Store
 
@@ -41,7 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_outputs.app)
-app.add_typer(cli_submit.app)
 # typer 0.29 carries its own click and does not export its UsageError
 _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 
@@ -49,11 +47,7 @@ _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 @app.command()
 def plan(spec: SpecPath, overrides: Overrides = [], address: Address = None, as_json: AsJson = False) -> None:
     """Dry run: which shards and parts are to do, done and stale."""
-    job_spec = load_spec(spec, overrides)
-    device: str = job_spec.runtime.device
-    if device == "auto":
-        device = _cluster_device(job_spec, address)
-    found = make_plan(resolve(job_spec, device), Store(job_spec.output.uri, job_spec.output.storage_options))
+    found = make_plan(load_spec(spec, overrides), address=address)
     if as_json:
         display.print_json(found.summary())
     else:
@@ -104,9 +98,29 @@ def refresh(
 
 
 @app.command()
+def submit(
+    spec: SpecPath, overrides: Overrides = [], nominal_time: NominalTime = None,
+    address: Annotated[str | None, typer.Option(help="job server, for instance http://127.0.0.1:8265")] = None,
+    code: Annotated[str | None, typer.Option(help="folder with `pipeline/` to send; else what the nodes have")] = None,
+    runtime_env: Annotated[str | None, typer.Option(help="YAML of a Ray runtime environment to add")] = None,
+    driver_cpus: Annotated[float, typer.Option(min=0, help="CPUs of the driver; 0: it runs on the head node")] = 0.0,
+    stop_on_interrupt: Annotated[bool, typer.Option("--stop-on-interrupt", help="Ctrl-C stops the job")] = False,
+) -> None:  # fmt: skip
+    """Run `refresh` on a Ray cluster through its job server, follow the log, and end with its exit code."""
+    from pipeline.submit import submit as submit_job
+
+    code_of_job = submit_job(
+        load_spec(spec, overrides), address, say=lambda text: console.print(text, markup=False),
+        nominal_time=as_time(nominal_time), code=code, runtime_env=runtime_env, driver_cpus=driver_cpus,
+        stop_on_interrupt=stop_on_interrupt,
+    )  # fmt: skip
+    raise typer.Exit(code_of_job)
+
+
+@app.command()
 def status(output: Output, options: Options = "{}", as_json: AsJson = False) -> None:
     """Snapshots of an output, and parts that are finished but in no snapshot yet."""
-    store = Store(output, storage_options(options))
+    store = Store(output, json_object(options))
     head = commit.load_snapshot(store)
     live = commit.live_parts(store, head)
     names = {path.rpartition("/")[2].removesuffix(".json") for path in store.list("_meta/manifests")}
@@ -133,7 +147,7 @@ def verify(
     """Check an output against its manifests and, for a sample, against its sources."""
     from pipeline.verify import verify as verify_output
 
-    found = verify_output(output, storage_options(options), snapshot=snapshot, sample=sample, model_path=model_path)
+    found = verify_output(output, json_object(options), snapshot=snapshot, sample=sample, model_path=model_path)
     if as_json:
         display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
@@ -150,7 +164,7 @@ def trace(
     """From one row back to its shard, record and bytes; checks the hash of the source text."""
     from pipeline.trace import trace as trace_row
 
-    found = trace_row(output, storage_options(options), row, snapshot=snapshot)
+    found = trace_row(output, json_object(options), row, snapshot=snapshot)
     if as_json:
         display.print_json(dataclasses.asdict(found) | {"ok": found.ok})
     else:
@@ -173,7 +187,7 @@ def search(
 
     hits = search_output(
         output,
-        storage_options(options),
+        json_object(options),
         text,
         k=k,
         snapshot=snapshot,
@@ -217,9 +231,3 @@ def main() -> NoReturn:
 def _on_sigterm(*_: Any) -> None:
     console.print("terminated; finished parts are kept, run the same command again to go on")
     sys.exit(143)
-
-
-def _cluster_device(spec: JobSpec, address: str | None) -> str:
-    from pipeline.cluster import device_of
-
-    return device_of(spec, address)

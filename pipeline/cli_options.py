@@ -37,7 +37,7 @@ NominalTime = Annotated[
 ]
 
 
-def storage_options(text: str, option: str = "--storage-options") -> dict[str, Any]:
+def json_object(text: str, option: str = "--storage-options") -> dict[str, Any]:
     """The value of an option that takes a JSON object. Raises SpecError when it is none."""
     try:
         found = json.loads(text)

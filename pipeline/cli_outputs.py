@@ -9,10 +9,11 @@ import pydantic
 import typer
 
 from pipeline import display
-from pipeline.cli_options import AsJson, Options, Output, storage_options
+from pipeline.addresses import shown
+from pipeline.cli_options import AsJson, Options, Output, json_object
 from pipeline.errors import SpecError
 from pipeline.spec import PublishSpec
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 app = typer.Typer()
 
@@ -28,7 +29,7 @@ def vacuum(
     from pipeline.vacuum import vacuum as vacuum_output
 
     grace = datetime.timedelta(hours=older_than_hours)
-    found = vacuum_output(output, storage_options(options), keep_snapshots=keep, older_than=grace, delete=delete)
+    found = vacuum_output(output, json_object(options), keep_snapshots=keep, older_than=grace, delete=delete)
     display.show_fields(found, as_json)
 
 
@@ -45,7 +46,7 @@ def compact(
         n_bytes = int(pydantic.TypeAdapter(pydantic.ByteSize).validate_python(target_bytes))
     except pydantic.ValidationError as error:
         raise SpecError(f"--target-bytes {target_bytes}: write it as 128MiB") from error
-    display.show_fields(compact_output(output, storage_options(options), target_bytes=n_bytes), as_json)
+    display.show_fields(compact_output(output, json_object(options), target_bytes=n_bytes), as_json)
 
 
 @app.command()
@@ -58,7 +59,7 @@ def diff(
     """What has to be put (+) and deleted (-) to go from snapshot A to snapshot B."""
     from pipeline.feed import KEY, changes
 
-    found = changes(output, since, until, storage_options(options))
+    found = changes(output, since, until, json_object(options))
     facts: dict[str, Any] = {"since": since, "until": until}
     for name, batches in (("upserts", found.upserts(KEY)), ("deletes", found.deletes())):
         keys = [key for batch in batches for key in (batch.to_pylist() if rows else [len(batch)])]
@@ -86,9 +87,9 @@ def publish(
     """Bring tables up to the newest snapshot: those named, or all that OUTPUT was ever published to."""
     from pipeline import lake
 
-    store = Store(output, storage_options(options))
+    store = Store(output, json_object(options))
     if iceberg or delta:
-        named = {"table": iceberg, "catalog": storage_options(catalog, "--catalog")} if iceberg else None
+        named = {"table": iceberg, "catalog": json_object(catalog, "--catalog")} if iceberg else None
         try:
             wanted = [PublishSpec.model_validate({"iceberg": named, "delta": delta})]
         except pydantic.ValidationError as error:

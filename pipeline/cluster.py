@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import logging
 import math
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 import ray
 
 from pipeline.errors import SpecError
-from pipeline.job import Job
+from pipeline.job import Job, device_here
 from pipeline.spec import JobSpec
 
 
@@ -102,7 +101,7 @@ def device_of(spec: JobSpec, address: str | None = None) -> str:
                 "cannot be known. Set runtime.device to cuda (GPU nodes are then asked for) or cpu."
             )
         return "cpu"
-    return "cuda" if glob.glob("/dev/nvidia[0-9]*") else "cpu"
+    return device_here()
 
 
 def log_path() -> Path:

@@ -14,18 +14,17 @@ import datetime
 import hashlib
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import file_list
+from pipeline.addresses import shown
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.failpoints import failpoint
 from pipeline.invariants import check_parts
-from pipeline.lineage import DataFile, Generation, Manifest, Snapshot, content_hash
-from pipeline.storage import Store, shown
+from pipeline.lineage import DataFile, Generation, Manifest, Snapshot, content_hash, totals_of
+from pipeline.storage import Store
 from pipeline.write import parquet
 
 SNAPSHOTS = "_meta/snapshots"
@@ -39,25 +38,13 @@ def manifest_path(fingerprint: str, part_id: str) -> str:
 
 
 def publish_data_file(
-    store: Store,
-    part_id: str,
-    folder: str,
-    partition: dict[str, str | None],
-    table: pa.Table,
-    metadata: dict[str, object],
+    store: Store, part_id: str, folder: str, partition: dict[str, str | None], n_rows: int, data: bytes
 ) -> DataFile:
-    """Create one data file, or adopt the one that an earlier attempt at the same part created.
+    """Create one data file, given encoded, or adopt the one that an earlier attempt at the same part created.
 
     Vectors of two attempts may differ in the last bits (other device, other batch): the first one stays. Raises
     OutputError when what is there belongs to another part.
     """
-    return publish_encoded(store, part_id, folder, partition, table.num_rows, parquet.encode(table, metadata))
-
-
-def publish_encoded(
-    store: Store, part_id: str, folder: str, partition: dict[str, str | None], n_rows: int, data: bytes
-) -> DataFile:
-    """As above, of a data file that is encoded already."""
     path = "/".join(step for step in ("data", folder, f"part-{part_id}.parquet") if step)
     failpoint("before_data_put")
     path, data = _create_or_adopt(store, path, part_id, data, ROW_KEYS)
@@ -178,10 +165,25 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
     return [Manifest.from_json(text.encode(), snapshot.file_list) for text in manifests]
 
 
+def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
+    """The immutable list of live parts that a snapshot names, one row a part: its path and what is in it.
+
+    The path is a hash of the parts' ids and of the SHA-256 of their files. `paths` are for engines that read a list of files.
+    """
+    content = [[part.part_id, [file.sha256 for file in part.data_files]] for part in parts]
+    table = pa.table({
+        "part_id": pa.array([part.part_id for part in parts], pa.string()),
+        "paths": pa.array([[file.path for file in part.data_files] for part in parts], pa.list_(pa.string())),
+        "n_rows": pa.array([part.n_rows for part in parts], pa.int64()),
+        "manifest": pa.array([part.model_dump_json() for part in parts], pa.string()),
+    })  # fmt: skip
+    return f"_meta/files/{content_hash(content, 64)}.parquet", table
+
+
 def publish_file_list(store: Store, parts: Sequence[Manifest]) -> str:
-    """Write the immutable list of live parts under the hash of their files; returns its path."""
-    path, sink = file_list.path_of(parts), io.BytesIO()
-    pq.write_table(file_list.table_of(parts), sink, compression="zstd", write_page_checksum=True)
+    """Write the list of live parts; returns its path."""
+    (path, table), sink = file_list(parts), io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     failpoint("before_file_list_put")
     store.put_if_absent(path, sink.getvalue())
     failpoint("after_file_list_put")
@@ -201,9 +203,6 @@ def commit_snapshot(
     check_parts(parts, fingerprint, complete)
     ordered = sorted(parts, key=lambda part: part.part_id)
     listed = publish_file_list(store, ordered)
-    reasons: Counter[str] = Counter()
-    for part in ordered:
-        reasons.update(part.reject_reasons)
     while True:
         said = (parent.fingerprint, parent.file_list, parent.complete or not complete) if parent else None
         if parent is not None and said == (fingerprint, listed, True):
@@ -219,17 +218,9 @@ def commit_snapshot(
             complete=complete,
             fingerprint=fingerprint,
             file_list=listed,
-            n_parts=len(ordered),
-            n_files=sum(len(part.data_files) for part in ordered),
-            n_records=sum(part.n_records for part in ordered),
-            n_documents=sum(part.n_documents for part in ordered),
-            n_rejects=sum(part.n_rejects for part in ordered),
-            n_rows=sum(part.n_rows for part in ordered),
-            n_tokens=sum(part.n_tokens for part in ordered),
-            size_bytes=sum(file.size_bytes for part in ordered for file in part.data_files),
             n_duplicate_ids=n_duplicate_ids,
             nominal_time=nominal_time,
-            reject_reasons=dict(sorted(reasons.items())),
+            **totals_of(ordered),
         )
         path = f"{SNAPSHOTS}/{snapshot.number:020d}.json"
         if store.put_if_absent(path, snapshot.to_json()):

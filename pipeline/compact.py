@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import commit, dataset, schema
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import DataFile, Manifest, Source, Split, by_split, content_hash, part_id
 from pipeline.plan import split_table
 from pipeline.publish import FOOTER_SOURCES
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 from pipeline.write import parquet
 
 TARGET_BYTES = 128 << 20
@@ -155,7 +156,7 @@ def _join_files(store: Store, files: Sequence[DataFile], name: str, lineage: dic
     )
     folder = files[0].path.rpartition("/")[0].removeprefix("data").removeprefix("/")
     n_rows = sum(file.n_rows for file in files)
-    return commit.publish_encoded(store, name, folder, files[0].partition, n_rows, data)
+    return commit.publish_data_file(store, name, folder, files[0].partition, n_rows, data)
 
 
 def _tables(store: Store, files: Sequence[DataFile], name: str) -> Iterator[pa.Table]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.job import Job
 from pipeline.lineage import Span, Split
-from pipeline.read import READERS, ReadOptions, format_of, read_span
+from pipeline.read import READERS, format_of, read_span
 from pipeline.shards import open_shard
 
 
@@ -36,13 +36,8 @@ def read_tables(span: Span, job: Job) -> Iterator[pa.Table]:
     spec = job.spec.input
     reader = READERS[format_of(span.shard.uri, spec.format)]
     with open_shard(span.shard, spec.storage_options) as file:
-        yield from read_span(reader, file, span, options_of(job))
+        yield from read_span(reader, file, span, spec.read_options)
         file.verify()
-
-
-def options_of(job: Job) -> ReadOptions:
-    spec = job.spec.input
-    return ReadOptions(spec.text_column, spec.id_column, spec.keep, int(spec.max_record_bytes))
 
 
 def read(split: Split, job: Job) -> Iterator[tuple[int, pa.Table]]:

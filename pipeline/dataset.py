@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from pipeline import commit, schema
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import Generation, Manifest, Snapshot
 from pipeline.retry import retried
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 COUNTED_IDS = 50_000_000
 """Rows up to which a commit looks for duplicate ids (their ids are held in memory); larger outputs leave it to verify."""
@@ -116,29 +117,22 @@ def vectors_of(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
     return flat[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
 
 
-def duplicate_ids(store: Store, parts: Sequence[Manifest]) -> pa.Table:
-    """`doc_id` and `count` of ids that several documents share. Reads one column and the chunk number of every file."""
+def count_duplicate_ids(store: Store, parts: Sequence[Manifest]) -> int | None:
+    """How many ids several documents share; None (not looked for) above COUNTED_IDS documents. Reads two columns."""
+    if sum(part.n_documents for part in parts) > COUNTED_IDS:
+        return None
 
     def ids(path: str) -> pa.Table:
         with store.open(path) as source:
             return pq.read_table(source, columns=["doc_id", "chunk"])
 
     columns = []
-    for part in parts:
-        for file in part.data_files:
-            table = retried(functools.partial(ids, file.path), f"read {shown(store.uri)}/{file.path}")
-            columns.append(table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks())
-    counts = (
-        pa.table({"doc_id": pa.chunked_array(columns, pa.string())}).group_by("doc_id").aggregate([([], "count_all")])
-    )
-    return counts.filter(pc.greater(counts["count_all"], 1)).rename_columns(["doc_id", "count"])
-
-
-def count_duplicate_ids(store: Store, parts: Sequence[Manifest]) -> int | None:
-    """How many ids several documents share; None (not looked for) above COUNTED_IDS documents."""
-    if sum(part.n_documents for part in parts) > COUNTED_IDS:
-        return None
-    return duplicate_ids(store, parts).num_rows
+    for file in (file for part in parts for file in part.data_files):
+        table = retried(functools.partial(ids, file.path), f"read {shown(store.uri)}/{file.path}")
+        columns.append(table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks())
+    table = pa.table({"doc_id": pa.chunked_array(columns, pa.string())})
+    counts = table.group_by("doc_id").aggregate([([], "count_all")])["count_all"]
+    return pc.sum(pc.greater(counts, 1)).as_py() or 0
 
 
 def _partition(values: Mapping[str, str | None], schema: pa.Schema) -> pc.Expression | None:

@@ -18,10 +18,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.addresses import shown
 from pipeline.lineage import Snapshot
 from pipeline.metrics import TROUBLES, Progress
 from pipeline.plan import Plan
-from pipeline.storage import shown
 
 PLAIN_SECONDS = 10.0
 """Seconds between two lines where there is no terminal to redraw."""

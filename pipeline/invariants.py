@@ -9,9 +9,9 @@ import itertools
 from collections import Counter
 from collections.abc import Collection
 
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, by_split, is_complete
-from pipeline.storage import shown
 
 
 def check_parts(parts: Collection[Manifest], fingerprint: str, complete: bool) -> None:

@@ -1,15 +1,16 @@
 """The resolved job: a spec and what its model directory says in, a `Job` with its fingerprint out.
 
 A fingerprint is the hash of the identity: everything that can change a vector or a row, as nested plain data. Cost: one
-SHA-256 pass over the model files. Neither torch nor ray is imported here.
+SHA-256 pass over the model files. No torch before `load_engine_of`, and no ray.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import model_store
 from pipeline.errors import ModelError, SpecError
@@ -17,6 +18,9 @@ from pipeline.lineage import content_hash
 from pipeline.model_dir import ModelDir
 from pipeline.spec import JobSpec
 from pipeline.tokenize.versions import versions
+
+if TYPE_CHECKING:
+    from pipeline.embed import Engine
 
 ALGORITHM = 1
 """Version of our own cleaning, chunking, tokenizing and pooling: raised with every change that can change a row."""
@@ -84,6 +88,30 @@ def resolve(spec: JobSpec, device: str) -> Job:
         "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
     }  # fmt: skip
     return Job(spec, device, dtype, pooling, normalize, prompt, max_tokens, identity, model.license)
+
+
+def device_here() -> str:
+    """ "cuda" where this machine has a GPU, else "cpu". Asks no torch."""
+    return "cuda" if glob.glob("/dev/nvidia[0-9]*") else "cpu"
+
+
+def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int, threads: int | None = None) -> Engine:
+    """The engine for a job on this machine. prompt_tokens: leading ids of the prompt, from its tokenizer."""
+    from pipeline.embed import load_engine
+
+    runtime = job.spec.runtime
+    return load_engine(
+        model,
+        pooling="auto" if job.pooling == model.pooling else job.pooling,  # a directory may join several poolings
+        normalize=job.normalize,
+        dtype=job.dtype,
+        device=job.device,
+        truncate_dim=job.spec.model.truncate_dim,
+        max_batch_tokens=None if runtime.max_batch_tokens == "auto" else runtime.max_batch_tokens,
+        prompt_tokens=prompt_tokens,
+        engine=runtime.engine,
+        threads=threads,
+    )
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

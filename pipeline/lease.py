@@ -19,10 +19,9 @@ import platform
 import threading
 from collections.abc import Iterator
 
+from pipeline.addresses import shown
 from pipeline.errors import CorpusEmbedError, LeaseHeld
-from pipeline.retry import retried
-from pipeline.storage import Store, shown
-from pipeline.store_clock import changed_at, store_time
+from pipeline.storage import Store
 
 LEASES = "_meta/leases"
 TTL_S = 300.0
@@ -51,10 +50,10 @@ def _take(store: Store, ttl_s: float) -> int:
     newest = [name for name in names if name.startswith(f"{_folder(last)}/")]
     if last and f"{_folder(last)}/released" not in newest:
         try:
-            when = max(changed_at(store, _info(store, name)) for name in newest)
+            when = max(store.changed_at(store.info(name)) for name in newest)
         except FileNotFoundError:  # a beat that its holder has just replaced
-            when = store_time(store)
-        silent_s = store_time(store) - when
+            when = store.time()
+        silent_s = store.time() - when
         if silent_s < ttl_s:
             raise _held(
                 store, last, f"last sign of life {silent_s:.0f} s ago; it expires after {ttl_s:.0f} s of silence"
@@ -80,10 +79,6 @@ def _beat(store: Store, number: int, every_s: float, done: threading.Event) -> N
 def _delete(store: Store, name: str) -> None:
     with contextlib.suppress(CorpusEmbedError):  # what a writer may not delete is left to `vacuum`
         store.delete(name)
-
-
-def _info(store: Store, name: str) -> dict[str, object]:
-    return dict(retried(lambda: store.fs.info(store.path(name)), f"read {shown(store.uri)}/{name}"))
 
 
 def _held(store: Store, number: int, why: str) -> LeaseHeld:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
@@ -173,6 +174,22 @@ def by_split(parts: Iterable[Manifest]) -> dict[str, list[Manifest]]:
 def is_complete(parts: Sequence[Manifest]) -> bool:
     """Whether parts of one split, in order, run from its first record to its last."""
     return [part.index for part in parts] == list(range(len(parts))) and any(part.last for part in parts[-1:])
+
+
+def totals_of(parts: Iterable[Manifest]) -> dict[str, Any]:
+    """What a snapshot of `parts` says about them: fields of Snapshot."""
+    parts, reasons = tuple(parts), Counter[str]()
+    for part in parts:
+        reasons.update(part.reject_reasons)
+    files = [file for part in parts for file in part.data_files]
+    summed = ("n_records", "n_documents", "n_rejects", "n_rows", "n_tokens")
+    return {
+        "n_parts": len(parts),
+        "n_files": len(files),
+        **{name: sum(getattr(part, name) for part in parts) for name in summed},
+        "size_bytes": sum(file.size_bytes for file in files),
+        "reject_reasons": dict(sorted(reasons.items())),
+    }
 
 
 class Generation(Record):

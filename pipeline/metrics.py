@@ -85,10 +85,6 @@ class Progress:
         return max(waits, key=lambda stage: waits[stage])
 
     @property
-    def reject_share(self) -> float:
-        return self["n_rejects"] / self["n_records"] if self["n_records"] else 0.0
-
-    @property
     def fraction(self) -> float:
         """Share of the source bytes that is done; stays below 1 while the estimate of them may be too low."""
         return min(self["record_bytes"] / self.bytes_todo, 0.99) if self.bytes_todo else 0.0

@@ -53,7 +53,6 @@ class Module:
     name.
     """
 
-    idx: int
     name: str
     path: str
     type: str
@@ -71,6 +70,9 @@ class ModelDir:
     transformer_path: Path
     modules: tuple[Module, ...]
     config: dict[str, Any]
+    tokenizer_config: dict[str, Any]
+    tokenizer_arguments: dict[str, Any]
+    """What sentence-transformers' own config file passes on to the tokenizer."""
     max_tokens: int
     do_lower_case: bool
     pooling: str | None
@@ -81,7 +83,6 @@ class ModelDir:
     normalize: bool
     prompts: dict[str, str]
     default_prompt_name: str | None
-    similarity: str | None
     truncate_dim: int | None
     license: str | None
     commit: str | None
@@ -93,7 +94,7 @@ class ModelDir:
 def read_model(path: Path, where: str) -> ModelDir:
     """Read a local model directory; `where` is what messages call it. Raises ModelError when it cannot be used."""
     modules = tuple(
-        Module(int(m["idx"]), str(m["name"]), str(m["path"]), str(m["type"]))
+        Module(str(m["name"]), str(m["path"]), str(m["type"]))
         for m in _load_json(path / "modules.json", where, default=[])
     )
     _check_modules(path, modules, where)
@@ -117,6 +118,8 @@ def read_model(path: Path, where: str) -> ModelDir:
         transformer_path=transformer_path,
         modules=modules,
         config=config,
+        tokenizer_config=tokenizer,
+        tokenizer_arguments=_tokenizer_arguments(sentence),
         max_tokens=_max_tokens(sentence, tokenizer, config),
         do_lower_case=bool(sentence.get("do_lower_case", False)),
         pooling=_pooling_of(pooling_config, where) if pooling else None,
@@ -124,7 +127,6 @@ def read_model(path: Path, where: str) -> ModelDir:
         normalize=any(module.kind == "Normalize" for module in modules),
         prompts={k: v for k, v in (settings.get("prompts") or {}).items() if v is not None},
         default_prompt_name=settings.get("default_prompt_name"),
-        similarity=settings.get("similarity_fn_name"),
         truncate_dim=settings.get("truncate_dim"),
         license=_license_of(path / "README.md"),
         commit=path.name if path.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", path.name) else None,
@@ -173,6 +175,11 @@ def _check_weights(directory: Path, required: bool, where: str) -> None:
             "are never loaded. Convert once where you trust the source: "
             "SentenceTransformer(model).save_pretrained(directory), and name that directory."
         )
+
+
+def _tokenizer_arguments(sentence: dict[str, Any]) -> dict[str, Any]:
+    found = sentence.get("processor_kwargs") or sentence.get("tokenizer_args") or {}
+    return {name: value for name, value in found.items() if name != "trust_remote_code"}
 
 
 def _max_tokens(sentence: dict[str, Any], tokenizer: dict[str, Any], config: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.errors import ModelError, SpecError
 from pipeline.model_dir import OTHER_BACKENDS, SUFFIXES, ModelDir, hashes, is_wanted, read_model
-from pipeline.storage import cache_folder, filesystem
+from pipeline.storage import cache_folder, etag_of, filesystem
 
 __all__ = ["resolve"]
 
@@ -77,7 +77,7 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
     objects = {name: info for name, info in objects.items() if is_wanted(name) or name == "README.md"}
     if not objects:
         raise ModelError(f"{url}: no model files below this prefix. Set model.path to the prefix with config.json.")
-    rows = [[name, info.get("size"), _version_of(info)] for name, info in objects.items()]
+    rows = [[name, info.get("size"), etag_of(info)] for name, info in objects.items()]
     key = hashlib.sha256(json.dumps([url, rows], default=str).encode()).hexdigest()[:32]
     cache = cache_folder("models")
     final = cache / key
@@ -89,10 +89,6 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
             return model
         final.rename(tempfile.mkdtemp(prefix=f".damaged-{key}-", dir=cache))
     raise ModelError(f"{url}: the copy in {final} changes while it is read. Clear {cache} and try again.")
-
-
-def _version_of(info: Mapping[str, Any]) -> str:
-    return str(next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if info.get(key)), ""))
 
 
 def _download(fs: Any, root: str, objects: Mapping[str, Any], final: Path, url: str) -> None:

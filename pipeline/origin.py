@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, OutputError, ShardChanged
+from pipeline.addresses import shown
+from pipeline.errors import InputError, ShardChanged
 from pipeline.lineage import Manifest, Shard, Span
 from pipeline.prepare.clean import clean
-from pipeline.read import READERS, ReadOptions, format_of, is_compressed, read_span
+from pipeline.read import READERS, format_of, is_compressed, read_span
 from pipeline.recorded import Recorded
 from pipeline.shards import open_shard
 from pipeline.spec import JobSpec
-from pipeline.storage import shown
 
 SOURCE_GONE = "source no longer there"
 """How the reason begins where the shard is gone or another object: no fault of the output."""
@@ -45,12 +46,59 @@ class Record:
         return int(self.raw["record_bytes"][0].as_py())
 
 
-def read_records(recorded: Recorded, shard: Shard, positions: Collection[int]) -> dict[int, Record | str]:
-    """The records of one shard at some positions (values of source_record), read and cleaned as the run did.
+Key = tuple[str, str, int]
+"""Identity of a source record: URI and ETag of its shard, source_record."""
 
-    A position whose record cannot be had maps to the reason instead: "source no longer there: …" when the shard is
-    gone or is another object now (that is no fault of the output), "unreadable: …", or "no record there".
+
+def key_of(fields: Mapping[str, Any]) -> Key:
+    """The source record of a row."""
+    return fields["source_uri"], fields["source_etag"], fields["source_record"]
+
+
+def read_sources(
+    recorded: Recorded, rows: Iterable[tuple[Manifest | None, Mapping[str, Any]]]
+) -> dict[Key, Record | str]:
+    """The records that rows came from, read and cleaned as the run did. rows: each with the part that it belongs to.
+
+    A record that cannot be had maps to the reason instead: "source no longer there: …" when the shard is gone or is
+    another object now (that is no fault of the output), "unreadable: …", "no record there", or what is wrong with the row.
     """
+    found: dict[Key, Record | str] = {}
+    wanted: dict[Shard, set[int]] = defaultdict(set)
+    for part, fields in rows:
+        uri, etag, position = key_of(fields)
+        shards = [span.shard for span in part.split.spans] if part else []
+        shard = next((shard for shard in shards if (shard.uri, shard.etag) == (uri, etag)), None)
+        if shard:
+            wanted[shard].add(position)
+        elif part:
+            found[uri, etag, position] = (
+                f"part {part.part_id} did not read {shown(uri)} with ETag {etag}, which its row names. The output is "
+                "damaged: run `corpus-embed verify`"
+            )
+        else:
+            found[uri, etag, position] = "names a part that is not live"
+    for shard, positions in wanted.items():
+        for position, record in _read_records(recorded, shard, positions).items():
+            found[shard.uri, shard.etag, position] = record
+    return found
+
+
+def problem_of(record: Record | str, fields: Mapping[str, Any]) -> str | None:
+    """Why a row does not follow from its record; None when the text at its place has the row's hash."""
+    if isinstance(record, str):
+        return record
+    if record.text is None:
+        return f"the record would be rejected now: {record.reason}"
+    start, end = fields["char_start"], fields["char_end"]
+    inside = 0 <= start <= end <= len(record.text)
+    if inside and hashlib.sha256(record.text[start:end].encode()).hexdigest() == fields["text_sha256"]:
+        return None
+    return "the source text has another hash"
+
+
+def _read_records(recorded: Recorded, shard: Shard, positions: Collection[int]) -> dict[int, Record | str]:
+    """The records of one shard at some positions (values of source_record), or why they cannot be had."""
     found: dict[int, Record | str] = dict.fromkeys(positions, "no record there")
     try:
         for table in _tables(recorded, shard, sorted(positions)):
@@ -66,29 +114,6 @@ def read_records(recorded: Recorded, shard: Shard, positions: Collection[int]) -
     return found
 
 
-def digest_of(record: Record, char_start: int, char_end: int) -> str | None:
-    """SHA-256 of the UTF-8 of characters [char_start, char_end) of the cleaned text; None without a text."""
-    if record.text is None or not 0 <= char_start <= char_end <= len(record.text):
-        return None
-    return hashlib.sha256(record.text[char_start:char_end].encode()).hexdigest()
-
-
-def key_of(fields: Mapping[str, Any]) -> tuple[str, str, int]:
-    """Identity of the source record of a row."""
-    return fields["source_uri"], fields["source_etag"], fields["source_record"]
-
-
-def shard_of(part: Manifest, fields: Mapping[str, Any]) -> Shard:
-    """The shard, as it was planned, that a row of a part names. Raises OutputError when the part did not read it."""
-    for span in part.split.spans:
-        if (span.shard.uri, span.shard.etag) == (fields["source_uri"], fields["source_etag"]):
-            return span.shard
-    raise OutputError(
-        f"part {part.part_id}: a row names {shown(fields['source_uri'])} with ETag {fields['source_etag']} as its source, "
-        "which the part did not read. The output is damaged: run `corpus-embed verify`."
-    )
-
-
 def _cleaned(raw: pa.Table, spec: JobSpec) -> Record:
     cleaned = clean(raw, unicode=spec.prepare.unicode, min_chars=spec.prepare.min_chars)
     return Record(raw, cleaned["text"][0].as_py(), cleaned["reason"][0].as_py())
@@ -98,11 +123,10 @@ def _tables(recorded: Recorded, shard: Shard, positions: Sequence[int]) -> Itera
     """Tables of records of a shard in which the positions are, and as little else as the format allows."""
     spec = recorded.spec.input
     name = format_of(shard.uri, spec.format)
-    options = ReadOptions(spec.text_column, spec.id_column, spec.keep, int(spec.max_record_bytes))
     left = set(positions)
     with open_shard(shard, spec.storage_options) as file:
         for span in _spans(recorded, shard, name, positions, file):
-            for table in read_span(READERS[name], file, span, options):
+            for table in read_span(READERS[name], file, span, spec.read_options):
                 left -= set(table["source_record"].to_pylist())
                 yield table
                 if not left:

@@ -23,7 +23,6 @@ from pipeline.job import Job
 from pipeline.lineage import part_id
 from pipeline.prepare.chunk import chunk
 from pipeline.prepare.clean import clean
-from pipeline.ragged import list_members, reduced, renumbered
 from pipeline.reuse import UNKNOWN, Index
 from pipeline.tokenize import Tokenizer
 from pipeline.write.parquet import MAX_PARTITION_STEP, partition_step
@@ -189,3 +188,22 @@ def _sources(records: pa.Table) -> list[dict[str, Any]]:
     names = ["uri", "etag", "first_record", "n_records", "damaged"]
     order = ["source_uri", "source_etag", "source_record_min", "source_record_count", "damaged_any"]
     return list(grouped.select(order).rename_columns(names).to_pylist())
+
+
+def list_members(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Flat values of a list<int32> column without empty lists, and where each row's run starts (for reduceat)."""
+    lengths = pc.list_value_length(lists).to_numpy().astype(np.int64)
+    return pc.list_flatten(lists).to_numpy(), np.cumsum(lengths) - lengths
+
+
+def renumbered(lists: pa.ChunkedArray) -> tuple[pa.ChunkedArray, npt.NDArray[np.int64]]:
+    """Lists of numbers of texts with the numbers made dense, and which texts (K,) they stand for."""
+    members, starts = list_members(lists)
+    used, dense = np.unique(members, return_inverse=True)
+    array = pa.ListArray.from_arrays(np.append(starts, len(members)).astype(np.int32), dense.astype(np.int32))
+    return pa.chunked_array([array]), used.astype(np.int64)
+
+
+def reduced(function: np.ufunc, values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """`function` over each run of `values`: one result a start."""
+    return function.reduceat(values, starts) if len(starts) else values[:0]

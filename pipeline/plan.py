@@ -73,13 +73,9 @@ class Plan:
 
     @property
     def nothing_to_do(self) -> bool:
-        return (
-            not self.todo and self.head is not None and self.head.complete and not self.stale and not self.uncommitted
-        )
-
-    @property
-    def uncommitted(self) -> bool:
-        return self.head is None or self.head.n_parts != len(self.done)
+        if self.todo or self.stale or self.head is None:
+            return False
+        return self.head.complete and self.head.n_parts == len(self.done)
 
     def parts_of(self, manifests: Sequence[Manifest]) -> list[Manifest]:
         """Those of `manifests` that belong to the planned content."""
@@ -167,7 +163,7 @@ def _plan(job: Job, store: Store) -> Plan:
         head=head,
         run_id=run_id,
         changed_identity=_changes(store, head, job),
-        changes=shard_changes(shards, live, spec.input.format),
+        changes=shard_changes(shards, live),
     )
 
 

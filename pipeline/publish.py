@@ -24,6 +24,11 @@ from pipeline.write import parquet
 
 FOOTER_SOURCES = 64
 """Sources named in a data file's footer; the manifest always has all of them."""
+_AS_THEY_ARE = (
+    "part_id", "run_id", "index", "last", "record_bytes", "n_embedded", "n_embedded_tokens", "n_padded_tokens",
+    "n_oom_halvings", "seconds", "engine",
+)  # fmt: skip
+"""Facts of a part's header that its manifest repeats."""
 
 
 def publish_part(
@@ -44,25 +49,20 @@ def publish_part(
     table = _output_table(rows, vectors, header, job)
     metadata = _footer(header, job, vectors.shape[1])
     files = [
-        commit.publish_data_file(store, part_id, folder, values, rows_of_partition, metadata)
-        for values, folder, rows_of_partition in parquet.partitions(table, job.spec.output.partition_by)
-        if rows_of_partition.num_rows
+        commit.publish_data_file(store, part_id, folder, values, found.num_rows, parquet.encode(found, metadata))
+        for values, folder, found in parquet.partitions(table, job.spec.output.partition_by)
+        if found.num_rows
     ]
     rejects_path = rejects_sha256 = None
     if rejects.num_rows:
-        letters = (
-            _with_constants(rejects, header, job).select(schema.rejects_schema().names).cast(schema.rejects_schema())
-        )
+        letters = _with_constants(rejects, header, job, schema.rejects_schema())
         rejects_path, rejects_sha256 = commit.publish_rejects(store, header["run_id"], part_id, letters, metadata)
     rejects_by_shard = _counts(rejects["source_uri"])
     sources = [Source(**source, n_rejects=rejects_by_shard.get(source["uri"], 0)) for source in header["sources"]]
     manifest = Manifest(
-        part_id=part_id,
+        **{name: header[name] for name in _AS_THEY_ARE if name in header},
         fingerprint=job.fingerprint,
-        run_id=header["run_id"],
         split=Split.model_validate(header["split"]),
-        index=header["index"],
-        last=header["last"],
         sources=tuple(sources),
         data_files=tuple(files),
         rejects_path=rejects_path,
@@ -72,16 +72,9 @@ def publish_part(
         n_rejects=rejects.num_rows,
         n_rows=rows.num_rows,
         n_tokens=pc.sum(rows["n_tokens"]).as_py() or 0,
-        n_embedded_tokens=header.get("n_embedded_tokens", 0),
-        n_padded_tokens=header["n_padded_tokens"],
         n_truncated=pc.sum(rows["truncated"]).as_py() or 0,
-        record_bytes=header["record_bytes"],
-        n_embedded=header["n_embedded"],
-        n_oom_halvings=header.get("n_oom_halvings", 0),
         n_reused=rows["texts"].null_count,
         reject_reasons=_counts(rejects["reason"]),
-        seconds=header["seconds"],
-        engine=header["engine"],
     )
     if manifest.n_records != manifest.n_documents + manifest.n_rejects:
         raise OutputError(
@@ -94,19 +87,13 @@ def publish_part(
 def generation_of(job: Job, dimension: int) -> Generation:
     """The facts that all data files under the job's fingerprint share."""
     output = job.spec.output
-    arrow_schema = schema.rows_schema(
-        job.spec.input.keep,
-        include_text=output.include_text,
-        precision=output.vector_precision,
-        dimension=dimension,
-    )
     return Generation(
         fingerprint=job.fingerprint,
         identity=job.identity,
         dimension=dimension,
         vector_precision=output.vector_precision,
         partition_by=output.partition_by,
-        arrow_schema=arrow_schema.serialize().to_pybytes().hex(),
+        arrow_schema=_schema(job, dimension).serialize().to_pybytes().hex(),
         model_name=job.spec.model.path,
         model_license=job.model_license,
     )
@@ -133,25 +120,26 @@ def _without_broken_vectors(
     return rows.filter(pa.array(~broken)), vectors[~broken], lost
 
 
-def _with_constants(table: pa.Table, header: dict[str, Any], job: Job) -> pa.Table:
+def _schema(job: Job, dimension: int) -> pa.Schema:
+    output = job.spec.output
+    return schema.rows_schema(
+        job.spec.input.keep, include_text=output.include_text, precision=output.vector_precision, dimension=dimension
+    )
+
+
+def _with_constants(table: pa.Table, header: dict[str, Any], job: Job, wanted: pa.Schema) -> pa.Table:
+    """The table with part, run and fingerprint in each row, and only the columns of a schema, in its order and types."""
     constants = {"part_id": header["part_id"], "run_id": header["run_id"], "fingerprint": job.fingerprint}
     for name, value in constants.items():
         table = table.append_column(name, pa.repeat(value, table.num_rows))
-    return table
+    return table.select(wanted.names).cast(wanted)
 
 
 def _output_table(rows: pa.Table, vectors: npt.NDArray[np.float32], header: dict[str, Any], job: Job) -> pa.Table:
     """Rows in the order and types of schema.rows_schema (partition columns still in)."""
-    output = job.spec.output
-    for name, column in parquet.vector_columns(vectors, output.vector_precision).items():
+    for name, column in parquet.vector_columns(vectors, job.spec.output.vector_precision).items():
         rows = rows.append_column(name, column)
-    wanted = schema.rows_schema(
-        job.spec.input.keep,
-        include_text=output.include_text,
-        precision=output.vector_precision,
-        dimension=vectors.shape[1],
-    )
-    return _with_constants(rows, header, job).select(wanted.names).cast(wanted)
+    return _with_constants(rows, header, job, _schema(job, vectors.shape[1]))
 
 
 def _footer(header: dict[str, Any], job: Job, dimension: int) -> dict[str, object]:

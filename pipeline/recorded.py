@@ -2,29 +2,26 @@
 
 verify, trace and search work from this and never from a spec that a person hands in, so they use the very model,
 cleaning and dtype that made the vectors: these come from the generation record (the identity behind the fingerprint),
-places (input, model path) from the spec stored with the run. No torch before `load_engine_of`.
+places (input, model path) from the spec stored with the run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import yaml
 
 from pipeline import commit, dataset
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
-from pipeline.job import Job
+from pipeline.job import Job, device_here
 from pipeline.lineage import Generation, Manifest, Snapshot
 from pipeline.model_dir import ModelDir
 from pipeline.spec import JobSpec, spec_from
-from pipeline.storage import Store, reason, shown
-
-if TYPE_CHECKING:
-    from pipeline.embed import Engine
+from pipeline.storage import Store, reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +44,8 @@ class Recorded:
         model = self.generation.identity["model"]
         return Job(
             spec=self.spec,
-            device=_device(self.spec),
+            # the snapshot may come from a cluster that this machine is no part of
+            device="cpu" if self.spec.runtime.device == "cpu" else device_here(),
             dtype=model["dtype"],
             pooling=model["pooling"],
             normalize=model["normalize"],
@@ -93,27 +91,3 @@ def recorded_spec(store: Store, run_id: str) -> JobSpec:
         raise OutputError(f"{shown(store.uri)}/{path}: the spec of run {run_id} is gone. Give the job spec instead.")
     fields: dict[str, Any] = yaml.safe_load(data)
     return spec_from(fields, path)
-
-
-def load_engine_of(job: Job, model: ModelDir, prompt_tokens: int, threads: int | None = None) -> Engine:
-    """The engine for a job on this machine. prompt_tokens: leading ids of the prompt, from its tokenizer."""
-    from pipeline.embed import load_engine
-
-    runtime = job.spec.runtime
-    return load_engine(
-        model,
-        pooling="auto" if job.pooling == model.pooling else job.pooling,  # a directory may join several poolings
-        normalize=job.normalize,
-        dtype=job.dtype,
-        device=job.device,
-        truncate_dim=job.spec.model.truncate_dim,
-        max_batch_tokens=None if runtime.max_batch_tokens == "auto" else runtime.max_batch_tokens,
-        prompt_tokens=prompt_tokens,
-        engine=runtime.engine,
-        threads=threads,
-    )
-
-
-def _device(spec: JobSpec) -> str:
-    """Where to embed here: the snapshot may come from a cluster that this machine is no part of."""
-    return "cuda" if spec.runtime.device != "cpu" and glob.glob("/dev/nvidia[0-9]*") else "cpu"

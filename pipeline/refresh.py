@@ -10,11 +10,11 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
+from pipeline.addresses import shown
 from pipeline.errors import TooManyDeletions
-from pipeline.lineage import Manifest, Shard, Snapshot, Span, Split
+from pipeline.lineage import Manifest, Shard, Snapshot
 from pipeline.spec import JobSpec
-from pipeline.splits import estimated_bytes
-from pipeline.storage import shown
+from pipeline.splits import whole_bytes
 
 GENEROUS = 8
 """Documents a byte that unread shards are given, in those of the head: a plan must not stop a run that could be fine."""
@@ -31,8 +31,8 @@ class ShardChanges:
     most_documents: int
 
 
-def shard_changes(shards: Sequence[Shard], live: Sequence[Manifest], format: str) -> ShardChanges:
-    """Compare the listing with the shards of the head. `format` is input.format."""
+def shard_changes(shards: Sequence[Shard], live: Sequence[Manifest]) -> ShardChanges:
+    """Compare the listing with the shards of the head."""
     before = {span.shard for part in live for span in part.split.spans}
     uris = {shard.uri for shard in before}
     unread = [shard for shard in shards if shard not in before]
@@ -41,7 +41,7 @@ def shard_changes(shards: Sequence[Shard], live: Sequence[Manifest], format: str
     for part in live:
         for source in part.sources:
             documents[source.uri, source.etag] += source.n_records - source.n_rejects
-    unread_bytes = sum(estimated_bytes(Split(spans=(Span(shard=shard),), part_bytes=1), format) for shard in unread)
+    unread_bytes = sum(map(whole_bytes, unread))
     documents_a_byte = documents.total() / max(1, sum(part.record_bytes for part in live))
     return ShardChanges(
         unchanged=len(shards) - len(unread),

@@ -23,11 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import commit
+from pipeline.addresses import shown
 from pipeline.lineage import content_hash
 from pipeline.retry import retried
-from pipeline.storage import Store, cache_folder, shown
+from pipeline.storage import Store, cache_folder
 from pipeline.text_index import READERS, keys_of, or_none
-from pipeline.write.parquet import restored_vectors
+from pipeline.write.parquet import read_rows, restored_vectors
 
 LOCATIONS = 4
 """Places that one run is asked for one text: the first may be in a file that was vacuumed."""
@@ -101,15 +102,7 @@ class Index:
 
 def _read_rows(store: Store, path: str, rows: npt.NDArray[np.uint32]) -> pa.Table:
     with store.open(path) as source, pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file:
-        footer = file.metadata
-        ends = np.cumsum([footer.row_group(number).num_rows for number in range(footer.num_row_groups)])
-        groups = np.searchsorted(ends, rows, side="right")
-        columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
-        tables = []
-        for group in np.unique(groups).tolist():
-            first = ends[group] - footer.row_group(group).num_rows
-            tables.append(file.read_row_group(group, columns).take(pa.array(rows[groups == group] - first)))
-        return pa.concat_tables(tables)
+        return read_rows(file, rows, _COLUMNS)
 
 
 def _open(store: Store, path: str) -> dict[str, Any]:

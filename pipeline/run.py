@@ -18,6 +18,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import commit, dataset, errors, lake, refresh
+from pipeline.addresses import shown
 from pipeline.cluster import connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
@@ -29,7 +30,7 @@ from pipeline.record import write_record
 from pipeline.retry import tell_retries
 from pipeline.spec import JobSpec
 from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 from pipeline.text_index import build_run, update_index
 from pipeline.watch import Watch, check_rejects, show_retry, watching
 

@@ -20,11 +20,13 @@ import pyarrow.parquet as pq
 
 from pipeline import dataset, schema
 from pipeline.errors import ModelError, SpecError
-from pipeline.lineage import DataFile, Generation
-from pipeline.recorded import Recorded, load_engine_of, read_recorded
+from pipeline.job import load_engine_of
+from pipeline.lineage import DataFile
+from pipeline.recorded import Recorded, read_recorded
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
 from pipeline.tokenize import load_tokenizer
+from pipeline.write import parquet
 
 BATCH_ROWS = 16384
 FloatVector = npt.NDArray[np.float32]
@@ -80,8 +82,7 @@ def search(
             top = _top(scores, k)
             best += [_Candidate(float(scores[row]), number, first_row + int(row)) for row in top]
             best = sorted(best, key=lambda found: (-found.score, found.file, found.row))[:k]
-    rows = _rows(recorded, files, best)
-    return [_hit(min(1.0, found.score), rows[found.file, found.row]) for found in best]
+    return _hits(recorded, files, best)
 
 
 def embed_query(recorded: Recorded, text: str, prompt_name: str | None = None) -> FloatVector:
@@ -139,56 +140,25 @@ def _top(scores: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.intp]:
     return np.concatenate([above, np.flatnonzero(scores == limit)[: k - len(above)]])
 
 
-def _rows(recorded: Recorded, files: list[DataFile], best: list[_Candidate]) -> dict[tuple[int, int], dict[str, Any]]:
+def _hits(recorded: Recorded, files: list[DataFile], best: list[_Candidate]) -> list[Hit]:
     """The winning rows without their vectors: only the row groups that hold them are read."""
-    found: dict[tuple[int, int], dict[str, Any]] = {}
-    kept, types = _kept(recorded.generation), dataset.arrow_schema(recorded.generation)
-    for number in sorted({candidate.file for candidate in best}):
-        file = files[number]
+    types, rows = dataset.arrow_schema(recorded.generation), {}
+    kept = [name for name in types.names if name not in schema.RESERVED]
+    for number in sorted({found.file for found in best}):
+        file, wanted = files[number], sorted(found.row for found in best if found.file == number)
         with recorded.store.open(file.path) as source:
-            parquet = pq.ParquetFile(source)
-            columns = [name for name in (*_FIELDS, *kept) if name in parquet.schema_arrow.names]
-            ends = np.cumsum([parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)])
-            for row in sorted(candidate.row for candidate in best if candidate.file == number):
-                group = int(np.searchsorted(ends, row, side="right"))
-                first = int(ends[group - 1]) if group else 0
-                table = parquet.read_row_group(group, columns=columns).slice(row - first, 1)
-                fields = {name: table[name].cast(types.field(name).type)[0].as_py() for name in columns}
-                values = {
-                    **_partition(file, recorded.generation),
-                    **{name: fields[name] for name in kept if name in fields},
-                }
-                found[number, row] = {**fields, "columns": {name: _plain(values[name]) for name in kept}}
-    return found
+            table = parquet.read_rows(pq.ParquetFile(source), np.array(wanted), (*_FIELDS, *kept))
+        for name, value in file.partition.items():  # text in folder names; here it has its type again
+            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+        typed = pa.table({name: table[name].cast(types.field(name).type) for name in table.column_names})
+        for row, fields in zip(wanted, typed.to_pylist(), strict=True):
+            columns = {name: _plain(fields[name]) for name in kept}
+            rows[number, row] = {**{name: fields.get(name) for name in _FIELDS}, "columns": columns}
+    return [Hit(score=min(1.0, found.score), **rows[found.file, found.row]) for found in best]
 
 
 _FIELDS = ("doc_id", "chunk", "text", "source_uri", "source_record")
 
 
-def _kept(generation: Generation) -> list[str]:
-    return [name for name in dataset.arrow_schema(generation).names if name not in schema.RESERVED]
-
-
-def _partition(file: DataFile, generation: Generation) -> dict[str, Any]:
-    """Partition columns are text in folder names; here they have their types again."""
-    types = dataset.arrow_schema(generation)
-    return {
-        name: pa.scalar(value, pa.string()).cast(types.field(name).type).as_py()
-        for name, value in file.partition.items()
-    }
-
-
 def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
-
-
-def _hit(score: float, fields: dict[str, Any]) -> Hit:
-    return Hit(
-        score=score,
-        doc_id=fields["doc_id"],
-        chunk=fields["chunk"],
-        text=fields.get("text"),
-        source_uri=fields["source_uri"],
-        source_record=fields["source_record"],
-        columns=fields["columns"],
-    )

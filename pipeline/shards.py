@@ -13,10 +13,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+from pipeline.addresses import shown
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.lineage import Shard
 from pipeline.retry import retried
-from pipeline.storage import RANGE_BYTES, filesystem, reason, shown
+from pipeline.storage import RANGE_BYTES, etag_of, filesystem, reason
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def list_shards(uris: Sequence[str], options: Mapping[str, Any], accept: Callabl
             full = str(fs.unstrip_protocol(name))
             if info.get("size") is None:
                 raise SpecError(f"{shown(full)}: the server does not say how long it is. Copy it to a store that does.")
-            shards[full] = Shard(uri=full, etag=_etag(info), size_bytes=int(info["size"]))
+            shards[full] = Shard(uri=full, etag=etag_of(info), size_bytes=int(info["size"]))
     return [shards[uri] for uri in sorted(shards)]
 
 
@@ -99,15 +100,6 @@ def _visible(name: str, root: str) -> bool:
     return not any(step.startswith(("_", ".")) for step in steps)
 
 
-def _etag(info: Mapping[str, Any]) -> str:
-    for key in ("ETag", "etag", "md5Hash", "generation", "VersionId"):
-        if info.get(key):
-            return str(info[key]).strip('"')
-    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created") or ""
-    # no inode number: network and FUSE mounts give one file another number on every node
-    return f"{changed}-{info['size']}".replace(" ", "T")
-
-
 class ShardFile(io.BufferedReader):
     """A shard open for reading; `verify` asks the store once more whether it still is the planned object."""
 
@@ -146,10 +138,10 @@ class _PinnedShard(io.RawIOBase):
 
     def _compare(self, info: Mapping[str, Any]) -> None:
         shard = self._shard
-        if (_etag(info), int(info["size"])) != (shard.etag, shard.size_bytes):
+        if (etag_of(info), int(info["size"])) != (shard.etag, shard.size_bytes):
             raise ShardChanged(
                 f"{shown(shard.uri)}: planned with ETag {shard.etag} and {shard.size_bytes} bytes, found "
-                f"{_etag(info)} and {info['size']} bytes. It is planned again."
+                f"{etag_of(info)} and {info['size']} bytes. It is planned again."
             )
 
     def _asked(self, request: Callable[[], T]) -> T:

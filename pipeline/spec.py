@@ -19,7 +19,7 @@ import yaml
 
 from pipeline import schema
 from pipeline.errors import SpecError
-from pipeline.read import READERS
+from pipeline.read import READERS, ReadOptions
 from pipeline.spec_types import Auto, Count, Duration, KeptColumns, Name, StorageOptions, Uri, Uris
 
 __all__ = ["JobSpec", "load_spec"]
@@ -60,6 +60,10 @@ class InputSpec(_Section):
     @property
     def keep(self) -> dict[str, pa.DataType]:
         return {name: schema.KEPT_TYPES[type_name] for name, type_name in self.keep_columns.items()}
+
+    @property
+    def read_options(self) -> ReadOptions:
+        return ReadOptions(self.text_column, self.id_column, self.keep, int(self.max_record_bytes))
 
 
 class ChunkSpec(_Section):

@@ -63,11 +63,11 @@ def cut_rest(spec: JobSpec, shards: Sequence[Shard], claims: Claims) -> Iterator
         opener = functools.partial(open_shard, options=spec.input.storage_options)
         for span in reader.spans(shard, opener, part_bytes):
             for free in _free(span, taken):
-                if not free.is_whole or _whole_bytes(shard) * GROUPED_BELOW > part_bytes:
+                if not free.is_whole or whole_bytes(shard) * GROUPED_BELOW > part_bytes:
                     yield Split(spans=(free,), part_bytes=part_bytes)
                     continue
                 group.append(free)
-                group_bytes += _whole_bytes(shard)
+                group_bytes += whole_bytes(shard)
                 if group_bytes >= part_bytes:
                     yield Split(spans=tuple(group), part_bytes=part_bytes)
                     group, group_bytes = [], 0
@@ -99,13 +99,14 @@ def _free(span: Span, taken: Sequence[tuple[int, float]]) -> Iterator[Span]:
     yield Span(shard=span.shard, start=start, stop=span.stop)
 
 
-def _whole_bytes(shard: Shard) -> int:
+def whole_bytes(shard: Shard) -> int:
+    """Bytes that reading a whole shard will give, decompressed: a guess."""
     return shard.size_bytes * (COMPRESSION_RATIO if is_compressed(shard.uri) else 1)
 
 
 def _span_bytes(span: Span, part_bytes: int, format: str) -> int:
     if span.is_whole:
-        return _whole_bytes(span.shard)
+        return whole_bytes(span.shard)
     if format_of(span.shard.uri, format) == "parquet":
         return part_bytes  # row groups: the reader gathers them to about that
     stop = span.shard.size_bytes if span.stop is None else min(span.stop, span.shard.size_bytes)

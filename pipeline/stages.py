@@ -23,7 +23,7 @@ from ray.data.datasource import Datasink
 
 from pipeline import careful, commit, cutting, metrics, parts, publish, tokenize
 from pipeline.errors import ShardChanged, WorkerError
-from pipeline.job import Job
+from pipeline.job import Job, load_engine_of
 from pipeline.plan import Todo
 from pipeline.quarantine import Child, here
 from pipeline.retry import tell_retries
@@ -152,8 +152,9 @@ class EmbedParts:
     def __init__(self, job: Job, threads: int | None, totals: Any) -> None:
         self.job, self.totals = job, totals
         with starting(totals):
-            self.loading = (job, _prompt_tokens(job), threads)
-            self.engine = careful.load_engine(*self.loading)
+            prompt_tokens = _prompt_tokens(job)
+            self.loading = (job, prompt_tokens, threads)
+            self.engine = load_engine_of(job, job.model(), prompt_tokens, threads)
         self.idle_since = time.perf_counter()
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ on. What is tried again is in `pipeline/retry.py`, the input side (listing and p
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import os
 import tempfile
@@ -18,9 +19,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
-from pipeline.addresses import problem_of, problem_of_options
-from pipeline.addresses import shown as shown  # its readers import it from here
-from pipeline.errors import SpecError, StorageError
+from pipeline.addresses import problem_of, problem_of_options, shown
+from pipeline.errors import OutputError, SpecError, StorageError
 from pipeline.retry import retried
 
 T = TypeVar("T")
@@ -49,6 +49,16 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         fs.retries = 2  # not s3fs' 5 on top of botocore's 5: a store that hangs would take 25 timeouts to be noticed
     path = str(fs._strip_protocol(uri))
     return fs, os.path.abspath(path) if protocol == "file" else path
+
+
+def etag_of(info: Mapping[str, Any]) -> str:
+    """Which version of an object a file system describes: its ETag or the like, else when it was changed, and its size."""
+    for key in ("ETag", "etag", "md5Hash", "generation", "VersionId"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("created") or ""
+    # no inode number: network and FUSE mounts give one file another number on every node
+    return f"{changed}-{info.get('size')}".replace(" ", "T")
 
 
 def cache_folder(name: str) -> Path:
@@ -121,6 +131,34 @@ class Store:
     def delete(self, relative: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._asked(lambda: self.fs.rm_file(self.path(relative)), "delete", relative)
+
+    def info(self, relative: str) -> dict[str, Any]:
+        """What the file system says of one object. Raises FileNotFoundError when it is not there."""
+        return dict(self._asked(lambda: self.fs.info(self.path(relative)), "read", relative))
+
+    def time(self) -> float:
+        """Seconds since 1970 by the store's own clock: when it says that an object written now was changed."""
+        probe = f"_meta/probes/{os.urandom(8).hex()}"
+        self.put_if_absent(probe, b"time")
+        try:
+            return self.changed_at(self.info(probe))
+        finally:
+            self.delete(probe)
+
+    def changed_at(self, info: Mapping[str, Any]) -> float:
+        """When an object was last changed, from its `info`, by the store's clock: no decision rests on one of ours.
+
+        S3 says LastModified, in whole seconds; a disk has mtimes. Raises OutputError where a store says nothing.
+        """
+        for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
+            value = info.get(key)
+            if isinstance(value, str):
+                value = datetime.datetime.fromisoformat(value)
+            if isinstance(value, datetime.datetime):
+                return value.timestamp()
+            if isinstance(value, int | float):
+                return float(value)
+        raise OutputError(f"{shown(self.uri)}: the store does not say when objects were changed, so no age can be told")
 
     def check_conditional_put(self) -> None:
         """Prove that this root can be written and that a second create of one name is refused.

@@ -23,10 +23,11 @@ import tenacity
 import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from pipeline.addresses import shown
 from pipeline.errors import ClusterError, SpecError
 from pipeline.lineage import content_hash
 from pipeline.spec import JobSpec
-from pipeline.storage import reason, shown
+from pipeline.storage import reason
 
 T = TypeVar("T")
 

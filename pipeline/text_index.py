@@ -19,9 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.addresses import shown
 from pipeline.lineage import FORMAT_VERSION, Manifest, Record, content_hash
 from pipeline.retry import retried
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 FOLDER = "_meta/index"
 RUN_ROWS, RUN_PARTS = 4 << 20, 8192

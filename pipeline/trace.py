@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pipeline import dataset
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
-from pipeline.lineage import DataFile, Manifest, Shard
-from pipeline.origin import Record, digest_of, key_of, read_records, shard_of
+from pipeline.lineage import DataFile, Manifest
+from pipeline.origin import Record, key_of, problem_of, read_sources
 from pipeline.recorded import Recorded, read_recorded
 from pipeline.spec import JobSpec
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 MAX_ROWS = 100
 """Rows traced in full; `Trace.n_rows` says how many there are."""
@@ -100,14 +101,7 @@ def trace(
     recorded = read_recorded(Store(store_uri, storage_options), snapshot, spec=spec)
     found = _find(recorded, row)
     owners = {file.path: (part, file) for part in recorded.parts for file in part.data_files}
-    wanted: dict[Shard, set[int]] = {}
-    for fields in found[:MAX_ROWS]:
-        part, _ = owners[fields["path"]]
-        wanted.setdefault(shard_of(part, fields), set()).add(fields["source_record"])
-    records: dict[tuple[str, str, int], Record | str] = {}
-    for shard, positions in wanted.items():
-        for position, record in read_records(recorded, shard, positions).items():
-            records[shard.uri, shard.etag, position] = record
+    records = read_sources(recorded, [(owners[fields["path"]][0], fields) for fields in found[:MAX_ROWS]])
     rows = [_traced(fields, *owners[fields["path"]], records[key_of(fields)]) for fields in found[:MAX_ROWS]]
     generation = recorded.generation
     return Trace(
@@ -157,13 +151,13 @@ def _select(recorded: Recorded, condition: pc.Expression) -> list[dict[str, Any]
 
 
 def _traced(fields: Mapping[str, Any], part: Manifest, file: DataFile, record: Record | str) -> TracedRow:
-    verdict, text = _verdict(fields, record)
+    problem, text = problem_of(record, fields), record.text if isinstance(record, Record) else None
     return TracedRow(
         **{name: fields[name] for name in _COLUMNS},
-        verdict=verdict,
-        ok=verdict == "same",
+        verdict=problem or "same",
+        ok=problem is None,
         record_bytes=record.record_bytes if isinstance(record, Record) else None,
-        source_text=text,
+        source_text=text and text[fields["char_start"] : fields["char_end"]][:TEXT_CHARS],
         data_file=file.path,
         data_file_sha256=file.sha256,
         part_id=part.part_id,
@@ -171,13 +165,3 @@ def _traced(fields: Mapping[str, Any], part: Manifest, file: DataFile, record: R
         part_index=part.index,
         device=part.engine,
     )
-
-
-def _verdict(fields: Mapping[str, Any], record: Record | str) -> tuple[str, str | None]:
-    if isinstance(record, str):
-        return record, None
-    if record.text is None:
-        return f"the record would be rejected now: {record.reason}", None
-    text = record.text[fields["char_start"] : fields["char_end"]]
-    same = digest_of(record, fields["char_start"], fields["char_end"]) == fields["text_sha256"]
-    return "same" if same else "the source text has another hash", text[:TEXT_CHARS]

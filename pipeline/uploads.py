@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.addresses import shown
 from pipeline.retry import retried
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 
 def stale(store: Store, limit: float) -> Iterator[tuple[str, str]]:

@@ -30,41 +30,42 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from pipeline import commit, lake, schema, uploads
+from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.retry import retried
-from pipeline.storage import Store, shown
-from pipeline.store_clock import changed_at, store_time
+from pipeline.storage import Store
 from pipeline.text_index import used_runs
 
+
+class _Kind(NamedTuple):
+    """One sort of object that this package writes, and why it may go."""
+
+    pattern: re.Pattern[str]
+    reason: str
+
+
 _KINDS = {
-    "manifest": re.compile(r"_meta/manifests/([0-9a-f]+)/([0-9a-f]+)\.json"),
-    "data": re.compile(r"data/(?:[^/]+/)*part-([0-9a-f]+)\.parquet"),
-    "rejects": re.compile(r"_meta/rejects/([0-9a-f]+)/part-([0-9a-f]+)\.parquet"),
-    "snapshot": re.compile(r"_meta/snapshots/(\d{20})\.json"),
-    "file list": re.compile(r"_meta/files/([0-9a-f]{64})\.parquet"),
-    "index": re.compile(r"_meta/index/[0-9a-f]+/[0-9a-f]+\.(?:arrow|json)"),
-    "generation": re.compile(r"_meta/generations/([0-9a-f]+)\.json"),
-    "run record": re.compile(r"_meta/runs/([0-9a-f]+)/.+"),
-    "lease": re.compile(r"_meta/leases/\d{20}/[^/]+"),
-    "probe": re.compile(r"_meta/probes/[0-9a-f]+"),
-    "temporary": re.compile(r"_meta/tmp/[^/]+"),
+    name: _Kind(re.compile(pattern), reason)
+    for name, pattern, reason in (
+        ("manifest", r"_meta/manifests/([0-9a-f]+)/([0-9a-f]+)\.json", "a part that no kept snapshot names"),
+        ("data", r"data/(?:[^/]+/)*part-([0-9a-f]+)\.parquet", "a data file that no kept part names"),
+        ("rejects", r"_meta/rejects/([0-9a-f]+)/part-([0-9a-f]+)\.parquet", "rejects that no kept part names"),
+        ("snapshot", r"_meta/snapshots/(\d{20})\.json", "older than the kept snapshots"),
+        ("file list", r"_meta/files/([0-9a-f]{64})\.parquet", "no kept snapshot names it"),
+        (
+            "index",
+            r"_meta/index/[0-9a-f]+/[0-9a-f]+\.(?:arrow|json)",
+            "a larger one covers its parts, or they are gone",
+        ),
+        ("generation", r"_meta/generations/([0-9a-f]+)\.json", "nothing kept has its fingerprint"),
+        ("run record", r"_meta/runs/([0-9a-f]+)/.+", "nothing kept is from this run"),
+        ("lease", r"_meta/leases/\d{20}/[^/]+", "of a refresh that ended or died"),
+        ("probe", r"_meta/probes/[0-9a-f]+", "left behind by a check for conditional writes"),
+        ("temporary", r"_meta/tmp/[^/]+", "left behind by a write that was killed"),
+    )
 }
 """Every name this package gives, in the order of deletion. What matches none of them is not ours."""
-
-_REASONS = {
-    "manifest": "a part that no kept snapshot names",
-    "data": "a data file that no kept part names",
-    "rejects": "rejects that no kept part names",
-    "snapshot": "older than the kept snapshots",
-    "file list": "no kept snapshot names it",
-    "index": "a larger one covers its parts, or they are gone",
-    "generation": "nothing kept has its fingerprint",
-    "run record": "nothing kept is from this run",
-    "lease": "of a refresh that ended or died",
-    "probe": "left behind by a check for conditional writes",
-    "temporary": "left behind by a write that was killed",
-}
 
 
 class Listed(NamedTuple):
@@ -102,7 +103,7 @@ def vacuum(
     store = Store(store_uri, storage_options)
     if keep_snapshots < 1:
         raise OutputError(f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept")
-    limit = store_time(store) - older_than.total_seconds()
+    limit = store.time() - older_than.total_seconds()
     # listed before snapshots are read: a snapshot made in between names nothing that could be judged without it
     listed = {path: found for path, found in _list(store).items() if _kind(path)}
     found_snapshots = (commit.load_snapshot(store, number) for number in commit.snapshot_numbers(store))
@@ -128,14 +129,14 @@ def vacuum(
         kept_snapshots=tuple(snapshot.number for snapshot in kept),
         n_bytes=sum(listed[path].size_bytes for path in going),
         n_too_young=sum(listed[path].changed >= limit for path in unneeded),
-        paths={path: _REASONS[_kind(path)] for path in going},
+        paths={path: _KINDS[_kind(path)].reason for path in going},
         uploads=tuple(f"{key} {upload}" for key, upload in unfinished),
     )
 
 
 def _kind(path: str) -> str:
     """Key of _KINDS, or "" for a name that this package does not give."""
-    return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(path)), "")
+    return next((name for name, kind in _KINDS.items() if kind.pattern.fullmatch(path)), "")
 
 
 def _kept(snapshots: list[Snapshot], n_complete: int) -> list[Snapshot]:
@@ -167,13 +168,13 @@ def _needed(store: Store, kept: list[Snapshot], snapshots: list[Snapshot], liste
         *(snapshot.file_list for snapshot in kept),
         *(f"_meta/generations/{fingerprint}.json" for fingerprint in fingerprints),
         *(f"{run}.{suffix}" for run in indexed for suffix in ("arrow", "json")),
-        *(path for path in listed if (found := _KINDS["run record"].fullmatch(path)) and found[1] in runs),
+        *(path for path in listed if (found := _KINDS["run record"].pattern.fullmatch(path)) and found[1] in runs),
     }
 
 
 def _outside(store: Store, live: Mapping[str, Manifest], listed: Mapping[str, Listed]) -> list[Manifest]:
     """Manifests in storage that no kept snapshot names."""
-    names = [path for path in listed if (found := _KINDS["manifest"].fullmatch(path)) and found[2] not in live]
+    names = [path for path in listed if (found := _KINDS["manifest"].pattern.fullmatch(path)) and found[2] not in live]
     return [Manifest.from_json(data, path) for path, data in store.read_many(names)]
 
 
@@ -187,7 +188,7 @@ def _parts_or_none(store: Store, snapshot: Snapshot) -> list[Manifest]:
 
 def _written_last(listed: Mapping[str, Listed]) -> set[str]:
     """The fingerprint with the youngest manifest: of a run that may be unfinished. Several where a clock ticks in seconds."""
-    matches = ((path, _KINDS["manifest"].fullmatch(path)) for path in listed)
+    matches = ((path, _KINDS["manifest"].pattern.fullmatch(path)) for path in listed)
     changed = [(listed[path].changed, match[1]) for path, match in matches if match]
     newest = max((when for when, _ in changed), default=0.0)
     return {fingerprint for when, fingerprint in changed if when == newest}
@@ -195,12 +196,12 @@ def _written_last(listed: Mapping[str, Listed]) -> set[str]:
 
 def _lineage_of_kept_rows(store: Store, old: Iterable[str], needed: Iterable[str]) -> set[str]:
     """Run records among `old` that rows of kept data files name: a part may have adopted the file of an earlier run."""
-    records = {path: match[1] for path in old if (match := _KINDS["run record"].fullmatch(path))}
+    records = {path: match[1] for path in old if (match := _KINDS["run record"].pattern.fullmatch(path))}
     if not records:
         return set()
     runs: set[str] = set()
     for path in needed:
-        if _KINDS["data"].fullmatch(path):
+        if _KINDS["data"].pattern.fullmatch(path):
             with store.open(path) as source:
                 metadata = pq.read_metadata(source).metadata or {}
             footer = json.loads(metadata.get(schema.FOOTER_KEY, b"{}"))
@@ -215,7 +216,7 @@ def _list(store: Store) -> dict[str, Listed]:
     found = retried(lambda: store.fs.find(store.root, detail=True), f"list {shown(store.uri)}")
     top = f"{store.root}/"
     inside = {name.removeprefix(top): info for name, info in found.items() if name.startswith(top)}
-    return {name: Listed(int(info["size"]), changed_at(store, info)) for name, info in inside.items()}
+    return {name: Listed(int(info["size"]), store.changed_at(info)) for name, info in inside.items()}
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Listed]]:

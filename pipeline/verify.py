@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.lineage import Manifest, Span
+from pipeline.lineage import Span, by_split, is_complete, totals_of
 from pipeline.recorded import Recorded, read_recorded
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
@@ -71,6 +71,7 @@ def verify(
         _ = recorded.model  # before hours of reading: without the model there is no sample
     rows = Rows(recorded, sample=sample, seed=seed)
     rows.read()
+    head = recorded.snapshot
     checks = [
         check(
             "files",
@@ -84,12 +85,16 @@ def verify(
             f"vectors of dimension {recorded.generation.dimension} in every file",
         ),
         check("lineage", rows.findings["lineage"], "every row names its part, and a shard that the part read"),
-        check("counts", [*_counts(recorded), *rows.findings["counts"]], _counted(recorded)),
+        check(
+            "counts",
+            [*_counts(recorded), *rows.findings["counts"]],
+            f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects",
+        ),
         check("manifests", records(recorded), f"{len(recorded.parts)} manifests are as the snapshot lists them"),
         check(
             "rejects",
             rejects(recorded),
-            f"{recorded.snapshot.n_rejects} dead letters, as many as the manifests say",
+            f"{head.n_rejects} dead letters, as many as the manifests say",
         ),
         check("splits", _splits(recorded), _split(recorded)),
         check("records", *rows.doubled_records(), n_documents=rows.n_documents),
@@ -103,25 +108,17 @@ def verify(
     if sample:
         from pipeline.verify_sample import compare
 
-        again = compare(recorded, rows.sample)
-        checks.append(check("sample", again.findings, again.detail, **again.figures))
-    return Verification(recorded.snapshot.number, recorded.snapshot.fingerprint, tuple(checks))
+        findings, detail, figures = compare(recorded, rows.sample)
+        checks.append(check("sample", findings, detail, **figures))
+    return Verification(head.number, head.fingerprint, tuple(checks))
 
 
 def check(name: str, findings: Iterable[str], fine: str, **figures: Any) -> Check:
     """A check that holds when there are no findings."""
     found = list(findings)
-    detail = (
-        fine
-        if not found
-        else "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
-    )
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    detail = "; ".join([*found[:SHOWN], *more]) or fine
     return Check(name, not found, detail, {"findings": len(found), **figures})
-
-
-def _counted(recorded: Recorded) -> str:
-    snapshot = recorded.snapshot
-    return f"{snapshot.n_records} records = {snapshot.n_documents} documents + {snapshot.n_rejects} rejects"
 
 
 def _counts(recorded: Recorded) -> Iterator[str]:
@@ -137,12 +134,9 @@ def _counts(recorded: Recorded) -> Iterator[str]:
             )
         if part.n_rows != sum(file.n_rows for file in part.data_files):
             yield f"part {part.part_id}: {part.n_rows} rows, {sum(file.n_rows for file in part.data_files)} in its files"
-    for name in ("n_records", "n_documents", "n_rejects", "n_rows", "n_tokens"):
-        total = sum(getattr(part, name) for part in parts)
+    for name, total in totals_of(parts).items():
         if total != getattr(snapshot, name):
             yield f"snapshot {snapshot.number} says {name} = {getattr(snapshot, name)}, its parts have {total}"
-    if snapshot.n_parts != len(parts):
-        yield f"snapshot {snapshot.number} says n_parts = {snapshot.n_parts}, its file list has {len(parts)}"
 
 
 def _split(recorded: Recorded) -> str:
@@ -154,24 +148,21 @@ def _split(recorded: Recorded) -> str:
 
 def _splits(recorded: Recorded) -> Iterator[str]:
     """Parts of a split run from first to last; spans of a shard tile it; what the run planned is there."""
-    by_split: dict[str, list[Manifest]] = defaultdict(list)
-    for part in sorted(recorded.parts, key=lambda part: part.index):
-        by_split[part.split.split_id].append(part)
-    complete = recorded.snapshot.complete
-    for split_id, parts in by_split.items():
+    splits, complete = by_split(recorded.parts), recorded.snapshot.complete
+    for split_id, parts in splits.items():
         found = [part.index for part in parts]
-        gap = found != list(range(len(found))) or not parts[-1].last
-        if len(set(found)) < len(found) or any(part.last for part in parts[:-1]) or (complete and gap):
+        gap = complete and not is_complete(parts)
+        if len(set(found)) < len(found) or any(part.last for part in parts[:-1]) or gap:
             last = "which is the last" if parts[-1].last else "none of which is the last"
             yield f"split {split_id}: has the parts {found}, {last}"
     spans: dict[str, list[Span]] = defaultdict(list)
-    for parts in by_split.values():
+    for parts in splits.values():
         for span in parts[0].split.spans:
             spans[span.shard.uri].append(span)
     for uri, of_shard in spans.items():
         yield from _tiled(uri, sorted(of_shard, key=lambda span: span.start), complete)
     if complete:
-        yield from _missing_of_plan(recorded, set(by_split))
+        yield from _missing_of_plan(recorded, set(splits))
 
 
 def _tiled(uri: str, spans: list[Span], complete: bool) -> Iterator[str]:

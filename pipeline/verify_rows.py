@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import dataset, schema
+from pipeline.addresses import shown
 from pipeline.lineage import DataFile, Manifest
 from pipeline.recorded import Recorded
-from pipeline.storage import shown
 
 BATCH_ROWS = 8192
 SAMPLE_COLUMNS = (
@@ -49,23 +49,21 @@ class Rows:
         self._chosen: Hashes = np.sort(chosen).astype(np.int64)
         self._record_hashes: list[Hashes] = []
         self._id_hashes: list[Hashes] = []
+        self._documents: Counter[str] = Counter()  # of the part under way, by source_uri
+        self._totals: Counter[str] = Counter()
 
     def read(self) -> None:
         """The pass over all files."""
         first_row = 0
         for part in self.recorded.parts:
-            documents: Counter[str] = Counter()
-            totals: Counter[str] = Counter()
-            whole = True
+            self._documents, self._totals, whole = Counter(), Counter(), True
             for file in part.data_files:
-                found = self._file(part, file, first_row, documents, totals)
+                found = self._file(part, file, first_row)
                 whole, first_row = whole and found, first_row + file.n_rows
             if whole:
-                self.findings["counts"] += _part_counts(part, documents, totals)
+                self.findings["counts"] += _part_counts(part, self._documents, self._totals)
 
-    def _file(
-        self, part: Manifest, file: DataFile, first_row: int, documents: Counter[str], totals: Counter[str]
-    ) -> bool:
+    def _file(self, part: Manifest, file: DataFile, first_row: int) -> bool:
         """One file; returns whether all of its rows could be looked at."""
         self.n_files += 1
         data = self.recorded.store.read_or_none(file.path)
@@ -88,7 +86,7 @@ class Rows:
             return False
         try:
             for batch in parquet.iter_batches(BATCH_ROWS):
-                self._batch(part, file, pa.Table.from_batches([batch]), first_row, documents, totals)
+                self._batch(part, file, pa.Table.from_batches([batch]), first_row)
                 first_row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             self.findings["pages"].append(f"{file.path}: rows cannot be read: {error}")
@@ -114,24 +112,16 @@ class Rows:
                 return False
         return True
 
-    def _batch(
-        self,
-        part: Manifest,
-        file: DataFile,
-        rows: pa.Table,
-        first_row: int,
-        documents: Counter[str],
-        totals: Counter[str],
-    ) -> None:
+    def _batch(self, part: Manifest, file: DataFile, rows: pa.Table, first_row: int) -> None:
         nulls = [field.name for field in self.schema if not field.nullable and rows[field.name].null_count]
         if nulls:
             self.findings["schema"].append(f"{file.path}: nulls in {', '.join(nulls)}")
             return
         is_first = pc.equal(rows["chunk"], 0)
         for count in rows.filter(is_first)["source_uri"].value_counts().to_pylist():
-            documents[count["values"]] += count["counts"]
-        totals["n_tokens"] += pc.sum(rows["n_tokens"]).as_py() or 0
-        totals["n_truncated"] += pc.sum(rows["truncated"]).as_py() or 0
+            self._documents[count["values"]] += count["counts"]
+        for total, column in (("n_tokens", "n_tokens"), ("n_truncated", "truncated")):
+            self._totals[total] += pc.sum(rows[column]).as_py() or 0
         self.n_rows += rows.num_rows
         self.n_documents += pc.sum(is_first).as_py() or 0
         self._record_hashes.append(_hashes(rows, _RECORD))

@@ -7,7 +7,6 @@ output's precision before they are compared. Cost: loading the model, one embedd
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,13 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import cutting, dataset, parts
-from pipeline.errors import OutputError
-from pipeline.job import Job
+from pipeline.addresses import shown
+from pipeline.job import Job, load_engine_of
 from pipeline.lineage import Shard, Span, Split
-from pipeline.origin import SOURCE_GONE, Record, digest_of, key_of, read_records, shard_of
-from pipeline.ragged import renumbered
-from pipeline.recorded import Recorded, load_engine_of
-from pipeline.storage import shown
+from pipeline.origin import SOURCE_GONE, Key, Record, key_of, problem_of, read_sources
+from pipeline.recorded import Recorded
 from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.versions import versions
 from pipeline.write import parquet
@@ -37,27 +34,20 @@ MIN_COSINE_INT8 = 0.999
 MIN_EQUAL_BITS = {"float32": 0.98, "float16": 0.97, "bfloat16": 0.95, "int8": 0.97}
 """ubinary keeps signs; the sign of a value within rounding of zero is chance."""
 
-RowKey = tuple[tuple[str, str, int], int]
+RowKey = tuple[Key, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Result of a sample. figures: rows compared, rows without a source, lowest similarity, the limit."""
-
-    findings: tuple[str, ...]
-    detail: str
-    figures: dict[str, Any]
-
-
-def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> Comparison:
+def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> tuple[list[str], str, dict[str, Any]]:
     """Compare sampled rows (tables of verify_rows.SAMPLE_COLUMNS) with what their sources give now.
 
-    A source that is gone or another object now is counted and is no finding. Raises ModelError when the model files are
-    not those of the fingerprint.
+    Returns findings, a sentence, and figures: rows compared, rows without a source, lowest similarity, the limit. A source
+    that is gone or another object now is counted and is no finding. Raises ModelError when the model files are not those
+    of the fingerprint.
     """
     rows = [fields for table in tables for fields in table.drop_columns(["embedding"]).to_pylist()]
     stored = np.concatenate([dataset.vectors_of(c) for t in tables for c in t["embedding"].chunks]) if rows else None
-    records = _records(recorded, rows)
+    owners = {part.part_id: part for part in recorded.parts}
+    records = read_sources(recorded, [(owners.get(fields["part_id"]), fields) for fields in rows])
     findings, good = [], []
     gone: dict[str, int] = defaultdict(int)
     for number, fields in enumerate(rows):
@@ -86,34 +76,12 @@ def compare(recorded: Recorded, tables: Sequence[pa.Table]) -> Comparison:
     software = versions(recorded.model) if good else recorded.generation.identity["tokenizer"]
     if software != recorded.generation.identity["tokenizer"]:
         detail += f"; tokenizer software differs: {recorded.generation.identity['tokenizer']} then, {software} here"
-    return Comparison(tuple(findings), detail, figures)
-
-
-def _records(recorded: Recorded, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, int], Record | str]:
-    owners = {part.part_id: part for part in recorded.parts}
-    wanted: dict[Shard, set[int]] = defaultdict(set)
-    found: dict[tuple[str, str, int], Record | str] = {
-        key_of(fields): "names a part that is not live" for fields in rows
-    }
-    for fields in rows:
-        if fields["part_id"] in owners:
-            try:
-                wanted[shard_of(owners[fields["part_id"]], fields)].add(fields["source_record"])
-            except OutputError as error:
-                found[key_of(fields)] = str(error)
-    for shard, positions in wanted.items():
-        for position, record in read_records(recorded, shard, positions).items():
-            found[shard.uri, shard.etag, position] = record
-    return found
+    return findings, detail, figures
 
 
 def _text_problem(recorded: Recorded, fields: Mapping[str, Any], record: Record | str) -> str | None:
-    if isinstance(record, str):
-        return record
-    if record.text is None:
-        return f"its record would be rejected now: {record.reason}"
-    if digest_of(record, fields["char_start"], fields["char_end"]) != fields["text_sha256"]:
-        return "the source text has another hash than text_sha256"
+    if (problem := problem_of(record, fields)) or isinstance(record, str):
+        return problem
     default = f"{fields['source_uri']}#{fields['source_record']}"
     found = default if recorded.spec.input.id_column is None else record.raw["doc_id"][0].as_py()
     return None if found == fields["doc_id"] else f"its record has the id {found!r}"
@@ -122,7 +90,7 @@ def _text_problem(recorded: Recorded, fields: Mapping[str, Any], record: Record 
 def _embedded_again(
     recorded: Recorded,
     keys: Sequence[RowKey],
-    records: Mapping[tuple[str, str, int], Record | str],
+    records: Mapping[Key, Record | str],
     rows: Sequence[Mapping[str, Any]],
     stored: npt.NDArray[Any],
 ) -> tuple[float, float, list[str]]:
@@ -156,9 +124,7 @@ def _embedded_again(
     return float(similarity.min(initial=1.0)), limit, findings
 
 
-def _part(
-    keys: Mapping[tuple[str, str, int], None], records: Mapping[tuple[str, str, int], Record | str]
-) -> cutting.Part:
+def _part(keys: Mapping[Key, None], records: Mapping[Key, Record | str]) -> cutting.Part:
     """The sampled records as a part of their own."""
     shards = list(dict.fromkeys((uri, etag) for uri, etag, _ in keys))
     spans = tuple(Span(shard=Shard(uri=uri, etag=etag, size_bytes=0)) for uri, etag in shards)
@@ -173,7 +139,7 @@ def _part(
 def _only(prepared: parts.Prepared, rows: Sequence[int]) -> tuple[pa.Table, pa.Table]:
     """Some rows of a prepared part, and only the distinct texts that these rows need."""
     taken = prepared.rows.take(pa.array(rows, pa.int64()))
-    texts, used = renumbered(taken["texts"])
+    texts, used = parts.renumbered(taken["texts"])
     taken = taken.set_column(taken.column_names.index("texts"), "texts", texts)
     return taken, prepared.tokens.take(pa.array(used, pa.int64()))
 

@@ -16,11 +16,12 @@ from typing import Any
 import ray
 
 from pipeline import commit
+from pipeline.addresses import shown
 from pipeline.errors import CorpusEmbedError, TooManyRejects
 from pipeline.metrics import Progress
 from pipeline.plan import Plan
 from pipeline.spec import JobSpec
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 EARLY_REJECTS = 1000
 """Records after which too large a share of rejects stops a run before its end."""

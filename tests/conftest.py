@@ -30,6 +30,7 @@ os.environ.update(
 )
 
 from tests import model_dirs
+from tests.fault_proxy import FaultProxy
 from tests.s3_server import S3Server, find_weed, s3_server
 
 if TYPE_CHECKING:
@@ -130,6 +131,13 @@ def s3(s3_session: S3Server, request: pytest.FixtureRequest) -> S3Place:
     """A fresh prefix on the running server for this test."""
     test = re.sub(r"[^A-Za-z0-9_.-]+", "-", request.node.nodeid.removeprefix("tests/")).strip("-")
     return S3Place(s3_session, f"{BUCKET}/{test}", s3_session.filesystem())
+
+
+@pytest.fixture
+def proxy(s3_session: S3Server) -> Iterator[FaultProxy]:
+    """An S3 endpoint that does harm by rule, in front of the session's server."""
+    with FaultProxy(s3_session.endpoint_url) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 import zstandard
 
 from pipeline import commit, cutting, parts, publish
-from pipeline.job import Job, resolve
+from pipeline.job import Job, load_engine_of, resolve
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.plan import Plan, Todo, make_plan, missing, plan_table
-from pipeline.recorded import load_engine_of
 from pipeline.reuse import Index
 from pipeline.spec import JobSpec, spec_from
 from pipeline.storage import Store

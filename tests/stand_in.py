@@ -37,7 +37,6 @@ class ByteTokenizer:
 
     def __init__(self, max_tokens: int = 512, prompt: str = "") -> None:
         self.max_tokens, self.prompt = max_tokens, prompt
-        self.versions: dict[str, str] = {}
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         ids = [np.frombuffer((self.prompt + text).encode(), np.uint8).astype(np.int32) for text in texts]

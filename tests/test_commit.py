@@ -16,7 +16,7 @@ import pytest
 from pipeline import commit
 from pipeline.dataset import open_dataset
 from pipeline.errors import CommitConflict, OutputError
-from pipeline.lineage import Manifest, Snapshot
+from pipeline.lineage import DataFile, Manifest, Snapshot
 from pipeline.plan import Plan, make_plan, missing
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
@@ -62,6 +62,13 @@ def rows(n: int, first: int = 0) -> pa.Table:
     })  # fmt: skip
 
 
+def publish(
+    store: Store, folder: str, partition: dict[str, Any], table: pa.Table, metadata: dict[str, Any]
+) -> DataFile:
+    data = parquet.encode(table, metadata)
+    return commit.publish_data_file(store, "p1", folder, partition, table.num_rows, data)
+
+
 def test_nothing_is_visible_before_the_snapshot_and_everything_after_it(spec: JobSpec) -> None:
     plan, store, parts = finished(spec)
     with pytest.raises(OutputError, match="no snapshot there yet"):
@@ -74,10 +81,10 @@ def test_nothing_is_visible_before_the_snapshot_and_everything_after_it(spec: Jo
 
 def test_a_data_file_is_created_once_and_a_second_attempt_adopts_it(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    first = commit.publish_data_file(store, "p1", "", {}, rows(3), METADATA)
+    first = publish(store, "", {}, rows(3), METADATA)
     before = store.read(first.path)
     # another attempt: same rows, another byte sequence
-    second = commit.publish_data_file(store, "p1", "", {}, rows(3), {**METADATA, "engine": "another device"})
+    second = publish(store, "", {}, rows(3), {**METADATA, "engine": "another device"})
     assert second == first
     assert store.read(first.path) == before
     assert list(store.list("data")) == ["data/part-p1.parquet"]
@@ -95,7 +102,7 @@ def test_a_file_of_somebody_else_is_neither_adopted_nor_overwritten(tmp_path: Pa
         path.write_bytes(b"" if content == "empty" else b"hello")
     before = path.read_bytes()
     with pytest.raises(OutputError, match=r"part-p1\.parquet: already there.*another output\.uri"):
-        commit.publish_data_file(store, "p1", "", {}, rows(3), METADATA)
+        publish(store, "", {}, rows(3), METADATA)
     assert path.read_bytes() == before
 
 
@@ -103,9 +110,9 @@ def test_a_file_of_somebody_else_is_neither_adopted_nor_overwritten(tmp_path: Pa
 def test_other_rows_of_the_same_part_are_not_adopted_and_do_not_block_it(tmp_path: Path, earlier: pa.Table) -> None:
     """An attempt that died before its manifest had a broken vector that this one has not: its file is not ours."""
     store = Store(str(tmp_path))
-    orphan = commit.publish_data_file(store, "p1", "lang=en", {"lang": "en"}, earlier, METADATA)
-    ours = commit.publish_data_file(store, "p1", "lang=en", {"lang": "en"}, rows(3), METADATA)
-    again = commit.publish_data_file(store, "p1", "lang=en", {"lang": "en"}, rows(3), METADATA)
+    orphan = publish(store, "lang=en", {"lang": "en"}, earlier, METADATA)
+    ours = publish(store, "lang=en", {"lang": "en"}, rows(3), METADATA)
+    again = publish(store, "lang=en", {"lang": "en"}, rows(3), METADATA)
     assert ours == again
     assert ours.path != orphan.path
     assert ours.path.startswith("data/lang=en/part-p1")
@@ -115,12 +122,12 @@ def test_other_rows_of_the_same_part_are_not_adopted_and_do_not_block_it(tmp_pat
 
 def test_a_data_file_that_rotted_before_its_manifest_is_written_beside(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    orphan = commit.publish_data_file(store, "p1", "", {}, rows(3), METADATA)
+    orphan = publish(store, "", {}, rows(3), METADATA)
     column = pq.read_metadata(tmp_path / orphan.path).row_group(0).column(2)
     data = bytearray((tmp_path / orphan.path).read_bytes())
     data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
     (tmp_path / orphan.path).write_bytes(data)
-    ours = commit.publish_data_file(store, "p1", "", {}, rows(3), METADATA)
+    ours = publish(store, "", {}, rows(3), METADATA)
     assert ours.path != orphan.path
     assert pq.read_table(tmp_path / ours.path, page_checksum_verification=True).num_rows == 3
 

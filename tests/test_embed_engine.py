@@ -42,6 +42,18 @@ def copy(bert, tmp_path) -> Path:
     return Path(shutil.copytree(bert, tmp_path / "copy"))
 
 
+def short_of_memory(engine, n_tokens):
+    """The engine's forward on a device whose memory holds `n_tokens`."""
+    forward = engine._forward
+
+    def limited(ids, offsets, rows):
+        if (offsets[rows + 1] - offsets[rows]).sum() > n_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(ids, offsets, rows)
+
+    return limited
+
+
 def ragged(lengths: np.ndarray = LENGTHS, n_ids: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return np.random.default_rng(seed).integers(5, n_ids, offsets[-1]).astype(np.int32), offsets
@@ -93,14 +105,7 @@ def test_out_of_memory_halves_the_bucket_and_loses_no_row(bert, kind, monkeypatc
     ids, offsets = ragged()
     expected = load_engine(resolve(str(bert)), engine=kind).embed(ids, offsets)
     engine = load_engine(resolve(str(bert)), engine=kind, max_batch_tokens=512)
-    forward = engine._forward
-
-    def short_of_memory(ids, offsets, rows):
-        if (offsets[rows + 1] - offsets[rows]).sum() > 70:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(ids, offsets, rows)
-
-    monkeypatch.setattr(engine, "_forward", short_of_memory)
+    monkeypatch.setattr(engine, "_forward", short_of_memory(engine, n_tokens=70))
     np.testing.assert_allclose(engine.embed(ids, offsets), expected, atol=2e-5)
     assert engine.stats.n_oom_halvings > 0
     assert engine.budget_tokens < 512
@@ -310,14 +315,7 @@ def test_the_budget_is_probed_once_for_a_model_and_device_and_read_from_then_on(
 
 def test_a_budget_that_memory_does_not_hold_ends_the_search(bert, monkeypatch):
     engine = load_engine(resolve(str(bert)))
-    forward = engine._forward
-
-    def short_of_memory(ids, offsets, rows):
-        if (offsets[rows + 1] - offsets[rows]).sum() > 300:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(ids, offsets, rows)
-
-    monkeypatch.setattr(engine, "_forward", short_of_memory)
+    monkeypatch.setattr(engine, "_forward", short_of_memory(engine, n_tokens=300))
     assert find_budget(engine, (200, 400, 800)) == 200
 
 

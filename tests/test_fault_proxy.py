@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,12 +20,6 @@ from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.s3
 BODY = bytes(range(256)) * 4_000
-
-
-@pytest.fixture
-def proxy(s3_session: S3Server) -> Iterator[FaultProxy]:
-    with FaultProxy(s3_session.endpoint_url) as running:
-        yield running
 
 
 @pytest.fixture

@@ -30,13 +30,11 @@ LAYERS = {
             "schema",
             "storage",
             "retry",
-            "ragged",
             "metrics",
             "model_dir",
             "model_store",
             "failpoints",
             "uploads",
-            "store_clock",
         ],
         0,
     ),
@@ -47,7 +45,6 @@ LAYERS = {
             "job",
             "splits",
             "origin",
-            "file_list",
             "invariants",
             "plan",
             "parts",
@@ -78,8 +75,7 @@ LAYERS = {
         3,
     ),
     **dict.fromkeys(["run", "watch", "stages", "cluster"], 4),
-    **dict.fromkeys(["cli", "cli_outputs", "display", "__main__", "__init__"], 5),
-    **dict.fromkeys(["cli", "cli_submit", "cli_options", "submit", "display", "__main__", "__init__"], 5),
+    **dict.fromkeys(["cli", "cli_outputs", "cli_options", "submit", "display", "__main__", "__init__"], 5),
 }
 # library -> the only places that may import it
 ROOMS = {

@@ -27,14 +27,13 @@ def test_the_totals_are_the_sums_of_the_manifests(tmp_path: Path) -> None:
     assert (said["n_records"], said["n_documents"], said["n_rejects"]) == (50, 40, 10)
     assert (said["parts"], said["data_bytes"]) == (snapshot.n_parts, snapshot.size_bytes)
     assert said["n_tokens"] == 4000
-    assert progress.reject_share == 0.2
 
 
 def test_there_is_no_estimate_before_the_first_part_and_never_more_than_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     progress = Progress(bytes_todo=1000)
-    assert (progress.fraction, progress.eta_s, progress.padding_share, progress.reject_share) == (0, None, 0, 0)
+    assert (progress.fraction, progress.eta_s, progress.padding_share) == (0, None, 0)
     monkeypatch.setattr("pipeline.metrics.time.monotonic", lambda: progress.started + 10)
     progress.add({"record_bytes": 250, "parts": 1})
     assert progress.eta_s == pytest.approx(30)

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from pipeline import job as job_module
-from pipeline.careful import load_engine, load_preparer
+from pipeline.careful import load_preparer
 from pipeline.errors import ModelError
+from pipeline.job import load_engine_of
 from pipeline.model_store import resolve
 from pipeline.storage import Store
 from tests.model_dirs import bert_dense_normalize, bert_japanese, bert_mean, llama_last_token, minilm
@@ -181,7 +182,7 @@ def test_a_file_that_changes_after_planning_is_noticed_on_every_worker(copy, tmp
         (copy / file).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         for load in (
             there.model,
-            lambda: load_engine(there, 0, None),
+            lambda: load_engine_of(there, there.model(), 0),
             lambda: load_preparer(there, "run", Store("memory://none"), []),
         ):
             with pytest.raises(ModelError, match="model files on this node differ"):

@@ -20,6 +20,7 @@ from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.mecab import MecabTokenizer
 from pipeline.tokenize.reference import ReferenceTokenizer
 from pipeline.tokenize.tokens import Tokens
+from pipeline.tokenize.versions import versions
 from tests.model_dirs import sample_texts
 
 TRICKY = [
@@ -206,7 +207,7 @@ def test_a_user_added_token_is_taken_out_before_mecab(bert_japanese_dir: Path) -
 
 
 def test_versions_name_what_changes_ids(bert_japanese_dir: Path) -> None:
-    assert set(load_tokenizer(resolve(str(bert_japanese_dir))).versions) == {"fugashi", "unidic-lite", "unicode"}
+    assert set(versions(resolve(str(bert_japanese_dir)))) == {"fugashi", "unidic-lite", "unicode"}
 
 
 def test_limits_that_cannot_work_are_refused(bert_japanese_dir: Path, tmp_path: Path) -> None:

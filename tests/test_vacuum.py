@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import commit, store_clock
+from pipeline import commit
 from pipeline import vacuum as vacuum_module
 from pipeline.dataset import open_dataset
 from pipeline.errors import OutputError
@@ -137,11 +137,11 @@ def test_nothing_younger_than_the_grace_period_goes(scene):
 
 def test_age_is_told_by_the_clock_of_the_store_and_not_by_this_machine(scene, monkeypatch):
     """A machine whose clock is a year ahead must not find everything old, nor one that is behind everything young."""
-    real = store_clock.changed_at
+    real = Store.changed_at
     monkeypatch.setattr(vacuum_module, "_walk", lambda root, walk=vacuum_module._walk: (
         (path, listed._replace(changed=listed.changed - 366 * 86400)) for path, listed in walk(root)
     ))  # fmt: skip
-    monkeypatch.setattr(store_clock, "changed_at", lambda store, info: real(store, info) - 366 * 86400)
+    monkeypatch.setattr(Store, "changed_at", lambda store, info: real(store, info) - 366 * 86400)
     assert scene.vacuum(keep_snapshots=1, older_than=DAY).paths == {}
     assert scene.vacuum(keep_snapshots=1, older_than=datetime.timedelta(microseconds=1)).paths
 

@@ -15,10 +15,11 @@ from typing import Protocol
 import pyarrow as pa
 
 from pipeline import commit, dataset
+from pipeline.addresses import shown
 from pipeline.errors import CorpusEmbedError, OutputError, SpecError
 from pipeline.lineage import Generation, Manifest, Snapshot, content_hash
 from pipeline.spec import PublishSpec
-from pipeline.storage import Store, reason, shown
+from pipeline.storage import Store, reason
 
 FOLDER = "_meta/publications"
 NUMBER = "corpus-embed.snapshot"

@@ -18,10 +18,11 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction, create_table_with_add_actions
 
 from pipeline import dataset
+from pipeline.addresses import shown
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.lake import columns_of, lineage_of
 from pipeline.lineage import DataFile, Generation, Manifest, Snapshot
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 APPLICATION = "corpus-embed"
 # what is garbage to Delta can be live in an older snapshot: only the output's own vacuum deletes data files

@@ -23,10 +23,11 @@ from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.typedef import Record
 
 from pipeline import dataset
+from pipeline.addresses import shown
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.lake import NUMBER, columns_of, lineage_of
 from pipeline.lineage import DataFile, Generation, Manifest, Snapshot
-from pipeline.storage import Store, shown
+from pipeline.storage import Store
 
 OUTPUT, COLUMNS = "corpus-embed.output", "corpus-embed.columns"
 _FIXED = {

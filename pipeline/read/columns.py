@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from pipeline import schema
-from pipeline.read.records import Rejects, reject, utf8_column
+from pipeline.read.records import Rejects, reject, reject_all, rows_where, utf8_column
 
 _JSON_TYPES: dict[pa.DataType, set[type]] = {
     pa.int64(): {int, float, str},
@@ -70,24 +70,20 @@ def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: R
     if pat.is_null(array.type):
         return pa.nulls(len(array), type_)
     if pat.is_binary(array.type):
-        array, bad = utf8_column(array)
-        for row in bad:
-            reject(rejects, row, "invalid_column", f"{name}: not UTF-8")
+        array = utf8_column(array, rejects, "invalid_column", f"{name}: not UTF-8")
     if schema.has_extension(array.type):
-        for row in np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False)).tolist():
-            reject(rejects, row, "invalid_column", f"{name}: {array.type} holds values of an extension type")
+        detail = f"{name}: {array.type} holds values of an extension type"
+        reject_all(rejects, rows_where(array.is_valid()), "invalid_column", detail)
         return pa.nulls(len(array), type_)
     if pat.is_nested(array.type):
         array = pa.array([_json_of(name, value, rejects, row) for row, value in enumerate(array)], pa.string())
     if pat.is_date32(type_) and pat.is_timestamp(array.type) and array.type.unit in ("s", "ms"):
-        array = _cast(
-            name, array, pa.timestamp("us", array.type.tz), rejects
-        )  # days overflow in silence, this does not
+        # days overflow in silence, this does not
+        array = _cast(name, array, pa.timestamp("us", array.type.tz), rejects)
     takes = _ARROW_TYPES.get(type_)
     if takes is not None and not pat.is_string(array.type) and not takes(array.type):
-        for row, value in enumerate(array):
-            if value.is_valid:
-                reject(rejects, row, "invalid_column", f"{name}: {array.type} is not of type {type_}")
+        detail = f"{name}: {array.type} is not of type {type_}"
+        reject_all(rejects, rows_where(array.is_valid()), "invalid_column", detail)
         return pa.nulls(len(array), type_)
     return _cast(name, array, type_, rejects)
 
@@ -153,9 +149,7 @@ def _cast(name: str, array: pa.Array, type_: pa.DataType, rejects: Rejects, firs
         bad = list(_uncastable(array, type_, 0))
     for row, error in bad:
         reject(rejects, first_row + row, "invalid_column", f"{name}: {error}")
-    mask = [False] * len(array)
-    for row, _ in bad:
-        mask[row] = True
+    mask = np.isin(np.arange(len(array)), [row for row, _ in bad])
     return pc.if_else(pa.array(mask), pa.scalar(None, array.type), array).cast(type_)
 
 

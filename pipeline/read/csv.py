@@ -18,7 +18,7 @@ import csv
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ from pipeline.read.records import (
     records_table,
     reject,
     reject_nul,
+    string_column,
 )
 
 _MAX_LINES = 1 << 18
@@ -64,13 +65,13 @@ class CsvReader:
             first_row += len(batch)
 
 
-class _Row:
+class _Row(NamedTuple):
     """One parsed row, or with `reason` one that could not be parsed."""
 
-    __slots__ = ("detail", "fields", "n_bytes", "reason")
-
-    def __init__(self, fields: list[str], n_bytes: int, reason: str | None = None, detail: str = "") -> None:
-        self.fields, self.n_bytes, self.reason, self.detail = fields, n_bytes, reason, detail
+    fields: list[str]
+    n_bytes: int
+    reason: str | None = None
+    detail: str = ""
 
 
 _Line = tuple[str, int]  # content with its line end, length in bytes without
@@ -163,11 +164,11 @@ def _table(rows: list[_Row], first_row: int, n_fields: int, places: dict[str, in
             reject(rejects, number, "invalid_column", f"{len(row.fields)} fields, the header has {n_fields}")
     whole = [None if number in rejects else row.fields for number, row in enumerate(rows)]
     columns = {name: [None if row is None else row[place] for row in whole] for name, place in places.items()}
-    text = _decoded(columns[options.text_column], "invalid_utf8", rejects)
+    text = string_column(columns[options.text_column], rejects, "invalid_utf8", "not UTF-8")
     reject_nul(text, rejects)
-    doc_id: pa.Array = pa.nulls(len(whole), pa.string())
+    doc_id = None
     if options.id_column is not None:
-        doc_id = _decoded(columns[options.id_column], "invalid_id", rejects)
+        doc_id = string_column(columns[options.id_column], rejects, "invalid_id", "not UTF-8")
     kept = [
         column_from_values(name, _empty_as_null(columns[name], type_), type_, rejects)
         for name, type_ in options.keep.items()
@@ -177,19 +178,6 @@ def _table(rows: list[_Row], first_row: int, n_fields: int, places: dict[str, in
         record_bytes=np.array([row.n_bytes for row in rows], np.int64),
         doc_id=doc_id, text=text, kept=kept, rejects=rejects,
     )  # fmt: skip
-
-
-def _decoded(values: list[str | None], reason: str, rejects: Rejects) -> pa.Array:
-    """(N,) string; a value with bytes that were not UTF-8 is rejected and null."""
-    try:
-        return pa.array(values, pa.string())
-    except UnicodeEncodeError:
-        checked = list(values)
-    for row, value in enumerate(checked):
-        if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
-            reject(rejects, row, reason, "not UTF-8")
-            checked[row] = None
-    return pa.array(checked, pa.string())
 
 
 def _empty_as_null(values: list[str | None], type_: pa.DataType) -> list[str | None]:

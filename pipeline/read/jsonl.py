@@ -23,7 +23,7 @@ import pyarrow as pa
 from pipeline.lineage import Shard, Span
 from pipeline.read.columns import column_from_values
 from pipeline.read.lines import LineBatch, line_spans, read_lines
-from pipeline.read.records import ReadOptions, Rejects, records_table, reject, reject_large, reject_nul
+from pipeline.read.records import ReadOptions, Rejects, records_table, reject, reject_large, reject_nul, string_column
 
 _MISSING: Any = object()
 
@@ -50,7 +50,7 @@ def _table(batch: LineBatch, options: ReadOptions) -> pa.Table:
         values = _decode_each(batch, rejects)
     text = _text_column([value.get(options.text_column, _MISSING) for value in values], rejects)
     reject_nul(text, rejects)
-    doc_id: pa.Array = pa.nulls(len(values), pa.string())
+    doc_id = None
     if options.id_column is not None:
         ids = _restored([value.get(options.id_column, _MISSING) for value in values], options.id_column, batch)
         doc_id = _id_column(ids, options.id_column, rejects)
@@ -128,24 +128,17 @@ def _refuse_constant(name: str) -> None:
 
 def _text_column(values: list[Any], rejects: Rejects) -> pa.Array:
     """(N,) string; null and rejected where the value is no text."""
-    if set(map(type, values)) <= {str}:
-        try:
-            return pa.array(values, pa.string())
-        except UnicodeEncodeError:
-            pass
-    for row, value in enumerate(values):
-        if type(value) is str and not _is_well_formed(value):
-            reject(rejects, row, "lone_surrogate", "half of a surrogate pair in the text")
-        elif value is _MISSING:
+    for row, value in () if set(map(type, values)) <= {str} else enumerate(values):
+        if type(value) is str:
+            continue
+        if value is _MISSING:
             reject(rejects, row, "missing_text", "the record has no such key")
         elif value is None:
             reject(rejects, row, "null_text", "the text is null")
-        elif type(value) is not str:
-            reject(rejects, row, "text_not_a_string", f"a JSON {_json_type(value)}")
         else:
-            continue
+            reject(rejects, row, "text_not_a_string", f"a JSON {_json_type(value)}")
         values[row] = None
-    return pa.array(values, pa.string())
+    return string_column(values, rejects, "lone_surrogate", "half of a surrogate pair in the text")
 
 
 def _id_column(ids: list[Any], id_column: str, rejects: Rejects) -> pa.Array:
@@ -155,25 +148,11 @@ def _id_column(ids: list[Any], id_column: str, rejects: Rejects) -> pa.Array:
     for row, value in enumerate(ids):
         if type(value) is int:
             ids[row] = str(value)
-        elif type(value) is not str or not _is_well_formed(value):
+        elif type(value) is not str:
             found = "absent" if value is _MISSING else f"a JSON {_json_type(value)}"
-            reject(
-                rejects,
-                row,
-                "invalid_id",
-                f"{id_column}: {'a lone surrogate' if type(value) is str else found}",
-            )
+            reject(rejects, row, "invalid_id", f"{id_column}: {found}")
             ids[row] = None
-    return pa.array(ids, pa.string())
-
-
-def _is_well_formed(value: str) -> bool:
-    """False for a string with half of a surrogate pair, which has no UTF-8 form."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return string_column(ids, rejects, "invalid_id", f"{id_column}: a lone surrogate")
 
 
 def _json_type(value: Any) -> str:

@@ -112,11 +112,7 @@ class _Lines:
 
     def last(self) -> LineBatch:
         """The line that the end of the shard ends, if there is one."""
-        if not self._n_pending:
-            return _batch([], [], self.next_start)
-        lines, lengths = [b"".join(self._pieces)], [self._n_pending]
-        self._pieces, self._n_pending = [], 0
-        return self._give(lines, lengths, b"")
+        return self.add(b"\n") if self._n_pending else _batch([], [], self.next_start)
 
     def _keep(self, piece: bytes) -> None:
         self._n_pending += len(piece)

@@ -35,9 +35,10 @@ from pipeline.read.records import (
     check_columns,
     damaged_table,
     records_table,
-    reject,
+    reject_all,
     reject_large,
     reject_nul,
+    rows_where,
     utf8_column,
 )
 
@@ -186,7 +187,7 @@ def _table(batch: pa.RecordBatch, first_row: int, options: ReadOptions) -> pa.Ta
     reject_large(n_bytes, options, rejects)
     text = _text_column(text, rejects)
     reject_nul(text, rejects)
-    doc_id: pa.Array = pa.nulls(len(batch), pa.string())
+    doc_id = None
     if options.id_column is not None:
         doc_id = _id_column(plain(batch.column(options.id_column)), options.id_column, rejects)
     kept = [column_from_array(name, batch.column(name), type_, rejects) for name, type_ in options.keep.items()]
@@ -198,30 +199,21 @@ def _table(batch: pa.RecordBatch, first_row: int, options: ReadOptions) -> pa.Ta
 
 def _text_column(array: pa.Array, rejects: Rejects) -> pa.Array:
     if not (pat.is_binary(array.type) or pat.is_null(array.type)):
-        for row in np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False)).tolist():
-            reject(rejects, row, "text_not_a_string", f"the column is of type {array.type}")
+        reject_all(rejects, rows_where(array.is_valid()), "text_not_a_string", f"the column is of type {array.type}")
         array = pa.nulls(len(array), pa.string())
-    is_null = array.is_null()
-    text, bad = utf8_column(array)
-    for row in bad:
-        reject(rejects, row, "invalid_utf8", "the text is not UTF-8")
     if array.null_count:
-        for row in np.flatnonzero(is_null.to_numpy(zero_copy_only=False)).tolist():
-            reject(rejects, row, "null_text", "the text is null")
-    return text
+        reject_all(rejects, rows_where(array.is_null()), "null_text", "the text is null")
+    return utf8_column(array, rejects, "invalid_utf8", "the text is not UTF-8")
 
 
 def _id_column(array: pa.Array, name: str, rejects: Rejects) -> pa.Array:
     if pat.is_binary(array.type):
-        ids, bad = utf8_column(array)
-        for row in bad:
-            reject(rejects, row, "invalid_id", f"{name}: not UTF-8")
+        ids = utf8_column(array, rejects, "invalid_id", f"{name}: not UTF-8")
     elif pat.is_integer(array.type):
         ids = array.cast(pa.string())
     else:
         ids = pa.nulls(len(array), pa.string())
     if ids.null_count:
-        for row in np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False)).tolist():
-            found = "null" if pat.is_binary(array.type) or pat.is_integer(array.type) else f"of type {array.type}"
-            reject(rejects, row, "invalid_id", f"{name}: {found}")
+        found = "null" if pat.is_binary(array.type) or pat.is_integer(array.type) else f"of type {array.type}"
+        reject_all(rejects, rows_where(ids.is_null()), "invalid_id", f"{name}: {found}")
     return ids

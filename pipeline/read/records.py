@@ -7,7 +7,8 @@ text. Built in bulk, a batch of about 1 MiB of text at a time, so a reader's mem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -32,6 +33,8 @@ DETAIL_CHARS = 200
 
 Rejects = dict[int, tuple[str, str]]
 """Row number within the batch -> (reason, detail). The first reason found for a row stays."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def check_columns(found: Sequence[str], uri: str, options: ReadOptions) -> list[
 
 def reject_large(n_bytes: npt.NDArray[np.int64], options: ReadOptions, rejects: Rejects) -> None:
     """Reject the records of (N,) lengths that are over the limit."""
-    for row in np.flatnonzero(n_bytes > options.max_record_bytes).tolist():
+    for row in rows_where(n_bytes > options.max_record_bytes):
         detail = f"{n_bytes[row]} bytes, input.max_record_bytes is {options.max_record_bytes}"
         reject(rejects, row, "record_too_large", detail)
 
@@ -101,24 +104,34 @@ def reject(rejects: Rejects, row: int, reason: str, detail: str) -> None:
         rejects[row] = (reason, shown.encode("utf-8", "backslashreplace").decode())
 
 
+def reject_all(rejects: Rejects, rows: Iterable[int], reason: str, detail: str) -> None:
+    for row in rows:
+        reject(rejects, row, reason, detail)
+
+
+def rows_where(mask: pa.BooleanArray | npt.NDArray[np.bool_]) -> list[int]:
+    """Numbers of the rows where a mask (N,) is true; null is not."""
+    found = mask if isinstance(mask, np.ndarray) else mask.fill_null(False).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(found).tolist()
+
+
 def records_table(
     options: ReadOptions,
     *,
     source_record: npt.NDArray[np.int64],
     record_bytes: npt.NDArray[np.int64],
-    doc_id: pa.Array,
+    doc_id: pa.Array | None,
     text: pa.Array,
     kept: Sequence[pa.Array],
     rejects: Rejects,
 ) -> pa.Table:
     """One batch as a table of `records_schema(options.keep)`: N rows, text null exactly where a reason is set.
 
-    source_record, record_bytes: (N,). doc_id, text: (N,) string. kept: one (N,) array of the declared type a kept
-    column, in the order of `options.keep`. A good row must have a text; a null one here is a reader's bug.
+    source_record, record_bytes: (N,). doc_id (None where there are no ids), text: (N,) string. kept: one (N,) array of the
+    declared type a kept column, in the order of `options.keep`. A good row must have a text; a null one here is a reader's bug.
     """
     n_records = len(source_record)
-    reason: pa.Array = pa.nulls(n_records, pa.string())
-    detail: pa.Array = pa.nulls(n_records, pa.string())
+    reason = detail = nulls = pa.nulls(n_records, pa.string())
     if rejects:
         reasons: list[str | None] = [None] * n_records
         details: list[str | None] = [None] * n_records
@@ -127,8 +140,9 @@ def records_table(
                 raise ValueError(f"{reasons[row]!r} is not in schema.REASONS")
         reason, detail = pa.array(reasons, pa.string()), pa.array(details, pa.string())
         text = pc.if_else(reason.is_valid(), pa.scalar(None, pa.string()), text)
-    columns = [pa.array(source_record, pa.int64()), pa.array(record_bytes, pa.int64()), doc_id, text, reason]
-    return pa.Table.from_arrays([*columns, detail, *kept], schema=records_schema(options.keep))
+    numbers = [pa.array(source_record, pa.int64()), pa.array(record_bytes, pa.int64())]
+    columns = [*numbers, nulls if doc_id is None else doc_id, text, reason, detail, *kept]
+    return pa.Table.from_arrays(columns, schema=records_schema(options.keep))
 
 
 def damaged_table(position: int, detail: str, options: ReadOptions) -> pa.Table:
@@ -136,42 +150,36 @@ def damaged_table(position: int, detail: str, options: ReadOptions) -> pa.Table:
     rejects: Rejects = {}
     reject(rejects, 0, "damaged_shard", detail)
     return records_table(
-        options,
-        source_record=np.array([position], np.int64),
-        record_bytes=np.zeros(1, np.int64),
-        doc_id=pa.nulls(1, pa.string()),
-        text=pa.nulls(1, pa.string()),
-        kept=[pa.nulls(1, type_) for type_ in options.keep.values()],
-        rejects=rejects,
-    )
+        options, source_record=np.array([position]), record_bytes=np.zeros(1, np.int64),
+        doc_id=None, text=pa.nulls(1, pa.string()),
+        kept=[pa.nulls(1, type_) for type_ in options.keep.values()], rejects=rejects,
+    )  # fmt: skip
 
 
 def reject_nul(text: pa.Array, rejects: Rejects) -> None:
     """Reject the rows of `text` that hold U+0000: C tokenizers would stop there and embed half a text."""
     data = text.buffers()[2]
     if data is not None and (np.frombuffer(data, np.uint8) == 0).any():  # ten times faster than the search by row
-        found = pc.match_substring(text, "\0")
-        for row in np.flatnonzero(found.fill_null(False).to_numpy(zero_copy_only=False)):
-            reject(rejects, int(row), "nul_character", "U+0000 in the text")
+        reject_all(rejects, rows_where(pc.match_substring(text, "\0")), "nul_character", "U+0000 in the text")
 
 
-def utf8_column(data: pa.Array) -> tuple[pa.Array, list[int]]:
-    """(N,) binary to (N,) string without trusting the bytes, and the rows that are not UTF-8 (null in the result).
+def utf8_column(data: pa.Array, rejects: Rejects, reason: str, detail: str) -> pa.Array:
+    """(N,) binary to (N,) string without trusting the bytes; what is not UTF-8 is rejected and null.
 
     Arrow checks the whole batch at once; only a batch that fails is looked at row by row.
     """
     try:
-        return data.cast(pa.string()), []
+        return data.cast(pa.string())
     except pa.ArrowInvalid:
-        bad = [row for row, value in enumerate(data.to_pylist()) if value is not None and not _is_utf8(value)]
-        mask = np.zeros(len(data), bool)
-        mask[bad] = True
-        return pc.if_else(pa.array(mask), pa.scalar(None, pa.binary()), data).cast(pa.string()), bad
+        values = [value and value.decode("utf-8", "surrogateescape") for value in data.to_pylist()]
+        return string_column(values, rejects, reason, detail)
 
 
-def _is_utf8(data: bytes) -> bool:
+def string_column(values: Sequence[str | None], rejects: Rejects, reason: str, detail: str) -> pa.Array:
+    """(N,) string; a value with half of a surrogate pair has no UTF-8 form, and is rejected and null."""
     try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        bad = {row for row, value in enumerate(values) if value and _SURROGATE.search(value)}
+    reject_all(rejects, bad, reason, detail)
+    return pa.array([None if row in bad else value for row, value in enumerate(values)], pa.string())

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.errors import InputError
 from pipeline.lineage import Shard, Span
 from pipeline.read.lines import LineBatch, line_spans, read_lines
-from pipeline.read.records import ReadOptions, Rejects, records_table, reject, reject_large, reject_nul, utf8_column
+from pipeline.read.records import ReadOptions, Rejects, records_table, reject_large, reject_nul, utf8_column
 
 
 class TextReader:
@@ -41,11 +41,9 @@ def _table(batch: LineBatch, options: ReadOptions) -> pa.Table:
     batch = batch.without_blank()
     rejects: Rejects = {}
     reject_large(batch.n_bytes, options, rejects)
-    text, bad = utf8_column(pa.array(batch.lines, pa.binary()))
-    for row in bad:
-        reject(rejects, row, "invalid_utf8", "the line is not UTF-8")
+    text = utf8_column(pa.array(batch.lines, pa.binary()), rejects, "invalid_utf8", "the line is not UTF-8")
     reject_nul(text, rejects)
     return records_table(
         options, source_record=batch.starts, record_bytes=batch.n_bytes,
-        doc_id=pa.nulls(len(batch.lines), pa.string()), text=text, kept=[], rejects=rejects,
+        doc_id=None, text=text, kept=[], rejects=rejects,
     )  # fmt: skip

@@ -32,7 +32,10 @@ from pipeline.read.records import (
     batched,
     records_table,
     reject,
+    reject_all,
     reject_nul,
+    rows_where,
+    string_column,
     utf8_column,
 )
 from pipeline.read.warc_text import NoText, text_of
@@ -143,27 +146,21 @@ def _table(documents: list[_Document], options: ReadOptions) -> pa.Table:
     for row, document in enumerate(documents):
         if document.why:
             reject(rejects, row, *document.why)
-    text, bad = utf8_column(pa.array([document.text for document in documents], pa.binary()))
-    for row in bad:
-        reject(rejects, row, "invalid_utf8", "the payload is not UTF-8")
+    payloads = pa.array([document.text for document in documents], pa.binary())
+    text = utf8_column(payloads, rejects, "invalid_utf8", "the payload is not UTF-8")
     reject_nul(text, rejects)
 
     def header(name: str) -> list[str | None]:
         return [document.headers.get(name.lower()) for document in documents]
 
-    doc_id: pa.Array = pa.nulls(len(text), pa.string())
+    doc_id = None
     if options.id_column is not None:
-        doc_id, bad = utf8_column(pa.array([_encoded(value) for value in header(options.id_column)], pa.binary()))
-        for row in np.flatnonzero(doc_id.is_null().to_numpy(zero_copy_only=False)).tolist():
-            found = "not UTF-8" if row in bad else "the record has no such header"
-            reject(rejects, row, "invalid_id", f"{options.id_column}: {found}")
+        name = options.id_column
+        doc_id = string_column(header(name), rejects, "invalid_id", f"{name}: not UTF-8")
+        reject_all(rejects, rows_where(doc_id.is_null()), "invalid_id", f"{name}: the record has no such header")
     kept = [column_from_values(name, header(name), type_, rejects) for name, type_ in options.keep.items()]
     return records_table(
         options, source_record=np.array([document.start for document in documents], np.int64),
         record_bytes=np.array([document.n_bytes for document in documents], np.int64),
         doc_id=doc_id, text=text, kept=kept, rejects=rejects,
     )  # fmt: skip
-
-
-def _encoded(value: str | None) -> bytes | None:
-    return None if value is None else value.encode("utf-8", "surrogateescape")

@@ -40,9 +40,7 @@ class FastTokenizer:
     `count` cuts a text after every 65,536 characters likewise, so it is off by a token or two per 65,536 characters.
     """
 
-    def __init__(
-        self, tokenizer: Any, *, max_tokens: int, prompt: str | None, versions: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Any, *, max_tokens: int, prompt: str | None) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -53,7 +51,6 @@ class FastTokenizer:
         self._window_chars = max(4_096, WINDOW_CHARS_PER_TOKEN * (max_tokens + MARGIN_TOKENS))
         self.max_tokens = max_tokens
         self.special_tokens = len(prefix) + len(suffix)
-        self.versions = dict(versions or {})
         self.prompt_tokens = self._count_prompt(set(tokenizer.all_special_ids))
 
     def encode(self, texts: Sequence[str]) -> Tokens:

@@ -7,7 +7,6 @@ to `reference`. Cost: 0.1 s; through transformers, which imports torch where it 
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
     from pipeline.tokenize.tokens import Tokenizer
 
 __all__ = ["load_tokenizer"]
-
-_SENTENCE_CONFIGS = tuple(
-    f"sentence_{family}_config.json"
-    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
 
 
 def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: str | None = None) -> Tokenizer:
@@ -42,16 +36,15 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
             f"{model.path}: max_tokens is {max_tokens}, but the model has {positions} positions. "
             f"Set model.max_tokens to {positions} or less."
         )
-    software = versions(model)
+    versions(model)  # a library that is missing on this node is named here
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.huggingface
-    arguments = _tokenizer_arguments(model)
-    tokenizer: Any = (None if arguments else read_plain(model)) or _auto_tokenizer(model, arguments)
+    tokenizer: Any = (None if model.tokenizer_arguments else read_plain(model)) or _auto_tokenizer(model)
     if tokenizer.is_fast:
         from pipeline.tokenize.huggingface import FastTokenizer, lower_case
 
         if model.do_lower_case:
             lower_case(tokenizer)
-        return FastTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
+        return FastTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
     if model.do_lower_case and not getattr(tokenizer, "do_lower_case", False):
         raise ModelError(
             f"{model.path}: do_lower_case of sentence_bert_config.json cannot be applied to {type(tokenizer).__name__}; "
@@ -61,20 +54,20 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
         from pipeline.tokenize.mecab import MecabTokenizer, is_supported
 
         if is_supported(tokenizer):
-            return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
+            return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
     if isinstance(tokenizer, PlainJapanese):
-        tokenizer = _auto_tokenizer(model, arguments)
+        tokenizer = _auto_tokenizer(model)
     from pipeline.tokenize.reference import ReferenceTokenizer
 
-    return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt, versions=software)
+    return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
 
 
-def _auto_tokenizer(model: ModelDir, arguments: dict[str, Any]) -> Any:
+def _auto_tokenizer(model: ModelDir) -> Any:
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(model.transformer_path), **arguments, trust_remote_code=False, local_files_only=True
+            str(model.transformer_path), **model.tokenizer_arguments, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # transformers raises whatever its loaders meet: OSError, ValueError, KeyError, …
         raise ModelError(
@@ -88,14 +81,3 @@ def _auto_tokenizer(model: ModelDir, arguments: dict[str, Any]) -> Any:
             "Are tokenizer.json, vocab.txt or tokenizer.model missing?"
         )
     return tokenizer
-
-
-def _tokenizer_arguments(model: ModelDir) -> dict[str, Any]:
-    """Arguments that sentence-transformers' own config file passes on to the tokenizer."""
-    for name in _SENTENCE_CONFIGS:
-        path = model.transformer_path / name
-        if path.is_file() and (config := json.loads(path.read_text(encoding="utf-8"))):
-            arguments = dict(config.get("processor_kwargs") or config.get("tokenizer_args") or {})
-            arguments.pop("trust_remote_code", None)
-            return arguments
-    return {}

@@ -79,7 +79,6 @@ class MecabTokenizer(ReferenceTokenizer):
         prompt: str | None,
         piece_chars: int = PIECE_CHARS,
         cache_words: int = CACHE_WORDS,
-        versions: dict[str, str] | None = None,
     ) -> None:
         dictionary = (tokenizer.mecab_kwargs or {}).get("mecab_dic", "unidic_lite")
         self._parse = _wakati(dictionary).parse
@@ -90,7 +89,7 @@ class MecabTokenizer(ReferenceTokenizer):
         starts = {literal[0] for literal in self._literals}
         self._literal_start = starts.pop() if len(starts) == 1 else ""  # "[" of BERT: one look instead of five
         self.stop_words_are_exact = dictionary in _CHECKED_DICTIONARIES and not any("。" in t for t in self._literals)
-        super().__init__(tokenizer, max_tokens=max_tokens, prompt=prompt, piece_chars=piece_chars, versions=versions)
+        super().__init__(tokenizer, max_tokens=max_tokens, prompt=prompt, piece_chars=piece_chars)
 
     def _piece(self, piece: str, follows_stop: bool) -> bytes:
         if self._literal_start in piece and any(literal in piece for literal in self._literals):

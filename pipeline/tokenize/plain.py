@@ -111,7 +111,7 @@ class PlainJapanese:
 def read_plain(model: ModelDir) -> PlainFast | PlainJapanese | None:
     """None where the files do not say all of it, or say something this module does not know."""
     folder, family = model.transformer_path, model.config.get("model_type")
-    config = _json(folder / "tokenizer_config.json")
+    config = dict(model.tokenizer_config)
     if (folder / "added_tokens.json").exists() or family not in ("bert", "llama", "roberta", "xlm-roberta"):
         return None
     if "added_tokens_decoder" not in config:  # else transformers does not read this file

@@ -38,7 +38,6 @@ class ReferenceTokenizer:
         max_tokens: int,
         prompt: str | None,
         piece_chars: int = PIECE_CHARS,
-        versions: dict[str, str] | None = None,
     ) -> None:
         self._reference = tokenizer
         self._prompt = prompt or ""
@@ -51,7 +50,6 @@ class ReferenceTokenizer:
         )
         self.max_tokens = max_tokens
         self.special_tokens = len(framed) - 1
-        self.versions = dict(versions or {})
         self.prompt_tokens = self._count_prompt()
 
     def encode(self, texts: Sequence[str]) -> Tokens:

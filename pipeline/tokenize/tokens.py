@@ -49,8 +49,6 @@ class Tokenizer(Protocol):
     special_tokens: int
     """Ids that every text gets besides its content (BOS, CLS, SEP, …)."""
     max_tokens: int
-    versions: dict[str, str]
-    """Libraries and dictionaries that can change ids, by name: part of the fingerprint."""
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Ids of prompt + text, at most `max_tokens` each, special tokens included."""

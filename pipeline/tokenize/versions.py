@@ -1,12 +1,11 @@
 """Which installed software decides token ids, without loading any of it: `plan` runs on a login node in a second.
 
-In: a model directory. Out: names and versions that go into the fingerprint. Cost: one small JSON file.
+In: a model directory. Out: names and versions that go into the fingerprint. Cost: none.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import unicodedata
 
 from pipeline.errors import ModelError
@@ -20,8 +19,7 @@ def versions(model: ModelDir) -> dict[str, str]:
 
     Raises ModelError when one of them is not installed.
     """
-    path = model.transformer_path / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = model.tokenizer_config
     packages = ["tokenizers"]
     if config.get("tokenizer_class") == "BertJapaneseTokenizer":
         packages = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -156,6 +157,19 @@ def read_text(data: bytes, *names: str) -> dict[str, list[str]]:
     """Text columns of a Parquet file of ours. They are made strings before Python sees them: schema.has_extension."""
     table = pq.read_table(io.BytesIO(data), columns=list(names), page_checksum_verification=True)
     return {name: pc.fill_null(table[name].cast(pa.string()), "").to_pylist() for name in names}
+
+
+def read_rows(file: pq.ParquetFile, rows: npt.NDArray[Any], columns: Sequence[str]) -> pa.Table:
+    """Some rows (by number, ascending) of a file, of those `columns` that it has: only their row groups are read."""
+    footer = file.metadata
+    ends = np.cumsum([footer.row_group(number).num_rows for number in range(footer.num_row_groups)])
+    groups = np.searchsorted(ends, rows, side="right")
+    names = [name for name in columns if name in file.schema_arrow.names]
+    tables = []
+    for group in np.unique(groups).tolist():
+        first = ends[group] - footer.row_group(group).num_rows
+        tables.append(file.read_row_group(group, names).take(pa.array(rows[groups == group] - first)))
+    return pa.concat_tables(tables)
 
 
 def read_footer(data: bytes) -> tuple[int, bytes | None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,12 +26,6 @@ from tests.fault_proxy import FaultProxy, Rule
 pytestmark = [pytest.mark.faults, pytest.mark.s3]
 
 TEXTS = {f"d{n:02d}": f"document number {n} " * 6 for n in range(40)}
-
-
-@pytest.fixture
-def proxy(s3: S3Place) -> Iterator[FaultProxy]:
-    with FaultProxy(s3.endpoint_url) as running:
-        yield running
 
 
 @pytest.fixture
