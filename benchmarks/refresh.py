@@ -157,7 +157,7 @@ def nights(options: argparse.Namespace, root: Path, model: Path) -> None:
         run_without_ray(spec_of("scratch", "32MiB"))
         rebuild_s = time.perf_counter() - clock
         live = commit.live_parts(store, commit.load_snapshot(store))
-        split = refresh.outcome(plan.live, live)
+        split = refresh.outcome(store, plan.live, live)
         before = {part.part_id for part in plan.live}
         seen = sum(part.n_embedded for part in live if part.part_id not in before)
         cosine = lowest_cosine(str(root / "out"), str(root / "scratch"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Annotated, Any
 
 import pydantic
@@ -13,6 +12,7 @@ from pipeline.addresses import shown
 from pipeline.cli_options import AsJson, Options, Output, json_object
 from pipeline.errors import SpecError
 from pipeline.spec import PublishSpec
+from pipeline.spec_types import Duration
 from pipeline.storage import Store
 
 app = typer.Typer()
@@ -21,14 +21,17 @@ app = typer.Typer()
 @app.command()
 def vacuum(
     output: Output, keep: Annotated[int, typer.Option(min=1, help="complete snapshots to keep")] = 2,
-    older_than_hours: Annotated[float, typer.Option(min=0, help="grace period by the store's clock")] = 24.0,
+    older_than: Annotated[str, typer.Option("--older-than", help="grace period by the store's clock, as 90min, 24h, 7d")] = "24h",
     delete: Annotated[bool, typer.Option("--delete", help="really delete; without it only listed")] = False,
     options: Options = "{}", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """List (or with --delete remove) what the kept snapshots do not need."""
     from pipeline.vacuum import vacuum as vacuum_output
 
-    grace = datetime.timedelta(hours=older_than_hours)
+    try:
+        grace = pydantic.TypeAdapter(Duration).validate_python(older_than)
+    except pydantic.ValidationError as error:
+        raise SpecError(f"--older-than {older_than}: write it as 90min, 24h or 7d") from error
     found = vacuum_output(output, json_object(options), keep_snapshots=keep, older_than=grace, delete=delete)
     display.show_fields(found, as_json)
 
@@ -81,6 +84,7 @@ def publish(
     catalog: Annotated[
         str, typer.Option("--catalog", metavar="JSON", help="pyiceberg properties of its catalog; by default SQLite in OUTPUT")
     ] = "{}",
+    location: Annotated[str | None, typer.Option("--location", help="where a new Iceberg table keeps its metadata")] = None,
     delta: Annotated[bool, typer.Option("--delta", help="a Delta table at OUTPUT")] = False,
     options: Options = "{}", as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -89,7 +93,8 @@ def publish(
 
     store = Store(output, json_object(options))
     if iceberg or delta:
-        named = {"table": iceberg, "catalog": json_object(catalog, "--catalog")} if iceberg else None
+        properties = json_object(catalog, "--catalog")
+        named = {"table": iceberg, "catalog": properties, "location": location} if iceberg else None
         try:
             wanted = [PublishSpec.model_validate({"iceberg": named, "delta": delta})]
         except pydantic.ValidationError as error:

@@ -85,7 +85,7 @@ def run(
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
             lake.publish(store, spec.publish)
-            return Result(plan, plan.head, progress, embedded, refresh.outcome(plan.live, plan.done))
+            return Result(plan, plan.head, progress, embedded, refresh.outcome(store, plan.live, plan.done))
         refresh.check_deletions(spec, plan.head, plan.changes.most_documents, "and the input now has at most")
         store.put_if_absent(f"_meta/runs/{plan.run_id}/spec.yaml", job.spec.to_yaml().encode())
         store.put_if_absent(f"_meta/runs/{plan.run_id}/plan.parquet", plan_table(plan))
@@ -97,7 +97,7 @@ def run(
         finished = commit.load_manifests(store, job.fingerprint, plan.done)
         if not missing(plan, finished):
             parts = plan.parts_of(finished)
-            rows, snapshot = refresh.outcome(plan.live, parts), finish(plan, store, parts, nominal_time)
+            rows, snapshot = refresh.outcome(store, plan.live, parts), finish(plan, store, parts, nominal_time)
             resources = ray.cluster_resources() if ray.is_initialized() else {}
             write_record(store, plan, progress, snapshot, resources, rows, nominal_time)
             lake.publish(store, spec.publish)

@@ -134,10 +134,14 @@ class RuntimeSpec(_Section):
 
 
 class IcebergSpec(_Section):
-    """A table in a catalog of pyiceberg: its properties, or none for a SQLite file in the output."""
+    """A table in a catalog of pyiceberg: its properties, or none for a SQLite file in the output.
+
+    location: where a new table keeps its metadata, for catalogs that want it in a place of theirs.
+    """
 
     table: Annotated[str, pydantic.Field(pattern=r"^\w[\w-]*(\.\w[\w-]*)+$")]
     catalog: StorageOptions = {}
+    location: Uri | None = None
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -74,13 +74,11 @@ def update_index(
 def build_run(store: Store, fingerprint: str, parts: Sequence[Manifest]) -> None:
     """Index all rows of some parts. Files that are gone or cannot be read give no rows."""
     paths = [file.path for part in parts for file in part.data_files]
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda path: or_none(lambda: _keys_of_file(store, path)), paths))
-    keys = [np.zeros(0, np.uint64) if of_file is None else of_file for of_file in found]
+    keys = keys_of_files(store, paths)
     lengths = [len(of_file) for of_file in keys]
     key = np.concatenate(keys)
     order = np.argsort(key, kind="stable")
-    columns = {
+    columns: dict[str, npt.NDArray[Any]] = {
         "key": key,
         "file": np.repeat(np.arange(len(paths), dtype=np.uint32), lengths),
         "row": np.concatenate([np.arange(length, dtype=np.uint32) for length in lengths]),
@@ -106,6 +104,13 @@ def used_runs(store: Store, fingerprint: str, part_ids: Collection[str]) -> dict
             left.difference_update(run.parts)
             used[name] = run
     return used
+
+
+def keys_of_files(store: Store, paths: Sequence[str]) -> list[npt.NDArray[np.uint64]]:
+    """A key for each row of some data files; none where a file is gone or cannot be read."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(lambda path: or_none(lambda: _keys_of_file(store, path)), paths))
+    return [np.zeros(0, np.uint64) if keys is None else keys for keys in found]
 
 
 def _keys_of_file(store: Store, path: str) -> npt.NDArray[np.uint64]:

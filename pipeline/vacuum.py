@@ -1,12 +1,12 @@
 """What an output no longer needs: listings and kept snapshots in, a `VacuumPlan` out; with `delete` it is carried out.
 
 Kept is everything that these need: the newest `keep_snapshots` complete snapshots and every snapshot after the oldest of
-them; parts of the head's fingerprint, or of the one that was written to last, that no snapshot has named yet (an
-unfinished run resumes from them); and whatever is younger than `older_than` by the store's own clock. The rest of what
-this package writes goes: dropped snapshots and their file lists, parts that only they name (manifest, data files,
-rejects), parts of a given-up fingerprint, data files and rejects without a manifest, run records and generations that
-no kept row names, probes, temporary files, unfinished multipart uploads. Anything else under the root is not ours and
-is never touched.
+them; parts of the head's fingerprint, or of the one that was written to last, that no snapshot has named yet and that
+are younger than its last complete run (an unfinished run resumes from them); and whatever is younger than `older_than`
+by the store's own clock. The rest of what this package writes goes: dropped snapshots and their file lists, parts that
+only they name (manifest, data files, rejects), parts of a given-up fingerprint, parts that the last complete run had no
+use for, data files and rejects without a manifest, run records and generations that no kept row names, probes, temporary
+files, unfinished multipart uploads. Anything else under the root is not ours and is never touched.
 
 Order of deletion: manifests first, then what they name, snapshots last. A vacuum that dies is finished by the next one,
 and a plan made meanwhile never counts a part as done whose files are gone. Do not vacuum with `delete` while a run on
@@ -154,7 +154,12 @@ def _needed(store: Store, kept: list[Snapshot], snapshots: list[Snapshot], liste
         part.part_id for snapshot in snapshots if snapshot not in kept for part in _parts_or_none(store, snapshot)
     }
     current = {kept[-1].fingerprint, *_written_last(listed)}
-    resumable = [part for part in outside if part.fingerprint in current and part.part_id not in once_live]
+    settled = _settled(snapshots, listed)
+    resumable = [
+        part for part in outside
+        if part.fingerprint in current and part.part_id not in once_live
+        and listed[commit.manifest_path(part.fingerprint, part.part_id)].changed >= settled.get(part.fingerprint, 0.0)
+    ]  # fmt: skip
     parts = [*live.values(), *resumable]
     fingerprints = current | {snapshot.fingerprint for snapshot in kept} | {part.fingerprint for part in parts}
     runs = {snapshot.run_id for snapshot in kept} | {part.run_id for part in parts}
@@ -169,6 +174,19 @@ def _needed(store: Store, kept: list[Snapshot], snapshots: list[Snapshot], liste
         *(f"_meta/generations/{fingerprint}.json" for fingerprint in fingerprints),
         *(f"{run}.{suffix}" for run in indexed for suffix in ("arrow", "json")),
         *(path for path in listed if (found := _KINDS["run record"].pattern.fullmatch(path)) and found[1] in runs),
+    }
+
+
+def _settled(snapshots: list[Snapshot], listed: Mapping[str, Listed]) -> dict[str, float]:
+    """When a run last completed, by fingerprint. It took all parts that fitted its listing: what is older and was left out
+    is of shards that have changed. Not so a compaction, which has no record of an attempt."""
+    attempts = {match[1] for path in listed if (match := re.fullmatch(r"_meta/runs/([0-9a-f]+)/attempt-.+", path))}
+    return {
+        snapshot.fingerprint: found.changed
+        for snapshot in snapshots
+        if snapshot.complete
+        and snapshot.run_id in attempts
+        and (found := listed.get(f"{commit.SNAPSHOTS}/{snapshot.number:020d}.json"))
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from tests.s3_server import S3Server, find_weed, s3_server
 
 if TYPE_CHECKING:
     import s3fs
+
+# The background job of a shell ignores SIGINT, and so would every process that is started here and gets one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RAY_CPUS = 2
 RAY_OBJECT_STORE_BYTES = 500 * 2**20

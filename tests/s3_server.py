@@ -48,6 +48,8 @@ class S3Server:
     access_key: str
     secret_key: str
     process_id: int
+    iceberg_url: str
+    """Of its Iceberg REST catalog, whose warehouses are table buckets."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -99,6 +101,17 @@ class S3Server:
     def make_bucket(self, name: str) -> str:
         """Creates the bucket unless it is there; returns its name."""
         return _make_bucket(self.client(), name)
+
+    def make_table_bucket(self, name: str) -> str:
+        """A warehouse of the Iceberg catalog; returns its URI."""
+        import botocore.session
+
+        client = botocore.session.Session().create_client(
+            "s3tables", region_name=REGION, endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key, aws_secret_access_key=self.secret_key,
+        )  # fmt: skip
+        client.create_table_bucket(name=name)
+        return f"s3://{name}"
 
 
 def _make_bucket(client: Any, name: str) -> str:
@@ -153,7 +166,7 @@ def _start(weed: str, root: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
     data = root / "data"
     data.mkdir()
     log = root / "weed.log"
-    ports = _free_ports(8)
+    ports = _free_ports(9)
     with log.open("wb") as output:
         process = subprocess.Popen(
             _command(weed, data, config, ports),
@@ -162,7 +175,8 @@ def _start(weed: str, root: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
             start_new_session=True,  # its own process group, so that killpg reaches every child and nobody else
             cwd=root,
         )
-    server = S3Server(f"http://127.0.0.1:{ports[0]}", access_key, secret_key, process.pid)
+    endpoint_url, iceberg_url = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[-1]}"
+    server = S3Server(endpoint_url, access_key, secret_key, process.pid, iceberg_url)
     try:
         _wait_until_ready(process, server, log)
     except BaseException:
@@ -175,13 +189,14 @@ def _start(weed: str, root: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
 
 def _command(weed: str, data: Path, config: Path, ports: list[int]) -> list[str]:
     # Every gRPC port is given: the default is the HTTP port + 10,000, which may be taken or above 65,535.
-    s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = ports
+    s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc, iceberg = ports
     return [
         weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}",
         f"-master.port={master}", f"-master.port.grpc={master_grpc}", "-master.volumeSizeLimitMB=128",
         f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}", "-volume.max=200",
         "-filer", f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}",
-        "-s3", f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-s3", f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-s3.config={config}",
+        f"-s3.port.iceberg={iceberg}", "-s3.port.lance=0",
     ]  # fmt: skip
 
 

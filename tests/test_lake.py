@@ -69,7 +69,7 @@ def plain(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def iceberg(root: Path, out: str = "out") -> Any:
-    return load_catalog("corpus_embed", type="sql", uri=f"sqlite:///{root}/{out}/_meta/iceberg/catalog.db").load_table(
+    return load_catalog("corpus-embed", type="sql", uri=f"sqlite:///{root}/{out}/_meta/iceberg/catalog.db").load_table(
         "db.docs"
     )
 
@@ -199,7 +199,7 @@ def test_a_new_generation_of_the_same_columns_goes_on_in_the_table_and_others_ar
     lake.publish(store, PublishSpec(iceberg={"table": "db.docs_int8"}))
     assert iceberg(tmp_path).scan().to_arrow().num_rows == 35
     other = load_catalog(
-        "corpus_embed", type="sql", uri=f"sqlite:///{tmp_path}/out/_meta/iceberg/catalog.db"
+        "corpus-embed", type="sql", uri=f"sqlite:///{tmp_path}/out/_meta/iceberg/catalog.db"
     ).load_table("db.docs_int8")
     assert [*iceberg_ids(other)] == [4]
     assert plain(other.scan().to_arrow()) == plain(open_dataset(store.uri).to_table())
@@ -336,7 +336,7 @@ def test_tables_on_s3(s3: Any, tmp_path: Path) -> None:
     write_shard(tmp_path / "in/b.jsonl", docs(10, 13))
     run(spec)
     lake.publish(store, both)
-    table = load_catalog("corpus_embed", **catalog, **{"s3.endpoint": s3.endpoint_url}).load_table("db.docs")
+    table = load_catalog("corpus-embed", **catalog, **{"s3.endpoint": s3.endpoint_url}).load_table("db.docs")
     expected = plain(open_dataset(s3.uri, storage_options=s3.storage_options).to_table())
     assert plain(table.scan().to_arrow()) == expected
     assert table.scan(snapshot_id=iceberg_ids(table)[1]).to_arrow().num_rows == 10

@@ -75,16 +75,34 @@ def test_the_plan_and_the_end_of_a_run_say_what_changes(spec: JobSpec, tmp_path:
     facts = plan.summary()
     assert facts["shard_changes"] == {"unchanged": 3, "changed": 1, "new": 1, "removed": 1}
     assert (facts["documents_done"], facts["documents_removed_at_most"]) == (30, 20)
-    assert refresh.outcome(plan.live, published(spec, plan)) == {
+    assert refresh.outcome(store_of(spec), plan.live, published(spec, plan)) == {
         "carried": 30, "reused": 7, "embedded": 10, "removed": 13, "rejected": 1,
     }  # fmt: skip
+
+
+def test_removed_counts_the_rows_whose_text_is_gone_whatever_else_took_their_vectors(
+    spec: JobSpec, tmp_path: Path
+) -> None:
+    """Reused vectors also come from rows that stay, from rows copied twice, and from parts that left earlier."""
+    write_shard(tmp_path / "in/0.jsonl", documents(0, 5))  # 5 to 9 leave
+    run(spec)
+    write_shard(tmp_path / "in/1.jsonl", [*documents(15, 20), *documents(6, 9)])  # 5 removed; 3 come back
+    (tmp_path / "in/2.jsonl").rename(tmp_path / "in/moved.jsonl")  # 10 moved
+    (tmp_path / "in/3.jsonl").unlink()  # 10 removed
+    copies = [{**doc, "id": f"{doc['id']}-{n}"} for n in range(2) for doc in documents(40, 44)]  # of rows that stay
+    write_shard(
+        tmp_path / "in/copies.jsonl", [*copies, *({**doc, "id": "x"} for doc in documents(15, 17)), *documents(60, 62)]
+    )
+    plan = plan_of(spec)
+    found = refresh.outcome(store_of(spec), plan.live, published(spec, plan))
+    assert found == {"carried": 15, "reused": 28, "embedded": 2, "removed": 15, "rejected": 0}
 
 
 def test_a_new_fingerprint_is_a_full_re_embed_that_carries_nothing(spec: JobSpec, tmp_path: Path) -> None:
     other = make_spec(tmp_path / "in", tmp_path / "out", prepare={"unicode": "NFKC"})
     plan = plan_of(other)
     assert plan.changes.unchanged == 5
-    assert refresh.outcome(plan.live, published(other, plan)) == {
+    assert refresh.outcome(store_of(other), plan.live, published(other, plan)) == {
         "carried": 0, "reused": 0, "embedded": 50, "removed": 50, "rejected": 0,
     }  # fmt: skip
 

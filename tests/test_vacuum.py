@@ -6,6 +6,7 @@ Oracle: kept snapshots are read and verified after it; files of others are compa
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from pipeline import commit
 from pipeline import vacuum as vacuum_module
+from pipeline.compact import compact
 from pipeline.dataset import open_dataset
 from pipeline.errors import OutputError
 from pipeline.job import resolve
@@ -22,6 +24,7 @@ from pipeline.storage import Store
 from pipeline.vacuum import vacuum
 from pipeline.verify import verify
 from tests import outputs
+from tests.test_cli import called
 
 NOW = datetime.timedelta(0)
 DAY = datetime.timedelta(days=1)
@@ -135,6 +138,35 @@ def test_nothing_younger_than_the_grace_period_goes(scene):
     assert scene.vacuum(keep_snapshots=1, older_than=DAY, delete=True).paths
 
 
+def test_the_command_line_takes_a_grace_period_and_deletes_only_when_told(scene, monkeypatch, capsys):
+    scene.age(days=2.0)
+    before = scene.paths()
+    command = ("vacuum", str(scene.output), "--keep", "1", "--json")
+    for arguments, goes in (
+        (("--older-than", "7d"), False), (("--older-than", "36h"), True), (("--older-than", "7d", "--delete"), False),
+    ):  # fmt: skip
+        assert called(monkeypatch, *command, *arguments) == 0
+        assert bool(json.loads(capsys.readouterr().out)["paths"]) is goes
+        assert scene.paths() == before
+    assert called(monkeypatch, *command, "--delete") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["deleted"], found["kept_snapshots"]) == (True, [3])
+    assert scene.paths() == before - found["paths"].keys()
+    for wrong in ("7", "-1h", "soon"):
+        assert called(monkeypatch, *command, "--older-than", wrong) == 2
+        assert "24h or 7d" in capsys.readouterr().err
+
+
+def test_every_kept_snapshot_is_read_by_its_number_on_the_command_line(scene, monkeypatch, capsys):
+    for number in (1, 2, 3):
+        (doc_id, *_) = sorted(set(scene.ids(number)) - set(scene.ids(1 if number != 1 else 3)))
+        for other in (1, 2, 3):
+            called(monkeypatch, "trace", str(scene.output), doc_id, "--snapshot", str(other))
+            found = f"1 rows of 1 documents in snapshot {other}" in capsys.readouterr().out
+            assert found is (doc_id in scene.ids(other))
+        assert called(monkeypatch, "verify", str(scene.output), "--sample", "0", "--snapshot", str(number)) == 0
+
+
 def test_age_is_told_by_the_clock_of_the_store_and_not_by_this_machine(scene, monkeypatch):
     """A machine whose clock is a year ahead must not find everything old, nor one that is behind everything young."""
     real = Store.changed_at
@@ -198,6 +230,27 @@ def test_parts_of_an_unfinished_run_stay_and_are_resumed_from(tmp_path, bert_mea
     plan = make_plan(resolve(scene.spec, "cpu"), scene.store)
     assert len(plan.done) == 3
     assert scene.run().complete
+    assert verify(str(scene.output), None, sample=0).ok
+
+
+def test_parts_of_a_killed_run_go_once_a_later_run_completed_without_them(tmp_path, bert_mean_dir):
+    """Their shard changed before the resume, so no plan can take them. A compaction in between settles nothing."""
+    scene = Scene(tmp_path, bert_mean_dir, runtime={"part_bytes": 1024})
+    scene.run()
+    scene.run(many(2, 4, 4))
+    outputs.write_shard(scene.input / "c.jsonl", many(4, 6, 4))
+    scene.run(complete=False, only=lambda plan: plan.todo[:1])
+    killed = {path for path in scene.paths() if path.startswith("data/")} - scene.live()
+    assert killed
+    scene.age(days=30)
+    compact(str(scene.output), None)
+    scene.age(days=30)
+    assert not killed & set(scene.vacuum(keep_snapshots=1).paths)
+    last = scene.run(many(6, 8, 4), name="c.jsonl")
+    (scene.output / f"_meta/runs/{last.run_id}/attempt-0.json").write_text("{}")  # which pipeline.run leaves
+    scene.age()
+    assert killed <= set(scene.vacuum(keep_snapshots=1, delete=True).paths)
+    assert make_plan(resolve(scene.spec, "cpu"), scene.store).nothing_to_do
     assert verify(str(scene.output), None, sample=0).ok
 
 

@@ -125,7 +125,7 @@ def _tables(store: Store, wanted: PublishSpec) -> Iterator[tuple[str, Table]]:
     if wanted.iceberg:
         with _extra("iceberg"):
             from pipeline.lake.iceberg import IcebergTable
-        yield "iceberg", IcebergTable(store, wanted.iceberg.table, wanted.iceberg.catalog)
+        yield "iceberg", IcebergTable(store, wanted.iceberg)
     if wanted.delta:
         with _extra("delta"):
             from pipeline.lake.delta import DeltaTable

@@ -1,9 +1,9 @@
 """An Apache Iceberg table over the data files of an output, through pyiceberg: one commit a snapshot.
 
 The catalog is pyiceberg's: by default a SQLite file in the output, else whatever its properties name (REST, Glue, …;
-credentials come from the environment). The table's metadata lies under `_meta/iceberg`. Files carry no field ids, so the
-table has a name mapping; partition columns are identity partitions, whose values readers take from the manifests. Column
-statistics are not registered, so that publishing reads no data file.
+credentials come from the environment). The table's metadata lies under `_meta/iceberg`, or where the spec says. Files
+carry no field ids, so the table has a name mapping; partition columns are identity partitions, whose values readers take
+from the manifests. Column statistics are not registered, so that publishing reads no data file.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipeline.addresses import shown
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.lake import NUMBER, columns_of, lineage_of
 from pipeline.lineage import DataFile, Generation, Manifest, Snapshot
+from pipeline.spec import IcebergSpec
 from pipeline.storage import Store
 
 OUTPUT, COLUMNS = "corpus-embed.output", "corpus-embed.columns"
@@ -38,13 +39,14 @@ _FIXED = {
 
 
 class IcebergTable:
-    """The table `table` ("namespace.table") of one output. A second publisher loses at the catalog."""
+    """The Iceberg table of one output. A second publisher loses at the catalog."""
 
-    def __init__(self, store: Store, table: str, catalog: Mapping[str, str]) -> None:
-        self.name = f"Iceberg table {table}"
-        self._table = table
+    def __init__(self, store: Store, wanted: IcebergSpec) -> None:
+        self.name = f"Iceberg table {wanted.table}"
+        self._table = wanted.table
         self._root = store.fs.unstrip_protocol(store.root)
-        self._catalog = _load_catalog(store, catalog)
+        self._location = wanted.location or f"{self._root}/_meta/iceberg/{self._table}"
+        self._catalog = _load_catalog(store, wanted.catalog)
 
     def state(self) -> tuple[int, str] | None:
         table = self._load()
@@ -99,12 +101,11 @@ class IcebergTable:
 
     def _create(self, generation: Generation) -> Table:
         self._catalog.create_namespace_if_not_exists(self._table.rpartition(".")[0])
-        location = f"{self._root}/_meta/iceberg/{self._table}"
         properties = {**_FIXED, OUTPUT: self._root, COLUMNS: columns_of(generation)}
         with (
             contextlib.suppress(TableAlreadyExistsError, CommitFailedException),  # somebody else made it
             self._catalog.create_table_transaction(
-                self._table, dataset.arrow_schema(generation), location, properties=properties
+                self._table, dataset.arrow_schema(generation), self._location, properties=properties
             ) as change,
         ):
             with change.update_spec() as spec:
@@ -129,7 +130,7 @@ def _load_catalog(store: Store, properties: Mapping[str, str]) -> Catalog:
         found = {"type": "sql", "uri": f"sqlite:///{folder}/catalog.db"}
     if endpoint := store.options.get("endpoint_url"):
         found.setdefault("s3.endpoint", endpoint)
-    return load_catalog(found.pop("name", "corpus_embed"), **found)
+    return load_catalog(found.pop("name", "corpus-embed"), **found)
 
 
 def _number(found: IcebergSnapshot) -> int:
