@@ -86,6 +86,7 @@ def measure(options: argparse.Namespace, size: int) -> bool:
             runtime={"part_bytes": options.part_bytes, "embedders": options.embedders},
         )  # fmt: skip
         address = ray.init(
+            "local",  # whatever else runs here
             num_cpus=options.cpus, object_store_memory=options.store_mib << 20, include_dashboard=False,
             log_to_driver=False, logging_level="ERROR",
         ).address_info["gcs_address"]  # fmt: skip
