@@ -206,12 +206,14 @@ def measure_nodes(folder: Path, options: argparse.Namespace) -> None:
             cluster.add_node(num_cpus=math.ceil(options.embedders / options.nodes), object_store_memory=100 << 20)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         seconds = execute(plan, store, f"{n_parts} parts, {options.embedders} embedders on {options.nodes} nodes")
-        made = sorted(path.stat().st_mtime for path in Path(store.path("_meta/manifests")).rglob("*.json"))
-        # from the first manifest on: before it, processes start, and here they share two cores
-        steady = (len(made) - 1) / (made[-1] - made[0])
         ideal = options.embedders / options.busy_s
-        whole = n_parts / seconds / ideal
-        print(f"ideal {ideal:.1f} parts/s, whole run {whole:.0%} of it, from the first part on {steady / ideal:.0%}")
+        print(f"ideal {ideal:.2f} parts/s, whole run {n_parts / seconds / ideal:.0%} of it")
+        # by the stages' own clocks: manifests come in bursts when write tasks start late
+        done = commit.load_manifests(store, plan.job.fingerprint)
+        waited, worked = (sum(part.seconds[name] for part in done) for name in ("embedders_starved", "embed"))
+        print(f"embedders waited {waited:.0f} s for parts and worked {worked:.0f} s (asked to sleep "
+              f"{n_parts * options.busy_s:.0f}): {n_parts * options.busy_s / (waited + worked):.0%} of their time, "
+              f"{worked / (waited + worked):.0%} where slow sleepers count as work")  # fmt: skip
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -141,7 +141,8 @@ def connect(address: str | None) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with _stderr_to(log_path()):
         ray.init(
-            address=address,
+            # "local", not None: that joins what a stale file of Ray's names, and waits minutes for a cluster that is dead
+            address=address or (None if remote else "local"),
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=None if remote else False,
