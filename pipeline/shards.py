@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.lineage import Shard
 from pipeline.retry import retried
-from pipeline.storage import RANGE_BYTES, filesystem, reason, shown
+from pipeline.storage import RANGE_BYTES, filesystem, reason, refusal, shown
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ def _check_inside(uri: str, root: str, link: str) -> None:
 
 
 def _refused(uri: str, error: BaseException) -> InputError:
-    return InputError(f"{shown(uri)}: access was refused: {reason(error)}. Check the credentials.")
+    return InputError(f"{shown(uri)}: access was refused: {reason(error)}. {refusal(error)}.")
 
 
 def _is_about_credentials(error: BaseException) -> bool:
