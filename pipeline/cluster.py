@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import ray
 
-from pipeline.errors import SpecError
+from pipeline.errors import ClusterError, SpecError
 from pipeline.job import Job
 from pipeline.spec import JobSpec
 
@@ -140,14 +141,30 @@ def connect(address: str | None) -> None:
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see MAX_RESTARTS in run.py
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    with _stderr_to(log_path()):
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=None if remote else False,
-            runtime_env={"env_vars": settings} if remote and settings else None,
+    try:
+        _check_answers(address or os.environ.get("RAY_ADDRESS", ""))
+        with _stderr_to(log_path()):
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=None if remote else False,
+                runtime_env={"env_vars": settings} if remote and settings else None,
+            )
+    except Exception as error:  # Ray raises a bare Exception when a node is slow to start
+        what = (
+            f"the Ray cluster at {address or os.environ['RAY_ADDRESS']} cannot be joined"
+            if remote
+            else "Ray cannot start"
         )
+        hint = (
+            "Check --address and RAY_ADDRESS, and that the cluster runs"
+            if remote
+            else "See whether this machine is overloaded"
+        )
+        raise ClusterError(
+            f"{what}: {type(error).__name__}: {error}. {hint}; Ray's own words are in {log_path()}. Run the same command again."
+        ) from error
     _connections.append(address or "")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own in place, which exits with 15 and no word
@@ -155,6 +172,13 @@ def connect(address: str | None) -> None:
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate, logger.level = [handler], False, logging.INFO
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError when nobody listens at host:port. Ray 2.60 asks for a quarter of an hour, without a word."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
 
 
 @contextlib.contextmanager

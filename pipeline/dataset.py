@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from pipeline import commit, schema
 from pipeline.errors import OutputError
-from pipeline.lineage import Generation, Manifest, Snapshot
+from pipeline.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.retry import retried
 from pipeline.storage import Store, shown
 
@@ -119,15 +120,16 @@ def vectors_of(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
 def duplicate_ids(store: Store, parts: Sequence[Manifest]) -> pa.Table:
     """`doc_id` and `count` of ids that several documents share. Reads one column and the chunk number of every file."""
 
-    def ids(path: str) -> pa.Table:
+    def read(path: str) -> pa.Table:
         with store.open(path) as source:
             return pq.read_table(source, columns=["doc_id", "chunk"])
 
-    columns = []
-    for part in parts:
-        for file in part.data_files:
-            table = retried(functools.partial(ids, file.path), f"read {shown(store.uri)}/{file.path}")
-            columns.append(table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks())
+    def ids(file: DataFile) -> pa.Array:
+        table = retried(functools.partial(read, file.path), f"read {shown(store.uri)}/{file.path}")
+        return table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks()
+
+    with ThreadPoolExecutor(max_workers=32) as pool:  # small requests, one after another in each file
+        columns = list(pool.map(ids, [file for part in parts for file in part.data_files]))
     counts = (
         pa.table({"doc_id": pa.chunked_array(columns, pa.string())}).group_by("doc_id").aggregate([([], "count_all")])
     )

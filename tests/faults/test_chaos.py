@@ -162,7 +162,7 @@ def test_racing_processes_killed_and_failed_at_random_end_in_the_rows_of_a_quiet
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_two_hundred_kills_with_a_fifth_of_all_requests_failing_lose_and_double_nothing(
     s3: S3Place, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -19,8 +21,9 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import commit
+from pipeline import commit, watch
 from pipeline.dataset import open_dataset
+from pipeline.metrics import Progress
 from pipeline.run import run
 from pipeline.storage import Store
 from tests.outputs import make_spec, run_without_ray, write_shard
@@ -114,6 +117,32 @@ def test_a_run_under_steady_kills_ends_in_the_same_rows(
     assert len(killer.killed) >= 6
     assert result["run"]["worker_restarts"] >= 3
     assert result["snapshot"]["n_rejects"] == 0  # parts whose workers were killed from outside are not blamed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_local")
+def test_a_run_says_which_part_hangs_where_and_for_how_long_and_goes_on_when_it_does(
+    tmp_path: Path, input_uri: str, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stands still is not dead: nobody ends it, but nobody waits for it without a word."""
+    monkeypatch.setattr(watch, "STALLED_S", 5.0)
+    spec, said, stopped = spec_of(input_uri, tmp_path / "out", bert_mean_dir), list[str](), list[int]()
+
+    def stop_and_listen(progress: Progress, notes: list[str]) -> None:
+        if progress["parts"] and not stopped:
+            stopped.extend(named(os.getpid(), EMBED))
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+        said.extend(note for note in notes if stopped and f"process {stopped[0]} " in note)
+        if len(said) == 2:  # it is said again and again
+            os.kill(stopped[0], signal.SIGCONT)
+
+    run(spec, watch=stop_and_listen)
+    assert re.search(
+        rf"no part was finished for \d+ s; waiting for .*part \w+ for \d+ s in process {stopped[0]} of", said[0]
+    )
+    check_output(tmp_path, spec, bert_mean_dir)
 
 
 @pytest.mark.slow
