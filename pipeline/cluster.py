@@ -132,7 +132,8 @@ def connect(address: str | None) -> None:
     """
     if ray.is_initialized():
         return
-    remote = bool(address or os.environ.get("RAY_ADDRESS"))
+    address = address or os.environ.get("RAY_ADDRESS") or "local"  # without an address Ray joins whatever runs here
+    remote = address != "local"
     settings = {name: value for name, value in os.environ.items() if name.startswith("CORPUS_EMBED_")}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # ray's C++ side would write over the progress display
     os.environ.setdefault("RAY_task_oom_retries", "20")  # of a task killed for its node's memory: for ever by default
@@ -142,7 +143,7 @@ def connect(address: str | None) -> None:
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _check_answers(address or os.environ.get("RAY_ADDRESS", ""))
+        _check_answers(address)
         with _stderr_to(log_path()):
             ray.init(
                 address=address,
@@ -165,7 +166,7 @@ def connect(address: str | None) -> None:
         raise ClusterError(
             f"{what}: {type(error).__name__}: {error}. {hint}; Ray's own words are in {log_path()}. Run the same command again."
         ) from error
-    _connections.append(address or "")
+    _connections.append(address)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own in place, which exits with 15 and no word
     handler = logging.FileHandler(log_path())

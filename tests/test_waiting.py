@@ -5,10 +5,15 @@ A worker that stands still in a real run: tests/faults/test_worker_kills.py.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
+
+import pytest
 
 from pipeline.watch import Totals
 
@@ -37,3 +42,21 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
     assert time.monotonic() - clock < 60
     assert "ClusterError: the Ray cluster at 127.0.0.1:1 cannot be joined: ConnectionRefusedError" in done.stderr
     assert "--address" in done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_without_an_address_a_run_has_a_ray_of_its_own_and_joins_no_cluster_that_it_finds() -> None:
+    """Ray alone joins the cluster that was started last on this machine, whoever did that."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # paths of sockets have to be short
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray/ray_current_cluster").write_text("127.0.0.1:1")
+        code = "import ray; from pipeline.cluster import connect; connect(None); print(ray.cluster_resources()['CPU'])"
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**environment, "RAY_TMPDIR": folder}, capture_output=True, text=True,
+            timeout=500, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) >= 1
