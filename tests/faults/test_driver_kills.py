@@ -30,7 +30,7 @@ TEXTS = {f"d{i:03d}": f"{i} 東京は日本の首都です。" * (1 + i % 5) for
 
 @pytest.fixture
 def job(s3: Any, tmp_path: Path, bert_mean_dir: Path) -> Path:
-    """A spec over three shards of one compressed and two plain files: about twelve parts."""
+    """A spec over three shards of one compressed and two plain files: about 34 parts, enough for ten kills."""
     lines = [json.dumps({"id": key, "text": text}, ensure_ascii=False).encode() for key, text in TEXTS.items()]
     import gzip
 
@@ -46,7 +46,7 @@ def write_spec(path: Path, uri: str, options: dict[str, Any], model: Path) -> Pa
         "input": {"uri": f"{uri}/in", "id_column": "id", "storage_options": options},
         "model": {"path": str(model)},
         "output": {"uri": f"{uri}/out", "storage_options": options},
-        "runtime": {"device": "cpu", "part_bytes": "1500", "embedders": 1},
+        "runtime": {"device": "cpu", "part_bytes": "1024", "embedders": 1},
     }
     path.write_text(yaml.safe_dump(fields))
     return path
@@ -93,7 +93,7 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing_and_embeds_
 ) -> None:
     chance, embedded = random.Random(7), 0
     for kill_with in kills:
-        before, wanted = n_manifests(s3), chance.randint(1, 3)
+        before, wanted = n_manifests(s3), chance.randint(1, 2)
         process = start(job)
         deadline = time.monotonic() + PATIENCE_S
         while process.poll() is None and n_manifests(s3) < before + wanted and time.monotonic() < deadline:
