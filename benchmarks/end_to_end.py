@@ -85,7 +85,7 @@ def recipe(shards: Path, model: Path, out: Path) -> None:
             batch["embedding"] = self.model.encode(list(batch["text"]), batch_size=32)
             return batch
 
-    ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    ray.init("local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     data = ray.data.read_json(str(shards), lines=True)
     data.map_batches(Embedder, concurrency=os.cpu_count(), num_cpus=0.4, batch_size=256).write_parquet(str(out))
 

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import ray
 
-from pipeline.errors import SpecError
+from pipeline.errors import ClusterError, SpecError
 from pipeline.job import Job, device_here
 from pipeline.spec import JobSpec
 
@@ -130,7 +131,8 @@ def connect(address: str | None) -> None:
     """
     if ray.is_initialized():
         return
-    remote = bool(address or os.environ.get("RAY_ADDRESS"))
+    address = address or os.environ.get("RAY_ADDRESS") or "local"  # without an address Ray joins whatever runs here
+    remote = address != "local"
     settings = {name: value for name, value in os.environ.items() if name.startswith("CORPUS_EMBED_")}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # ray's C++ side would write over the progress display
     os.environ.setdefault("RAY_task_oom_retries", "20")  # of a task killed for its node's memory: for ever by default
@@ -139,22 +141,38 @@ def connect(address: str | None) -> None:
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see MAX_RESTARTS in run.py
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    with _stderr_to(log_path()):
-        ray.init(
-            # "local", not None: that joins what a stale file of Ray's names, and waits minutes for a cluster that is dead
-            address=address or (None if remote else "local"),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=None if remote else False,
-            runtime_env={"env_vars": settings} if remote and settings else None,
-        )
-    _connections.append(address or "")
+    try:
+        _check_answers(address)
+        with _stderr_to(log_path()):
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=None if remote else False,
+                runtime_env={"env_vars": settings} if remote and settings else None,
+            )
+    except Exception as error:  # Ray raises a bare Exception when a node is slow to start
+        what, hint = "Ray cannot start", "See whether this machine is overloaded"
+        if remote:
+            what = f"the Ray cluster at {address} cannot be joined"
+            hint = "Check --address and RAY_ADDRESS, and that the cluster runs"
+        raise ClusterError(
+            f"{what}: {type(error).__name__}: {error}. {hint}; Ray's own words are in {log_path()}. Run the same command again."
+        ) from error
+    _connections.append(address)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own in place, which exits with 15 and no word
     handler = logging.FileHandler(log_path())
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate, logger.level = [handler], False, logging.INFO
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError when nobody listens at host:port. Ray 2.60 asks for a quarter of an hour, without a word."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
 
 
 @contextlib.contextmanager

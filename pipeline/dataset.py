@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 from pipeline import commit, schema
 from pipeline.addresses import shown
 from pipeline.errors import OutputError
-from pipeline.lineage import Generation, Manifest, Snapshot
+from pipeline.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.retry import retried
 from pipeline.storage import Store
 
@@ -122,14 +123,16 @@ def count_duplicate_ids(store: Store, parts: Sequence[Manifest]) -> int | None:
     if sum(part.n_documents for part in parts) > COUNTED_IDS:
         return None
 
-    def ids(path: str) -> pa.Table:
+    def read(path: str) -> pa.Table:
         with store.open(path) as source:
             return pq.read_table(source, columns=["doc_id", "chunk"])
 
-    columns = []
-    for file in (file for part in parts for file in part.data_files):
-        table = retried(functools.partial(ids, file.path), f"read {shown(store.uri)}/{file.path}")
-        columns.append(table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks())
+    def ids(file: DataFile) -> pa.Array:
+        table = retried(functools.partial(read, file.path), f"read {shown(store.uri)}/{file.path}")
+        return table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks()
+
+    with ThreadPoolExecutor(max_workers=32) as pool:  # small requests, one after another in each file
+        columns = list(pool.map(ids, [file for part in parts for file in part.data_files]))
     table = pa.table({"doc_id": pa.chunked_array(columns, pa.string())})
     counts = table.group_by("doc_id").aggregate([([], "count_all")])["count_all"]
     return pc.sum(pc.greater(counts, 1)).as_py() or 0

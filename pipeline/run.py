@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import commit, dataset, errors, lake, refresh
 from pipeline.addresses import shown
-from pipeline.cluster import connect, device_of, pool_sizes
+from pipeline.cluster import Pools, connect, device_of, pool_sizes
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.failpoints import failpoint
 from pipeline.job import resolve
@@ -29,10 +29,10 @@ from pipeline.plan import Plan, make_plan, missing, plan_table
 from pipeline.record import write_record
 from pipeline.retry import tell_retries
 from pipeline.spec import JobSpec
-from pipeline.stages import EmbedParts, PartSink, PrepareParts, Totals
+from pipeline.stages import EmbedParts, PartSink, PrepareParts
 from pipeline.storage import Store
 from pipeline.text_index import build_run, update_index
-from pipeline.watch import Watch, check_rejects, show_retry, watching
+from pipeline.watch import Totals, Watch, check_rejects, show_retry, watching
 
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed under it, before it gives up."""
@@ -120,6 +120,18 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     beside_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     again = {"max_restarts": MAX_TRIES, "max_task_retries": MAX_TRIES}
     totals = ray.remote(Totals).options(num_cpus=0, scheduling_strategy=beside_driver, **again).remote()
+    with watching(plan, store, totals, progress, watch) as stop:
+        try:
+            parts = _embedded_parts(plan, store, totals, pools)
+            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
+            parts.write_datasink(PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.most)
+        except (Exception, KeyboardInterrupt) as error:
+            raise stop.error or _own_error(error) from error
+
+
+def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.data.Dataset:
+    """The stages up to the vectors. Lazy: nothing runs yet but what brings the index of texts up to date."""
+    job = plan.job
     stage: dict[str, Any] = {
         "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,
@@ -132,7 +144,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
     index_runs = update_index(
         store, job.fingerprint, plan.earlier, functools.partial(_build_index, store, job.fingerprint)
     )
-    parts = (
+    return (
         ray.data.from_arrow(splits)
         .map_batches(
             PrepareParts,
@@ -157,12 +169,6 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -
             **stage,
         )
     )
-    with watching(plan, store, totals, progress, watch) as stop:
-        try:
-            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
-            parts.write_datasink(PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.most)
-        except (Exception, KeyboardInterrupt) as error:
-            raise stop.error or _own_error(error) from error
 
 
 def _build_index(store: Store, fingerprint: str, groups: Sequence[Sequence[Manifest]]) -> None:

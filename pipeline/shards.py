@@ -17,7 +17,7 @@ from pipeline.addresses import shown
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.lineage import Shard
 from pipeline.retry import retried
-from pipeline.storage import RANGE_BYTES, etag_of, filesystem, reason
+from pipeline.storage import RANGE_BYTES, etag_of, filesystem, reason, refusal
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def _check_inside(uri: str, root: str, link: str) -> None:
 
 
 def _refused(uri: str, error: BaseException) -> InputError:
-    return InputError(f"{shown(uri)}: access was refused: {reason(error)}. Check the credentials.")
+    return InputError(f"{shown(uri)}: access was refused: {reason(error)}. {refusal(error)}.")
 
 
 def _is_about_credentials(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -35,48 +36,23 @@ MAX_STARTS = 5
 """How often one actor may die while it loads; then that is the fault, and starting it again does not mend it."""
 
 
-class Totals:
-    """Where workers report what they did and do, and the driver asks. Losing it loses a display, never data."""
-
-    def __init__(self) -> None:
-        self.reports: list[dict[str, float]] = []
-        self.notes: list[str] = []
-        self.begun: dict[str, int] = {}
-
-    def begin(self, work: str) -> int:
-        """How often `work` was begun before and not ended: each time, the worker died over it, or beside it."""
-        self.begun[work] = self.begun.get(work, 0) + 1
-        return self.begun[work] - 1
-
-    def end(self, work: str) -> None:
-        self.begun.pop(work, None)
-
-    def add(self, report: dict[str, float]) -> None:
-        self.reports.append(report)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def take(self) -> tuple[list[dict[str, float]], list[str]]:
-        """Everything since the last call."""
-        taken = (self.reports, self.notes)
-        self.reports, self.notes = [], []
-        return taken
-
-
 @contextlib.contextmanager
 def begun(totals: Any, work: str) -> Iterator[bool]:
     """Tell `totals` what this worker does while it does it. True when so many died over it that care is due."""
-    yield ray.get(totals.begin.remote(work)) >= CAREFUL_AFTER
+    yield ray.get(totals.begin.remote(work, _where())) >= CAREFUL_AFTER
     totals.end.remote(work)
+
+
+def _where() -> str:
+    return f"process {os.getpid()} of node {ray.util.get_node_ip_address()}"
 
 
 @contextlib.contextmanager
 def starting(totals: Any) -> Iterator[None]:
     """Round the loading of an actor. Raises WorkerError when this one keeps dying there."""
     report_retries(totals)
-    actor_id = ray.get_runtime_context().get_actor_id()
-    n_deaths = ray.get(totals.begin.remote(actor_id))
+    loading = f"worker {ray.get_runtime_context().get_actor_id()}, loading,"
+    n_deaths = ray.get(totals.begin.remote(loading, _where()))
     if ray.get_runtime_context().was_current_actor_reconstructed:
         totals.add.remote({"worker_restarts": 1})
     if n_deaths >= MAX_STARTS:
@@ -85,7 +61,7 @@ def starting(totals: Any) -> Iterator[None]:
             f"of node {ray.get_runtime_context().get_node_id()}; Ray's logs there say how it died."
         )
     yield
-    totals.end.remote(actor_id)
+    totals.end.remote(loading)
 
 
 def report_retries(totals: Any) -> None:
@@ -216,7 +192,8 @@ class PartSink(Datasink[list[str]]):
             commit.publish_generation(self.store, publish.generation_of(self.job, header["dimension"]))
             _published.add(generation)
         rows, rejects = cell(batch, "rows"), cell(batch, "rejects")
-        manifest = publish.publish_part(header, rows, rejects, np.ascontiguousarray(vectors), self.job, self.store)
+        with begun(self.totals, f"write of part {header['part_id']}"):
+            manifest = publish.publish_part(header, rows, rejects, np.ascontiguousarray(vectors), self.job, self.store)
         self.totals.add.remote({**metrics.increments(manifest), "seconds.write": time.perf_counter() - clock})
         return manifest.part_id
 

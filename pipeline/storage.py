@@ -12,8 +12,10 @@ import datetime
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -27,6 +29,9 @@ T = TypeVar("T")
 
 RANGE_BYTES = 8 << 20
 """One ranged request of a reader that goes front to back."""
+
+CLOCK_TOLERANCE_S = 240
+"""Stores refuse requests signed with a time that is 5 to 15 minutes off. Only an error text rests on this."""
 
 
 def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -224,8 +229,20 @@ class Store:
             refused, full = isinstance(error, PermissionError), error.errno in (errno.ENOSPC, errno.EDQUOT)
             if not (refused or full):
                 raise
-            hint = "access was refused. Check credentials and permissions" if refused else "no room. Make room"
+            hint = f"access was refused. {refusal(error)}" if refused else "no room. Make room"
             raise StorageError(f"{what}: {hint}, then run the same command again ({reason(error)}).") from error
+
+
+def refusal(error: BaseException) -> str:
+    """What to mend after a PermissionError. S3 also refuses requests that were signed at a wrong time of day."""
+    link: BaseException | None = error
+    while link is not None:
+        answer = getattr(link, "response", None) or {}
+        date = parsedate_tz(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"))
+        if date and abs(off_s := time.time() - mktime_tz(date)) > CLOCK_TOLERANCE_S:
+            return f"The clock of this machine is {off_s:+.0f} s off that of the store: set it right"
+        link = link.__cause__
+    return "Check the credentials and what they permit"
 
 
 def reason(error: BaseException) -> str:

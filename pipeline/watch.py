@@ -1,6 +1,6 @@
 """What goes on beside a running dataset: fresh figures, a commit now and then, and the reasons to stop early.
 
-In: the plan and the actor that write tasks report to. Out: calls of the display, partial snapshots, and an error of ours
+In: the plan, and `Totals`, the actor that workers report to. Out: calls of the display, partial snapshots, and an error of ours
 where the run has to end. A thread on the driver; one question to the actor every half second.
 """
 
@@ -26,6 +26,9 @@ from pipeline.storage import Store
 EARLY_REJECTS = 1000
 """Records after which too large a share of rejects stops a run before its end."""
 
+STALLED_S = 300.0
+"""After so long without a finished part, and again each time it has passed, a run says what it waits for."""
+
 Watch = Callable[[Progress, list[str]], None]
 
 
@@ -33,6 +36,43 @@ class Stop:
     """Why the watcher stopped a run."""
 
     error: CorpusEmbedError | None = None
+
+
+class Totals:
+    """Where workers report what they did and do, and the driver asks. Losing it loses a display, never data."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, float]] = []
+        self.notes: list[str] = []
+        self.begun: dict[str, tuple[int, float, str]] = {}  # how often, when last and where
+
+    def begin(self, work: str, where: str) -> int:
+        """How often `work` was begun before and not ended: each time, the worker died over it, or beside it."""
+        times = self.begun.pop(work, (0,))[0]
+        self.begun[work] = (times + 1, time.monotonic(), where)  # behind all that began before
+        return times
+
+    def end(self, work: str) -> None:
+        self.begun.pop(work, None)
+
+    def add(self, report: dict[str, float]) -> None:
+        self.reports.append(report)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def take(self) -> tuple[list[dict[str, float]], list[str]]:
+        """Everything since the last call."""
+        taken = (self.reports, self.notes)
+        self.reports, self.notes = [], []
+        return taken
+
+    def under_way(self) -> list[str]:
+        """Of each kind of work the one that takes longest: what it is, how long it has taken, where."""
+        longest: dict[str, str] = {}
+        for work, (_times, since, where) in self.begun.items():
+            longest.setdefault(work.split()[0], f"{work} for {time.monotonic() - since:.0f} s in {where}")
+        return list(longest.values())
 
 
 @contextlib.contextmanager
@@ -43,10 +83,21 @@ def watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: W
     before_records = sum(part.n_records for part in plan.done) - progress["n_records"]
     before_rejects = sum(part.n_rejects for part in plan.done) - progress["n_rejects"]
 
+    heard = told = time.monotonic()
+
     def tick() -> None:
+        nonlocal heard, told
         reports, notes = ray.get(totals.take.remote())
         for report in reports:
             progress.add(report)
+        if any("parts" in report for report in reports):
+            heard = told = time.monotonic()
+        elif time.monotonic() - told > STALLED_S:
+            told = time.monotonic()
+            works = ray.get(totals.under_way.remote()) or [
+                "workers; none runs: see whether the cluster has room for them"
+            ]
+            notes = [*notes, f"no part was finished for {told - heard:.0f} s; waiting for {', '.join(works)}"]
         if watch:
             watch(progress, notes)
 

@@ -121,7 +121,7 @@ class Chaos:
     def n_kills(self) -> int:
         return self.exits["killed"]
 
-    def until_done(self, spec: JobSpec, timeout_s: float = 900.0) -> None:
+    def until_done(self, spec: JobSpec, timeout_s: float = 3000.0) -> None:
         """Start, kill and start again until a process that began after this call says that all is committed."""
         begun, lives, done, self.patience = time.monotonic(), dict[int, _Life](), False, 1.0
         while not done:

@@ -153,6 +153,7 @@ def ray_local(s3_or_none: S3Server | None) -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",  # without it Ray joins any cluster that runs on this machine
         num_cpus=RAY_CPUS,
         num_gpus=0,
         include_dashboard=False,

@@ -20,7 +20,9 @@ from pipeline import commit, dataset
 from pipeline.storage import Store
 from tests.fault_proxy import FaultProxy, Rule
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.faults]
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.faults, pytest.mark.timeout(3600)]
+
+PATIENCE_S = 900  # of one start, on a machine that is busy with other work
 
 N_DOCUMENTS = 240
 TEXTS = {f"d{i:03d}": f"{i} 東京は日本の首都です。" * (1 + i % 5) for i in range(N_DOCUMENTS)}
@@ -28,7 +30,7 @@ TEXTS = {f"d{i:03d}": f"{i} 東京は日本の首都です。" * (1 + i % 5) for
 
 @pytest.fixture
 def job(s3: Any, tmp_path: Path, bert_mean_dir: Path) -> Path:
-    """A spec over three shards of one compressed and two plain files: about twelve parts."""
+    """A spec over three shards of one compressed and two plain files: about 34 parts, enough for ten kills."""
     lines = [json.dumps({"id": key, "text": text}, ensure_ascii=False).encode() for key, text in TEXTS.items()]
     import gzip
 
@@ -44,7 +46,7 @@ def write_spec(path: Path, uri: str, options: dict[str, Any], model: Path) -> Pa
         "input": {"uri": f"{uri}/in", "id_column": "id", "storage_options": options},
         "model": {"path": str(model)},
         "output": {"uri": f"{uri}/out", "storage_options": options},
-        "runtime": {"device": "cpu", "part_bytes": "1500", "embedders": 1},
+        "runtime": {"device": "cpu", "part_bytes": "1024", "embedders": 1},
     }
     path.write_text(yaml.safe_dump(fields))
     return path
@@ -58,7 +60,7 @@ def start(spec: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err[-3000:]
     return json.loads(out)
 
@@ -91,13 +93,14 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing_and_embeds_
 ) -> None:
     chance, embedded = random.Random(7), 0
     for kill_with in kills:
-        before, wanted = n_manifests(s3), chance.randint(1, 3)
+        before, wanted = n_manifests(s3), chance.randint(1, 2)
         process = start(job)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_S
         while process.poll() is None and n_manifests(s3) < before + wanted and time.monotonic() < deadline:
             time.sleep(0.02)
+        assert n_manifests(s3) >= before + wanted, process.poll()
         process.send_signal(kill_with)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_S)
         assert process.returncode in (-9, 143)
         time.sleep(1)
         embedded = n_manifests(s3)
@@ -123,7 +126,7 @@ def test_a_driver_killed_just_before_its_snapshot_commits_it_when_started_again_
     s3: Any, job: Path, tmp_path: Path
 ) -> None:
     killed = start(job, CORPUS_EMBED_FAILPOINT="after_file_list_put:kill", CORPUS_EMBED_FAILPOINT_DIR=str(tmp_path))
-    killed.communicate(timeout=200)
+    killed.communicate(timeout=PATIENCE_S)
     assert killed.returncode == -9
     result = finish(start(job))
     assert not result["embedded"]
@@ -149,7 +152,8 @@ def test_a_fifth_of_all_s3_requests_failing_changes_nothing(
         proxy.add(Rule("reset", probability=0.06))
         proxy.add(Rule("lost", method="PUT", probability=0.15))
         options = {**s3.storage_options, "endpoint_url": proxy.endpoint_url}
-        finish(start(write_spec(tmp_path / "proxied.yaml", s3.uri, options, bert_mean_dir)))
+        result = finish(start(write_spec(tmp_path / "proxied.yaml", s3.uri, options, bert_mean_dir)))
         failed = [entry for entry in proxy.log if entry.fault]
         assert len(failed) > 0.05 * len(proxy.log)
+    assert result["run"]["storage_retries"] > 0  # in the report: those of the driver and of all workers
     assert_output_is_the_input(s3)

@@ -5,7 +5,9 @@ Oracle: the documents written.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,10 +21,14 @@ from pipeline import commit
 from pipeline.dataset import open_dataset
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
+from tests.conftest import S3Place
 from tests.outputs import write_shard
 from tests.stand_in import make_spec
 
 pytestmark = pytest.mark.faults
+needs_faketime = pytest.mark.skipif(
+    shutil.which("faketime") is None, reason="needs the program faketime (Debian package of this name)"
+)
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = [{"id": f"d{n}", "text": f"text {n} " * 15} for n in range(40)]
@@ -61,8 +67,10 @@ def finish(process: subprocess.Popen[str]) -> int:
 
 
 def check_rows(spec: JobSpec) -> None:
-    assert sorted(open_dataset(spec.output.uri).to_table()["doc_id"].to_pylist()) == sorted(d["id"] for d in DOCS)
-    assert commit.snapshot_numbers(Store(spec.output.uri)) == [1]
+    output = spec.output
+    rows = open_dataset(output.uri, storage_options=output.storage_options).to_table()
+    assert sorted(rows["doc_id"].to_pylist()) == sorted(d["id"] for d in DOCS)
+    assert commit.snapshot_numbers(Store(output.uri, output.storage_options)) == [1]
 
 
 def test_a_run_stopped_across_the_commit_of_another_one_neither_loses_nor_doubles(spec: JobSpec) -> None:
@@ -81,10 +89,33 @@ def test_a_run_stopped_across_the_commit_of_another_one_neither_loses_nor_double
     check_rows(spec)
 
 
-@pytest.mark.skipif(shutil.which("faketime") is None, reason="needs the program faketime (Debian package of this name)")
+@needs_faketime
 def test_runs_whose_clocks_are_days_apart_end_in_one_output(spec: JobSpec) -> None:
-    late, early = start(spec, "faketime", "-f", "-2d"), start(spec, "faketime", "-f", "+2d")
+    check_apart(spec, "2d", 3.9 * 86_400)
+
+
+def check_apart(spec: JobSpec, off: str, least_apart_s: float) -> None:
+    """Two runs at once, one early and one late, end in one output."""
+    late, early = start(spec, "faketime", "-f", f"-{off}"), start(spec, "faketime", "-f", f"+{off}")
     times = [float(process.stdout.readline()) for process in (late, early)]  # type: ignore[union-attr]
-    assert times[1] - times[0] > 3.9 * 86_400
+    assert times[1] - times[0] > least_apart_s
     assert [finish(late), finish(early)] == [1, 1]
     check_rows(spec)
+
+
+@needs_faketime
+@pytest.mark.slow  # four processes
+@pytest.mark.s3
+def test_s3_refuses_a_clock_that_is_far_off_by_name_and_what_it_accepts_ends_in_one_output(s3: S3Place) -> None:
+    """S3 and this server take requests whose time is up to a quarter of an hour off."""
+    s3.filesystem.pipe_file(f"{s3.key}/in/a.jsonl", b"\n".join(json.dumps(doc).encode() for doc in DOCS))
+    spec = make_spec(f"{s3.uri}/in", f"{s3.uri}/out", runtime={"part_bytes": 1024})
+    clock = time.monotonic()
+    for off, seen in (("-2d", "-172[78]"), ("+30m", r"\+1[78]\d\d")):
+        process = start(spec, "faketime", "-f", off)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert re.search(rf"{re.escape(s3.uri)}/.*The clock of this machine is {seen}\d* s off that of the store", err)
+    assert time.monotonic() - clock < 60  # at once: a wrong clock does not mend itself
+    assert Store(f"{s3.uri}/out", s3.storage_options).list("_meta") == {}
+    check_apart(spec, "10m", 19 * 60)

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +22,9 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import commit
+from pipeline import commit, watch
 from pipeline.dataset import open_dataset
+from pipeline.metrics import Progress
 from pipeline.run import run
 from pipeline.storage import Store
 from tests.outputs import make_spec, run_without_ray, write_shard
@@ -114,6 +118,38 @@ def test_a_run_under_steady_kills_ends_in_the_same_rows(
     assert len(killer.killed) >= 6
     assert result["run"]["worker_restarts"] >= 3
     assert result["snapshot"]["n_rejects"] == 0  # parts whose workers were killed from outside are not blamed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_local")
+def test_a_run_says_which_part_hangs_where_and_for_how_long_and_goes_on_when_it_does(
+    tmp_path: Path, input_uri: str, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stands still is not dead: nobody ends it, but nobody waits for it without a word."""
+    monkeypatch.setattr(watch, "STALLED_S", 0.5)
+    spec, stopped, named_for_s = spec_of(input_uri, tmp_path / "out", bert_mean_dir), list[int](), list[int]()
+    at_the_latest = list[threading.Timer]()
+
+    def stop_and_listen(progress: Progress, notes: list[str]) -> None:
+        """Stop the first process that is said to be at work, until it is said to have been so for some seconds."""
+        for note in notes:
+            found = re.search(
+                r"waiting for .*(?:part \w+|, loading,) for (\d+) s in process (\d+) of node [\d.]+", note
+            )
+            if found and not stopped:
+                stopped.append(int(found[2]))
+                os.kill(stopped[0], signal.SIGSTOP)
+                at_the_latest.append(threading.Timer(60, os.kill, [stopped[0], signal.SIGCONT]))
+                at_the_latest[0].start()
+            elif found and int(found[2]) == stopped[0] and int(found[1]) >= 4 and not named_for_s:
+                named_for_s.append(int(found[1]))
+                os.kill(stopped[0], signal.SIGCONT)
+
+    run(spec, watch=stop_and_listen)
+    at_the_latest[0].cancel()
+    assert named_for_s
+    check_output(tmp_path, spec, bert_mean_dir)
 
 
 @pytest.mark.slow
