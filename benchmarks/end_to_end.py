@@ -7,6 +7,7 @@ weights, MeCab + WordPiece), float32, all cores, and ends with vectors in Parque
 
     ours     corpus-embed run
     encode   SentenceTransformer.encode over all texts at its best batch size (found first, not timed), then Parquet
+    engine   the packed engine alone: a one-thread process a core, from token ids that are ready, loading not counted
     recipe   Ray Data map_batches with SentenceTransformer.encode (batch 32), then write_parquet
 
 Out: one table of wall seconds, texts/s and ratio, and the lowest cosine of ours to encode's vectors.
@@ -16,12 +17,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +35,7 @@ import pyarrow.parquet as pq
 import yaml
 
 N_SHARDS = 8
-CANDIDATES = ("ours", "encode", "recipe")
+CANDIDATES = ("ours", "engine", "encode", "recipe")
 
 
 def write_shards(folder: Path, texts: list[str]) -> None:
@@ -88,6 +92,36 @@ def recipe(shards: Path, model: Path, out: Path) -> None:
     ray.init("local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     data = ray.data.read_json(str(shards), lines=True)
     data.map_batches(Embedder, concurrency=os.cpu_count(), num_cpus=0.4, batch_size=256).write_parquet(str(out))
+
+
+def engine_of_one_core(shards: Path, model: Path, core: int, ready: Barrier, seconds: Queue[float]) -> None:
+    from pipeline.embed import load_engine
+    from pipeline.model_store import resolve
+    from pipeline.tokenize import load_tokenizer
+
+    found = resolve(str(model))
+    texts = read_texts(shards)[1][core :: os.cpu_count()]
+    tokens = load_tokenizer(found, max_tokens=found.max_tokens).encode(texts)
+    loaded = load_engine(found, threads=1)
+    loaded.embed(tokens.ids[: tokens.offsets[64]], tokens.offsets[:65])  # warm
+    ready.wait()
+    started = time.perf_counter()
+    loaded.embed(tokens.ids, tokens.offsets)
+    seconds.put(time.perf_counter() - started)
+
+
+def engine(shards: Path, model: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    cores = os.cpu_count() or 1
+    ready, seconds = spawn.Barrier(cores), spawn.Queue()
+    processes = [
+        spawn.Process(target=engine_of_one_core, args=(shards, model, i, ready, seconds)) for i in range(cores)
+    ]
+    for process in processes:
+        process.start()
+    print(json.dumps({"embed_s": max(seconds.get() for _ in processes)}))
+    for process in processes:
+        process.join()
 
 
 def ours(shards: Path, model: Path, out: Path, part_bytes: str) -> None:
@@ -155,7 +189,8 @@ def compare(options: argparse.Namespace) -> None:
                 done = subprocess.run(
                     [*command, "--part-bytes", options.part_bytes], check=True, capture_output=True, text=True
                 )
-                seconds[candidate].append(time.perf_counter() - started)
+                wall = time.perf_counter() - started
+                seconds[candidate].append(json.loads(done.stdout)["embed_s"] if candidate == "engine" else wall)
                 print(f"{candidate}: {seconds[candidate][-1]:.1f} s {done.stdout.strip()}", flush=True)
         base = statistics.median(seconds["encode"]) if "encode" in seconds else float("nan")
         print(f"\n{len(texts)} texts, {os.cpu_count()} cores, float32, encode at batch {batch}")
@@ -186,6 +221,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.candidate == "ours":
         ours(options.shards, options.model, options.out, options.part_bytes)
+    elif options.candidate == "engine":
+        engine(options.shards, options.model)
     elif options.candidate == "encode":
         encode(options.shards, options.model, options.out, options.batch)
     elif options.candidate == "recipe":

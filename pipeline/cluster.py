@@ -69,7 +69,7 @@ def pool_sizes(job: Job, n_splits: int, n_parts: int) -> Pools:
         tokenizers=Pool(
             tokenizers_now,
             n_splits if on_gpu and runtime.tokenizers == "auto" else tokenizers_now,
-            share(tokenize, tokenizers),
+            min(share(tokenize, tokenizers), round(1 - embed, 3)),  # beside an embedder on a node of one CPU
         ),
         embedders=Pool(
             embedders,
