@@ -3,7 +3,7 @@
     python -m benchmarks.end_to_end --corpus DIR [--texts 8000] [--rounds 1]
 
 Each candidate is a process of its own over the same JSONL shards, the same BERT directory (6 layers, hidden 384, random
-weights, MeCab + WordPiece), float32, all cores, and ends with vectors in Parquet:
+weights, MeCab + WordPiece), all cores, and ends with vectors in Parquet; float32, or for ours and engine as `ours:bfloat16`:
 
     ours     corpus-embed run
     encode   SentenceTransformer.encode over all texts at its best batch size (found first, not timed), then Parquet
@@ -94,7 +94,7 @@ def recipe(shards: Path, model: Path, out: Path) -> None:
     data.map_batches(Embedder, concurrency=os.cpu_count(), num_cpus=0.4, batch_size=256).write_parquet(str(out))
 
 
-def engine_of_one_core(shards: Path, model: Path, core: int, ready: Barrier, seconds: Queue[float]) -> None:
+def engine_of_one_core(shards: Path, model: Path, dtype: str, core: int, ready: Barrier, seconds: Queue[float]) -> None:
     from pipeline.embed import load_engine
     from pipeline.model_store import resolve
     from pipeline.tokenize import load_tokenizer
@@ -102,7 +102,7 @@ def engine_of_one_core(shards: Path, model: Path, core: int, ready: Barrier, sec
     found = resolve(str(model))
     texts = read_texts(shards)[1][core :: os.cpu_count()]
     tokens = load_tokenizer(found, max_tokens=found.max_tokens).encode(texts)
-    loaded = load_engine(found, threads=1)
+    loaded = load_engine(found, dtype=dtype, threads=1)
     loaded.embed(tokens.ids[: tokens.offsets[64]], tokens.offsets[:65])  # warm
     ready.wait()
     started = time.perf_counter()
@@ -110,12 +110,12 @@ def engine_of_one_core(shards: Path, model: Path, core: int, ready: Barrier, sec
     seconds.put(time.perf_counter() - started)
 
 
-def engine(shards: Path, model: Path) -> None:
+def engine(shards: Path, model: Path, dtype: str) -> None:
     spawn = multiprocessing.get_context("spawn")
     cores = os.cpu_count() or 1
     ready, seconds = spawn.Barrier(cores), spawn.Queue()
     processes = [
-        spawn.Process(target=engine_of_one_core, args=(shards, model, i, ready, seconds)) for i in range(cores)
+        spawn.Process(target=engine_of_one_core, args=(shards, model, dtype, i, ready, seconds)) for i in range(cores)
     ]
     for process in processes:
         process.start()
@@ -124,11 +124,11 @@ def engine(shards: Path, model: Path) -> None:
         process.join()
 
 
-def ours(shards: Path, model: Path, out: Path, part_bytes: str) -> None:
+def ours(shards: Path, model: Path, out: Path, dtype: str, part_bytes: str) -> None:
     spec = {
         "name": "end-to-end",
         "input": {"uri": f"{shards}/*.jsonl", "id_column": "id"},
-        "model": {"path": str(model), "dtype": "float32"},
+        "model": {"path": str(model), "dtype": dtype},
         "output": {"uri": str(out)},
         "runtime": {"device": "cpu", "part_bytes": part_bytes},
     }
@@ -167,13 +167,16 @@ def compare(options: argparse.Namespace) -> None:
         outs: dict[str, Path] = {}
         for number in range(options.rounds):
             for candidate in seconds:
-                outs[candidate] = root / f"{candidate}-{number}"
+                kind, _, dtype = candidate.partition(":")
+                outs[candidate] = root / f"{candidate.replace(':', '-')}-{number}"
                 command = [
                     sys.executable,
                     "-m",
                     "benchmarks.end_to_end",
                     "--candidate",
-                    candidate,
+                    kind,
+                    "--dtype",
+                    dtype or "float32",
                     "--model",
                     str(model),
                 ]
@@ -190,20 +193,20 @@ def compare(options: argparse.Namespace) -> None:
                     [*command, "--part-bytes", options.part_bytes], check=True, capture_output=True, text=True
                 )
                 wall = time.perf_counter() - started
-                seconds[candidate].append(json.loads(done.stdout)["embed_s"] if candidate == "engine" else wall)
+                seconds[candidate].append(json.loads(done.stdout)["embed_s"] if kind == "engine" else wall)
                 print(f"{candidate}: {seconds[candidate][-1]:.1f} s {done.stdout.strip()}", flush=True)
         base = statistics.median(seconds["encode"]) if "encode" in seconds else float("nan")
-        print(f"\n{len(texts)} texts, {os.cpu_count()} cores, float32, encode at batch {batch}")
+        print(f"\n{len(texts)} texts, {os.cpu_count()} cores, encode at batch {batch}")
         for candidate, times in seconds.items():
             median = statistics.median(times)
             spread = f"{min(times):.1f}-{max(times):.1f}"
             print(
-                f"{candidate:8} {median:7.1f} s ({spread})  {len(texts) / median:6.1f} texts/s  {base / median:.2f}x encode"
+                f"{candidate:16} {median:7.1f} s ({spread})  {len(texts) / median:6.1f} texts/s  {base / median:.2f}x encode"
             )
-        if {"ours", "encode"} <= outs.keys():
-            print(
-                f"lowest cosine of ours to encode: {lowest_cosine(vectors_of(outs['ours']), vectors_of(outs['encode'])):.7f}"
-            )
+        for candidate in outs if "encode" in outs else ():
+            if candidate.startswith("ours"):
+                cosine = lowest_cosine(vectors_of(outs[candidate]), vectors_of(outs["encode"]))
+                print(f"lowest cosine of {candidate} to encode: {cosine:.7f}")
 
 
 def main() -> None:
@@ -216,13 +219,14 @@ def main() -> None:
     parser.add_argument("--candidates", default=",".join(CANDIDATES))
     parser.add_argument("--candidate", choices=CANDIDATES, help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=32, help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
     for path in ("--model", "--shards", "--out"):
         parser.add_argument(path, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.candidate == "ours":
-        ours(options.shards, options.model, options.out, options.part_bytes)
+        ours(options.shards, options.model, options.out, options.dtype, options.part_bytes)
     elif options.candidate == "engine":
-        engine(options.shards, options.model)
+        engine(options.shards, options.model, options.dtype)
     elif options.candidate == "encode":
         encode(options.shards, options.model, options.out, options.batch)
     elif options.candidate == "recipe":
