@@ -5,8 +5,8 @@ columns are checked here, because Parquet readers do not. A row group that canno
 the damaged page and one `damaged_shard` row at the first lost row; the row groups after it are read. Page checksums are
 verified where the writer made them. A footer that cannot be read damages the whole shard.
 
-Memory: a batch, the pages it lies on, and READ_BUFFER_BYTES a column. A hostile file can make more of it: a page header may
-claim 2 GiB, which Arrow allocates at once, and DECODED_ROWS values may be as long as a page.
+Memory: a batch, the pages it lies on, and READ_BUFFER_BYTES a column. A hostile file can make more of it: a page header of
+each column may claim 2 GiB, which Arrow allocates at once, and DECODED_ROWS values may be as long as a page.
 
 pyarrow's `RowGroupMetaData.column` is never called: of a footer with sizes that do not fit it kills the process (pyarrow
 26, C++ exception through a function that declares none). Row groups are sized by their totals.
