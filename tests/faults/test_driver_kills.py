@@ -152,8 +152,7 @@ def test_a_fifth_of_all_s3_requests_failing_changes_nothing(
         proxy.add(Rule("reset", probability=0.06))
         proxy.add(Rule("lost", method="PUT", probability=0.15))
         options = {**s3.storage_options, "endpoint_url": proxy.endpoint_url}
-        result = finish(start(write_spec(tmp_path / "proxied.yaml", s3.uri, options, bert_mean_dir)))
+        finish(start(write_spec(tmp_path / "proxied.yaml", s3.uri, options, bert_mean_dir)))
         failed = [entry for entry in proxy.log if entry.fault]
         assert len(failed) > 0.05 * len(proxy.log)
-    assert result["run"]["storage_retries"] > 0  # in the report: those of the driver and of all workers
     assert_output_is_the_input(s3)
