@@ -25,7 +25,7 @@ from typing import Any
 from pipeline.run import run
 from tests.model_dirs import bert_mean, sample_texts
 from tests.outputs import make_spec
-from tests.processes import below
+from tests.processes import below, status_of
 
 CHARACTERS = 20_000
 SHARDS = 4
@@ -56,8 +56,7 @@ class Peaks(threading.Thread):
 
 def private_mib(pid: int) -> float:
     with contextlib.suppress(OSError, KeyError):  # it ended while we looked
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        return int(status["RssAnon"].split()[0]) / 1024
+        return int(status_of(pid)["RssAnon"].split()[0]) / 1024
     return 0.0
 
 

@@ -35,6 +35,7 @@ from pipeline.verify import verify
 from tests import stand_in
 from tests.chaos import FORKS, Order, run_alone
 from tests.outputs import write_shard
+from tests.processes import status_of
 
 SHARDS = 8
 AT_ONCE = datetime.timedelta(seconds=-60)
@@ -106,9 +107,8 @@ class StandIn:
 
 
 def process_figures(pid: int, name: str) -> dict[str, float]:
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {
-        f"{name}: RSS MiB": int(status["VmRSS"].split()[0]) / 1024,
+        f"{name}: RSS MiB": int(status_of(pid)["VmRSS"].split()[0]) / 1024,
         f"{name}: open files": len(os.listdir(f"/proc/{pid}/fd")),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any
 
 import pydantic
@@ -28,10 +29,7 @@ def vacuum(
     """List (or with --delete remove) what the kept snapshots do not need."""
     from pipeline.vacuum import vacuum as vacuum_output
 
-    try:
-        grace = pydantic.TypeAdapter(Duration).validate_python(older_than)
-    except pydantic.ValidationError as error:
-        raise SpecError(f"--older-than {older_than}: write it as 90min, 24h or 7d") from error
+    grace: datetime.timedelta = _quantity(Duration, older_than, "--older-than", "90min, 24h or 7d")
     found = vacuum_output(output, json_object(options), keep_snapshots=keep, older_than=grace, delete=delete)
     display.show_fields(found, as_json)
 
@@ -45,10 +43,7 @@ def compact(
     """Join small data files into large ones, as a new snapshot; nothing is embedded."""
     from pipeline.compact import compact as compact_output
 
-    try:
-        n_bytes = int(pydantic.TypeAdapter(pydantic.ByteSize).validate_python(target_bytes))
-    except pydantic.ValidationError as error:
-        raise SpecError(f"--target-bytes {target_bytes}: write it as 128MiB") from error
+    n_bytes = int(_quantity(pydantic.ByteSize, target_bytes, "--target-bytes", "128MiB"))
     display.show_fields(compact_output(output, json_object(options), target_bytes=n_bytes), as_json)
 
 
@@ -109,3 +104,11 @@ def publish(
         return
     for name, number in held.items():
         display.stdout().print(f"{name}: snapshot {number}", markup=False)
+
+
+def _quantity(kind: Any, text: str, option: str, example: str) -> Any:
+    """The value of an option with a unit. Raises SpecError, which shows an example, when it is none."""
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(text)
+    except pydantic.ValidationError as error:
+        raise SpecError(f"{option} {text}: write it as {example}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import tenacity
@@ -29,10 +29,16 @@ _TRANSIENT_NAMES = {
 }  # fmt: skip
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from: s3fs turns answers of S3 into OSErrors."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again can help. Looks through the causes, since s3fs turns answers of S3 into OSErrors."""
-    link: BaseException | None = error
-    while link is not None:
+    """Whether trying again can help."""
+    for link in causes(error):
         response = getattr(link, "response", None)
         if isinstance(response, Mapping):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -40,7 +46,6 @@ def is_transient(error: BaseException) -> bool:
             return status in (408, 409, 429) or status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling")
         if isinstance(link, ConnectionError | TimeoutError) or type(link).__name__ in _TRANSIENT_NAMES:
             return True
-        link = link.__cause__
     return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
 
 

@@ -23,7 +23,7 @@ import fsspec
 
 from pipeline.addresses import problem_of, problem_of_options, shown
 from pipeline.errors import OutputError, SpecError, StorageError
-from pipeline.retry import retried
+from pipeline.retry import causes, retried
 
 T = TypeVar("T")
 
@@ -235,13 +235,11 @@ class Store:
 
 def refusal(error: BaseException) -> str:
     """What to mend after a PermissionError. S3 also refuses requests that were signed at a wrong time of day."""
-    link: BaseException | None = error
-    while link is not None:
+    for link in causes(error):
         answer = getattr(link, "response", None) or {}
         date = parsedate_tz(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"))
         if date and abs(off_s := time.time() - mktime_tz(date)) > CLOCK_TOLERANCE_S:
             return f"The clock of this machine is {off_s:+.0f} s off that of the store: set it right"
-        link = link.__cause__
     return "Check the credentials and what they permit"
 
 

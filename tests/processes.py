@@ -65,3 +65,8 @@ class Killer(threading.Thread):
                 pass
             self.killed += [name] * (not self.stopped.is_set())
             self.stopped.wait(self._chance.uniform(0, self._pause_s))
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """What /proc says of a process, by field. Raises OSError when it ended."""
+    return dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())

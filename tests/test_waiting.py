@@ -47,16 +47,24 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_without_an_address_a_run_has_a_ray_of_its_own_and_joins_no_cluster_that_it_finds() -> None:
+def test_without_an_address_a_run_has_a_ray_of_its_own_and_joins_no_cluster_that_it_finds(tmp_path: Path) -> None:
     """Ray alone joins the cluster that was started last on this machine, whoever did that."""
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # paths of sockets have to be short
         (Path(folder) / "ray").mkdir()
         (Path(folder) / "ray/ray_current_cluster").write_text("127.0.0.1:1")
-        code = "import ray; from pipeline.cluster import connect; connect(None); print(ray.cluster_resources()['CPU'])"
+        code = """if True:
+            import ray
+            from pipeline.cluster import connect, disconnect
+            connect(None)
+            print(ray.get_runtime_context().gcs_address, ray.cluster_resources()["CPU"])
+            disconnect()
+        """
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         done = subprocess.run(
-            [sys.executable, "-c", code], env={**environment, "RAY_TMPDIR": folder}, capture_output=True, text=True,
-            timeout=500, check=False,
+            [sys.executable, "-c", code], env={**environment, "RAY_TMPDIR": folder, "CORPUS_EMBED_LOG_DIR": str(tmp_path)},
+            capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.splitlines()[-1]) >= 1
+    address, cpus = done.stdout.split()
+    assert address != "127.0.0.1:1"
+    assert float(cpus) >= 1

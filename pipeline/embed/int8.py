@@ -3,7 +3,7 @@
 In: x (T, in) float32. Out: (T, out) float32. Method: weights are rounded once with one scale for each output, x in every
 call with one scale for each row, so that a vector does not depend on what it is batched with; products are summed in int32.
 Everything else of a forward stays float32. Source: Dettmers et al. 2022 (LLM.int8, "vector-wise quantization"), without its
-outlier columns. Cost and cosine: benchmarks/RESULTS.md, "The engine".
+outlier columns. Cost and cosine: benchmarks/RESULTS.md, "End to end".
 """
 
 from __future__ import annotations
