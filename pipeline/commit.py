@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import data_files
 from pipeline.addresses import shown
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.failpoints import failpoint
@@ -73,9 +74,9 @@ def _create_or_adopt(store: Store, path: str, part_id: str, data: bytes, keys: S
     """
     if store.put_if_absent(path, data):
         return path, data
-    found, wanted = store.read(path), pq.read_table(io.BytesIO(data), columns=list(keys))
+    found, wanted = store.read(path), data_files.read_table(data, keys)
     try:
-        n_rows, lineage = parquet.read_footer(found)
+        n_rows, lineage = data_files.read_footer(found)
         owner = json.loads(lineage or b"{}").get("part_id")
     except (OutputError, ValueError, AttributeError):
         n_rows, owner = 0, None
@@ -84,8 +85,8 @@ def _create_or_adopt(store: Store, path: str, part_id: str, data: bytes, keys: S
             f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {owner}, expected "
             f"{wanted.num_rows} rows of part {part_id}. Something else writes into this output: use another output.uri."
         )
-    with contextlib.suppress(pa.ArrowException, OSError):  # damaged in the store: no attempt may adopt it
-        if pq.read_table(io.BytesIO(found), page_checksum_verification=True).select(keys).equals(wanted):
+    with contextlib.suppress(pa.ArrowException, OSError, KeyError):  # damaged in the store: no attempt may adopt it
+        if data_files.read_table(found, keys).equals(wanted):
             return path, found
     rows = content_hash([wanted[name].to_pylist() for name in keys], 16)
     if f"-{part_id}{rows}." in path:
@@ -161,7 +162,7 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
     """The manifests that a snapshot makes live, in the order of their ids."""
     if snapshot is None:
         return []
-    manifests = parquet.read_text(store.read(snapshot.file_list), "manifest")["manifest"]
+    manifests = data_files.read_text(store.read(snapshot.file_list), "manifest")["manifest"]
     return [Manifest.from_json(text.encode(), snapshot.file_list) for text in manifests]
 
 

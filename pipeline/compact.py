@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import commit, dataset, schema
+from pipeline import commit, data_files, dataset
 from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import DataFile, Manifest, Source, Split, by_split, content_hash, part_id
@@ -150,7 +148,7 @@ def _join_files(store: Store, files: Sequence[DataFile], name: str, lineage: dic
     """One data file with the rows of several of the same Hive partition."""
     footers = [_footer(store, file) for file in files]
     run_ids = {run for footer in footers for run in [footer["run_id"], *footer.get("run_ids", [])]}
-    arrow_schema = pq.read_schema(io.BytesIO(_checked(store, files[0])))
+    arrow_schema = data_files.opened(_checked(store, files[0])).schema_arrow
     data = parquet.encode_all(
         _tables(store, files, name), arrow_schema, {**footers[0], **lineage, "run_ids": sorted(run_ids)}
     )
@@ -164,8 +162,7 @@ def _tables(store: Store, files: Sequence[DataFile], name: str) -> Iterator[pa.T
     waiting: list[pa.RecordBatch] = []
     n_bytes = 0
     for file in files:
-        found = pq.ParquetFile(io.BytesIO(_checked(store, file)), page_checksum_verification=True)
-        for batch in found.iter_batches(BATCH_ROWS):
+        for batch in data_files.opened(_checked(store, file)).iter_batches(BATCH_ROWS, use_threads=False):
             if waiting and n_bytes + batch.nbytes > parquet.ROW_GROUP_BYTES:
                 yield _renamed(pa.Table.from_batches(waiting), name)
                 waiting, n_bytes = [], 0
@@ -180,7 +177,7 @@ def _join_rejects(
     paths = [part.rejects_path for part in parts if part.rejects_path]
     if not paths:
         return {"rejects_path": None, "rejects_sha256": None}
-    tables = [pq.read_table(io.BytesIO(store.read(path))) for path in paths]
+    tables = [data_files.read_table(store.read(path)) for path in paths]
     letters = _renamed(pa.concat_tables(tables), name)
     path, digest = commit.publish_rejects(store, run_id, name, letters, lineage)
     return {"rejects_path": path, "rejects_sha256": digest}
@@ -207,7 +204,7 @@ def _renamed(table: pa.Table, name: str) -> pa.Table:
 
 def _footer(store: Store, file: DataFile) -> dict[str, Any]:
     with store.open(file.path) as source:
-        footer: dict[str, Any] = json.loads(pq.read_metadata(source).metadata[schema.FOOTER_KEY])
+        footer: dict[str, Any] = json.loads(data_files.read_footer(source)[1] or b"{}")
     return footer
 
 

@@ -6,26 +6,25 @@ from the snapshot's file list, exact even where a Hive folder name could not car
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from pipeline import commit, schema
 from pipeline.addresses import shown
+from pipeline.data_files import read_columns, scan
 from pipeline.errors import OutputError
 from pipeline.lineage import DataFile, Generation, Manifest, Snapshot
-from pipeline.retry import retried
 from pipeline.storage import Store
 
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 COUNTED_IDS = 50_000_000
 """Rows up to which a commit looks for duplicate ids (their ids are held in memory); larger outputs leave it to verify."""
 
@@ -94,14 +93,13 @@ def read_vectors(
     """
     store = Store(uri, storage_options)
     head, generation = read_head(store, snapshot)
-    data = dataset_of(store, head, generation)
     scaled = generation.vector_precision == "int8"
-    type_ = data.schema.field("embedding").type
+    type_ = arrow_schema(generation).field("embedding").type
     element = np.dtype(np.uint8 if generation.vector_precision == "ubinary" else np.float32)
     vectors = np.empty((head.n_rows, type_.list_size), element)
     columns = ["doc_id", "embedding", *(["embedding_scale"] if scaled else [])]
     ids, position = [], 0
-    for batch in data.to_batches(columns=columns):
+    for _, batch in rows_of(store, generation, commit.live_parts(store, head), columns):
         found = vectors_of(batch.column("embedding"))
         if scaled:
             found = found * batch.column("embedding_scale").to_numpy()[:, None]
@@ -109,6 +107,24 @@ def read_vectors(
         position += len(found)
         ids.append(batch.column("doc_id"))
     return pa.chunked_array(ids, pa.string()), vectors[:position]
+
+
+def rows_of(
+    store: Store, generation: Generation, parts: Sequence[Manifest], columns: Sequence[str]
+) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
+    """The rows of some parts, at most a row group at a time, each with its data file; partition columns included."""
+    types, files = arrow_schema(generation), [file for part in parts for file in part.data_files]
+    stored = [name for name in columns if name not in generation.partition_by]
+    for number, _, batch in scan(store, [file.path for file in files], stored):
+        yield files[number], with_partition(batch, files[number], types).select(columns)
+
+
+def with_partition(rows: Rows, file: DataFile, types: pa.Schema) -> Rows:
+    """Rows of a data file with the columns that on disk are text in folder names; here they have their types again."""
+    for name, value in file.partition.items():
+        typed = pa.scalar(value, pa.string()).cast(types.field(name).type)
+        rows = rows.append_column(types.field(name), pa.repeat(typed, rows.num_rows))
+    return rows
 
 
 def vectors_of(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
@@ -123,12 +139,8 @@ def count_duplicate_ids(store: Store, parts: Sequence[Manifest]) -> int | None:
     if sum(part.n_documents for part in parts) > COUNTED_IDS:
         return None
 
-    def read(path: str) -> pa.Table:
-        with store.open(path) as source:
-            return pq.read_table(source, columns=["doc_id", "chunk"])
-
     def ids(file: DataFile) -> pa.Array:
-        table = retried(functools.partial(read, file.path), f"read {shown(store.uri)}/{file.path}")
+        table = read_columns(store, file.path, ["doc_id", "chunk"])
         return table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks()
 
     with ThreadPoolExecutor(max_workers=32) as pool:  # small requests, one after another in each file

@@ -22,12 +22,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import commit
-from pipeline.dataset import dataset_of, read_head
+from pipeline.dataset import arrow_schema, read_head, rows_of
 from pipeline.lineage import Generation, Manifest, Snapshot
 from pipeline.storage import Store
 
 PASS_ROWS = 1 << 23
-BATCH_ROWS = 8192
 KEY = ["doc_id", "chunk"]
 _NOT_COMPARED = {
     *KEY, "text", "embedding", "embedding_scale", "source_uri", "source_etag", "source_record", "part_id", "run_id",
@@ -123,13 +122,10 @@ class Changes:
             yield keys[mine], values[mine]
 
     def _scan(self, side: _Side, parts: Sequence[Manifest], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        data = dataset_of(self._store, side.snapshot, side.generation, parts)
-        yield from data.scanner(
-            columns=columns, batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=2
-        ).to_batches()
+        return (batch for _, batch in rows_of(self._store, side.generation, parts, columns))
 
     def _store_columns(self, side: _Side | None = None) -> list[str]:
-        names: list[str] = dataset_of(self._store, *(side or self._new)[:2], []).schema.names
+        names: list[str] = arrow_schema((side or self._new).generation).names
         return names
 
 

@@ -20,15 +20,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import commit
 from pipeline.addresses import shown
+from pipeline.data_files import READERS, opened, read_rows
 from pipeline.lineage import content_hash
 from pipeline.retry import retried
 from pipeline.storage import Store, cache_folder
-from pipeline.text_index import READERS, keys_of, or_none
-from pipeline.write.parquet import read_rows, restored_vectors
+from pipeline.text_index import keys_of, or_none
+from pipeline.write.parquet import restored_vectors
 
 LOCATIONS = 4
 """Places that one run is asked for one text: the first may be in a file that was vacuumed."""
@@ -101,8 +101,8 @@ class Index:
 
 
 def _read_rows(store: Store, path: str, rows: npt.NDArray[np.uint32]) -> pa.Table:
-    with store.open(path) as source, pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file:
-        return read_rows(file, rows, _COLUMNS)
+    with store.open(path) as source:
+        return read_rows(opened(source), rows, _COLUMNS)
 
 
 def _open(store: Store, path: str) -> dict[str, Any]:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import dataset, schema
+from pipeline import data_files, dataset, schema
 from pipeline.errors import ModelError, SpecError
 from pipeline.job import load_engine_of
 from pipeline.lineage import DataFile
@@ -26,9 +24,7 @@ from pipeline.recorded import Recorded, read_recorded
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
 from pipeline.tokenize import load_tokenizer
-from pipeline.write import parquet
 
-BATCH_ROWS = 16384
 FloatVector = npt.NDArray[np.float32]
 
 
@@ -77,11 +73,10 @@ def search(
     query = embed_query(recorded, text, prompt_name)
     files = [file for part in recorded.parts for file in part.data_files]
     best: list[_Candidate] = []
-    for number, file in enumerate(files):
-        for first_row, scores in _scores(recorded, file, query):
-            top = _top(scores, k)
-            best += [_Candidate(float(scores[row]), number, first_row + int(row)) for row in top]
-            best = sorted(best, key=lambda found: (-found.score, found.file, found.row))[:k]
+    for number, first_row, batch in data_files.scan(recorded.store, [file.path for file in files], ["embedding"]):
+        scores = similarities(dataset.vectors_of(batch.column(0)), query)
+        best += [_Candidate(float(scores[row]), number, first_row + int(row)) for row in _top(scores, k)]
+        best = sorted(best, key=lambda found: (-found.score, found.file, found.row))[:k]
     return _hits(recorded, files, best)
 
 
@@ -122,15 +117,6 @@ def similarities(vectors: npt.NDArray[Any], query: FloatVector) -> npt.NDArray[n
     return np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
 
 
-def _scores(recorded: Recorded, file: DataFile, query: FloatVector) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
-    """(number of the first row, scores) of each batch of a file. Only the embedding column is fetched."""
-    with recorded.store.open(file.path) as source:
-        first_row = 0
-        for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS, columns=["embedding"]):
-            yield first_row, similarities(dataset.vectors_of(batch.column(0)), query)
-            first_row += batch.num_rows
-
-
 def _top(scores: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.intp]:
     """Rows of the k best scores and of all that equal the k-th, so that ties are settled by order and not by chance."""
     if len(scores) <= k:
@@ -147,11 +133,8 @@ def _hits(recorded: Recorded, files: list[DataFile], best: list[_Candidate]) -> 
     for number in sorted({found.file for found in best}):
         file, wanted = files[number], sorted(found.row for found in best if found.file == number)
         with recorded.store.open(file.path) as source:
-            table = parquet.read_rows(pq.ParquetFile(source), np.array(wanted), (*_FIELDS, *kept))
-        for name, value in file.partition.items():  # text in folder names; here it has its type again
-            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
-        typed = pa.table({name: table[name].cast(types.field(name).type) for name in table.column_names})
-        for row, fields in zip(wanted, typed.to_pylist(), strict=True):
+            table = data_files.read_rows(data_files.opened(source), np.array(wanted), (*_FIELDS, *kept))
+        for row, fields in zip(wanted, dataset.with_partition(table, file, types).to_pylist(), strict=True):
             columns = {name: _plain(fields[name]) for name in kept}
             rows[number, row] = {**{name: fields.get(name) for name in _FIELDS}, "columns": columns}
     return [Hit(score=min(1.0, found.score), **rows[found.file, found.row]) for found in best]

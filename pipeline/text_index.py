@@ -17,11 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.addresses import shown
+from pipeline.data_files import READERS, read_columns
 from pipeline.lineage import FORMAT_VERSION, Manifest, Record, content_hash
-from pipeline.retry import retried
 from pipeline.storage import Store
 
 FOLDER = "_meta/index"
@@ -29,8 +27,6 @@ RUN_ROWS, RUN_PARTS = 4 << 20, 8192
 """Most rows and parts of one run: 64 MiB to build, to download and to map."""
 MANY_RUNS = 16
 """So many runs below a quarter of that are built anew as one, so that a lookup never asks hundreds of nightly ones."""
-READERS = 4
-"""Files that one process reads at once."""
 
 
 class IndexRun(Record):
@@ -108,19 +104,13 @@ def used_runs(store: Store, fingerprint: str, part_ids: Collection[str]) -> dict
 
 def keys_of_files(store: Store, paths: Sequence[str]) -> list[npt.NDArray[np.uint64]]:
     """A key for each row of some data files; none where a file is gone or cannot be read."""
+
+    def keys(path: str) -> npt.NDArray[np.uint64]:
+        found = or_none(lambda: keys_of(read_columns(store, path, ["text_sha256"])["text_sha256"]))
+        return np.zeros(0, np.uint64) if found is None else found
+
     with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda path: or_none(lambda: _keys_of_file(store, path)), paths))
-    return [np.zeros(0, np.uint64) if keys is None else keys for keys in found]
-
-
-def _keys_of_file(store: Store, path: str) -> npt.NDArray[np.uint64]:
-    def read() -> npt.NDArray[np.uint64]:
-        with store.open(path) as source:
-            return keys_of(
-                pq.read_table(source, columns=["text_sha256"], page_checksum_verification=True)["text_sha256"]
-            )
-
-    return retried(read, f"read {shown(store.uri)}/{path}")
+        return list(pool.map(keys, paths))
 
 
 def keys_of(digests: pa.ChunkedArray) -> npt.NDArray[np.uint64]:

@@ -140,13 +140,9 @@ _COLUMNS = (
 
 
 def _select(recorded: Recorded, condition: pc.Expression) -> list[dict[str, Any]]:
-    data = dataset.dataset_of(recorded.store, recorded.snapshot, recorded.generation, recorded.parts)
-    columns = [*_COLUMNS, "__filename"]
-    scanner = data.scanner(columns=columns, filter=condition, batch_readahead=2, fragment_readahead=2)
-    cut = len(recorded.store.root) + 1
-    rows: list[dict[str, Any]] = scanner.to_table().to_pylist()
-    for fields in rows:
-        fields["path"] = fields.pop("__filename")[cut:]
+    rows: list[dict[str, Any]] = []
+    for file, batch in dataset.rows_of(recorded.store, recorded.generation, recorded.parts, _COLUMNS):
+        rows += ({**fields, "path": file.path} for fields in batch.filter(condition).to_pylist())
     return sorted(rows, key=lambda fields: (*key_of(fields), fields["chunk"]))
 
 

@@ -27,9 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
-from pipeline import commit, lake, schema, uploads
+from pipeline import commit, data_files, lake, uploads
 from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import Manifest, Snapshot
@@ -221,8 +219,7 @@ def _lineage_of_kept_rows(store: Store, old: Iterable[str], needed: Iterable[str
     for path in needed:
         if _KINDS["data"].pattern.fullmatch(path):
             with store.open(path) as source:
-                metadata = pq.read_metadata(source).metadata or {}
-            footer = json.loads(metadata.get(schema.FOOTER_KEY, b"{}"))
+                footer = json.loads(data_files.read_footer(source)[1] or b"{}")
             runs |= {footer.get("run_id"), *footer.get("run_ids", [])}
     return {path for path, run_id in records.items() if run_id in runs}
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline import data_files
 from pipeline.lineage import Span, by_split, is_complete, totals_of
 from pipeline.recorded import Recorded, read_recorded
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
 from pipeline.verify_records import records, rejects
 from pipeline.verify_rows import Rows
-from pipeline.write import parquet
 
 SHOWN = 5
 """Findings that a check's detail names; `figures` has the number of all."""
@@ -187,7 +187,7 @@ def _missing_of_plan(recorded: Recorded, found: set[str]) -> Iterator[str]:
         yield f"{path}: gone, so what the run planned cannot be compared"
         return
     try:
-        planned = set(parquet.read_text(data, "split_id")["split_id"])
+        planned = set(data_files.read_text(data, "split_id")["split_id"])
     except (pa.ArrowException, OSError) as error:
         yield f"{path}: cannot be read: {error}"
         return

@@ -8,24 +8,21 @@ Cost: a small read for each manifest, one for each file of dead letters.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import commit, dataset, publish
+from pipeline import commit, data_files, dataset, publish
 from pipeline.lineage import Manifest, content_hash
 from pipeline.recorded import Recorded
-from pipeline.write import parquet
 
 
 def records(recorded: Recorded) -> Iterator[str]:
     """Snapshot, file list, manifests and generation agree."""
     snapshot, parts, generation, store = recorded.snapshot, recorded.parts, recorded.generation, recorded.store
     columns = ["part_id", "paths", "n_rows"]  # of the column manifest, `parts` is what was read
-    table = pq.read_table(io.BytesIO(store.read(snapshot.file_list)), columns=columns)
+    table = data_files.read_table(store.read(snapshot.file_list), columns)
     path, listing = commit.file_list(parts)
     if path != snapshot.file_list or table != listing.select(columns):
         yield f"{snapshot.file_list}: its rows are not those that it was named after"
@@ -60,7 +57,7 @@ def rejects(recorded: Recorded) -> Iterator[str]:
         if part.rejects_sha256 not in (None, hashlib.sha256(data).hexdigest()):
             yield f"{part.rejects_path}: its SHA-256 is not the one in the manifest"
         try:
-            letters = parquet.read_text(data, "reason", "part_id")
+            letters = data_files.read_text(data, "reason", "part_id")
         except (pa.ArrowException, OSError) as error:
             yield f"{part.rejects_path}: cannot be read: {error}"
             continue

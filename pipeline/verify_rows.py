@@ -7,7 +7,6 @@ A file is fetched, hashed, and decoded with page checksums, a batch of rows at a
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import dataset, schema
+from pipeline import data_files, dataset, schema
 from pipeline.addresses import shown
 from pipeline.lineage import DataFile, Manifest
 from pipeline.recorded import Recorded
@@ -77,7 +76,7 @@ class Rows:
                 f"{file.path}: {found}, the manifest says {file.size_bytes} and {file.sha256[:12]}…"
             )
         try:
-            parquet = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+            parquet = data_files.opened(data)
         except (pa.ArrowException, OSError) as error:
             self.findings["pages"].append(f"{file.path}: the footer cannot be read: {error}")
             return False
@@ -85,7 +84,7 @@ class Rows:
         if not self._schema(file, parquet.schema_arrow):
             return False
         try:
-            for batch in parquet.iter_batches(BATCH_ROWS):
+            for batch in parquet.iter_batches(BATCH_ROWS, use_threads=False):
                 self._batch(part, file, pa.Table.from_batches([batch]), first_row)
                 first_row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
@@ -209,8 +208,8 @@ class Rows:
             for file in part.data_files:
                 data = self.recorded.store.read_or_none(file.path)
                 try:
-                    batches = pq.ParquetFile(io.BytesIO(data or b"")).iter_batches(
-                        BATCH_ROWS, columns=[*{*columns, "chunk"}]
+                    batches = data_files.opened(data or b"").iter_batches(
+                        BATCH_ROWS, columns=[*{*columns, "chunk"}], use_threads=False
                     )
                     yield from (pa.Table.from_batches([batch]) for batch in batches)
                 except (pa.ArrowException, OSError):

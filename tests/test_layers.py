@@ -31,6 +31,7 @@ LAYERS = {
             "storage",
             "retry",
             "metrics",
+            "data_files",
             "model_dir",
             "model_store",
             "failpoints",

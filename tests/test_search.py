@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import search as search_module
+from pipeline import data_files
+from pipeline.data_files import Rows
 from pipeline.dataset import open_dataset
 from pipeline.errors import ModelError, SpecError
 from pipeline.recorded import read_recorded
@@ -80,7 +81,13 @@ def test_k_limits_and_batches_do_not_change_what_is_found(tmp_path, bert_mean_di
     whole = search(uri, None, QUERY, k=40)
     assert len(whole) == 40
     assert [hit.score for hit in whole] == sorted((hit.score for hit in whole), reverse=True)
-    monkeypatch.setattr(search_module, "BATCH_ROWS", 3)
+    scan = data_files.scan
+
+    def in_threes(*arguments):
+        for file, first, batch in scan(*arguments):
+            yield from (Rows(file, first + n, batch.slice(n, 3)) for n in range(0, len(batch), 3))
+
+    monkeypatch.setattr(data_files, "scan", in_threes)
     for k in (1, 7, 12):
         hits = search(uri, None, QUERY, k=k)
         np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in whole[:k]], atol=1e-6)

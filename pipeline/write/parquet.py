@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -147,35 +146,7 @@ def encode_all(tables: Iterable[pa.Table], arrow_schema: pa.Schema, metadata: Ma
                 table, row_group_size=max(1, ROW_GROUP_BYTES * max(table.num_rows, 1) // max(table.nbytes, 1))
             )
     data = sink.getvalue()
-    found = pq.read_metadata(io.BytesIO(data))
+    found = pq.read_metadata(pa.BufferReader(data))
     if found.num_rows != n_rows:
         raise OutputError(f"a data file was encoded with {found.num_rows} rows instead of {n_rows}; report this")
     return data
-
-
-def read_text(data: bytes, *names: str) -> dict[str, list[str]]:
-    """Text columns of a Parquet file of ours. They are made strings before Python sees them: schema.has_extension."""
-    table = pq.read_table(io.BytesIO(data), columns=list(names), page_checksum_verification=True)
-    return {name: pc.fill_null(table[name].cast(pa.string()), "").to_pylist() for name in names}
-
-
-def read_rows(file: pq.ParquetFile, rows: npt.NDArray[Any], columns: Sequence[str]) -> pa.Table:
-    """Some rows (by number, ascending) of a file, of those `columns` that it has: only their row groups are read."""
-    footer = file.metadata
-    ends = np.cumsum([footer.row_group(number).num_rows for number in range(footer.num_row_groups)])
-    groups = np.searchsorted(ends, rows, side="right")
-    names = [name for name in columns if name in file.schema_arrow.names]
-    tables = []
-    for group in np.unique(groups).tolist():
-        first = ends[group] - footer.row_group(group).num_rows
-        tables.append(file.read_row_group(group, names).take(pa.array(rows[groups == group] - first)))
-    return pa.concat_tables(tables)
-
-
-def read_footer(data: bytes) -> tuple[int, bytes | None]:
-    """(rows, lineage JSON) of the bytes of a data file. Raises OutputError when they are not a whole Parquet file."""
-    try:
-        found = pq.read_metadata(io.BytesIO(data))
-    except pa.ArrowException as error:
-        raise OutputError(f"not a complete Parquet file: {error}") from error
-    return found.num_rows, (found.metadata or {}).get(schema.FOOTER_KEY)
