@@ -10,7 +10,7 @@ import errno
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tenacity
 
@@ -59,6 +59,19 @@ def tell_retries(to: Callable[[str | None], None]) -> None:
     """Call `to` at each retry of this process: with None, or with a line for people from NOTE_SECONDS on."""
     global _on_retry
     _on_retry = to
+
+
+@functools.cache
+def count_quick_retries() -> None:
+    """Have the tries counted that botocore makes by itself of one request, by every S3 client that is made from now on."""
+    import botocore  # s3fs imports it
+
+    def count(**answer: Any) -> None:
+        if answer["attempts"] > 1:
+            _on_retry(None)
+
+    # an event after each answer, for whoever has an opinion on trying again
+    botocore.register_initializer(lambda session: session.register("needs-retry.s3", count))
 
 
 def _tell(what: str, noted: list[str], state: tenacity.RetryCallState) -> None:

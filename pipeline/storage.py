@@ -23,7 +23,7 @@ import fsspec
 
 from pipeline.addresses import problem_of, problem_of_options, shown
 from pipeline.errors import OutputError, SpecError, StorageError
-from pipeline.retry import causes, retried
+from pipeline.retry import causes, count_quick_retries, retried
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
     if protocol in ("s3", "s3a"):
         # botocore tries one request (a page of a listing) again; what is above that is `retried`, and has a deadline
+        count_quick_retries()
         config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 3}}
         options = {**options, "config_kwargs": {**config, **options.get("config_kwargs", {})}}
         # one request reads a whole object: S3 gives a checksum for that, and none for a range
@@ -51,7 +52,9 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     except (ImportError, ValueError, TypeError) as error:
         raise SpecError(f"{shown(uri)}: protocol '{protocol}' cannot be used: {error}") from error
     if protocol in ("s3", "s3a"):
-        fs.retries = 2  # not s3fs' 5 on top of botocore's 5: a store that hangs would take 25 timeouts to be noticed
+        fs.retries = (
+            1  # not s3fs' 5 on top of these: they are not counted, and a store that hangs would take 15 timeouts
+        )
     path = str(fs._strip_protocol(uri))
     return fs, os.path.abspath(path) if protocol == "file" else path
 

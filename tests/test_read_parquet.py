@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 from typing import Any
 
 import pyarrow as pa
@@ -220,3 +221,21 @@ def test_errors_of_the_file_pass_through_and_are_not_taken_for_damage() -> None:
     for n_good in range(6):  # noqa: B007 - read by Flaky
         with pytest.raises(ConnectionResetError, match="peer"):
             list(read_span(READER, Flaky(data), Span(shard=shard(data)), options))
+
+
+def test_a_page_that_claims_two_gigabytes_costs_its_rows_and_no_memory() -> None:
+    data = written(pa.table({"text": ["ab" * 40] * 5}), row_group_size=3, compression="zstd", use_dictionary=False)
+    # a page header in Thrift: type 0, then the uncompressed size as an integer of variable length
+    place = pq.read_metadata(io.BytesIO(data)).row_group(1).column(0).data_page_offset + 3
+    assert data[place - 3 : place] == b"\x15\x00\x15"
+    claim = b"\xfe\xff\xff\xff\x0f"
+    end = next(n for n in range(place, len(data)) if data[n] < 0x80) + 1
+    longer = len(claim) - (end - place)
+    assert data[end] == 0x15  # the compressed size: the page is cut, so that the chunk keeps its length
+    lying = data[:place] + claim + bytes([0x15, data[end + 1] - 2 * longer]) + data[end + 2 :]
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    rows = read(lying)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
+    assert [row["reason"] for row in rows] == [None, None, None, "damaged_shard"]
+    assert "rows 3 to 4 cannot be read" in rows[3]["detail"]
+    assert "decoding takes too much memory" in rows[3]["detail"]

@@ -5,8 +5,8 @@ columns are checked here, because Parquet readers do not. A row group that canno
 the damaged page and one `damaged_shard` row at the first lost row; the row groups after it are read. Page checksums are
 verified where the writer made them. A footer that cannot be read damages the whole shard.
 
-Memory: a batch, the pages it lies on, and READ_BUFFER_BYTES a column. A hostile file can make more of it: a page header of
-each column may claim 2 GiB, which Arrow allocates at once, and DECODED_ROWS values may be as long as a page.
+Memory: a batch, the pages it lies on, and READ_BUFFER_BYTES a column. Page headers may claim 2 GiB each, which Arrow
+allocates at once, so it decodes under a limit (PAGES_BYTES): rows that need more count as damaged.
 
 pyarrow's `RowGroupMetaData.column` is never called: of a footer with sizes that do not fit it kills the process (pyarrow
 26, C++ exception through a function that declares none). Row groups are sized by their totals.
@@ -27,6 +27,7 @@ import pyarrow.types as pat
 from pipeline.errors import ShardDamaged
 from pipeline.lineage import Shard, Span
 from pipeline.read.columns import column_from_array, plain
+from pipeline.read.memory import limited
 from pipeline.read.records import (
     BATCH_RECORDS,
     ReadOptions,
@@ -48,6 +49,9 @@ ones, 4,096 rows of a few kilobytes in the file can be gigabytes of text."""
 
 READ_BUFFER_BYTES = 4 << 20
 """What is asked of the store at once; without it pyarrow reads a whole column chunk of a row group into memory."""
+
+PAGES_BYTES = 512 << 20
+"""What the process may grow by while Arrow decodes one batch, besides four times the largest record."""
 
 _MOST_ROWS = 1 << 62  # positions are int64
 
@@ -80,10 +84,11 @@ class ParquetReader:
         metadata = parquet.metadata
         row = sum(metadata.row_group(group).num_rows for group in range(span.start))
         stop = metadata.num_row_groups if span.stop is None else span.stop
+        most_bytes = PAGES_BYTES + 4 * options.max_record_bytes
         for group in range(span.start, stop):
             n_rows, n_read = metadata.row_group(group).num_rows, 0
             try:
-                for batch in _batches(source, span.shard.uri, metadata, group, names):
+                for batch in _batches(source, span.shard.uri, metadata, group, names, most_bytes):
                     yield _table(batch, row + n_read, options)
                     n_read += batch.num_rows
             except ShardDamaged as error:
@@ -144,18 +149,19 @@ def _open(file: BinaryIO | _Source, uri: str, metadata: pq.FileMetaData | None =
 
 
 def _batches(
-    source: _Source, uri: str, metadata: pq.FileMetaData, group: int, names: list[str]
+    source: _Source, uri: str, metadata: pq.FileMetaData, group: int, names: list[str], most_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one row group. Raises ShardDamaged after the last row that can be decoded."""
     n_rows, n_read = metadata.row_group(group).num_rows, 0
     steps = _decoded(source, uri, metadata, group, names, DECODED_ROWS)
     try:
-        for batches in batched(steps, lambda batch: batch.nbytes, BATCH_RECORDS // DECODED_ROWS):
+        grouped = batched(steps, lambda batch: batch.nbytes, BATCH_RECORDS // DECODED_ROWS)
+        for batches in limited(grouped, most_bytes):
             yield from pa.Table.from_batches(batches).combine_chunks().to_batches()
             n_read += sum(map(len, batches))
     except ShardDamaged:
         # The rows that failed together may begin with good ones: once more, row by row. Slow (15 us a row), and rare.
-        for row, batch in enumerate(_decoded(source, uri, metadata, group, names, 1)):
+        for row, batch in enumerate(limited(_decoded(source, uri, metadata, group, names, 1), most_bytes)):
             if row >= n_read:
                 yield batch
         raise
@@ -171,6 +177,8 @@ def _decoded(
     while True:
         try:
             batch = next(batches, None)
+        except MemoryError as error:
+            raise ShardDamaged(f"{uri}: decoding takes too much memory ({error}). Write smaller pages.", 0) from error
         except (pa.ArrowException, OSError) as error:
             raise source.error or ShardDamaged(f"{uri}: {error}", 0) from error
         if batch is None:

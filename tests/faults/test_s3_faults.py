@@ -96,6 +96,24 @@ def test_throttling_is_waited_out(
     assert texts_of(s3) == TEXTS
 
 
+@pytest.mark.parametrize("mode", ["status", "trunc_rst"])
+def test_every_request_that_was_tried_again_is_counted(
+    s3: S3Place, proxy: FaultProxy, spec: JobSpec, monkeypatch: pytest.MonkeyPatch, mode: Any
+) -> None:
+    """The tries of botocore too, which nobody above it sees. Oracle: the faults in the proxy's log.
+
+    Not a kept connection that the server resets before it answers: the HTTP client opens another one, and tells nobody.
+    """
+    told: list[str | None] = []
+    monkeypatch.setattr(retry, "_on_retry", told.append)
+    proxy.add(Rule(mode, probability=0.3, method="GET|PUT|HEAD" if mode == "status" else "GET"))
+    stand_in.run(spec)
+    assert texts_of(s3) == TEXTS
+    faults = sum(entry.fault is not None for entry in proxy.log)
+    assert faults > 5
+    assert len(told) == faults
+
+
 @pytest.mark.slow
 def test_a_minute_of_throttling_is_waited_out(s3: S3Place, proxy: FaultProxy, spec: JobSpec) -> None:
     ends = time.monotonic() + 60
