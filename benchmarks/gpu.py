@@ -7,28 +7,32 @@ In: nothing; the directory has the exact configuration of sup-simcse-ja-large (b
 (llama) with random weights and a synthetic vocabulary. Out: parity, ceilings and one row a candidate and length:
 A  SentenceTransformer.encode from text, best of its batch sizes (the tokenizer is a fast one, which flatters A)
 B  the same forward fed with ids in the same order        C  B under torch.compile
-D  Ray Data map_batches around A                          then our padded and packed engines from ids.
-C and D are left out, with the reason, where a compiler or ray is missing. Tokens are real tokens only; MFU is
-multiplications for real tokens over the GEMM ceiling measured in the same run; busy is the time of kernels and copies
-over the wall time of one more run under the profiler (kernels that overlap count twice). It needs torch, transformers,
-sentence-transformers and safetensors, neither ray nor MeCab.
+D  Ray Data map_batches around A
+then our padded and packed engines from ids, the latter also with no step compiled. C and D are left out, with the
+reason, where a compiler or ray is missing. Tokens are real tokens only; MFU is multiplications for real tokens over the
+GEMM ceiling measured in the same run; busy is the time of kernels and copies over the wall time of one more run under
+the profiler (kernels that overlap count twice). It needs torch, transformers, sentence-transformers and safetensors,
+neither ray nor MeCab.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
 from benchmarks.engine import encode_from_ids, min_cosine
-from pipeline.embed import load_engine
+from pipeline.embed import load_engine, packed_bert, packed_llama
+from pipeline.embed.fused import Step
 from pipeline.model_dir import read_model
 from tests.model_files import save_spread, write_modules, write_readme, write_vocab
 
@@ -82,6 +86,11 @@ def gflop(config: dict[str, Any], n_tokens: np.ndarray, causal: bool) -> float:
     linear = d * dh * (2 * h + 2 * kv) + (3 if causal else 2) * d * f
     pairs = float((n_tokens.astype(float) ** 2).sum()) * (0.5 if causal else 1.0)
     return config["num_hidden_layers"] * (2 * float(n_tokens.sum()) * linear + 4 * h * dh * pairs) / 1e9
+
+
+def plain(step: Step, _sample: object, _device: str) -> Step:
+    """Instead of `fastest`: what is won by compiling the steps between the products."""
+    return step
 
 
 def gemm_tflops(device: str, dtype: torch.dtype, n: int) -> float:
@@ -162,6 +171,8 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     engines = {
         f"engine {kind}": load_engine(model, engine=kind, dtype=dtype, device=device) for kind in ("padded", "packed")
     }
+    with mock.patch.multiple(packed_bert, fastest=plain), mock.patch.multiple(packed_llama, fastest=plain):
+        engines["engine packed, plain steps"] = load_engine(model, engine="packed", dtype=dtype, device=device)
     for name, engine in engines.items():
         candidates[name] = lambda engine=engine: engine.embed(ids, offsets)
 
@@ -205,6 +216,8 @@ def main() -> None:
     if options.tiny:
         options.tokens = min(options.tokens, 3_000)
     options.torch_dtype = getattr(torch, options.dtype)
+    logging.basicConfig(format="  %(message)s")
+    logging.getLogger("pipeline").setLevel(logging.INFO)  # which steps are compiled, and the budget that was found
     name = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
     ceiling = gemm_tflops(options.device, options.torch_dtype, 512 if options.tiny else 8192)
     print(f"{name}, torch {torch.__version__}, {options.dtype}, GEMM ceiling {ceiling:.1f} TFLOP/s (random data)")

@@ -97,7 +97,8 @@ def run(
         finished = commit.load_manifests(store, job.fingerprint, plan.done)
         if not missing(plan, finished):
             parts = plan.parts_of(finished)
-            rows, snapshot = refresh.outcome(store, plan.live, parts), finish(plan, store, parts, nominal_time)
+            snapshot = finish(plan, store, parts, nominal_time)
+            rows = refresh.outcome(store, plan.live, parts)
             resources = ray.cluster_resources() if ray.is_initialized() else {}
             write_record(store, plan, progress, snapshot, resources, rows, nominal_time)
             lake.publish(store, spec.publish)

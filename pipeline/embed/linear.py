@@ -41,6 +41,8 @@ class Linear:
         self._is_packed = weight.device.type == "cpu" and _has_onednn(weight.dtype)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS) if self._is_packed else weight
         self._bias = bias
+        self.takes_residual = self._is_packed or bias is None
+        """Whether `plus` adds inside the product."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return (
@@ -51,6 +53,9 @@ class Linear:
         """activation(linear(x)); `activation` is a value of ACTIVATIONS."""
         if self._is_packed:
             return _packed(x, self._weight, self._bias, activation)
+        if activation[0] == "gelu" and self._bias is not None and _has_gelu_epilogue(x.device, x.dtype):
+            inner: torch.Tensor = torch._addmm_activation(self._bias, x, self._weight.t(), use_gelu=True)
+            return inner
         return activate(self(x), activation)
 
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -60,6 +65,8 @@ class Linear:
                 x, residual, self._weight, self._bias, "add"
             )
             return total
+        if self._bias is None:
+            return torch.addmm(residual, x, self._weight.t())
         return self(x).add_(residual)
 
 
@@ -74,6 +81,21 @@ def _packed(
 ) -> torch.Tensor:
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation[0], [], activation[1])
     return result
+
+
+@cache
+def _has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
+    """Does this GPU's product take bias and GELU along? Its GELU is the tanh form, 5e-4 from the other one at most: half
+    precision hardly sees that, float32 would."""
+    if device.type != "cuda" or dtype == torch.float32:
+        return False
+    x, weight, bias = (torch.randn(s, device=device).to(dtype) for s in ((64, 256), (512, 256), (512,)))
+    try:
+        found = torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        log.info("GELU in plain torch: %s", error)
+        return False
+    return torch.allclose(found.float(), functional.gelu(functional.linear(x, weight, bias)).float(), 0.02, 0.02)
 
 
 @cache

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import embedding, layer_norm
 
 from pipeline.embed.attention import Attention, PackedBatch
+from pipeline.embed.fused import fastest
 from pipeline.embed.linear import ACTIVATIONS, Linear
 from pipeline.embed.weights import Shapes
 
@@ -71,6 +72,14 @@ class PackedBert:
         self._norm = weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"]
         last = config["num_hidden_layers"] - 1
         self._layers = [_layer(weights, f"encoder.layer.{i}.", i == last, linear) for i in range(last + 1)]
+
+        device = self._words.device
+
+        def hidden(n_tokens: int) -> tuple[torch.Tensor, ...]:
+            x, residual = (torch.randn(n_tokens, self._words.shape[1], device=device).to(self._words) for _ in range(2))
+            return x, residual, *self._norm  # no views: torch compiles for their offsets too
+
+        self._summed_norm = fastest(self._plain_summed_norm, hidden, device.type)
 
     @staticmethod
     def unsupported(config: dict[str, Any]) -> str | None:
@@ -132,9 +141,22 @@ class PackedBert:
         return projected.view(projected.shape[0], n_parts, self._n_heads, -1).unbind(1)
 
     def _finish(self, layer: _Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-        hidden = self._normed(layer.out.plus(mixed.flatten(1), hidden), layer.norm_attention)
+        hidden = self._added(layer.out, mixed.flatten(1), hidden, layer.norm_attention)
         inner = layer.up.activated(hidden, self._activation)  # (T, F)
-        return self._normed(layer.down.plus(inner, hidden), layer.norm_ffn)
+        return self._added(layer.down, inner, hidden, layer.norm_ffn)
+
+    def _added(
+        self, linear: Linear, x: torch.Tensor, residual: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """norm(linear(x) + residual), the sum in one kernel with what is before it (CPU) or after it (GPU)."""
+        if linear.takes_residual:
+            return self._normed(linear.plus(x, residual), norm)
+        return self._summed_norm(linear(x), residual, *norm)
+
+    def _plain_summed_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        return self._normed(x + residual, (weight, bias))
 
     def _normed(self, hidden: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         return layer_norm(hidden, hidden.shape[-1:], *norm, self._eps)

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import embedding, rms_norm
 
 from pipeline.embed.attention import Attention, PackedBatch
+from pipeline.embed.fused import fastest
 from pipeline.embed.linear import ACTIVATIONS, Linear, activate
 from pipeline.embed.weights import Shapes
 
@@ -64,6 +65,17 @@ class PackedLlama:
         self._cos, self._sin = ((table * scale).to(self._norm) for table in (angles.cos(), angles.sin()))
         # (positions, Dh / 2) each
 
+        def sample(n_tokens: int, *width: int) -> torch.Tensor:
+            return torch.randn(n_tokens, *width, device=self._norm.device).to(self._norm)
+
+        def heads(n_tokens: int) -> tuple[torch.Tensor, ...]:
+            angles = (sample(n_tokens, 1, self._head_dim // 2) for _ in range(2))
+            return sample(n_tokens, self._n_q + 2 * self._n_kv, self._head_dim)[:, : -self._n_kv], *angles
+
+        device = self._norm.device.type
+        self._rotate = fastest(_rotate, heads, device)
+        self._gated = fastest(self._plain_gated, lambda n: (sample(n, 2 * int(config["intermediate_size"])),), device)
+
     @staticmethod
     def unsupported(config: dict[str, Any]) -> str | None:
         """Why this forward is not the model's own, or None."""
@@ -104,7 +116,7 @@ class PackedLlama:
         full = self._layers if wanted is None else self._layers[:-1]
         for layer in full:
             heads = self._project(hidden, layer, layer.qkv)  # (T, Hq + 2 Hkv, Dh)
-            rotated = _rotate(heads[:, : self._n_q + self._n_kv], cos, sin)
+            rotated = self._rotate(heads[:, : self._n_q + self._n_kv], cos, sin)
             q, k = rotated[:, : self._n_q], rotated[:, self._n_q :]
             v = heads[:, self._n_q + self._n_kv :]
             hidden = self._finish(layer, hidden, attention(q, k, v, batch, causal=True))
@@ -126,8 +138,11 @@ class PackedLlama:
     def _finish(self, layer: _Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         hidden = layer.out.plus(mixed.flatten(1), hidden)
         normed = rms_norm(hidden, hidden.shape[-1:], layer.norm_ffn, self._eps)
-        gate, up = layer.gate_up(normed).chunk(2, dim=1)  # (T, F) each
-        return layer.down.plus(activate(gate, self._activation).mul_(up), hidden)
+        return layer.down.plus(self._gated(layer.gate_up(normed)), hidden)
+
+    def _plain_gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up.chunk(2, dim=1)  # (T, F) each
+        return activate(gate, self._activation).mul_(up)
 
 
 def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
