@@ -20,13 +20,20 @@ import yaml
 from pipeline import schema
 from pipeline.errors import SpecError
 from pipeline.read import READERS, ReadOptions
-from pipeline.spec_types import Auto, Count, Duration, KeptColumns, Name, StorageOptions, Uri, Uris
+from pipeline.spec_types import (
+    Auto,
+    Count,
+    Duration,
+    KeptColumns,
+    Name,
+    PartBytes,
+    RecordBytes,
+    StorageOptions,
+    Uri,
+    Uris,
+)
 
 __all__ = ["JobSpec", "load_spec"]
-
-MOST_BYTES = 512 << 20
-"""Of `part_bytes` and of `max_record_bytes`: a part is at most the sum of both, its texts must fit one Arrow column of
-2 GiB, normalised too, and each stage holds a part in memory several times over."""
 
 
 class _Section(pydantic.BaseModel):
@@ -41,7 +48,7 @@ class InputSpec(_Section):
     text_column: Name = "text"
     id_column: Name | None = None
     keep_columns: KeptColumns = {}
-    max_record_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1, le=MOST_BYTES)] = pydantic.ByteSize(16 << 20)
+    max_record_bytes: RecordBytes = pydantic.ByteSize(16 << 20)
     storage_options: StorageOptions = {}
 
     @pydantic.model_validator(mode="after")
@@ -124,7 +131,7 @@ class RuntimeSpec(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "packed", "padded"] = "auto"
-    part_bytes: Annotated[pydantic.ByteSize, pydantic.Field(ge=1024, le=MOST_BYTES)] = pydantic.ByteSize(32 << 20)
+    part_bytes: PartBytes = "auto"
     tokenizers: Auto | Count = "auto"
     embedders: Auto | Count = "auto"
     max_batch_tokens: Auto | Count = "auto"

@@ -38,7 +38,23 @@ def _allowed_options(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+MOST_BYTES = 512 << 20
+"""Of `part_bytes` and of `max_record_bytes`: a part is at most the sum of both, its texts must fit one Arrow column of
+2 GiB, normalised too, and each stage holds a part in memory several times over."""
+
+
+def _part_bytes(size: Auto | pydantic.ByteSize) -> Auto | pydantic.ByteSize:
+    if size != "auto" and not 1024 <= size <= MOST_BYTES:
+        bound = "less than or equal to 512MiB" if size > MOST_BYTES else "greater than or equal to 1024"
+        raise ValueError(
+            f"Input should be {bound}"
+        )  # not a bound of the field: the error would name the union's branches
+    return size
+
+
 Auto = Literal["auto"]
+RecordBytes = Annotated[pydantic.ByteSize, pydantic.Field(ge=1, le=MOST_BYTES)]
+PartBytes = Annotated[Auto | pydantic.ByteSize, pydantic.AfterValidator(_part_bytes)]
 Name = Annotated[str, pydantic.Field(min_length=1)]
 Uri = Annotated[Name, pydantic.AfterValidator(_allowed_uri)]
 Uris = Annotated[tuple[Uri, ...], pydantic.BeforeValidator(_as_tuple), pydantic.Field(min_length=1)]

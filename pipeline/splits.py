@@ -21,6 +21,9 @@ COMPRESSION_RATIO = 4
 GROUPED_BELOW = 4
 """A shard smaller than part_bytes / GROUPED_BELOW shares its split with others."""
 
+PARTS_OF_AN_INPUT, SMALLEST_PART, LARGEST_PART = 256, 256 << 10, 32 << 20
+"""What `runtime.part_bytes: auto` aims at, and its bounds in bytes."""
+
 Claims = Mapping[str, Sequence[tuple[int, float]]]
 """Covered intervals of each shard, by URI."""
 
@@ -50,9 +53,16 @@ def claim(
     return kept, claims
 
 
+def part_bytes_of(spec: JobSpec, shards: Sequence[Shard]) -> int:
+    """Bytes of records in a part. Auto: a small input still gives work to many embedders, which end together."""
+    if spec.runtime.part_bytes != "auto":
+        return int(spec.runtime.part_bytes)
+    return min(max(sum(map(whole_bytes, shards)) // PARTS_OF_AN_INPUT, SMALLEST_PART), LARGEST_PART)
+
+
 def cut_rest(spec: JobSpec, shards: Sequence[Shard], claims: Claims) -> Iterator[Split]:
     """Cut what is not claimed into splits; small shards share one."""
-    part_bytes = int(spec.runtime.part_bytes)
+    part_bytes = part_bytes_of(spec, shards)
     group: list[Span] = []
     group_bytes = 0
     for shard in shards:

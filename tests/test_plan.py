@@ -20,7 +20,7 @@ from pipeline.dataset import open_dataset
 from pipeline.lineage import Manifest, Shard, Span, Split
 from pipeline.plan import Plan, Todo, make_plan
 from pipeline.shards import list_shards
-from pipeline.splits import claim, cut_rest, estimated_bytes
+from pipeline.splits import claim, cut_rest, estimated_bytes, part_bytes_of
 from tests.outputs import write_shard
 from tests.stand_in import HashEngine, commit_plan, job_of, make_spec, prepared_parts, publish_prepared, run, store_of
 
@@ -167,6 +167,17 @@ def test_two_splits_over_the_same_records_are_never_both_kept() -> None:
     assert [parts[0].part_id for parts in kept] == [live.part_id]
     spec = make_spec("in", "out", runtime={"part_bytes": 1024})
     assert [(s.start, s.stop) for split in cut_rest(spec, [shard], claims) for s in split.spans] == [(50, None)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted"),
+    [([1000], 256 << 10), ([512 << 20], 2 << 20), ([256 << 20] * 2, 2 << 20), ([1 << 40], 32 << 20)],
+)
+def test_parts_follow_the_size_of_the_input_within_bounds(sizes: list[int], wanted: int) -> None:
+    shards = [Shard(uri=f"file:///{n}.jsonl", etag="1", size_bytes=size) for n, size in enumerate(sizes)]
+    assert part_bytes_of(make_spec("in", "out"), shards) == wanted
+    assert part_bytes_of(make_spec("in", "out", runtime={"part_bytes": "5MiB"}), shards) == 5 << 20
+    assert {split.part_bytes for split in cut_rest(make_spec("in", "out"), shards, {})} == {wanted}
 
 
 def ids_of_finished_parts(output: Path) -> set[str]:
