@@ -26,8 +26,8 @@ from pipeline.spec_types import (
     Duration,
     KeptColumns,
     Name,
-    PartBytes,
-    RecordBytes,
+    PartSize,
+    RecordSize,
     StorageOptions,
     Uri,
     Uris,
@@ -48,7 +48,7 @@ class InputSpec(_Section):
     text_column: Name = "text"
     id_column: Name | None = None
     keep_columns: KeptColumns = {}
-    max_record_bytes: RecordBytes = pydantic.ByteSize(16 << 20)
+    max_record_bytes: RecordSize = pydantic.ByteSize(16 << 20)
     storage_options: StorageOptions = {}
 
     @pydantic.model_validator(mode="after")
@@ -131,7 +131,7 @@ class RuntimeSpec(_Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "packed", "padded"] = "auto"
-    part_bytes: PartBytes = "auto"
+    part_bytes: PartSize = "auto"
     tokenizers: Auto | Count = "auto"
     embedders: Auto | Count = "auto"
     max_batch_tokens: Auto | Count = "auto"

@@ -53,8 +53,8 @@ def _part_bytes(size: Auto | pydantic.ByteSize) -> Auto | pydantic.ByteSize:
 
 
 Auto = Literal["auto"]
-RecordBytes = Annotated[pydantic.ByteSize, pydantic.Field(ge=1, le=MOST_BYTES)]
-PartBytes = Annotated[Auto | pydantic.ByteSize, pydantic.AfterValidator(_part_bytes)]
+RecordSize = Annotated[pydantic.ByteSize, pydantic.Field(ge=1, le=MOST_BYTES)]
+PartSize = Annotated[Auto | pydantic.ByteSize, pydantic.AfterValidator(_part_bytes)]
 Name = Annotated[str, pydantic.Field(min_length=1)]
 Uri = Annotated[Name, pydantic.AfterValidator(_allowed_uri)]
 Uris = Annotated[tuple[Uri, ...], pydantic.BeforeValidator(_as_tuple), pydantic.Field(min_length=1)]
