@@ -20,18 +20,7 @@ import yaml
 from pipeline import schema
 from pipeline.errors import SpecError
 from pipeline.read import READERS, ReadOptions
-from pipeline.spec_types import (
-    Auto,
-    Count,
-    Duration,
-    KeptColumns,
-    Name,
-    PartSize,
-    RecordSize,
-    StorageOptions,
-    Uri,
-    Uris,
-)
+from pipeline.spec_types import Auto, Count, Duration, KeptColumns, Name, Options, PartSize, RecordSize, Uri, Uris
 
 __all__ = ["JobSpec", "load_spec"]
 
@@ -49,7 +38,7 @@ class InputSpec(_Section):
     id_column: Name | None = None
     keep_columns: KeptColumns = {}
     max_record_bytes: RecordSize = pydantic.ByteSize(16 << 20)
-    storage_options: StorageOptions = {}
+    storage_options: Options = {}
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -123,7 +112,7 @@ class OutputSpec(_Section):
     partition_by: tuple[Name, ...] = ()
     vector_precision: Literal["float32", "float16", "bfloat16", "int8", "ubinary"] = "float32"
     include_text: bool = True
-    storage_options: StorageOptions = {}
+    storage_options: Options = {}
 
 
 class RuntimeSpec(_Section):
@@ -147,7 +136,7 @@ class IcebergSpec(_Section):
     """
 
     table: Annotated[str, pydantic.Field(pattern=r"^\w[\w-]*(\.\w[\w-]*)+$")]
-    catalog: StorageOptions = {}
+    catalog: Options = {}
     location: Uri | None = None
 
     @pydantic.model_validator(mode="after")
