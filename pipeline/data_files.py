@@ -8,6 +8,7 @@ side by side are threads of Python's, which end before the interpreter does. Pag
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,9 @@ from pipeline.errors import OutputError
 from pipeline.retry import retried
 from pipeline.storage import Store
 
+SMALL_BYTES = 4 << 20
+"""Of an object that costs no more whole than a few ranges of it."""
+
 READERS = 4
 """Files that one process reads at once."""
 
@@ -36,9 +40,19 @@ def opened(source: bytes | BinaryIO) -> pq.ParquetFile:
     return pq.ParquetFile(native, page_checksum_verification=True, pre_buffer=False)
 
 
-def read_table(source: bytes | BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
+@contextlib.contextmanager
+def open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+    """A data file in a store. Small remote ones come whole: otherwise each column of a row group is a request."""
+    with store.open(path) as source:
+        is_small = not store.local and getattr(source, "size", SMALL_BYTES + 1) <= SMALL_BYTES
+        data = store.read(path) if is_small else source
+        yield retried(lambda: opened(data), f"read {shown(store.uri)}/{path}")
+
+
+def read_table(source: bytes | pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
     """All rows, of all columns or of some in the order asked. KeyError: a column is not there."""
-    table = opened(source).read(None if columns is None else list(columns), use_threads=False)
+    file = opened(source) if isinstance(source, bytes) else source
+    table = file.read(None if columns is None else list(columns), use_threads=False)
     return table if columns is None else table.select(columns)
 
 
@@ -75,8 +89,8 @@ def read_columns(store: Store, path: str, columns: Sequence[str]) -> pa.Table:
     """Some columns of one data file, tried again while the store is away."""
 
     def read() -> pa.Table:
-        with store.open(path) as source:
-            return read_table(source, columns)
+        with open_file(store, path) as file:
+            return read_table(file, columns)
 
     return retried(read, f"read {shown(store.uri)}/{path}")
 
@@ -110,8 +124,7 @@ def scan(store: Store, paths: Sequence[str], columns: Sequence[str]) -> Iterator
 
 def _rows(store: Store, file: int, path: str, columns: Sequence[str]) -> Iterator[Rows]:
     what, first_row = f"read {shown(store.uri)}/{path}", 0
-    with store.open(path) as source:
-        parquet = retried(lambda: opened(source), what)
+    with open_file(store, path) as parquet:
         for group in range(parquet.num_row_groups):
             read = functools.partial(parquet.read_row_group, group, list(columns), use_threads=False)
             for batch in retried(read, what).select(columns).to_batches():

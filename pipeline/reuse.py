@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from pipeline import commit
 from pipeline.addresses import shown
-from pipeline.data_files import READERS, opened, read_rows
+from pipeline.data_files import READERS, open_file, read_rows
 from pipeline.lineage import content_hash
 from pipeline.retry import retried
 from pipeline.storage import Store, cache_folder
@@ -101,8 +101,8 @@ class Index:
 
 
 def _read_rows(store: Store, path: str, rows: npt.NDArray[np.uint32]) -> pa.Table:
-    with store.open(path) as source:
-        return read_rows(opened(source), rows, _COLUMNS)
+    with open_file(store, path) as file:
+        return read_rows(file, rows, _COLUMNS)
 
 
 def _open(store: Store, path: str) -> dict[str, Any]:

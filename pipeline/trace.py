@@ -12,9 +12,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import dataset
+from pipeline import data_files
 from pipeline.addresses import shown
 from pipeline.errors import OutputError
 from pipeline.lineage import DataFile, Manifest
@@ -140,9 +142,17 @@ _COLUMNS = (
 
 
 def _select(recorded: Recorded, condition: pc.Expression) -> list[dict[str, Any]]:
+    paths = [file.path for part in recorded.parts for file in part.data_files]
+    found: dict[str, list[int]] = {}
+    for number, first_row, batch in data_files.scan(recorded.store, paths, ["doc_id", "chunk"]):
+        numbered = batch.append_column("row", pa.array(np.arange(first_row, first_row + len(batch))))
+        if hits := numbered.filter(condition)["row"].to_pylist():
+            found.setdefault(paths[number], []).extend(hits)
     rows: list[dict[str, Any]] = []
-    for file, batch in dataset.rows_of(recorded.store, recorded.generation, recorded.parts, _COLUMNS):
-        rows += ({**fields, "path": file.path} for fields in batch.filter(condition).to_pylist())
+    for path, wanted in found.items():
+        with data_files.open_file(recorded.store, path) as file:
+            table = data_files.read_rows(file, np.array(wanted), _COLUMNS)
+        rows += ({**fields, "path": path} for fields in table.to_pylist())
     return sorted(rows, key=lambda fields: (*key_of(fields), fields["chunk"]))
 
 

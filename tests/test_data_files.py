@@ -19,6 +19,8 @@ import pytest
 
 from pipeline import data_files
 from pipeline.storage import Store
+from tests.conftest import S3Place
+from tests.fault_proxy import FaultProxy
 from tests.test_layers import MODULES, ROOT, place
 
 TABLE = pa.table({"n": range(50_000), "text": [f"text {n}" for n in range(50_000)], "unread": ["x" * 50] * 50_000})
@@ -44,7 +46,7 @@ def parquet(table: pa.Table = TABLE, row_group_size: int = 10_000) -> bytes:
 
 def test_a_file_of_pythons_is_read_by_the_callers_thread_alone() -> None:
     source = Watched(parquet())
-    assert data_files.read_table(source, ["n", "text"]).equals(TABLE.select(["n", "text"]))
+    assert data_files.read_table(data_files.opened(source), ["n", "text"]).equals(TABLE.select(["n", "text"]))
     rows = np.array([3, 9_999, 10_000, 49_999])
     assert data_files.read_rows(data_files.opened(source), rows, ["n"]).equals(TABLE.select(["n"]).take(pa.array(rows)))
     assert source.threads == {threading.get_ident()}
@@ -71,6 +73,21 @@ def test_scan_gives_all_rows_in_order_with_their_places(tmp_path: Path, n_files:
     assert rows == [(file, row, file * 1000 + row) for file in range(n_files) for row in range(100 * file)]
 
 
+@pytest.mark.s3
+@pytest.mark.parametrize("small_bytes", [0, 4 << 20], ids=["in ranges", "whole"])
+def test_scan_of_a_store_gives_the_same_rows_and_small_files_cost_one_read(
+    s3: S3Place, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    monkeypatch.setattr(data_files, "SMALL_BYTES", small_bytes)
+    for name in "ab":
+        s3.filesystem.pipe_file(f"{s3.key}/{name}.parquet", parquet())
+    store = Store(s3.uri, {"endpoint_url": proxy.endpoint_url})
+    found = [batch for _, _, batch in data_files.scan(store, ["a.parquet", "b.parquet"], ["n", "text"])]
+    assert pa.Table.from_batches(found).equals(pa.concat_tables([TABLE.select(["n", "text"])] * 2))
+    n_reads = sum(request.method == "GET" for request in proxy.log)
+    assert n_reads == 2 if small_bytes else n_reads >= 2 * (1 + 5 * 2)  # a footer, and two columns of five row groups
+
+
 def test_a_scan_that_is_left_early_ends_its_threads(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(parquet())
     before = threading.active_count()
@@ -95,7 +112,7 @@ from pipeline import data_files
 sink = io.BytesIO()
 pq.write_table(pa.table({f"c{k}": [f"x{n}" for n in range(60)] for k in range(8)}), sink)
 data_files.read_table(sink.getvalue(), ["c1", "c2"])
-data_files.read_table(io.BytesIO(sink.getvalue()), ["c1", "c2"])
+data_files.read_table(data_files.opened(io.BytesIO(sink.getvalue())), ["c1", "c2"])
 """
     codes = []
     for _ in range(100):
