@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from pipeline import commit
 from pipeline.dataset import arrow_schema, read_head, rows_of
+from pipeline.errors import SpecError
 from pipeline.lineage import Generation, Manifest, Snapshot
 from pipeline.storage import Store
 
@@ -73,9 +74,12 @@ class Changes:
     def upserts(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Rows of `until` whose keys are new or have another value; all columns, or some.
 
-        They are all rows of their keys: they replace whatever the store has under these.
+        They are all rows of their keys: they replace whatever the store has under these. Raises SpecError for a column
+        that is not there.
         """
         names = self._store_columns() if columns is None else list(columns)
+        if unknown := sorted({*names} - {*self._store_columns()}):
+            raise SpecError(f"snapshot {self.until} has no columns {unknown}; it has {self._store_columns()}")
         for number in range(self._n_passes):
             changed, _ = self._compare(number)
             for batch in self._scan(self._new, [*self._new.own, *self._common], [*{*names, *KEY}]):

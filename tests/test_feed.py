@@ -17,7 +17,7 @@ import pytest
 
 import pipeline
 from pipeline import commit, feed
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, SpecError
 from pipeline.storage import Store
 from tests.outputs import write_shard
 from tests.stand_in import make_spec, run
@@ -163,6 +163,13 @@ def test_a_moved_shard_changes_nothing(tmp_path: Path) -> None:
     assert run(spec_of(tmp_path)).number == 2
     found = pipeline.changes(str(tmp_path / "out"), 1)
     assert [*found.upserts(), *found.deletes()] == []
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "a", "text": "a"}])
+    run(make_spec(tmp_path / "in", tmp_path / "out"))
+    with pytest.raises(SpecError, match=r"snapshot 1 has no columns \['vector'\]; it has \['doc_id', "):
+        next(pipeline.changes(str(tmp_path / "out"), 0).upserts(["doc_id", "vector"]))
 
 
 def test_a_snapshot_that_is_not_kept_is_named(tmp_path: Path) -> None:
