@@ -51,14 +51,24 @@ def open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
 
 def read_table(source: bytes | pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
     """All rows, of all columns or of some in the order asked. KeyError: a column is not there."""
-    file = opened(source) if isinstance(source, bytes) else source
+    return _of_own_types(_read(opened(source) if isinstance(source, bytes) else source, columns))
+
+
+def _read(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
     table = file.read(None if columns is None else list(columns), use_threads=False)
     return table if columns is None else table.select(columns)
 
 
+def _of_own_types(table: pa.Table) -> pa.Table:
+    """The table, if no value of it could be unpickled on its way to Python: see schema.has_extension."""
+    if strange := [field.name for field in table.schema if schema.has_extension(field.type)]:
+        raise pa.ArrowInvalid(f"columns {strange} have types this package does not write; run `corpus-embed verify`")
+    return table
+
+
 def read_text(data: bytes, *names: str) -> dict[str, list[str]]:
     """Text columns of a file. They are made strings before Python sees them: schema.has_extension."""
-    table = read_table(data, names)
+    table = _read(opened(data), names)
     return {name: pc.fill_null(table[name].cast(pa.string()), "").to_pylist() for name in names}
 
 
@@ -82,7 +92,7 @@ def read_rows(file: pq.ParquetFile, rows: npt.NDArray[np.integer], columns: Sequ
         first = ends[group] - footer.row_group(group).num_rows
         found = file.read_row_group(group, names, use_threads=False)
         tables.append(found.take(pa.array(rows[groups == group] - first)))
-    return pa.concat_tables(tables)
+    return _of_own_types(pa.concat_tables(tables))
 
 
 def read_columns(store: Store, path: str, columns: Sequence[str]) -> pa.Table:
@@ -127,6 +137,6 @@ def _rows(store: Store, file: int, path: str, columns: Sequence[str]) -> Iterato
     with open_file(store, path) as parquet:
         for group in range(parquet.num_row_groups):
             read = functools.partial(parquet.read_row_group, group, list(columns), use_threads=False)
-            for batch in retried(read, what).select(columns).to_batches():
+            for batch in _of_own_types(retried(read, what).select(columns)).to_batches():
                 yield Rows(file, first_row, batch)
                 first_row += len(batch)

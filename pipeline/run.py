@@ -32,7 +32,7 @@ from pipeline.spec import JobSpec
 from pipeline.stages import EmbedParts, PartSink, PrepareParts
 from pipeline.storage import Store
 from pipeline.text_index import build_run, update_index
-from pipeline.watch import Totals, Watch, check_rejects, show_retry, watching
+from pipeline.watch import Totals, Watch, check_rejects, log_notes, show_retry, watching
 
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed under it, before it gives up."""
@@ -71,10 +71,11 @@ def run(
 ) -> Result:
     """Embed what is missing and commit a snapshot, which records the `nominal_time` that a scheduler gave the run.
 
+    watch: called twice a second with figures, and with notes on what the run waits for; by default these are logged.
     Raises SpecError, ModelError, InputError, StorageError, TooManyRejects, TooManyDeletions or CommitConflict; after any
     of them the same command goes on where this one stopped.
     """
-    progress, embedded = Progress(), False
+    progress, embedded, watch = Progress(), False, watch or log_notes
     tell_retries(functools.partial(show_retry, progress, watch))
     store = Store(spec.output.uri, spec.output.storage_options)
     store.check_conditional_put()

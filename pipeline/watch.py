@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from pipeline.plan import Plan
 from pipeline.spec import JobSpec
 from pipeline.storage import Store
 
+log = logging.getLogger(__name__)
+
 EARLY_REJECTS = 1000
 """Records after which too large a share of rejects stops a run before its end."""
 
@@ -30,6 +33,12 @@ STALLED_S = 300.0
 """After so long without a finished part, and again each time it has passed, a run says what it waits for."""
 
 Watch = Callable[[Progress, list[str]], None]
+
+
+def log_notes(_progress: Progress, notes: list[str]) -> None:
+    """For runs that nobody watches: what they wait for goes to Python's log, and so to standard error if nothing else is set."""
+    for note in notes:
+        log.warning(note)
 
 
 class Stop:

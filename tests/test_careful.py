@@ -171,7 +171,7 @@ def test_a_shard_that_kills_its_reader_ends_there_and_other_shards_of_the_split_
             docs[3900]["text"] += KILLS_READER
         write_shard(tmp_path / f"in/{name}.jsonl.gz", docs)
     monkeypatch.setenv("PYTHONPATH", poison(tmp_path / "poison")["PYTHONPATH"])
-    spec = make_spec(tmp_path / "in", tmp_path / "out")
+    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": "32MiB"})
     job = job_of(spec)
     (todo,) = make_plan(job, store_of(spec)).todo
     undisturbed = list(cutting.read(todo.split, job))

@@ -117,6 +117,32 @@ for column in ("manifest", "reason", "split_id", "doc_id"):
     assert not victim.exists()
 
 
+@pytest.mark.parametrize("column", ["doc_id", "text_sha256", "embedding"])
+def test_no_value_of_a_data_file_is_unpickled_by_who_reads_rows(output: Store, tmp_path: Path, column: str) -> None:
+    victim, data = tmp_path / "victim", next(Path(output.root).rglob("data/**/*.parquet"))
+    write_hostile(data, column, victim, False, pq.read_table(data, partitioning=None))
+    code = f"""
+import pipeline
+from pipeline.search import search
+from pipeline.trace import trace
+uri = {output.uri!r}
+for read in (
+    lambda: trace(uri, None, "doc-1"), lambda: search(uri, None, "text", k=5), lambda: pipeline.read_vectors(uri),
+    lambda: [batch.to_pylist() for batch in pipeline.changes(uri, 0).upserts()],
+    lambda: [batch.to_pylist() for batch in pipeline.changes(uri, 0).deletes()],
+):
+    try:
+        read()
+        print("READ")
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    said = with_rays_type(code).splitlines()
+    assert len(said) == 5
+    assert sum("types this package does not write" in line for line in said) >= 2
+    assert not victim.exists()
+
+
 def test_a_schema_in_a_generation_record_cannot_bring_such_a_type(output: Store, tmp_path: Path) -> None:
     (path,) = output.list("_meta/generations")
     record = json.loads(output.read(path))
@@ -126,7 +152,7 @@ def test_a_schema_in_a_generation_record_cannot_bring_such_a_type(output: Store,
     )
     Path(output.path(path)).unlink()
     output.put_if_absent(path, json.dumps(record).encode())
-    said = with_rays_type(f"from pipeline.trace import trace\ntrace({output.uri!r}, None, 'doc-1')")
+    said = with_rays_type(f"from pipeline.dataset import read_vectors\nread_vectors({output.uri!r})")
     assert "OutputError" in said
     assert "types this package does not write" in said
 
