@@ -85,7 +85,7 @@ def _create_or_adopt(store: Store, path: str, part_id: str, data: bytes, keys: S
             f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {owner}, expected "
             f"{wanted.num_rows} rows of part {part_id}. Something else writes into this output: use another output.uri."
         )
-    with contextlib.suppress(pa.ArrowException, OSError, KeyError):  # damaged in the store: no attempt may adopt it
+    with contextlib.suppress(pa.ArrowException, OSError):  # damaged in the store: no attempt may adopt it
         if data_files.read_table(found, keys).equals(wanted):
             return path, found
     rows = content_hash([wanted[name].to_pylist() for name in keys], 16)

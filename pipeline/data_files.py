@@ -50,13 +50,20 @@ def open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_table(source: bytes | pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows, of all columns or of some in the order asked. KeyError: a column is not there."""
+    """All rows, of all columns or of some in the order asked. Raises pa.ArrowInvalid when a column is not there."""
     return _of_own_types(_read(opened(source) if isinstance(source, bytes) else source, columns))
 
 
 def _read(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
     table = file.read(None if columns is None else list(columns), use_threads=False)
-    return table if columns is None else table.select(columns)
+    return table if columns is None else _selected(table, columns)
+
+
+def _selected(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Columns in the order asked: Arrow leaves those out without a word that a file does not have."""
+    if absent := [name for name in columns if name not in table.column_names]:
+        raise pa.ArrowInvalid(f"no columns {absent}; run `corpus-embed verify`")
+    return table.select(columns)
 
 
 def _of_own_types(table: pa.Table) -> pa.Table:
@@ -137,6 +144,6 @@ def _rows(store: Store, file: int, path: str, columns: Sequence[str]) -> Iterato
     with open_file(store, path) as parquet:
         for group in range(parquet.num_row_groups):
             read = functools.partial(parquet.read_row_group, group, list(columns), use_threads=False)
-            for batch in _of_own_types(retried(read, what).select(columns)).to_batches():
+            for batch in _of_own_types(_selected(retried(read, what), columns)).to_batches():
                 yield Rows(file, first_row, batch)
                 first_row += len(batch)

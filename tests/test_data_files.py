@@ -19,8 +19,11 @@ import pytest
 
 from pipeline import data_files
 from pipeline.storage import Store
+from pipeline.verify import verify
+from tests import stand_in
 from tests.conftest import S3Place
 from tests.fault_proxy import FaultProxy
+from tests.outputs import write_shard
 from tests.test_layers import MODULES, ROOT, place
 
 TABLE = pa.table({"n": range(50_000), "text": [f"text {n}" for n in range(50_000)], "unread": ["x" * 50] * 50_000})
@@ -98,8 +101,10 @@ def test_a_scan_that_is_left_early_ends_its_threads(tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="vector"):
+    with pytest.raises(pa.ArrowInvalid, match="vector"):
         data_files.read_table(parquet(), ["n", "vector"])
+    with pytest.raises(pa.ArrowInvalid, match="vector"):
+        data_files.read_text(parquet(), "text", "vector")
 
 
 @pytest.mark.slow  # 400 processes
@@ -119,3 +124,12 @@ data_files.read_table(data_files.opened(io.BytesIO(sink.getvalue())), ["c1", "c2
         four = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) for _ in range(4)]
         codes += [process.wait(60) for process in four]
     assert codes == [0] * 400
+
+
+def test_a_plan_that_lost_a_column_is_a_finding_of_verify_and_no_crash(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "a", "text": "a"}])
+    snapshot = stand_in.run(stand_in.make_spec(tmp_path / "in", tmp_path / "out"), stand_in.HashEngine())
+    plan = tmp_path / f"out/_meta/runs/{snapshot.run_id}/plan.parquet"
+    plan.write_bytes(parquet(pq.read_table(plan, partitioning=None).drop_columns(["split_id"])))
+    found = verify(str(tmp_path / "out"), None, sample=0)
+    assert "split_id" in str([check for check in found.checks if not check.ok])
