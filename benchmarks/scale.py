@@ -35,6 +35,7 @@ from pipeline.cluster import connect
 from pipeline.lineage import Manifest, content_hash
 from pipeline.metrics import Progress
 from pipeline.plan import Plan, make_plan, plan_table
+from pipeline.watch import log_notes
 from tests import stand_in
 
 DOCUMENT = "A document of the scale benchmark, number {}."
@@ -181,7 +182,7 @@ def execute(plan: Plan, store: Any, what: str) -> float:
     flow.PrepareParts, flow.EmbedParts = Prepare, Embed
     progress, started = Progress(), time.perf_counter()
     with measured(what, len(plan.todo)):
-        flow.execute(plan, store, progress, None)
+        flow.execute(plan, store, progress, log_notes)
     assert len(commit.load_manifests(store, plan.job.fingerprint)) == len(plan.todo)
     return time.perf_counter() - started
 

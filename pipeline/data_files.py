@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
@@ -41,7 +41,7 @@ def opened(source: bytes | BinaryIO) -> pq.ParquetFile:
 
 
 @contextlib.contextmanager
-def open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+def _open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     """A data file in a store. Small remote ones come whole: otherwise each column of a row group is a request."""
     with store.open(path) as source:
         is_small = not store.local and getattr(source, "size", SMALL_BYTES + 1) <= SMALL_BYTES
@@ -105,11 +105,20 @@ def read_rows(file: pq.ParquetFile, rows: npt.NDArray[np.integer], columns: Sequ
 def read_columns(store: Store, path: str, columns: Sequence[str]) -> pa.Table:
     """Some columns of one data file, tried again while the store is away."""
 
-    def read() -> pa.Table:
-        with open_file(store, path) as file:
-            return read_table(file, columns)
+    return _from_file(store, path, lambda file: read_table(file, columns))
 
-    return retried(read, f"read {shown(store.uri)}/{path}")
+
+def rows_at(store: Store, path: str, rows: npt.NDArray[np.integer], columns: Sequence[str]) -> pa.Table:
+    """`read_rows` of one data file, tried again while the store is away."""
+    return _from_file(store, path, lambda file: read_rows(file, rows, columns))
+
+
+def _from_file(store: Store, path: str, read: Callable[[pq.ParquetFile], pa.Table]) -> pa.Table:
+    def opened_and_read() -> pa.Table:
+        with _open_file(store, path) as file:
+            return read(file)
+
+    return retried(opened_and_read, f"read {shown(store.uri)}/{path}")
 
 
 class Rows(NamedTuple):
@@ -141,7 +150,7 @@ def scan(store: Store, paths: Sequence[str], columns: Sequence[str]) -> Iterator
 
 def _rows(store: Store, file: int, path: str, columns: Sequence[str]) -> Iterator[Rows]:
     what, first_row = f"read {shown(store.uri)}/{path}", 0
-    with open_file(store, path) as parquet:
+    with _open_file(store, path) as parquet:
         for group in range(parquet.num_row_groups):
             read = functools.partial(parquet.read_row_group, group, list(columns), use_threads=False)
             for batch in _of_own_types(_selected(retried(read, what), columns)).to_batches():

@@ -24,7 +24,7 @@ from pipeline.errors import OutputError
 from pipeline.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage import Store
 
-Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
+TableOrBatch = TypeVar("TableOrBatch", pa.Table, pa.RecordBatch)
 COUNTED_IDS = 50_000_000
 """Rows up to which a commit looks for duplicate ids (their ids are held in memory); larger outputs leave it to verify."""
 
@@ -119,7 +119,7 @@ def rows_of(
         yield files[number], with_partition(batch, files[number], types).select(columns)
 
 
-def with_partition(rows: Rows, file: DataFile, types: pa.Schema) -> Rows:
+def with_partition(rows: TableOrBatch, file: DataFile, types: pa.Schema) -> TableOrBatch:
     """Rows of a data file with the columns that on disk are text in folder names; here they have their types again."""
     for name, value in file.partition.items():
         typed = pa.scalar(value, pa.string()).cast(types.field(name).type)

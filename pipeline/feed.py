@@ -77,9 +77,10 @@ class Changes:
         They are all rows of their keys: they replace whatever the store has under these. Raises SpecError for a column
         that is not there.
         """
-        names = self._store_columns() if columns is None else list(columns)
-        if unknown := sorted({*names} - {*self._store_columns()}):
-            raise SpecError(f"snapshot {self.until} has no columns {unknown}; it has {self._store_columns()}")
+        known = self._store_columns()
+        names = known if columns is None else list(columns)
+        if unknown := sorted({*names} - {*known}):
+            raise SpecError(f"snapshot {self.until} has no columns {unknown}; it has {known}")
         for number in range(self._n_passes):
             changed, _ = self._compare(number)
             for batch in self._scan(self._new, [*self._new.own, *self._common], [*{*names, *KEY}]):

@@ -22,10 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import commit
-from pipeline.addresses import shown
-from pipeline.data_files import READERS, open_file, read_rows
+from pipeline.data_files import READERS, rows_at
 from pipeline.lineage import content_hash
-from pipeline.retry import retried
 from pipeline.storage import Store, cache_folder
 from pipeline.text_index import keys_of, or_none
 from pipeline.write.parquet import restored_vectors
@@ -91,18 +89,13 @@ class Index:
             raise FileNotFoundError(path)
         self._gone.add(path)  # until it is read
         precision, dimension = self.generation.vector_precision, self.generation.dimension
-        table = retried(lambda: _read_rows(self.store, path, rows), f"read {shown(self.store.uri)}/{path}")
+        table = rows_at(self.store, path, rows, _COLUMNS)
         vectors = restored_vectors(table, precision, dimension)
         self._gone.discard(path)
         offsets = pa.array(np.arange(len(vectors) + 1) * dimension)
         reused = pa.LargeListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)))
         columns = [reused, table["n_tokens"], table["truncated"]]
         return table["text_sha256"], pa.table(columns, schema=UNKNOWN.schema)
-
-
-def _read_rows(store: Store, path: str, rows: npt.NDArray[np.uint32]) -> pa.Table:
-    with open_file(store, path) as file:
-        return read_rows(file, rows, _COLUMNS)
 
 
 def _open(store: Store, path: str) -> dict[str, Any]:

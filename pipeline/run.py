@@ -111,7 +111,7 @@ def run(
     )
 
 
-def execute(plan: Plan, store: Store, progress: Progress, watch: Watch | None) -> None:
+def execute(plan: Plan, store: Store, progress: Progress, watch: Watch) -> None:
     """Run the missing splits of a plan through Ray Data; returns when every part is published."""
     job, context = plan.job, DataContext.get_current()
     context.target_max_block_size = 1 << 10  # every part is a block of its own, however small (docs/design.md)

@@ -132,8 +132,7 @@ def _hits(recorded: Recorded, files: list[DataFile], best: list[_Candidate]) -> 
     kept = [name for name in types.names if name not in schema.RESERVED]
     for number in sorted({found.file for found in best}):
         file, wanted = files[number], sorted(found.row for found in best if found.file == number)
-        with data_files.open_file(recorded.store, file.path) as source:
-            table = data_files.read_rows(source, np.array(wanted), (*_FIELDS, *kept))
+        table = data_files.rows_at(recorded.store, file.path, np.array(wanted), (*_FIELDS, *kept))
         for row, fields in zip(wanted, dataset.with_partition(table, file, types).to_pylist(), strict=True):
             columns = {name: _plain(fields[name]) for name in kept}
             rows[number, row] = {**{name: fields.get(name) for name in _FIELDS}, "columns": columns}

@@ -44,11 +44,10 @@ MOST_BYTES = 512 << 20
 
 
 def _part_bytes(size: Auto | pydantic.ByteSize) -> Auto | pydantic.ByteSize:
+    """Bounds of the union, not of its branch: pydantic's error would name the branches."""
     if size != "auto" and not 1024 <= size <= MOST_BYTES:
         bound = "less than or equal to 512MiB" if size > MOST_BYTES else "greater than or equal to 1024"
-        raise ValueError(
-            f"Input should be {bound}"
-        )  # not a bound of the field: the error would name the union's branches
+        raise ValueError(f"Input should be {bound}")
     return size
 
 

@@ -52,9 +52,8 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     except (ImportError, ValueError, TypeError) as error:
         raise SpecError(f"{shown(uri)}: protocol '{protocol}' cannot be used: {error}") from error
     if protocol in ("s3", "s3a"):
-        fs.retries = (
-            1  # not s3fs' 5 on top of these: they are not counted, and a store that hangs would take 15 timeouts
-        )
+        # not s3fs' 5 on top of these: they are not counted, and a store that hangs would take 15 timeouts
+        fs.retries = 1
     path = str(fs._strip_protocol(uri))
     return fs, os.path.abspath(path) if protocol == "file" else path
 

@@ -150,8 +150,7 @@ def _select(recorded: Recorded, condition: pc.Expression) -> list[dict[str, Any]
             found.setdefault(paths[number], []).extend(hits)
     rows: list[dict[str, Any]] = []
     for path, wanted in found.items():
-        with data_files.open_file(recorded.store, path) as file:
-            table = data_files.read_rows(file, np.array(wanted), _COLUMNS)
+        table = data_files.rows_at(recorded.store, path, np.array(wanted), _COLUMNS)
         rows += ({**fields, "path": path} for fields in table.to_pylist())
     return sorted(rows, key=lambda fields: (*key_of(fields), fields["chunk"]))
 

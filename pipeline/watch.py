@@ -85,7 +85,7 @@ class Totals:
 
 
 @contextlib.contextmanager
-def watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch | None) -> Iterator[Stop]:
+def watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch) -> Iterator[Stop]:
     """Beside the running dataset: keep the figures fresh, commit now and then, stop when rejects are too many."""
     done, stop, spec = threading.Event(), Stop(), plan.job.spec
     # parts of an earlier round are among plan.done, and already in progress
@@ -107,8 +107,7 @@ def watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: W
                 "workers; none runs: see whether the cluster has room for them"
             ]
             notes = [*notes, f"no part was finished for {told - heard:.0f} s; waiting for {', '.join(works)}"]
-        if watch:
-            watch(progress, notes)
+        watch(progress, notes)
 
     def loop() -> None:
         committed = time.monotonic()
@@ -140,10 +139,10 @@ def watching(plan: Plan, store: Store, totals: Any, progress: Progress, watch: W
             tick()
 
 
-def show_retry(progress: Progress, watch: Watch | None, note: str | None) -> None:
+def show_retry(progress: Progress, watch: Watch, note: str | None) -> None:
     """Count one request of the driver that is tried again; `note` says which one has failed for long."""
     progress.add({"storage_retries": 1})
-    if note and watch:
+    if note:
         watch(progress, [note])
 
 
