@@ -138,6 +138,8 @@ def connect(address: str | None) -> None:
     os.environ.setdefault("RAY_task_oom_retries", "20")  # of a task killed for its node's memory: for ever by default
     # Ray 2.60 ends a process after a second without work: each write task would then start its own, 1.6 s of CPU a part.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    if not remote:  # nobody reads the metrics of a cluster that lives as long as one job: 1 % of two cores
+        os.environ.setdefault("RAY_enable_metrics_collection", "0")
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # see MAX_RESTARTS in run.py
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
     on_sigterm = signal.getsignal(signal.SIGTERM)
