@@ -4,6 +4,7 @@
     python -m benchmarks.scale commit --parts 100000        commit, resume and the next plan over that many manifests
     python -m benchmarks.scale parts --parts 10000          parts through Ray on this machine: time and driver memory a part
     python -m benchmarks.scale nodes --nodes 8 --embedders 64 --busy-s 2   share of the throughput that the stand-ins allow
+    python -m benchmarks.scale embedder --tokens-per-s 1000000   how long a GPU of that speed would wait for its own process
 
 In: nothing. Out: one line a measurement. Shards of `plan` are entries of an in-memory listing (a real store adds its
 requests: one a thousand names); manifests of `commit` are real objects on the local disk, copies of one real manifest
@@ -29,9 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import torch
 
 from pipeline import commit, parts, stages
+from pipeline.careful import CarefulEngine
 from pipeline.cluster import connect
+from pipeline.embed.attention import pack
+from pipeline.embed.base import Engine, EngineOptions, EngineStats
+from pipeline.embed.buckets import packed_buckets
 from pipeline.lineage import Manifest, content_hash
 from pipeline.metrics import Progress
 from pipeline.plan import Plan, make_plan, plan_table
@@ -86,9 +92,10 @@ class _Entry:
 
 
 def measure_commit(folder: Path, options: argparse.Namespace) -> None:
+    n_parts = options.parts[-1]
     template, store, spec = one_manifest(folder)
     job = stand_in.job_of(spec)
-    for number in range(options.parts):
+    for number in range(n_parts):
         span = template.split.spans[0]
         split = template.split.model_copy(
             update={"spans": (span.model_copy(update={"start": number, "stop": number + 1}),)}
@@ -100,15 +107,15 @@ def measure_commit(folder: Path, options: argparse.Namespace) -> None:
         manifest = template.model_copy(update={"part_id": part_id, "split": split, "data_files": (file,), "last": True})
         path = Path(store.path(commit.manifest_path(job.fingerprint, part_id)))
         path.write_bytes(manifest.to_json())  # not put_if_absent: its fsync is not what is measured
-    with measured(f"resume: read {options.parts} manifests one by one", options.parts):
+    with measured(f"resume: read {n_parts} manifests one by one", n_parts):
         found = commit.load_manifests(store, job.fingerprint)
-    with measured("commit of a snapshot over them", options.parts):
+    with measured("commit of a snapshot over them", n_parts):
         snapshot = commit.commit_snapshot(
             store, found, run_id="scale", fingerprint=job.fingerprint, parent=None, complete=True
         )
     del found
     size = Path(store.path(snapshot.file_list)).stat().st_size
-    with measured(f"next plan: file list of {size / 2**20:.1f} MiB, no manifest read", options.parts):
+    with measured(f"next plan: file list of {size / 2**20:.1f} MiB, no manifest read", n_parts):
         live = commit.live_parts(store, commit.load_snapshot(store))
         commit.load_manifests(store, job.fingerprint, live)
 
@@ -188,7 +195,7 @@ def execute(plan: Plan, store: Any, what: str) -> float:
 
 
 def measure_parts(folder: Path, options: argparse.Namespace) -> None:
-    for n_parts in (options.parts // 4, options.parts):
+    for n_parts in options.parts:
         plan, store = planned(folder / str(n_parts), n_parts)
         connect(None)
         execute(plan, store, f"{n_parts} parts through Ray")
@@ -220,18 +227,60 @@ def measure_nodes(folder: Path, options: argparse.Namespace) -> None:
         cluster.shutdown()
 
 
+class FreeEngine(Engine):
+    """The loop of the real engines round a forward that costs nothing: what is left is the work of the host."""
+
+    name, dim = "free", 1024
+
+    def __init__(self) -> None:
+        super().__init__(EngineOptions("cls", True, "float32", "cpu", None, 32_768, 0))
+        self._result = torch.rand(self.budget_tokens, self.dim)
+
+    def _buckets(self, n_tokens: Any, budget_tokens: Any) -> Iterator[Any]:
+        return packed_buckets(n_tokens, budget_tokens)
+
+    def _forward(self, ids: Any, offsets: Any, rows: Any) -> torch.Tensor:
+        self.stats.n_padded_tokens += pack(ids, offsets, rows, "cpu").ids.shape[0]
+        return self._result[: rows.size]
+
+
+def measure_embedder(folder: Path, options: argparse.Namespace) -> None:
+    """Parts of texts of 100 tokens through the embedding stage, without Ray's own copy into its object store."""
+    lines = (json.dumps({"id": str(n), "text": f"{n:099d}."}) + "\n" for n in range(options.texts))
+    (folder / "in.jsonl").write_text("".join(lines))
+    spec = stand_in.make_spec(folder / "in.jsonl", folder / "out", runtime={"part_bytes": "64MiB"})
+    job, engine = stand_in.job_of(spec), FreeEngine()
+    for prepared in stand_in.prepared_parts(spec, make_plan(job, stand_in.store_of(spec))):
+        sent = stages.row(prepared.header, rows=prepared.rows, tokens=prepared.tokens, rejects=prepared.rejects)
+        for _ in range(options.rounds):
+            engine.stats, started = EngineStats(), time.perf_counter()
+            rows, tokens = stages.cell(sent, "rows"), stages.cell(sent, "tokens")
+            vectors = parts.embed(tokens, rows, CarefulEngine(engine), job.normalize)
+            stages.row({}, vectors, rows=rows.drop_columns(["reused"]), rejects=stages.cell(sent, "rejects"))
+            seconds = time.perf_counter() - started
+            around, device = seconds - engine.stats.seconds, engine.stats.n_tokens / options.tokens_per_s
+            print(f"{len(vectors)} texts, {engine.stats.n_tokens} tokens: device {device:.2f} s; host beside it "
+                  f"{engine.stats.seconds:.2f} s, before and after it {around:.3f} s: "
+                  f"busy at most {device / (device + around):.1%}", flush=True)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["plan", "commit", "parts", "nodes"])
+    parser.add_argument("what", choices=["plan", "commit", "parts", "nodes", "embedder"])
     parser.add_argument("--shards", type=int, default=1_000_000)
-    parser.add_argument("--parts", type=int, default=10_000)
+    parser.add_argument("--parts", type=int, nargs="+", default=[2_500, 10_000], help="`commit` takes the last one")
     parser.add_argument("--part-bytes", default="64MiB")
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--embedders", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=10, help="parts an embedder")
+    parser.add_argument("--rounds", type=int, default=10, help="parts an embedder; repeats of `embedder`")
+    parser.add_argument("--texts", type=int, default=65_536, help="texts of `embedder`")
+    parser.add_argument("--tokens-per-s", type=float, default=1e6, help="speed of the device of `embedder`")
     parser.add_argument("--busy-s", type=float, default=2.0, help="seconds the stand-in takes for a part")
     options = parser.parse_args()
-    work = {"plan": measure_plan, "commit": measure_commit, "parts": measure_parts, "nodes": measure_nodes}
+    work = {
+        "plan": measure_plan, "commit": measure_commit, "parts": measure_parts, "nodes": measure_nodes,
+        "embedder": measure_embedder,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         work[options.what](Path(name), options)
 

@@ -99,6 +99,9 @@ def embed(tokens: pa.Table, rows: pa.Table, engine: Embeds, normalize: bool) -> 
     vectors = engine.embed(ids.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])  # (texts, D)
     is_new = rows["texts"].is_valid().to_numpy()
     members, starts = list_members(rows["texts"].drop_null())
+    is_one_to_one = len(members) == len(starts) == len(vectors) and bool((members[1:] > members[:-1]).all())
+    if is_one_to_one and is_new.all():
+        return vectors  # hundreds of megabytes, and the GPU waits while they are copied
     pooled = vectors[members]
     if len(members) != len(starts):
         weights = np.diff(offsets)[members].astype(np.float32)[:, None]
@@ -109,6 +112,14 @@ def embed(tokens: pa.Table, rows: pa.Table, engine: Embeds, normalize: bool) -> 
     merged = np.empty((rows.num_rows, vectors.shape[1]), np.float32)  # (N, D)
     merged[is_new], merged[~is_new] = pooled, pc.list_flatten(rows["reused"]).to_numpy().reshape(-1, vectors.shape[1])
     return merged
+
+
+def not_finite(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Which of the vectors (N, D) hold NaN or infinity."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = vectors.sum(axis=1)  # (N,), not finite where a value is not; may overflow, hence the second look
+    rows = np.flatnonzero(~np.isfinite(sums))
+    return rows[~np.isfinite(vectors[rows]).all(axis=1)]
 
 
 def _with_sources(part: Part, job: Job) -> pa.Table:

@@ -19,6 +19,7 @@ from pipeline import commit, schema
 from pipeline.errors import OutputError
 from pipeline.job import Job
 from pipeline.lineage import FORMAT_VERSION, Generation, Manifest, Source, Split
+from pipeline.parts import not_finite
 from pipeline.storage import Store
 from pipeline.write import parquet
 
@@ -107,7 +108,7 @@ def _without_broken_vectors(
     failed: (reason, detail) by document, where no vector could be made.
     """
     documents = rows["document"].to_numpy()
-    broken = np.isin(documents, documents[~np.isfinite(vectors).all(axis=1)])
+    broken = np.isin(documents, documents[not_finite(vectors)])
     lost = rows.filter(pa.array(broken))
     _, first = np.unique(lost["document"].to_numpy(), return_index=True)
     lost = lost.take(pa.array(first))

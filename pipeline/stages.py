@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 from ray.data.block import Block, BlockAccessor
@@ -159,9 +160,7 @@ class EmbedParts:
             "dtype": self.engine.dtype,
         }
         header["dimension"] = vectors.shape[1]
-        vectors_table = pa.table({"vectors": pa.array(vectors.reshape(-1))})
-        rows = rows.drop_columns(["reused"])
-        return row(header, rows=rows, vectors=vectors_table, rejects=cell(batch, "rejects"))
+        return row(header, vectors, rows=rows.drop_columns(["reused"]), rejects=cell(batch, "rejects"))
 
 
 _published: set[tuple[str, str]] = set()
@@ -185,15 +184,14 @@ class PartSink(Datasink[list[str]]):
 
     def _write(self, batch: pa.Table) -> str:
         header, clock = json.loads(batch["header"][0].as_py()), time.perf_counter()
-        flat = cell(batch, "vectors")["vectors"].to_numpy()
-        vectors = flat.reshape(-1, header["dimension"])  # (rows, D)
+        vectors = vectors_of(batch, header["dimension"])
         generation = (self.store.uri, self.job.fingerprint)
         if generation not in _published:
             commit.publish_generation(self.store, publish.generation_of(self.job, header["dimension"]))
             _published.add(generation)
         rows, rejects = cell(batch, "rows"), cell(batch, "rejects")
         with begun(self.totals, f"write of part {header['part_id']}"):
-            manifest = publish.publish_part(header, rows, rejects, np.ascontiguousarray(vectors), self.job, self.store)
+            manifest = publish.publish_part(header, rows, rejects, vectors, self.job, self.store)
         self.totals.add.remote({**metrics.increments(manifest), "seconds.write": time.perf_counter() - clock})
         return manifest.part_id
 
@@ -205,19 +203,38 @@ def _prompt_tokens(job: Job) -> int:
     return tokenize.load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt).prompt_tokens
 
 
-def row(header: dict[str, Any], **tables: pa.Table) -> pa.Table:
-    """One Dataset row: the header as JSON, each table as one IPC stream in a large_binary cell."""
+def row(header: dict[str, Any], vectors: npt.NDArray[np.float32] | None = None, **tables: pa.Table) -> pa.Table:
+    """One Dataset row: the header as JSON, each table as one IPC stream in a large_binary cell, vectors as their bytes."""
     columns: dict[str, pa.Array] = {"header": pa.array([json.dumps(header)])}
     for name, table in tables.items():
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-        data = sink.getvalue()
-        offsets = pa.py_buffer(np.array([0, data.size], np.int64))
-        columns[name] = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+        columns[name] = _binary(sink.getvalue())
+    if vectors is not None:
+        columns["vectors"] = _binary(pa.py_buffer(vectors))
     return pa.table(columns)
+
+
+def vectors_of(batch: pa.Table, dimension: int) -> npt.NDArray[np.float32]:
+    """(rows, D) in the `vectors` cell of a one-row batch, without a copy."""
+    return np.frombuffer(_bytes(batch, "vectors"), np.float32).reshape(-1, dimension)
+
+
+def _binary(data: pa.Buffer) -> pa.LargeBinaryArray:
+    """One cell over the data itself, not over a copy."""
+    offsets = pa.py_buffer(np.array([0, data.size], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
 
 
 def cell(batch: pa.Table, name: str) -> pa.Table:
     """The table in one cell of a one-row batch, without a copy."""
-    return pa.ipc.open_stream(batch[name][0].as_buffer()).read_all()
+    return pa.ipc.open_stream(_bytes(batch, name)).read_all()
+
+
+def _bytes(batch: pa.Table, name: str) -> pa.Buffer:
+    """The data of the cell itself; a scalar's `as_buffer` is over a copy."""
+    (array,) = (chunk for chunk in batch[name].chunks if len(chunk))
+    _, offsets, data = array.buffers()
+    start, stop = np.frombuffer(offsets, np.int64)[array.offset : array.offset + 2].tolist()
+    return data.slice(start, stop - start)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cutting, parts, schema
+from pipeline import cutting, parts, schema, stages
 from pipeline.dataset import open_dataset
 from pipeline.lineage import Manifest, Span, Split
 from pipeline.plan import make_plan
@@ -197,6 +197,34 @@ def test_a_vector_that_is_not_finite_rejects_its_whole_document(tmp_path: Path, 
     rejected = pq.read_table(letters)
     assert rejected["doc_id"].to_pylist() == ["1", "4", "7"]
     assert rejected.schema.equals(schema.rejects_schema())
+
+
+def test_values_whose_sum_overflows_are_finite_and_every_other_trouble_is_found() -> None:
+    vectors = np.zeros((6, 64), np.float32)
+    vectors[1] = np.finfo(np.float32).max  # the sum is infinite
+    vectors[2, :2] = np.inf, -np.inf  # the sum is NaN
+    vectors[3, 63] = np.nan
+    vectors[4, 0] = -np.inf
+    assert parts.not_finite(vectors).tolist() == [2, 3, 4]
+    assert parts.not_finite(vectors[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 5])
+def test_vectors_go_into_a_row_of_the_dataset_and_out_of_it_without_a_copy(n_rows: int) -> None:
+    vectors = np.arange(n_rows * 8, dtype=np.float32).reshape(-1, 8)
+    found = stages.vectors_of(stages.row({}, vectors), 8)
+    np.testing.assert_array_equal(found, vectors)
+    assert np.shares_memory(found, vectors) == (n_rows > 0)
+
+
+def test_each_row_of_a_block_has_its_own_tables_and_vectors() -> None:
+    sent = [np.full((n, 4), n, np.float32) for n in (3, 0, 2)]
+    whole = pa.concat_tables(stages.row({}, vectors, rows=pa.table({"n": [len(vectors)]})) for vectors in sent)
+    for block in (whole, whole.combine_chunks()):
+        for position, vectors in enumerate(sent):
+            batch = block.slice(position, 1)
+            np.testing.assert_array_equal(stages.vectors_of(batch, 4), vectors)
+            assert stages.cell(batch, "rows")["n"].to_pylist() == [len(vectors)]
 
 
 @pytest.mark.parametrize("mode", ["chunk", "chunk_and_pool"])

@@ -86,7 +86,8 @@ class Engine(ABC):
         """
         started = time.perf_counter()
         n_tokens = np.diff(offsets)
-        vectors = np.full((n_tokens.size, self.dim), np.nan, dtype=np.float32)
+        vectors = np.empty((n_tokens.size, self.dim), dtype=np.float32)
+        vectors[n_tokens == 0] = np.nan
         filled = np.flatnonzero(n_tokens)
         sink = _Sink(vectors, self.device)
         for bucket in self._buckets(n_tokens[filled], lambda: self.budget_tokens):
