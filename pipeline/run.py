@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -25,7 +27,7 @@ from pipeline.failpoints import failpoint
 from pipeline.job import resolve
 from pipeline.lineage import Manifest, Snapshot
 from pipeline.metrics import Progress
-from pipeline.plan import Plan, make_plan, missing, plan_table
+from pipeline.plan import Plan, Todo, make_plan, missing, plan_table
 from pipeline.record import write_record
 from pipeline.retry import tell_retries
 from pipeline.spec import JobSpec
@@ -46,6 +48,8 @@ MAX_RESTARTS = 10_000
 
 Ray 2.60 takes it only as `**ray_remote_args`, announced to go in 2.64: hence `ray<2.64` in pyproject.toml.
 """
+MAX_BLOCKS = 4096
+"""Blocks that Ray Data is given: each costs the driver 48 KB and a millisecond before the first one is worked on."""
 MAX_WAIT_S = 6 * 3600
 """How long no block may move before a run gives up: nodes may be long in coming, and a part may take an hour on a CPU."""
 
@@ -139,15 +143,11 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,
         "scheduling_strategy": "DEFAULT",  # not Ray Data's "SPREAD", which also puts tokenizers on GPU nodes
     }  # fmt: skip
-    # Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
-    # hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores).
-    # Each holds its own split: the list of a million would go to every tokenizer as 200 MB (benchmarks/scale.py).
-    splits = [pa.table({"todo": [todo.to_json()]}) for todo in plan.todo]
     index_runs = update_index(
         store, job.fingerprint, plan.earlier, functools.partial(_build_index, store, job.fingerprint)
     )
     return (
-        ray.data.from_arrow(splits)
+        ray.data.from_arrow(blocks_of(plan.todo))
         .map_batches(
             PrepareParts,
             fn_constructor_args=(job, plan.run_id, totals, store, index_runs),
@@ -171,6 +171,23 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
             **stage,
         )
     )
+
+
+def blocks_of(todo: Sequence[Todo]) -> list[pa.Table]:
+    """What the dataset starts from, a row a split: `todo` in order, in MAX_BLOCKS blocks at most.
+
+    Blocks that are there already, not `ray.data.range`: its read tasks want a whole CPU each, and once the actors
+    hold all but a fraction of the CPUs they wait for ever (Ray 2.60, seen on two cores). The splits of a block are done one
+    after another by one tokenizer; the last ones are alone in theirs, so that all tokenizers have work to the end.
+    """
+    alone = MAX_BLOCKS // 2
+    n_shared = max(0, len(todo) - alone)
+    size = max(1, math.ceil(n_shared / (MAX_BLOCKS - alone)))
+    starts = [*range(0, n_shared, size), *range(n_shared, len(todo))]
+    return [
+        pa.table({"todo": [split.to_json() for split in todo[start:stop]]})
+        for start, stop in itertools.pairwise([*starts, len(todo)])
+    ]
 
 
 def _build_index(store: Store, fingerprint: str, groups: Sequence[Sequence[Manifest]]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from pipeline.run import run
 from pipeline.storage import Store
 from tests.outputs import make_spec, write_shard
 
+flow = import_module("pipeline.run")  # `pipeline.run` itself is the function
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 
 SENTENCES = (
@@ -241,3 +244,30 @@ def test_a_shard_that_changes_or_vanishes_after_planning_is_planned_again_and_ne
     assert set(rows_of(tmp_path / "out")) == {doc["id"] for doc in documents(9, 100) + documents(6, 80)}
     assert len(plans) == 2
     assert result.snapshot.n_documents == 15
+
+
+@pytest.mark.parametrize("n_splits", [1, 2, 7, 8, 9, 20, 1000])
+def test_splits_share_blocks_only_where_they_are_too_many_and_never_the_last_ones(
+    n_splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "MAX_BLOCKS", 8)
+    todo = [SimpleNamespace(to_json=lambda n=n: f"split {n}") for n in range(n_splits)]
+    blocks = [block["todo"].to_pylist() for block in flow.blocks_of(todo)]
+    assert [split for block in blocks for split in block] == [split.to_json() for split in todo]
+    assert len(blocks) == min(n_splits, len(blocks), 8)
+    assert all(len(block) == 1 for block in (blocks if n_splits <= 8 else blocks[-4:]))
+
+
+def test_splits_that_share_a_block_are_embedded_as_ever(
+    tmp_path: Path, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "MAX_BLOCKS", 4)
+    docs = documents(120)
+    for n in range(0, 120, 12):
+        write_shard(tmp_path / f"in/{n:03}.jsonl", docs[n : n + 12])
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, runtime={"part_bytes": "1KiB"})
+    result = run(spec)
+    assert len(result.plan.todo) > 8
+    assert {doc_id: row["text"] for doc_id, row in rows_of(tmp_path / "out").items()} == {
+        doc["id"]: doc["text"] for doc in docs
+    }
