@@ -143,11 +143,13 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
         "max_restarts": MAX_RESTARTS, "max_task_retries": MAX_TRIES,
         "scheduling_strategy": "DEFAULT",  # not Ray Data's "SPREAD", which also puts tokenizers on GPU nodes
     }  # fmt: skip
+    blocks = blocks_of(plan.todo)
+    tries = MAX_TRIES * max(block.num_rows for block in blocks)  # each split of a block may kill its worker
     index_runs = update_index(
         store, job.fingerprint, plan.earlier, functools.partial(_build_index, store, job.fingerprint)
     )
     return (
-        ray.data.from_arrow(blocks_of(plan.todo))
+        ray.data.from_arrow(blocks)
         .map_batches(
             PrepareParts,
             fn_constructor_args=(job, plan.run_id, totals, store, index_runs),
@@ -155,7 +157,7 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
                 min_size=pools.tokenizers.workers, max_size=pools.tokenizers.most, max_tasks_in_flight_per_actor=2
             ),
             num_cpus=pools.tokenizers.cpus,
-            **stage,
+            **{**stage, "max_task_retries": tries},
         )
         .map_batches(
             EmbedParts,
