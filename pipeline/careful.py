@@ -55,17 +55,21 @@ class CarefulEngine:
 
         Alone, since a NaN can spread to the texts of its bucket; not in another dtype, which the fingerprint fixes.
         """
-        n_texts, vectors = len(offsets) - 1, np.empty((0, self._dim), np.float32)
+        n_texts = len(offsets) - 1
+        vectors: Vectors | None = None  # made at the first result: nearly always that of all texts, and then not copied
+
+        def blank() -> Vectors:
+            return np.full((n_texts, self._dim), np.nan, np.float32)
 
         def attempt(start: int, stop: int) -> None:
             nonlocal vectors
             piece = offsets[start : stop + 1]
             found = self._attempt(ids[piece[0] : piece[-1]], piece - piece[0])
             if stop - start == n_texts:
-                vectors = found  # as nearly always: a part's vectors are hundreds of megabytes, a copy is felt
-                return
-            vectors = vectors if len(vectors) else np.full((n_texts, self._dim), np.nan, np.float32)
-            vectors[start:stop] = found
+                vectors = found
+            else:
+                vectors = blank() if vectors is None else vectors
+                vectors[start:stop] = found
 
         def harmless() -> None:
             self._attempt(np.zeros(1, np.int32), np.array([0, 1]))
@@ -73,7 +77,7 @@ class CarefulEngine:
         # what killed workers as a whole is not tried as a whole once more
         runs = smaller_runs(0, n_texts) if self._is_suspect else [(0, n_texts)]
         failed = isolate(runs, attempt, harmless)
-        vectors = vectors if len(vectors) == n_texts else np.full((n_texts, self._dim), np.nan, np.float32)
+        vectors = blank() if vectors is None else vectors
         broken = [n for n in parts.not_finite(vectors).tolist() if n not in failed]
         failed |= isolate([(n, n + 1) for n in broken[:MAX_ALONE]], attempt, harmless)
         self.failed |= {ids[offsets[n] : offsets[n + 1]].tobytes(): crash for n, crash in failed.items()}

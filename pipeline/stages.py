@@ -2,8 +2,8 @@
 
     splits ─► PrepareParts (CPU actors) ─► EmbedParts (GPU actors) ─► PartSink (write tasks)
 
-A row of the Dataset is a part: `header` (JSON) and Arrow IPC streams in large_binary cells, which Ray never splits or
-merges inside and which are read back without a copy.
+A row of the Dataset is a part: `header` (JSON), and Arrow IPC streams and the bytes of vectors in large_binary cells, which
+Ray never splits or merges inside and which are read back without a copy.
 """
 
 from __future__ import annotations
