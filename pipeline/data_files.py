@@ -104,7 +104,6 @@ def read_rows(file: pq.ParquetFile, rows: npt.NDArray[np.integer], columns: Sequ
 
 def read_columns(store: Store, path: str, columns: Sequence[str]) -> pa.Table:
     """Some columns of one data file, tried again while the store is away."""
-
     return _from_file(store, path, lambda file: read_table(file, columns))
 
 

@@ -120,13 +120,9 @@ def test_a_part_of_nothing_but_rejects_survives_its_way_through_ipc(tmp_path: Pa
     plan = make_plan(job_of(spec), store_of(spec))
     (prepared,) = prepared_parts(spec, plan)
 
-    def sent(table: pa.Table) -> pa.Table:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        return pa.ipc.open_stream(sink.getvalue()).read_all()
-
-    received = parts.Prepared(prepared.header, sent(prepared.rows), sent(prepared.tokens), sent(prepared.rejects))
+    tables = {"rows": prepared.rows, "tokens": prepared.tokens, "rejects": prepared.rejects}
+    sent = stages.row({}, **tables)
+    received = parts.Prepared(prepared.header, **{name: stages.cell(sent, name) for name in tables})
     manifest = publish_prepared(received, plan.job, store_of(spec), HashEngine())
     assert (manifest.n_records, manifest.n_rejects, manifest.data_files) == (3, 3, ())
     assert manifest.reject_reasons == {"malformed_json": 3}

@@ -41,9 +41,6 @@ and one line here.
 """
 
 
-SMALL_DTYPES = ("bfloat16", "float16", "int8")
-
-
 class PackedEngine(Engine):
     """Runs a packed forward. `name` is packed_ and the model type: packed_bert, packed_llama, …"""
 
@@ -55,7 +52,7 @@ class PackedEngine(Engine):
         self._trims = options.pooling in body.single_token_poolings
         self._attention = attention_for(options.device)
         default = body.default_budget_tokens[options.device.split(":")[0]]
-        if options.device == "cpu" and options.dtype in SMALL_DTYPES:
+        if options.device == "cpu" and options.dtype != "float32":
             default *= 2  # the cache holds twice as many: 2-8 % (benchmarks/LOG.md)
         self.budget_tokens = options.max_batch_tokens or default
         with torch.inference_mode():
