@@ -78,13 +78,13 @@ def bert_gflop(config: dict, n_tokens: np.ndarray, trimmed: bool) -> float:
 
 
 def encode_from_ids(
-    st: object, rows: list[list[int]], order: np.ndarray, batch: int, device: str = "cpu", forward: Any = None
+    st: Any, rows: list[list[int]], order: np.ndarray, batch: int, device: str = "cpu", forward: Any = None
 ) -> np.ndarray:
     """What `encode` does behind its tokenizer: the same order (by characters), batches and padding.
 
     `forward` takes the place of the model's own, say a compiled one.
     """
-    out = np.empty((len(rows), st[0].get_embedding_dimension()), np.float32)  # type: ignore[index]
+    out = np.empty((len(rows), st[0].get_embedding_dimension()), np.float32)
     with torch.inference_mode():
         for start in range(0, len(rows), batch):
             picked = order[start : start + batch]
@@ -95,7 +95,7 @@ def encode_from_ids(
                 ids[line, : len(rows[i])] = torch.tensor(rows[i])
                 mask[line, : len(rows[i])] = 1
             features = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "modality": "text"}
-            out[picked] = (forward or st)(features)["sentence_embedding"].float().cpu().numpy()  # type: ignore[operator]
+            out[picked] = (forward or st)(features)["sentence_embedding"].float().cpu().numpy()
     return out
 
 
