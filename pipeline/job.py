@@ -22,8 +22,8 @@ from pipeline.tokenize.versions import versions
 if TYPE_CHECKING:
     from pipeline.embed import Engine
 
-ALGORITHM = 1
-"""Version of our own cleaning, chunking, tokenizing and pooling: raised with every change that can change a row."""
+ALGORITHM = 2
+"""Version of our own cleaning, chunking, tokenizing, loading and pooling: raised with every change that can change a row."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,10 @@ class PaddedEngine(Engine):
         with _quiet_loading():
             modules = _load_modules(model, options)
         pooled_at = next(i for i, module in enumerate(modules) if isinstance(module, Pooling))
-        self._body = torch.nn.Sequential(*modules[: pooled_at + 1]).to(options.device, DTYPES[options.dtype]).eval()
+        # Not the transformer, which came in this dtype: rotary frequencies stay float32 in it, or far tokens move.
+        for module in modules[1 : pooled_at + 1]:
+            module.to(DTYPES[options.dtype])
+        self._body = torch.nn.Sequential(*modules[: pooled_at + 1]).to(options.device).eval()
         behind = drop_last_normalize(modules[pooled_at + 1 :])
         self._head = Head(behind, options.normalize, options.truncate_dim).to(options.device).eval()
         pad = getattr(modules[0].config, "pad_token_id", None)
