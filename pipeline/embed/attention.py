@@ -113,13 +113,9 @@ def _variable_length() -> Attention:
     except ImportError:
         return _private_flash
     known = inspect.signature(varlen_attn).parameters
-    # 2.10 and 2.11 take is_causal, 2.12 replaced it by window_size and added enable_gqa.
-    causal_arguments: dict[bool, dict[str, Any]]
-    if "is_causal" in known:
-        causal_arguments = {False: {"is_causal": False}, True: {"is_causal": True}}
-    else:
-        causal_arguments = {False: {}, True: {"window_size": (-1, 0)}}
-    grouped = "enable_gqa" in known
+    # 2.10 takes is_causal, 2.11 window_size instead, and later ones grouped heads only when told; the kernel always did.
+    is_causal: dict[str, Any] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    has_groups: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
 
     def attention(
         q: torch.Tensor,
@@ -130,12 +126,7 @@ def _variable_length() -> Attention:
         causal: bool,
         pooled: bool = False,
     ) -> torch.Tensor:
-        arguments = dict(causal_arguments[causal and not pooled])
-        repeat = q.shape[1] // k.shape[1]
-        if repeat > 1 and grouped:
-            arguments["enable_gqa"] = True
-        elif repeat > 1:
-            k, v = (x.repeat_interleave(repeat, dim=1) for x in (k, v))
+        arguments = {**(is_causal if causal and not pooled else {}), **(has_groups if q.shape[1] > k.shape[1] else {})}
         starts, longest = (batch.firsts, 1) if pooled else (batch.starts, batch.longest)
         mixed = varlen_attn(q, k, v, starts, batch.starts, longest, batch.longest, **arguments)
         return mixed if isinstance(mixed, torch.Tensor) else mixed[0]

@@ -1,0 +1,56 @@
+"""The forward that a GPU runs, on torch's `meta` device: it has shapes, dtypes and devices, but no values.
+
+So a step that reads a value back to the host (and on a GPU would wait for it), leaves a tensor on the host or loses the
+dtype fails here, without a GPU. The attention is torch's own operator for GPUs, whose shapes are known on `meta`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.embed import attention
+from pipeline.embed.attention import attention_for, pack
+from pipeline.embed.packed import FAMILIES
+from pipeline.embed.pooling import keep_real, pool, single_token_index
+from pipeline.model_dir import POOLINGS
+
+SIZES = {
+    "vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4,
+    "max_position_embeddings": 40,
+}  # fmt: skip
+OFFSETS = np.array([0, 7, 12, 20, 30])
+
+
+@pytest.mark.parametrize("prompt_tokens", [0, 3])
+@pytest.mark.parametrize("pooling", sorted(POOLINGS.values()))
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "llama"])
+def test_nothing_of_it_is_on_the_host_or_asks_for_a_value(
+    monkeypatch: pytest.MonkeyPatch, model_type: str, pooling: str, prompt_tokens: int
+) -> None:
+    family, _ = FAMILIES[model_type]
+    config: dict[str, Any] = {**SIZES, "model_type": model_type}
+    if model_type == "llama":
+        config |= {"num_key_value_heads": 2, "head_dim": 24}
+    weights = {
+        name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in family.shapes(config).items()
+    }
+    monkeypatch.setattr(attention, "to_device", lambda array, device: torch.from_numpy(array).to(device))
+    body = family(config, weights)
+    batch = pack(np.zeros(30, np.int32), OFFSETS, np.array([3, 2, 0, 1]), "meta")
+    if pooling in body.single_token_poolings:
+        wanted = single_token_index(batch, pooling, prompt_tokens)
+        pooled = keep_real(body.forward(batch, attention_for("meta"), wanted), batch, pooling, prompt_tokens)
+        assert pooled.dtype == torch.bfloat16
+    else:
+        pooled = pool(body.forward(batch, attention_for("meta"), None), batch, pooling, prompt_tokens)
+        assert pooled.dtype == torch.float32
+    assert (pooled.device.type, tuple(pooled.shape)) == ("meta", (4, 64))
+
+
+def test_a_value_that_is_asked_for_fails() -> None:
+    with pytest.raises(RuntimeError):
+        torch.empty(3, device="meta").sum().item()
