@@ -1,8 +1,9 @@
 """The engines on a GPU: the vectors of sentence-transformers on a CPU, whatever the batch, the memory and the kernels.
 
 Needs torch with CUDA, transformers and sentence-transformers; neither ray nor MeCab: `pytest -m gpu tests/test_gpu.py`.
-Oracle: `SentenceTransformer.encode` in float32 on a CPU. Tolerances: those of bfloat16 parity, and 1e-2 between two runs of
-the same kernels over other batches.
+Oracle: `SentenceTransformer.encode` in float32 on a CPU. Weights are random, so what a dtype may cost is what it costs
+sentence-transformers on the same GPU, a quarter more at most on average; two runs over other batches or other kernels may be
+as far from each other as from the oracle.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ LENGTHS = [1, 3, 17, 64, 65, 128, 200, 500, 17, 2]
 @dataclass
 class Case:
     model: ModelDir
+    texts: list[str]
     ids: np.ndarray
     offsets: np.ndarray
     exact: np.ndarray  # (N, D) float32 from a CPU
@@ -40,7 +42,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     st = SentenceTransformer(str(path), device="cpu", model_kwargs={"dtype": torch.float32})
     rows = st.tokenizer(texts, truncation=True)["input_ids"]
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return Case(read_model(path, str(path)), np.concatenate(rows).astype(np.int32), offsets, st.encode(texts))
+    return Case(read_model(path, str(path)), texts, np.concatenate(rows).astype(np.int32), offsets, st.encode(texts))
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -51,9 +53,11 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["packed", "padded"])
 def test_vectors_are_those_of_sentence_transformers(case: Case, kind: str, dtype: str) -> None:
     engine = load_engine(case.model, engine=kind, dtype=dtype, device="cuda")
-    found = cosines(engine.embed(case.ids, case.offsets), case.exact)
-    assert found.min() >= 0.999
-    assert found.mean() >= 0.9999
+    st = SentenceTransformer(str(case.model.path), device="cuda", model_kwargs={"dtype": getattr(torch, dtype)})
+    theirs = 1 - cosines(st.encode(case.texts).astype(np.float32), case.exact)
+    ours = 1 - cosines(engine.embed(case.ids, case.offsets), case.exact)
+    assert ours.max() <= 0.001
+    assert ours.mean() <= 1.25 * theirs.mean()
 
 
 def test_float32_on_a_gpu_is_float32(case: Case) -> None:
@@ -68,7 +72,7 @@ def test_vectors_do_not_depend_on_the_batch(case: Case, budget: int) -> None:
     small = load_engine(case.model, engine="packed", dtype="bfloat16", device="cuda", max_batch_tokens=budget)
     a, b = (engine.embed(case.ids, case.offsets) for engine in (whole, small))
     assert small.stats.n_batches > whole.stats.n_batches
-    assert cosines(a, b).min() >= 0.9999
+    assert cosines(a, b).min() >= 0.999
 
 
 def test_steps_that_were_compiled_give_what_plain_ones_give(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,11 +81,13 @@ def test_steps_that_were_compiled_give_what_plain_ones_give(case: Case, monkeypa
     for family in (packed_bert, packed_llama):
         monkeypatch.setattr(family, "fastest", lambda step, _sample, _device: step)
     plain = load_engine(case.model, **options).embed(case.ids, case.offsets)
-    assert cosines(chosen, plain).min() >= 0.9999
+    assert cosines(chosen, plain).min() >= 0.999
 
 
-def test_nothing_in_the_loop_waits_for_the_device(case: Case) -> None:
-    engine = load_engine(case.model, engine="packed", dtype="bfloat16", device="cuda", max_batch_tokens=2048)
+@pytest.mark.parametrize("pooling", ["auto", "mean", "max", "weighted_mean"])
+def test_nothing_in_the_loop_waits_for_the_device(case: Case, pooling: str) -> None:
+    options = {"engine": "packed", "dtype": "bfloat16", "device": "cuda", "max_batch_tokens": 2048}
+    engine = load_engine(case.model, pooling=pooling, **options)
     engine.embed(case.ids, case.offsets)  # warms up
     torch.cuda.set_sync_debug_mode("error")
     try:
