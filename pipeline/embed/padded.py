@@ -51,7 +51,15 @@ class PaddedEngine(Engine):
         self._head = Head(behind, options.normalize, options.truncate_dim).to(options.device).eval()
         pad = getattr(modules[0].config, "pad_token_id", None)
         self._pad_id = int(pad) if isinstance(pad, int) and pad >= 0 else 0  # RoBERTa counts positions by it
-        self.dim = int(self.embed_one_token().shape[1])
+        self._has_types = _has_token_types(model, modules[0].tokenizer)
+        try:
+            self.dim = int(self.embed_one_token().shape[1])
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ModelError(
+                f"{model.path}: the model's own forward fails in dtype {options.dtype!r}: {error}. Set model.dtype to 'float32'."
+            ) from error
 
     def embed_one_token(self) -> torch.Tensor:
         """(1, dim): the dimension is measured, never read from a config file."""
@@ -72,11 +80,21 @@ class PaddedEngine(Engine):
         batch[1, line, positions] = 1
         input_ids, attention_mask = to_device(batch, self.device)  # (n, longest) each
         features = {"input_ids": input_ids, "attention_mask": attention_mask, "modality": "text"}
+        if self._has_types:
+            features["token_type_ids"] = torch.zeros_like(input_ids)
         if self.options.prompt_tokens:
             features["prompt_length"] = self.options.prompt_tokens
         pooled = self._body(features)["sentence_embedding"]  # (n, D)
         self.stats.n_padded_tokens += batch[0].size
         return self._head(pooled.float())
+
+
+def _has_token_types(model: ModelDir, tokenizer: Any) -> bool:
+    """Are token types fed? All are 0 then, which for GPT-2 is not the same as none. Raises ModelError for other types."""
+    types = tokenizer("a").get("token_type_ids")
+    if types is not None and any(types):
+        raise ModelError(f"{model.path}: its tokenizer gives token types {types}; only type 0 is supported.")
+    return types is not None
 
 
 def _load_modules(model: ModelDir, options: EngineOptions) -> list[Any]:
