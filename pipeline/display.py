@@ -21,6 +21,7 @@ from rich.text import Text
 from pipeline.addresses import shown
 from pipeline.lineage import Snapshot
 from pipeline.metrics import TROUBLES, Progress
+from pipeline.model_dir import NO_LIMIT
 from pipeline.plan import Plan
 
 PLAIN_SECONDS = 10.0
@@ -51,7 +52,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     revision = spec.model.revision
     licence = facts["model_license"] or "no licence stated"
-    limit = f"at most {plan.job.max_tokens} tokens"
+    limit = f"at most {plan.job.max_tokens} tokens" if plan.job.max_tokens < NO_LIMIT else "texts of any length"
     table.add_row(
         "input",
         f"{', '.join(map(shown, spec.input.uri))}: {facts['shards']} shards, {human(facts['input_bytes'])}",

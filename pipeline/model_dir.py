@@ -21,7 +21,9 @@ from typing import Any
 
 from pipeline.errors import ModelError
 
-__all__ = ["OTHER_BACKENDS", "POOLINGS", "SUFFIXES", "ModelDir", "Module", "hashes", "is_wanted", "read_model"]
+__all__ = [
+    "NO_LIMIT", "OTHER_BACKENDS", "POOLINGS", "STATIC", "SUFFIXES", "ModelDir", "Module", "hashes", "is_wanted", "read_model",
+]  # fmt: skip
 
 POOLINGS = {
     "cls": "cls", "max": "max", "mean": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len",
@@ -44,14 +46,14 @@ _NOT_IN_A_VECTOR = {
     "all_results.json", "data_config.json", "eval_results.json", "generation_config.json", "trainer_state.json",
     "train_results.json", "requirements.txt", "license.txt",
 }  # fmt: skip
-_NO_LIMIT = 1 << 30  # tokens; no published model gets there
+NO_LIMIT = 1 << 30  # tokens; no published model gets there
+STATIC = "StaticEmbedding"
+"""Kind of the one module that stands for transformer and pooling: a table of tokens whose rows are averaged."""
 
 
 @dataclass(frozen=True)
 class Module:
-    """One entry of `modules.json`; `path` is relative to the directory that holds it, `type` a dotted class
-    name.
-    """
+    """One entry of `modules.json`; `path` is relative to the directory that holds it, `type` a dotted class name."""
 
     name: str
     path: str
@@ -76,9 +78,7 @@ class ModelDir:
     max_tokens: int
     do_lower_case: bool
     pooling: str | None
-    """cls | mean | max | last_token | weighted_mean | mean_sqrt_len, several joined by "+"; None without a
-    Pooling.
-    """
+    """cls | mean | max | last_token | weighted_mean | mean_sqrt_len, several joined by "+"; None without a Pooling."""
     include_prompt: bool
     normalize: bool
     prompts: dict[str, str]
@@ -87,6 +87,8 @@ class ModelDir:
     license: str | None
     commit: str | None
     """The commit of a model from the Hub, 40 hex digits."""
+    is_static: bool
+    """Is there a StaticEmbedding instead of a transformer?"""
     files: dict[str, str]
     """Relative POSIX path → SHA-256 of every file that can change a vector, sorted."""
 
@@ -99,9 +101,11 @@ def read_model(path: Path, where: str) -> ModelDir:
     )
     _check_modules(path, modules, where)
     transformer_path = path / modules[0].path if modules else path
-    if not (transformer_path / "config.json").is_file():
-        raise ModelError(f"{where}: config.json not found in {transformer_path}. It is not a transformers model.")
-    config = _load_json(transformer_path / "config.json", where)
+    is_static = bool(modules) and modules[0].kind == STATIC
+    needed = transformer_path / ("tokenizer.json" if is_static else "config.json")
+    if not needed.is_file():
+        raise ModelError(f"{where}: {needed.name} not found in {transformer_path}. It is not a transformers model.")
+    config = {} if is_static else _load_json(needed, where)
     tokenizer = _load_json(transformer_path / "tokenizer_config.json", where, default={})
     for directory in {path, transformer_path, *(path / module.path for module in modules)}:
         for file in sorted(directory.glob("*config*.json")):
@@ -120,9 +124,9 @@ def read_model(path: Path, where: str) -> ModelDir:
         config=config,
         tokenizer_config=tokenizer,
         tokenizer_arguments=_tokenizer_arguments(sentence),
-        max_tokens=_max_tokens(sentence, tokenizer, config),
+        max_tokens=_static_max_tokens(needed, where) if is_static else _max_tokens(sentence, tokenizer, config),
         do_lower_case=bool(sentence.get("do_lower_case", False)),
-        pooling=_pooling_of(pooling_config, where) if pooling else None,
+        pooling="mean" if is_static else _pooling_of(pooling_config, where) if pooling else None,
         include_prompt=bool(pooling_config.get("include_prompt", True)),
         normalize=any(module.kind == "Normalize" for module in modules),
         prompts={k: v for k, v in (settings.get("prompts") or {}).items() if v is not None},
@@ -130,6 +134,7 @@ def read_model(path: Path, where: str) -> ModelDir:
         truncate_dim=settings.get("truncate_dim"),
         license=_license_of(path / "README.md"),
         commit=path.name if path.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", path.name) else None,
+        is_static=is_static,
         files=hashes(path),
     )
 
@@ -149,8 +154,10 @@ def _check_modules(path: Path, modules: tuple[Module, ...], where: str) -> None:
             raise ModelError(f"{where}: modules.json names custom code ({module.type}), which is never run.")
         if PurePosixPath(module.path).is_absolute() or ".." in PurePosixPath(module.path).parts:
             raise ModelError(f"{where}: modules.json leaves the directory ({module.path!r}).")
-    if modules and modules[0].kind != "Transformer":
-        raise ModelError(f"{where}: the first module is {modules[0].kind}; only Transformer is supported.")
+    if modules and modules[0].kind not in ("Transformer", STATIC):
+        raise ModelError(
+            f"{where}: the first module is {modules[0].kind}; only Transformer and {STATIC} are supported."
+        )
 
 
 def _check_no_code(config: Any, where: str) -> None:
@@ -183,16 +190,19 @@ def _tokenizer_arguments(sentence: dict[str, Any]) -> dict[str, Any]:
 
 
 def _max_tokens(sentence: dict[str, Any], tokenizer: dict[str, Any], config: dict[str, Any]) -> int:
-    """As sentence-transformers: a stated length stands as it is; else the tokenizer's, capped by the
-    positions.
-    """
+    """As sentence-transformers: a stated length stands as it is; else the tokenizer's, capped by the positions."""
     for key in ("processor_kwargs", "tokenizer_args", "tokenizer_kwargs"):
         if (sentence.get(key) or {}).get("model_max_length") is not None:
             return int(sentence[key]["model_max_length"])
     if sentence.get("max_seq_length") is not None:
         return int(sentence["max_seq_length"])
     limits = [tokenizer.get("model_max_length"), config.get("max_position_embeddings")]
-    return int(min([_NO_LIMIT, *(limit for limit in limits if limit is not None and limit != -1)]))
+    return int(min([NO_LIMIT, *(limit for limit in limits if limit is not None and limit != -1)]))
+
+
+def _static_max_tokens(tokenizer_json: Path, where: str) -> int:
+    """Only what tokenizer.json itself cuts: sentence-transformers gives these models no limit."""
+    return int((_load_json(tokenizer_json, where).get("truncation") or {}).get("max_length", NO_LIMIT))
 
 
 def _pooling_of(config: dict[str, Any], where: str) -> str:
@@ -219,9 +229,7 @@ def _license_of(readme: Path) -> str | None:
 
 
 def is_wanted(name: str) -> bool:
-    """Can this file (relative POSIX path) change a vector? Unknown JSON counts: a re-embed too many beats a
-    stale one.
-    """
+    """Can this file (relative POSIX path) change a vector? Unknown JSON counts: a re-embed too many beats a stale one."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
     return (

@@ -76,6 +76,12 @@ def bert_dense_dir(model_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def static_dir(model_root: Path) -> Path:
+    """A table of tokens, no transformer."""
+    return model_dirs.static(model_root / "static")
+
+
+@pytest.fixture(scope="session")
 def minilm_dir() -> Path:
     """The real all-MiniLM-L6-v2."""
     return model_dirs.minilm()

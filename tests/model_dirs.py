@@ -34,6 +34,7 @@ from tests.model_files import (
 
 SAMPLE = Path(__file__).parent.parent / "jobs" / "sample"
 _MARKER = ".made_with.json"
+_MODULES = "sentence_transformers.models"
 
 
 @cache
@@ -140,6 +141,52 @@ def llama_last_token(
     size = (hidden, heads, kv_heads, head_dim, layers, intermediate, vocab_size, max_tokens, pooling)
     other = (padding_side, add_eos, prompts, include_prompt, seed, hash_texts(corpus_texts))
     return _make(directory, ["llama_last_token", *size, *other], build)
+
+
+def static(
+    directory: str | Path,
+    *,
+    width: int = 48,
+    max_tokens: int | None = None,
+    model2vec: bool = False,
+    normalize: bool = True,
+    seed: int = 0,
+) -> Path:
+    """Layout of static-embedding-japanese and potion: a table of tokens, a Unigram tokenizer.json, no transformer.
+
+    `max_tokens` goes into tokenizer.json; `model2vec`: names, a mapping and weights of that library, in the directory itself.
+    """
+
+    def build(path: Path) -> None:
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        folder = path if model2vec else path / "0_StaticEmbedding"
+        folder.mkdir(exist_ok=True)
+        n_tokens = write_unigram(folder, sample_texts("ja") + sample_texts("en"), 3_000, 512, "right", True)
+        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        if max_tokens is not None:
+            strategy = {"direction": "Right", "strategy": "LongestFirst", "stride": 0}
+            tokenizer["truncation"] = {"max_length": max_tokens, **strategy}
+            write_json(folder / "tokenizer.json", tokenizer)
+        chance = np.random.default_rng(seed)
+        table = chance.standard_normal((n_tokens, width), dtype=np.float32)
+        if model2vec:
+            stored = {"embeddings": table[: n_tokens // 2].astype(np.float16), "mapping": np.arange(n_tokens) // 2 % 7}
+            save_file({**stored, "weights": chance.random(n_tokens)}, folder / "model.safetensors")
+            write_json(folder / "config.json", {"model_type": "model2vec", "normalize": True, "seq_length": 1000000})
+        else:
+            save_file({"embedding.weight": table}, folder / "model.safetensors")
+        listed = [
+            {"idx": 0, "name": "0", "path": "." if model2vec else folder.name, "type": f"{_MODULES}.StaticEmbedding"}
+        ]
+        if normalize:
+            (path / "1_Normalize").mkdir()
+            listed.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{_MODULES}.Normalize"})
+        write_json(path / "modules.json", listed)
+        write_readme(path, "license: mit", "ja")
+
+    return _make(directory, ["static", width, max_tokens, model2vec, normalize, seed], build)
 
 
 def xlm_roberta(directory: str | Path, *, hidden: int = 64, max_tokens: int = 128, seed: int = 0) -> Path:

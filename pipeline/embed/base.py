@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.embed.buckets import Rows
+from pipeline.errors import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,15 @@ class _Sink:
             event.synchronize()
             self._vectors[rows] = host.numpy()
             self._pending = None
+
+
+def check_ids(ids: NDArray[np.int32], vocab_size: int) -> None:
+    """Raises ModelError for an id that no row of the table belongs to: on a GPU it would end the process."""
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+        raise ModelError(
+            f"token ids reach from {ids.min()} to {ids.max()}, the model has {vocab_size}. "
+            "The tokenizer belongs to another model."
+        )
 
 
 def to_device(array: NDArray[Any], device: str) -> torch.Tensor:

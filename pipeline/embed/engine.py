@@ -1,4 +1,4 @@
-"""Which engine serves a model: packed for plain BERT and Llama, else padded.
+"""Which engine serves a model: packed for plain BERT and Llama, static for a table of tokens, else padded.
 
 In: a `ModelDir` and what the job spec says. Out: an `Engine`. Cost: reading the weights once.
 """
@@ -12,6 +12,7 @@ import torch
 
 from pipeline.embed.base import DTYPES, Engine, EngineOptions, EngineStats
 from pipeline.embed.packed import load_packed
+from pipeline.embed.static import StaticEngine
 from pipeline.errors import ModelError
 from pipeline.model_dir import POOLINGS, ModelDir
 
@@ -33,7 +34,7 @@ def load_engine(
     engine: str = "auto",
     threads: int | None = None,
 ) -> Engine:
-    """Load the weights and choose the engine: packed for plain BERT and Llama models, else padded.
+    """Load the weights and choose the engine: packed for plain BERT and Llama models, static for StaticEmbedding, else padded.
 
     pooling: "auto" (what the directory says) or one of `model_dir.POOLINGS`' values. normalize: "auto" (what
     the directory says), True or False. truncate_dim: None means what the directory says; vectors of a
@@ -62,6 +63,12 @@ def load_engine(
         max_batch_tokens=max_batch_tokens or 0,
         prompt_tokens=0 if model.include_prompt else prompt_tokens,
     )
+    if model.is_static:
+        if engine != "auto":
+            raise ModelError(
+                f"{model.path}: a StaticEmbedding model runs in its own engine, not in {engine!r}. Set 'auto'."
+            )
+        return StaticEngine(model, options)
     if engine != "padded":
         loaded = load_packed(model, options)
         if isinstance(loaded, Engine):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ModelError
-from pipeline.model_dir import ModelDir
+from pipeline.model_dir import STATIC, ModelDir
 
 
 class Head(nn.Module):
@@ -49,7 +49,8 @@ def drop_last_normalize(modules: list[nn.Module]) -> list[nn.Module]:
 def load_head(model: ModelDir, normalize: bool, truncate_dim: int | None) -> Head:
     """Raises ModelError when a module's files cannot be loaded."""
     kinds = [module.kind for module in model.modules]
-    behind = model.modules[kinds.index("Pooling") + 1 :] if "Pooling" in kinds else ()
+    pooled_by = next((i for i, kind in enumerate(kinds) if kind in ("Pooling", STATIC)), len(kinds))
+    behind = model.modules[pooled_by + 1 :]
     while behind and behind[-1].kind == "Normalize":  # as `drop_last_normalize`
         behind = behind[:-1]
     if not behind:

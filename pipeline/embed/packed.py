@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.embed.attention import attention_for, pack
-from pipeline.embed.base import DTYPES, Engine, EngineOptions
+from pipeline.embed.base import DTYPES, Engine, EngineOptions, check_ids
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.budget import device_key, remembered_budget
 from pipeline.embed.head import load_head
@@ -68,11 +68,7 @@ class PackedEngine(Engine):
                 f"a text of {longest} tokens is longer than the {self._body.max_tokens} positions of the model. "
                 "Lower model.max_tokens."
             )
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self._body.vocab_size:
-            raise ModelError(
-                f"token ids reach from {ids.min()} to {ids.max()}, the model has {self._body.vocab_size}. "
-                "The tokenizer belongs to another model."
-            )
+        check_ids(ids, self._body.vocab_size)
         return super().embed(ids, offsets)
 
     def _buckets(self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]) -> Iterator[Rows]:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, models
 
+from pipeline.errors import ModelError
+
 if TYPE_CHECKING:
     from pipeline.model_dir import ModelDir
 
-__all__ = ["PlainFast", "PlainJapanese", "read_plain"]
+__all__ = ["PlainFast", "PlainJapanese", "read_plain", "read_static"]
 
 _SPECIALS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "bos_token", "eos_token")
 _BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
@@ -122,6 +124,18 @@ def read_plain(model: ModelDir) -> PlainFast | PlainJapanese | None:
     if has_json and (kind in _FILE_AS_IT_IS or (kind in _BERT_CLASSES and family == "bert")):
         return _fast(folder / "tokenizer.json", config, kind in _BERT_CLASSES)
     return None
+
+
+def read_static(model: ModelDir) -> PlainFast:
+    """Of a StaticEmbedding model: tokenizer.json as it is, with nothing put round a text. Raises ModelError."""
+    path = model.transformer_path / "tokenizer.json"
+    try:
+        tokenizer = PlainFast(path, {}, set())
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ModelError(f"{path}: the tokenizer could not be loaded: {error}. Restore it from its source.") from error
+    tokenizer.backend_tokenizer.post_processor = None
+    tokenizer.truncation_side = (tokenizer.backend_tokenizer.truncation or {}).get("direction", "right")
+    return tokenizer
 
 
 def _fast(path: Path, config: dict[str, Any], is_bert: bool) -> PlainFast | None:

@@ -16,8 +16,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from pipeline.embed import load_engine
+from pipeline.errors import ModelError
 from pipeline.model_dir import POOLINGS
 from pipeline.model_store import resolve
+from pipeline.tokenize import load_tokenizer
 from tests.model_dirs import (
     bert_dense_normalize,
     bert_japanese,
@@ -25,6 +27,7 @@ from tests.model_dirs import (
     llama_last_token,
     minilm,
     sample_texts,
+    static,
     xlm_roberta,
 )
 
@@ -177,6 +180,32 @@ def test_normalize_can_be_switched_on_and_off(made, kind):
     np.testing.assert_allclose(lengths["auto"], 1, atol=1e-6)
     np.testing.assert_allclose(lengths[True], 1, atol=1e-6)
     assert np.abs(lengths[False] - 1).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "layout", [{}, {"normalize": False}, {"max_tokens": 20}, {"model2vec": True}], ids=lambda layout: str(*layout)
+)
+@pytest.mark.parametrize("prompt", [None, "検索文書: "])
+def test_a_static_model_equals_encode(tmp_path, layout, prompt):
+    path = static(tmp_path / "m", **layout)
+    kept = [text for text in texts() if text.strip()]
+    theirs = SentenceTransformer(str(path), device="cpu").encode(kept, prompt=prompt)
+    model = resolve(str(path))
+    tokens = load_tokenizer(model, prompt=prompt).encode(kept)
+    engine = load_engine(model, max_batch_tokens=700)
+    assert engine.name == "static"
+    assert tokens.truncated.any() == ("max_tokens" in layout)
+    np.testing.assert_allclose(engine.embed(tokens.ids, tokens.offsets), theirs, atol=1e-5)
+    rounded = load_engine(model, dtype="bfloat16").embed(tokens.ids, tokens.offsets)
+    assert_same_direction(rounded, theirs, 0.9999)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"pooling": "cls"}, {"dtype": "int8"}, {"engine": "padded"}, {"engine": "packed"}], ids=str
+)
+def test_a_static_model_refuses_what_it_cannot_do(tmp_path, wrong):
+    with pytest.raises(ModelError, match="StaticEmbedding"):
+        load_engine(resolve(str(static(tmp_path / "m"))), **wrong)
 
 
 @pytest.mark.parametrize("kind", ["packed", "padded"])

@@ -30,7 +30,9 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("family", ["bert_japanese_dir", "llama_dir", "bert_mean_dir", "bert_dense_dir", "minilm_dir"])
+@pytest.mark.parametrize(
+    "family", ["bert_japanese_dir", "llama_dir", "bert_mean_dir", "bert_dense_dir", "static_dir", "minilm_dir"]
+)
 def test_every_written_vector_has_the_direction_of_the_oracles(
     family: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

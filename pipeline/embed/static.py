@@ -1,0 +1,77 @@
+"""The engine of a StaticEmbedding model: a vector is the mean of its tokens' rows in one table, without a transformer.
+
+In and out: see `Engine`. Method: one `embedding_bag` a bucket; rows are in the job's dtype, sums in float32. Source:
+sentence-transformers' StaticEmbedding, also for tables of model2vec, whose mapping and weights are folded in once. Cost: one
+row of the table read per token; tokenizing takes longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pipeline.embed.base import DTYPES, Engine, EngineOptions, check_ids, to_device
+from pipeline.embed.buckets import Rows, flat_index, packed_buckets
+from pipeline.embed.head import load_head
+from pipeline.errors import ModelError
+from pipeline.model_dir import ModelDir
+
+__all__ = ["StaticEngine"]
+
+DEFAULT_BUDGET_TOKENS = 1 << 17
+
+
+class StaticEngine(Engine):
+    """Raises ModelError for options that such a model cannot follow, and for damaged weights."""
+
+    name = "static"
+
+    def __init__(self, model: ModelDir, options: EngineOptions) -> None:
+        if options.pooling != "mean" or options.dtype == "int8":
+            raise ModelError(
+                f"{model.path}: a StaticEmbedding model takes the mean of its tokens, in a floating dtype; found pooling "
+                f"{options.pooling!r} and dtype {options.dtype!r}. Set both to 'auto'."
+            )
+        super().__init__(options)
+        self.budget_tokens = options.max_batch_tokens or DEFAULT_BUDGET_TOKENS
+        self._table = _read_table(model.transformer_path).to(DTYPES[options.dtype]).float().to(options.device)
+        self._head = load_head(model, options.normalize, options.truncate_dim).to(options.device)
+        with torch.inference_mode():
+            self.dim = int(self._head(self._table[:1]).shape[1])
+
+    def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+        check_ids(ids, self._table.shape[0])
+        return super().embed(ids, offsets)
+
+    def _buckets(self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]) -> Iterator[Rows]:
+        return packed_buckets(n_tokens, budget_tokens)
+
+    def _forward(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows) -> torch.Tensor:
+        where, _ = flat_index(offsets, rows)
+        starts = np.cumsum(offsets[rows + 1] - offsets[rows]) - (offsets[rows + 1] - offsets[rows])
+        both = to_device(np.concatenate([ids[where], starts]).astype(np.int64), self.device)
+        tokens, bags = both.split([where.size, rows.size])
+        self.stats.n_padded_tokens += where.size
+        pooled = torch.nn.functional.embedding_bag(tokens, self._table, bags, mode="mean")  # (n, D)
+        return self._head(pooled)
+
+
+def _read_table(directory: Path) -> torch.Tensor:
+    """(vocabulary, D), one row a token id."""
+    try:
+        stored = load_file(directory / "model.safetensors")
+        table = stored["embedding.weight"] if "embedding.weight" in stored else stored["embeddings"].float()
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError(
+            f"{directory}: model.safetensors with 'embedding.weight' or 'embeddings' could not be read: "
+            f"{type(error).__name__}: {error}. Restore it from its source."
+        ) from error
+    if "mapping" in stored:
+        table = table[stored["mapping"].long()]
+    return table * stored["weights"].float()[:, None] if "weights" in stored else table
