@@ -59,14 +59,14 @@ class Linear:
         return activate(self(x), activation)
 
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """linear(x) + residual, (T, out)."""
+        """linear(x) + residual, (T, out). `residual` is used up: the sum may lie in its memory."""
         if self._is_packed:
             total: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
                 x, residual, self._weight, self._bias, "add"
             )
             return total
         if self._bias is None:
-            return torch.addmm(residual, x, self._weight.t())
+            return residual.addmm_(x, self._weight.t())  # in place: addmm would copy the residual first
         return self(x).add_(residual)
 
 
