@@ -1,16 +1,19 @@
 """Does the whole job, start-up, reading and writing included, beat what a user would write by hand?
 
     python -m benchmarks.end_to_end --corpus DIR [--texts 8000] [--rounds 1]
+    python -m benchmarks.end_to_end --corpus DIR --device cuda --large --texts 600000 --part-bytes 4MiB
+        --candidates ours:bfloat16,engine:bfloat16,encode:bfloat16                          for a GPU (not run on one yet)
 
-Each candidate is a process of its own over the same JSONL shards, the same BERT directory (6 layers, hidden 384, random
-weights, MeCab + WordPiece), all cores, and ends with vectors in Parquet; float32, or for ours and engine as `ours:bfloat16`:
+Each candidate is a process of its own over the same Parquet shards, the same BERT directory (6 layers, hidden 384, or with
+--large those of sup-simcse-ja-large; random weights, MeCab + WordPiece), all cores, and ends with vectors in Parquet; float32, or
+as `ours:bfloat16`:
 
     ours     corpus-embed run
     encode   SentenceTransformer.encode over all texts at its best batch size (found first, not timed), then Parquet
-    engine   the packed engine alone: a one-thread process a core, from token ids that are ready, loading not counted
+    engine   the packed engine alone from ids that are ready, without loading: one single-threaded process a core, or one a GPU
     recipe   Ray Data map_batches with SentenceTransformer.encode (batch 32), then write_parquet
 
-Out: one table of wall seconds, texts/s and ratio, and the lowest cosine of ours to encode's vectors.
+Out: one table of wall seconds, texts/s, tokens/s and ratio, and the lowest cosine of ours to encode's vectors.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import time
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,73 +40,84 @@ import yaml
 
 N_SHARDS = 8
 CANDIDATES = ("ours", "engine", "encode", "recipe")
+SMALL = {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536, "vocab_size": 8_000}
+LARGE = {"hidden": 1024, "layers": 24, "heads": 16, "intermediate": 4096}
 
 
 def write_shards(folder: Path, texts: list[str]) -> None:
     folder.mkdir()
     for shard in range(N_SHARDS):
-        lines = [
-            json.dumps({"id": str(i), "text": texts[i]}, ensure_ascii=False) for i in range(shard, len(texts), N_SHARDS)
-        ]
-        (folder / f"{shard}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        ids = list(range(shard, len(texts), N_SHARDS))
+        rows = pa.table({"id": [str(i) for i in ids], "text": [texts[i] for i in ids]})
+        pq.write_table(rows, folder / f"{shard}.parquet", row_group_size=4096)
 
 
 def read_texts(folder: Path) -> tuple[list[str], list[str]]:
-    rows = [
-        json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()
-    ]
-    return [row["id"] for row in rows], [row["text"] for row in rows]
+    rows = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
+    return rows["id"].to_pylist(), rows["text"].to_pylist()
 
 
-def best_batch(model: Path, texts: list[str]) -> int:
+def sentence_transformer(model: Path, device: str, dtype: str) -> Any:
+    import torch
     from sentence_transformers import SentenceTransformer
 
-    loaded, seconds = SentenceTransformer(str(model), device="cpu"), {}
+    return SentenceTransformer(str(model), device=device, model_kwargs={"dtype": getattr(torch, dtype)})
+
+
+def best_batch(model: Path, texts: list[str], device: str, dtype: str) -> int:
+    loaded, seconds = sentence_transformer(model, device, dtype), {}
+    sizes, n_texts = ((8, 16, 32, 64), 400) if device == "cpu" else ((64, 128, 256, 512), 8192)
     loaded.encode(texts[:64], batch_size=16)
-    for batch in (8, 16, 32, 64):
+    for batch in sizes:
         started = time.perf_counter()
-        loaded.encode(texts[:400], batch_size=batch)
+        loaded.encode(texts[:n_texts], batch_size=batch)
         seconds[batch] = time.perf_counter() - started
     return min(seconds, key=seconds.__getitem__)
 
 
-def encode(shards: Path, model: Path, out: Path, batch: int) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    ids, texts = read_texts(shards)
-    vectors = SentenceTransformer(str(model), device="cpu").encode(texts, batch_size=batch)
+def encode(options: argparse.Namespace) -> None:
+    ids, texts = read_texts(options.shards)
+    vectors = sentence_transformer(options.model, options.device, options.dtype).encode(texts, batch_size=options.batch)
+    out = options.out
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     out.mkdir()
     pq.write_table(pa.table({"doc_id": ids, "text": texts, "embedding": column}), out / "vectors.parquet")
 
 
-def recipe(shards: Path, model: Path, out: Path) -> None:
+def recipe(options: argparse.Namespace) -> None:
     import ray
 
     class Embedder:
         def __init__(self) -> None:
-            from sentence_transformers import SentenceTransformer
-
-            self.model = SentenceTransformer(str(model), device="cpu")
+            self.model = sentence_transformer(options.model, options.device, options.dtype)
 
         def __call__(self, batch: dict) -> dict:
             batch["embedding"] = self.model.encode(list(batch["text"]), batch_size=32)
             return batch
 
     ray.init("local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-    data = ray.data.read_json(str(shards), lines=True)
-    data.map_batches(Embedder, concurrency=os.cpu_count(), num_cpus=0.4, batch_size=256).write_parquet(str(out))
+    data = ray.data.read_parquet(str(options.shards))
+    pool = (
+        {"concurrency": os.cpu_count(), "num_cpus": 0.4}
+        if options.device == "cpu"
+        else {"concurrency": 1, "num_gpus": 1}
+    )
+    data.map_batches(Embedder, batch_size=256, **pool).write_parquet(str(options.out))
 
 
-def engine_of_one_core(shards: Path, model: Path, dtype: str, core: int, ready: Barrier, seconds: Queue[float]) -> None:
+def engine_of_one_process(
+    options: argparse.Namespace, process: int, n_processes: int, ready: Barrier, seconds: Queue[float]
+) -> None:
     from pipeline.embed import load_engine
     from pipeline.model_store import resolve
     from pipeline.tokenize import load_tokenizer
 
-    found = resolve(str(model))
-    texts = read_texts(shards)[1][core :: os.cpu_count()]
+    found = resolve(str(options.model))
+    texts = read_texts(options.shards)[1][process::n_processes]
     tokens = load_tokenizer(found, max_tokens=found.max_tokens).encode(texts)
-    loaded = load_engine(found, dtype=dtype, threads=1)
+    loaded = load_engine(
+        found, dtype=options.dtype, device=options.device, threads=1 if options.device == "cpu" else None
+    )
     loaded.embed(tokens.ids[: tokens.offsets[64]], tokens.offsets[:65])  # warm
     ready.wait()
     started = time.perf_counter()
@@ -110,13 +125,11 @@ def engine_of_one_core(shards: Path, model: Path, dtype: str, core: int, ready: 
     seconds.put(time.perf_counter() - started)
 
 
-def engine(shards: Path, model: Path, dtype: str) -> None:
+def engine(options: argparse.Namespace) -> None:
     spawn = multiprocessing.get_context("spawn")
-    cores = os.cpu_count() or 1
-    ready, seconds = spawn.Barrier(cores), spawn.Queue()
-    processes = [
-        spawn.Process(target=engine_of_one_core, args=(shards, model, dtype, i, ready, seconds)) for i in range(cores)
-    ]
+    n = (os.cpu_count() or 1) if options.device == "cpu" else 1
+    ready, seconds = spawn.Barrier(n), spawn.Queue()
+    processes = [spawn.Process(target=engine_of_one_process, args=(options, i, n, ready, seconds)) for i in range(n)]
     for process in processes:
         process.start()
     print(json.dumps({"embed_s": max(seconds.get() for _ in processes)}))
@@ -124,15 +137,15 @@ def engine(shards: Path, model: Path, dtype: str) -> None:
         process.join()
 
 
-def ours(shards: Path, model: Path, out: Path, dtype: str, part_bytes: str) -> None:
+def ours(options: argparse.Namespace) -> None:
     spec = {
         "name": "end-to-end",
-        "input": {"uri": f"{shards}/*.jsonl", "id_column": "id"},
-        "model": {"path": str(model), "dtype": dtype},
-        "output": {"uri": str(out)},
-        "runtime": {"device": "cpu", "part_bytes": part_bytes},
+        "input": {"uri": f"{options.shards}/*.parquet", "id_column": "id"},
+        "model": {"path": str(options.model), "dtype": options.dtype},
+        "output": {"uri": str(options.out)},
+        "runtime": {"device": options.device, "part_bytes": options.part_bytes},
     }
-    path = out.with_suffix(".yaml")
+    path = options.out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(spec))
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "run", str(path), "--json"], check=True, capture_output=True
@@ -160,53 +173,45 @@ def compare(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         texts = paragraphs(options.corpus, options.texts, options.chars)
-        model = bert_japanese(root / "model", hidden=384, layers=6, heads=12, intermediate=1536, vocab_size=8000)
+        model = bert_japanese(root / "model", **(SMALL | (LARGE if options.large else {})))
         write_shards(root / "in", texts)
-        batch = best_batch(model, texts)
         seconds: dict[str, list[float]] = {candidate: [] for candidate in options.candidates.split(",")}
+        baseline = next((candidate for candidate in seconds if candidate.startswith("encode")), "")
+        batch = best_batch(model, texts, options.device, baseline.partition(":")[2] or "float32")
         outs: dict[str, Path] = {}
+        n_tokens = 0
         for number in range(options.rounds):
             for candidate in seconds:
                 kind, _, dtype = candidate.partition(":")
                 outs[candidate] = root / f"{candidate.replace(':', '-')}-{number}"
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.end_to_end",
-                    "--candidate",
-                    kind,
-                    "--dtype",
-                    dtype or "float32",
-                    "--model",
-                    str(model),
-                ]
-                command += [
-                    "--shards",
-                    str(root / "in"),
-                    "--out",
-                    str(outs[candidate]),
-                    "--batch",
-                    str(batch),
-                ]
+                given = {
+                    "candidate": kind, "dtype": dtype or "float32", "model": model, "shards": root / "in",
+                    "out": outs[candidate], "batch": batch, "device": options.device, "part-bytes": options.part_bytes,
+                }  # fmt: skip
+                command = [sys.executable, "-m", "benchmarks.end_to_end"]
+                command += [text for name, value in given.items() for text in (f"--{name}", str(value))]
                 started = time.perf_counter()
-                done = subprocess.run(
-                    [*command, "--part-bytes", options.part_bytes], check=True, capture_output=True, text=True
-                )
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 wall = time.perf_counter() - started
-                seconds[candidate].append(json.loads(done.stdout)["embed_s"] if kind == "engine" else wall)
+                told = json.loads(done.stdout or "{}")
+                seconds[candidate].append(told["embed_s"] if kind == "engine" else wall)
+                n_tokens = max(n_tokens, told.get("n_tokens", 0))
                 print(f"{candidate}: {seconds[candidate][-1]:.1f} s {done.stdout.strip()}", flush=True)
-        base = statistics.median(seconds["encode"]) if "encode" in seconds else float("nan")
-        print(f"\n{len(texts)} texts, {os.cpu_count()} cores, encode at batch {batch}")
+        base = statistics.median(seconds[baseline]) if baseline else float("nan")
+        print(
+            f"\n{len(texts)} texts, {n_tokens} tokens, {options.device}, {os.cpu_count()} cores, encode at batch {batch}"
+        )
         for candidate, times in seconds.items():
             median = statistics.median(times)
             spread = f"{min(times):.1f}-{max(times):.1f}"
             print(
-                f"{candidate:16} {median:7.1f} s ({spread})  {len(texts) / median:6.1f} texts/s  {base / median:.2f}x encode"
+                f"{candidate:16} {median:7.1f} s ({spread})  {len(texts) / median:6.1f} texts/s  "
+                f"{n_tokens / median:9,.0f} tokens/s  {base / median:.2f}x encode"
             )
-        for candidate in outs if "encode" in outs else ():
+        for candidate in outs if baseline else ():
             if candidate.startswith("ours"):
-                cosine = lowest_cosine(vectors_of(outs[candidate]), vectors_of(outs["encode"]))
-                print(f"lowest cosine of {candidate} to encode: {cosine:.7f}")
+                cosine = lowest_cosine(vectors_of(outs[candidate]), vectors_of(outs[baseline]))
+                print(f"lowest cosine of {candidate} to {baseline}: {cosine:.7f}")
 
 
 def main() -> None:
@@ -216,6 +221,8 @@ def main() -> None:
     parser.add_argument("--chars", type=int, default=100, help="characters of a text, at least")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--part-bytes", default="256KiB")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--large", action="store_true", help="the sizes of sup-simcse-ja-large")
     parser.add_argument("--candidates", default=",".join(CANDIDATES))
     parser.add_argument("--candidate", choices=CANDIDATES, help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=32, help=argparse.SUPPRESS)
@@ -223,16 +230,7 @@ def main() -> None:
     for path in ("--model", "--shards", "--out"):
         parser.add_argument(path, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.candidate == "ours":
-        ours(options.shards, options.model, options.out, options.dtype, options.part_bytes)
-    elif options.candidate == "engine":
-        engine(options.shards, options.model, options.dtype)
-    elif options.candidate == "encode":
-        encode(options.shards, options.model, options.out, options.batch)
-    elif options.candidate == "recipe":
-        recipe(options.shards, options.model, options.out)
-    else:
-        compare(options)
+    {"ours": ours, "engine": engine, "encode": encode, "recipe": recipe}.get(options.candidate, compare)(options)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ class Candidate:
 
 
 def paragraphs(corpus: Path, n_texts: int, n_chars: int, seed: int = 0) -> list[str]:
-    """Lines of Japanese documents joined until they have `n_chars` characters, sampled over the whole corpus."""
+    """Lines of Japanese documents joined until they have `n_chars` characters, sampled over the whole corpus. Where it has fewer
+    of them than asked for, the same ones come again behind a number, so that no two texts are equal."""
     found: list[str] = []
     for shard in sorted(corpus.glob("*.jsonl.gz")):
         for line in gzip.decompress(shard.read_bytes()).splitlines():
@@ -53,8 +54,9 @@ def paragraphs(corpus: Path, n_texts: int, n_chars: int, seed: int = 0) -> list[
                 if len(text) >= n_chars:
                     found.append(text)
                     text = ""
-    picked = np.random.default_rng(seed).permutation(len(found))[:n_texts]
-    return [found[i] for i in picked]
+    order = np.random.default_rng(seed).permutation(len(found))
+    rounds = (divmod(number, len(found)) for number in range(n_texts))
+    return [f"{again}番。{found[order[i]]}" if again else found[order[i]] for again, i in rounds]
 
 
 def gemm_gflops(dtype: torch.dtype, clock: Callable[[], float], n: int = 2048, repeats: int = 5) -> float:
