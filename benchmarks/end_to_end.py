@@ -191,8 +191,10 @@ def compare(options: argparse.Namespace) -> None:
                 command = [sys.executable, "-m", "benchmarks.end_to_end"]
                 command += [text for name, value in given.items() for text in (f"--{name}", str(value))]
                 started = time.perf_counter()
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                done = subprocess.run(command, check=False, capture_output=True, text=True)
                 wall = time.perf_counter() - started
+                if done.returncode:
+                    raise SystemExit(f"{candidate} failed:\n{done.stderr[-4000:]}")
                 told = json.loads(done.stdout or "{}")
                 seconds[candidate].append(told["embed_s"] if kind == "engine" else wall)
                 n_tokens = max(n_tokens, told.get("n_tokens", 0))
