@@ -66,12 +66,20 @@ def _read_table(directory: Path) -> torch.Tensor:
     """(vocabulary, D), one row a token id."""
     try:
         stored = load_file(directory / "model.safetensors")
-        table = stored["embedding.weight"] if "embedding.weight" in stored else stored["embeddings"].float()
-    except (OSError, SafetensorError, KeyError) as error:
+        table = stored["embedding.weight"] if "embedding.weight" in stored else _folded(**stored)
+        if table.ndim != 2:
+            raise ValueError(f"a table of shape {tuple(table.shape)}")
+    except (OSError, SafetensorError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{directory}: model.safetensors with 'embedding.weight' or 'embeddings' could not be read: "
+            f"{directory}: model.safetensors with 'embedding.weight', or 'embeddings' of model2vec, could not be read: "
             f"{type(error).__name__}: {error}. Restore it from its source."
         ) from error
-    if "mapping" in stored:
-        table = table[stored["mapping"].long()]
-    return table * stored["weights"].float()[:, None] if "weights" in stored else table
+    return table
+
+
+def _folded(
+    embeddings: torch.Tensor, mapping: torch.Tensor | None = None, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """model2vec: the row of a token is `embeddings[mapping[token]] * weights[token]`."""
+    rows = embeddings.float() if mapping is None else embeddings.float()[mapping.long()]
+    return rows if weights is None else rows * weights.float()[:, None]

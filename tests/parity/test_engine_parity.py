@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
 
 from pipeline.embed import load_engine
@@ -206,6 +207,23 @@ def test_a_static_model_equals_encode(tmp_path, layout, prompt):
 def test_a_static_model_refuses_what_it_cannot_do(tmp_path, wrong):
     with pytest.raises(ModelError, match="StaticEmbedding"):
         load_engine(resolve(str(static(tmp_path / "m"))), **wrong)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"other": np.zeros((3, 2), np.float32)},
+        {"embedding.weight": np.zeros(3, np.float32)},
+        {"embeddings": np.zeros((3, 2), np.float32), "mapping": np.array([0, 7])},
+        {"embeddings": np.zeros((3, 2), np.float32), "weights": np.zeros(2, np.float32)},
+    ],
+    ids=lambda stored: "+".join(stored),
+)
+def test_a_damaged_table_of_a_static_model_is_named(tmp_path, stored):
+    path = static(tmp_path / "m")
+    save_file(stored, path / "0_StaticEmbedding" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load_engine(resolve(str(path)))
 
 
 @pytest.mark.parametrize("kind", ["packed", "padded"])
