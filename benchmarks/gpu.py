@@ -42,6 +42,8 @@ LLAMA = {
     "hidden_size": 1792, "num_hidden_layers": 24, "intermediate_size": 6272, "num_attention_heads": 16,
     "num_key_value_heads": 8, "head_dim": 112,
 }  # fmt: skip
+EXACT_TOKENS = 8192  # for the model in float32 on a CPU, 20 TFLOP
+LENGTHS = {"bert": "32,128,512,mix", "llama": "128,512,8192,mix"}
 TOKENS = {"bert": 1_000_000, "llama": 300_000}
 TINY = {"hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 512, "num_attention_heads": 4}
 
@@ -177,10 +179,11 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     for name, engine in engines.items():
         candidates[name] = lambda engine=engine: engine.embed(ids, offsets)
 
-    exact = SentenceTransformer(str(path), device="cpu", model_kwargs={"dtype": torch.float32}).encode(texts[:16])
-    vectors = {name: engine.embed(ids[: offsets[16]], offsets[:17]) for name, engine in engines.items()}
-    for name, found in {"encode": st.encode(texts[:16]).astype(np.float32), **vectors}.items():
-        print(f"  {name}: minimum cosine to float32 on a CPU {min_cosine(found, exact):.6f} (16 texts)")
+    few = max(1, min(16, EXACT_TOKENS // int(n_tokens.max())))
+    exact = SentenceTransformer(str(path), device="cpu", model_kwargs={"dtype": torch.float32}).encode(texts[:few])
+    vectors = {name: engine.embed(ids[: offsets[few]], offsets[: few + 1]) for name, engine in engines.items()}
+    for name, found in {"encode": st.encode(texts[:few]).astype(np.float32), **vectors}.items():
+        print(f"  {name}: minimum cosine to float32 on a CPU {min_cosine(found, exact):.6f} ({few} texts)")
     for name, run in list(candidates.items()):
         try:
             run()  # warms up
@@ -207,7 +210,7 @@ def main() -> None:
     parser.add_argument("--family", choices=["bert", "llama"], default="bert")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--lengths", default="32,128,512,mix")
+    parser.add_argument("--lengths", help="tokens a text; default: those of the targets")
     parser.add_argument(
         "--tokens", type=int, help="real tokens a measurement (default: a second of the target's speed)"
     )
@@ -225,7 +228,7 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}, {options.dtype}, GEMM ceiling {ceiling:.1f} TFLOP/s (random data)")
     with tempfile.TemporaryDirectory() as folder:
         path = make_model(Path(folder) / "model", options.family, options.tiny)
-        for length in options.lengths.split(","):
+        for length in (options.lengths or LENGTHS[options.family]).split(","):
             print(f"{options.family}, {length} tokens a text")
             compare(path, length, options, ceiling)
 
