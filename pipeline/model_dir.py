@@ -6,13 +6,11 @@ tokenizer, the engine, the plan and the fingerprint all read. The rules are thos
 when it loads a directory (`modules.json`, `1_Pooling/config.json` in both spellings,
 `sentence_bert_config.json`, `config_sentence_transformers.json`). The dimension is left out on purpose:
 `word_embedding_dimension` is wrong in published models (cl-nagoya/sup-simcse-ja-large says 768, its hidden
-size is 1024); the engine measures it. Cost: milliseconds, plus one SHA-256 pass over the weights (about 1
-GB/s a core).
+size is 1024); the engine measures it. Cost: milliseconds, and the hashes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -20,10 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import ModelError
+from pipeline.model_hashes import hashes
 
-__all__ = [
-    "NO_LIMIT", "OTHER_BACKENDS", "POOLINGS", "STATIC", "SUFFIXES", "ModelDir", "Module", "hashes", "is_wanted", "read_model",
-]  # fmt: skip
+__all__ = ["NO_LIMIT", "POOLINGS", "STATIC", "ModelDir", "Module", "read_model"]
 
 POOLINGS = {
     "cls": "cls", "max": "max", "mean": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len",
@@ -40,12 +37,14 @@ _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".vocab", ".bpe", ".jinja"}
-OTHER_BACKENDS = {"onnx", "openvino"}
-_NOT_IN_A_VECTOR = {
-    "all_results.json", "data_config.json", "eval_results.json", "generation_config.json", "trainer_state.json",
-    "train_results.json", "requirements.txt", "license.txt",
+_ARGUMENTS = ("model_kwargs", "model_args", "config_kwargs", "config_args")
+_SAME_FORWARD = {
+    "attn_implementation", "cache_dir", "dtype", "local_files_only", "low_cpu_mem_usage", "revision", "token", "torch_dtype",
+    "trust_remote_code", "use_cache", "use_safetensors",
 }  # fmt: skip
+"""Arguments after which the forward is still that of config.json and the weights."""
+_SAME_IDS = {"pad_to_multiple_of", "padding", "padding_side", "return_tensors"}
+_PLAIN_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 NO_LIMIT = 1 << 30  # tokens; no published model gets there
 STATIC = "StaticEmbedding"
 """Kind of the one module that stands for transformer and pooling: a table of tokens whose rows are averaged."""
@@ -75,6 +74,8 @@ class ModelDir:
     tokenizer_config: dict[str, Any]
     tokenizer_arguments: dict[str, Any]
     """What sentence-transformers' own config file passes on to the tokenizer."""
+    forward_settings: tuple[str, ...]
+    """What that file says about the forward beyond config.json, if anything."""
     max_tokens: int
     do_lower_case: bool
     pooling: str | None
@@ -123,7 +124,8 @@ def read_model(path: Path, where: str) -> ModelDir:
         modules=modules,
         config=config,
         tokenizer_config=tokenizer,
-        tokenizer_arguments=_tokenizer_arguments(sentence),
+        tokenizer_arguments=_tokenizer_arguments(sentence, where),
+        forward_settings=_forward_settings(sentence),
         max_tokens=_static_max_tokens(needed, where) if is_static else _max_tokens(sentence, tokenizer, config),
         do_lower_case=bool(sentence.get("do_lower_case", False)),
         pooling="mean" if is_static else _pooling_of(pooling_config, where) if pooling else None,
@@ -184,7 +186,25 @@ def _check_weights(directory: Path, required: bool, where: str) -> None:
         )
 
 
-def _tokenizer_arguments(sentence: dict[str, Any]) -> dict[str, Any]:
+def _forward_settings(sentence: dict[str, Any]) -> tuple[str, ...]:
+    found = {key for name in _ARGUMENTS for key in (sentence.get(name) or {}).keys() - _SAME_FORWARD}
+    found |= (
+        {"modality_config"} if sentence.get("modality_config", {}).get("text", _PLAIN_TEXT) != _PLAIN_TEXT else set()
+    )
+    plain = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    return tuple(sorted(found | {key for key, value in plain.items() if sentence.get(key, value) != value}))
+
+
+def _tokenizer_arguments(sentence: dict[str, Any], where: str) -> dict[str, Any]:
+    """Raises ModelError for settings that change ids in ways only sentence-transformers' own preprocessing knows."""
+    calls = sentence.get("processing_kwargs") or {}
+    strange = {key for name in ("common", "text") for key in (calls.get(name) or {}).keys() - _SAME_IDS}
+    strange |= {"chat_template"} if calls.get("chat_template") else set()
+    strange |= {"modality_config"} if "text" not in (sentence.get("modality_config") or {"text": 0}) else set()
+    if strange:
+        raise ModelError(
+            f"{where}: sentence-transformers' config file sets {sorted(strange)} for text, which is not supported."
+        )
     found = sentence.get("processor_kwargs") or sentence.get("tokenizer_args") or {}
     return {name: value for name, value in found.items() if name != "trust_remote_code"}
 
@@ -226,24 +246,3 @@ def _license_of(readme: Path) -> str | None:
     }
     plain = found.get("license")
     return plain if plain and plain != "other" else found.get("license_name", plain)
-
-
-def is_wanted(name: str) -> bool:
-    """Can this file (relative POSIX path) change a vector? Unknown JSON counts: a re-embed too many beats a stale one."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") for part in path.parts)
-    return (
-        path.suffix in SUFFIXES
-        and not hidden
-        and not OTHER_BACKENDS & set(path.parts)
-        and path.name.lower() not in _NOT_IN_A_VECTOR
-    )
-
-
-def hashes(path: Path) -> dict[str, str]:
-    hashes = {}
-    for name in sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()):
-        if is_wanted(name):
-            with (path / name).open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError, SpecError
-from pipeline.model_dir import OTHER_BACKENDS, SUFFIXES, ModelDir, hashes, is_wanted, read_model
+from pipeline.model_dir import ModelDir, read_model
+from pipeline.model_hashes import OTHER_BACKENDS, SUFFIXES, hashes, is_wanted
 from pipeline.storage import cache_folder, etag_of, filesystem
 
 __all__ = ["resolve"]

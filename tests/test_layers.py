@@ -33,6 +33,7 @@ LAYERS = {
             "metrics",
             "data_files",
             "model_dir",
+            "model_hashes",
             "model_store",
             "failpoints",
             "uploads",

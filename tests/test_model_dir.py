@@ -103,6 +103,30 @@ def test_a_directory_saved_by_the_installed_release_reads_back(copy, tmp_path, m
     }
     assert model.pooling == ("cls+mean" if isinstance(mode, list) else ours.get(mode, mode))
     assert model.max_tokens == st.max_seq_length
+    assert model.forward_settings == ()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"processing_kwargs": {"text": {"add_special_tokens": False}}},
+        {"processing_kwargs": {"common": {"max_length": 8}}},
+        {"processing_kwargs": {"chat_template": {"add_generation_prompt": True}}},
+        {"modality_config": {"message": {"method": "forward", "method_output_name": "last_hidden_state"}}},
+    ],
+    ids=str,
+)
+def test_settings_that_change_ids_are_refused_where_they_are_not_followed(copy, setting):
+    edit(copy / "sentence_bert_config.json", **setting)
+    with pytest.raises(ModelError, match="not supported"):
+        resolve(str(copy))
+
+
+def test_padding_settings_change_no_vector_and_are_accepted(copy):
+    edit(
+        copy / "sentence_bert_config.json", processing_kwargs={"text": {"padding": "max_length"}, "image": {"size": 1}}
+    )
+    assert resolve(str(copy)).forward_settings == ()
 
 
 def test_without_modules_json_no_pooling_is_assumed(copy):

@@ -101,6 +101,8 @@ def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
     )
     if before:
         return f"modules stand between transformer and pooling: {before}"
+    if model.forward_settings:
+        return f"sentence-transformers' config file sets {list(model.forward_settings)}"
     if config.get("hidden_act", "gelu") not in ACTIVATIONS:
         return f"the activation {config['hidden_act']!r} is not one of {sorted(ACTIVATIONS)}"
     if config.get("quantization_config") or (model.transformer_path / "adapter_config.json").is_file():

@@ -226,6 +226,30 @@ def test_a_damaged_table_of_a_static_model_is_named(tmp_path, stored):
         load_engine(resolve(str(path)))
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"config_args": {"num_hidden_layers": 1}},
+        {"config_kwargs": {"is_causal": False}},
+        {"modality_config": {"text": {"method": "forward", "method_output_name": "hidden_states"}}},
+    ],
+    ids=str,
+)
+def test_what_sentence_transformers_config_says_about_the_forward_is_followed(made, tmp_path, setting):
+    path = Path(shutil.copytree(made("llama"), tmp_path / "m"))
+    config = json.loads((path / "sentence_bert_config.json").read_text())
+    (path / "sentence_bert_config.json").write_text(json.dumps({**config, **setting}))
+    model = resolve(str(path))
+    if "modality_config" in setting:
+        with pytest.raises(ModelError, match="modality_config"):
+            load_engine(model, engine="packed")
+        return
+    theirs, ids, offsets, _ = oracle(path)
+    engine = load_engine(model, max_batch_tokens=700)
+    assert engine.name == "padded"
+    assert_same_direction(engine.embed(ids, offsets), theirs, 0.99999)
+
+
 @pytest.mark.parametrize("kind", ["packed", "padded"])
 @pytest.mark.parametrize("family", ["bert_japanese", "llama", "minilm"])
 def test_bfloat16_stays_close_to_float32(made, family, kind):
