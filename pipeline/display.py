@@ -61,7 +61,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     table.add_row(
         "model",
         f"{spec.model.path}{f'@{revision}' if revision else ''} ({licence}), {plan.job.pooling} pooling, {limit}, "
-        f"{plan.job.dtype} on {plan.job.device}",
+        f"{plan.job.dtype} on {plan.job.device}" + (f", prompt {plan.job.prompt!r}" if plan.job.prompt else ""),
     )
     table.add_row("fingerprint", facts["fingerprint"])
     if plan.changed_identity:

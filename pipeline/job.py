@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from pipeline.tokenize.versions import versions
 
 if TYPE_CHECKING:
     from pipeline.embed import Engine
+
+log = logging.getLogger(__name__)
 
 ALGORITHM = 2
 """Version of our own cleaning, chunking, tokenizing, loading and pooling: raised with every change that can change a row."""
@@ -67,6 +70,11 @@ def resolve(spec: JobSpec, device: str) -> Job:
         )
     name = wanted.prompt_name or model.default_prompt_name
     prompt = wanted.prompt if wanted.prompt is not None else model.prompts.get(name) if name else None
+    named = sorted(name for name, text in model.prompts.items() if text)
+    if named and prompt is None:
+        log.warning(
+            "%s has prompts %s, the job uses none: set model.prompt_name (or model.prompt: '')", wanted.path, named
+        )
     if wanted.pooling == "auto" and model.pooling is None and not model.modules:
         raise ModelError(f"{wanted.path}: a plain transformers directory does not say how to pool. Set model.pooling.")
     dtype = wanted.dtype if wanted.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
@@ -79,7 +87,7 @@ def resolve(spec: JobSpec, device: str) -> Job:
     identity = {
         "algorithm": ALGORITHM,
         "model": {
-            "files": model.files, "pooling": pooling, "normalize": normalize, "prompt": prompt,
+            "files": model.files, "pooling": pooling, "normalize": normalize, "prompt": prompt or None,
             "max_tokens": max_tokens, "dtype": dtype, "truncate_dim": wanted.truncate_dim or model.truncate_dim,
         },
         "tokenizer": versions(model),
@@ -87,7 +95,7 @@ def resolve(spec: JobSpec, device: str) -> Job:
         "input": spec.input.model_dump(mode="json", exclude={"uri", "storage_options"}),
         "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
     }  # fmt: skip
-    return Job(spec, device, dtype, pooling, normalize, prompt, max_tokens, identity, model.license)
+    return Job(spec, device, dtype, pooling, normalize, prompt or None, max_tokens, identity, model.license)
 
 
 def device_here() -> str:

@@ -74,6 +74,17 @@ def test_prompts_and_modules_behind_pooling_are_found(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("wanted", "warns"),
+    [({}, True), ({"prompt": ""}, False), ({"prompt_name": "document"}, False), ({"prompt": "x"}, False)],
+)
+def test_a_job_that_passes_over_the_prompts_of_a_model_is_told(tmp_path, caplog, wanted, warns):
+    path = bert_dense_normalize(tmp_path / "m", layers=1, prompts={"query": "q: ", "document": "d: "})
+    job = job_module.resolve(make_spec("in", str(tmp_path / "out"), path, model=wanted), "cpu")
+    assert (job.prompt is None) == (wanted in ({}, {"prompt": ""}))  # one fingerprint, whether it is said or not
+    assert ("has prompts ['document', 'query']" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(
     ("sentence", "tokenizer", "positions"),
     [(128, 512, 512), (None, 100, 512), (None, 1e30, 512), (600, 512, 512), (None, None, 512), (64, 32, 512)],
 )
