@@ -75,10 +75,12 @@ def resolve(spec: JobSpec, device: str) -> Job:
         log.warning(
             "%s has prompts %s, the job uses none: set model.prompt_name (or model.prompt: '')", wanted.path, named
         )
-    if wanted.pooling == "auto" and model.pooling is None and not model.modules:
-        raise ModelError(f"{wanted.path}: a plain transformers directory does not say how to pool. Set model.pooling.")
+    pooling = wanted.pooling if wanted.pooling != "auto" else model.pooling
+    if pooling is None:
+        raise ModelError(
+            f"{wanted.path}: the directory does not say how to pool (no Pooling in modules.json). Set model.pooling."
+        )
     dtype = wanted.dtype if wanted.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
-    pooling = wanted.pooling if wanted.pooling != "auto" else model.pooling or "none"
     normalize = model.normalize if wanted.normalize == "auto" else wanted.normalize
     max_tokens = model.max_tokens if wanted.max_tokens == "auto" else min(wanted.max_tokens, model.max_tokens)
     prepare = spec.prepare.model_dump(mode="json")

@@ -140,9 +140,19 @@ def test_padding_settings_change_no_vector_and_are_accepted(copy):
     assert resolve(str(copy)).forward_settings == ()
 
 
-def test_without_modules_json_no_pooling_is_assumed(copy):
+@pytest.mark.parametrize("modules", [None, 1], ids=["no modules.json", "no Pooling in it"])
+def test_without_a_pooling_none_is_assumed_and_a_plan_asks_for_it(copy, tmp_path, modules):
+    listed = json.loads((copy / "modules.json").read_text())[:modules]
     (copy / "modules.json").unlink()
+    if modules:
+        (copy / "modules.json").write_text(json.dumps(listed))
     assert resolve(str(copy)).pooling is None
+    with pytest.raises(ModelError, match=r"Set model\.pooling"):
+        job_module.resolve(make_spec("in", str(tmp_path / "out"), copy), "cpu")
+    assert (
+        job_module.resolve(make_spec("in", str(tmp_path / "out"), copy, model={"pooling": "cls"}), "cpu").pooling
+        == "cls"
+    )
 
 
 def test_pickle_weights_are_refused_with_the_way_out(copy):
