@@ -42,3 +42,27 @@ def test_memory_does_not_grow_over_a_million_texts(directory: str, request: pyte
     # A cache without bound would keep 3 new words a text at about 200 bytes, 400 MiB over the later rounds; the slack is
     # for the allocators.
     assert resident_mib[-1] - resident_mib[1] < 16, resident_mib
+
+
+LONG = """
+import json, resource, sys
+from pipeline.model_store import resolve
+from pipeline.tokenize import load_tokenizer
+
+tokenizer = load_tokenizer(resolve(sys.argv[1]))
+text = "".join(chr(0x3042 + i * i % 80) for i in range(60_000))
+tokenizer.encode([text[:100]])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tokenizer.encode([text] * 80)
+tokenizer.count([text] * 80)
+print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+"""
+
+
+@pytest.mark.parametrize("directory", ["llama_dir", "static_dir"])
+def test_many_long_texts_are_not_tokenized_at_once(directory: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(directory)
+    done = subprocess.run([sys.executable, "-c", LONG, str(path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    # 5 M characters, most of them a token here, are half a GiB of encodings when nothing bounds a batch by its characters.
+    assert json.loads(done.stdout) < 350

@@ -12,8 +12,7 @@ cores only get in each other's way, and a fork after the pool has started warns 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,8 @@ from pipeline.tokenize.tokens import Frame, TokenBuilder, Tokens, packed, withou
 
 __all__ = ["FastTokenizer", "lower_case"]
 
-BATCH_TEXTS = 256  # bounds the memory of Encoding objects, about 100 bytes a token
+BATCH_TEXTS = 256
+BATCH_CHARS = 1 << 20  # bounds the memory of Encoding objects, about 100 bytes a token
 WINDOW_CHARS_PER_TOKEN = 8  # English has 4-5 characters a token, Japanese 1.7
 MARGIN_TOKENS = 64
 COUNT_CHARS = 65_536
@@ -56,8 +56,7 @@ class FastTokenizer:
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Ids of prompt + text, at most `max_tokens` each. A lone surrogate counts as U+FFFD."""
         tokens = TokenBuilder(self._frame)
-        remaining = iter(texts)
-        while batch := [self._prompt + text for text in islice(remaining, BATCH_TEXTS)]:
+        for batch in _batches((self._prompt + text for text in texts), self._window_chars):
             windows = [self._window(text, self._window_chars) for text in batch]
             for text, window, encoding in zip(batch, windows, self._encode(windows), strict=True):
                 ids = encoding.ids
@@ -69,15 +68,14 @@ class FastTokenizer:
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """(N,) int64: tokens without prompt and special tokens, not truncated; memory is bounded by the pieces."""
-        counts = np.zeros(len(texts), dtype=np.int64)
-        for first in range(0, len(texts), BATCH_TEXTS):
-            batch = texts[first : first + BATCH_TEXTS]
-            short = [text if len(text) <= COUNT_CHARS else "" for text in batch]
-            counts[first : first + len(batch)] = [len(encoding) for encoding in self._encode(short)]
-            for i, text in enumerate(batch, start=first):
-                if len(text) > COUNT_CHARS:
-                    counts[i] = self._count_long(text)
-        return counts
+        counts: list[int] = []
+        for batch in _batches(texts, COUNT_CHARS):
+            encodings = self._encode([text if len(text) <= COUNT_CHARS else "" for text in batch])
+            counts += [
+                len(encoding) if len(text) <= COUNT_CHARS else self._count_long(text)
+                for text, encoding in zip(batch, encodings, strict=True)
+            ]
+        return np.array(counts, dtype=np.int64)
 
     def _window(self, text: str, chars: int) -> str:
         if not self._frame.keep_left:  # the end of the text is what is kept
@@ -121,6 +119,20 @@ class FastTokenizer:
             return 0
         ids = self.encode([""]).ids
         return len(ids) - int(int(ids[-1]) in special_ids)
+
+
+def _batches(texts: Iterable[str], most_chars: int) -> Iterator[list[str]]:
+    """What is tokenized at once, at most `most_chars` characters of each text: bounded by texts and by characters."""
+    batch: list[str] = []
+    n_chars = 0
+    for text in texts:
+        batch.append(text)
+        n_chars += min(len(text), most_chars)
+        if len(batch) == BATCH_TEXTS or n_chars >= BATCH_CHARS:
+            yield batch
+            batch, n_chars = [], 0
+    if batch:
+        yield batch
 
 
 def lower_case(tokenizer: Any) -> None:
