@@ -186,27 +186,26 @@ def test_normalize_can_be_switched_on_and_off(made, kind):
 @pytest.mark.parametrize(
     "layout", [{}, {"normalize": False}, {"max_tokens": 20}, {"model2vec": True}], ids=lambda layout: str(*layout)
 )
-@pytest.mark.parametrize("prompt", [None, "検索文書: "])
-def test_a_static_model_equals_encode(tmp_path, layout, prompt):
+def test_a_static_model_equals_encode(tmp_path, layout):
     path = static(tmp_path / "m", **layout)
     kept = [text for text in texts() if text.strip()]
-    theirs = SentenceTransformer(str(path), device="cpu").encode(kept, prompt=prompt)
-    model = resolve(str(path))
-    tokens = load_tokenizer(model, prompt=prompt).encode(kept)
-    engine = load_engine(model, max_batch_tokens=700)
+    model, st = resolve(str(path)), SentenceTransformer(str(path), device="cpu")
+    engine, rounded = load_engine(model, max_batch_tokens=700), load_engine(model, dtype="bfloat16")
     assert engine.name == "static"
-    assert tokens.truncated.any() == ("max_tokens" in layout)
-    np.testing.assert_allclose(engine.embed(tokens.ids, tokens.offsets), theirs, atol=1e-5)
-    rounded = load_engine(model, dtype="bfloat16").embed(tokens.ids, tokens.offsets)
-    assert_same_direction(rounded, theirs, 0.9999)
+    for prompt in (None, "検索文書: "):
+        theirs = st.encode(kept, prompt=prompt)
+        tokens = load_tokenizer(model, prompt=prompt).encode(kept)
+        assert tokens.truncated.any() == ("max_tokens" in layout)
+        np.testing.assert_allclose(engine.embed(tokens.ids, tokens.offsets), theirs, atol=1e-5)
+        assert_same_direction(rounded.embed(tokens.ids, tokens.offsets), theirs, 0.9999)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"pooling": "cls"}, {"dtype": "int8"}, {"engine": "padded"}, {"engine": "packed"}], ids=str
 )
-def test_a_static_model_refuses_what_it_cannot_do(tmp_path, wrong):
+def test_a_static_model_refuses_what_it_cannot_do(static_dir, wrong):
     with pytest.raises(ModelError, match="StaticEmbedding"):
-        load_engine(resolve(str(static(tmp_path / "m"))), **wrong)
+        load_engine(resolve(str(static_dir)), **wrong)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +218,8 @@ def test_a_static_model_refuses_what_it_cannot_do(tmp_path, wrong):
     ],
     ids=lambda stored: "+".join(stored),
 )
-def test_a_damaged_table_of_a_static_model_is_named(tmp_path, stored):
-    path = static(tmp_path / "m")
+def test_a_damaged_table_of_a_static_model_is_named(static_dir, tmp_path, stored):
+    path = Path(shutil.copytree(static_dir, tmp_path / "m"))
     save_file(stored, path / "0_StaticEmbedding" / "model.safetensors")
     with pytest.raises(ModelError, match=r"model\.safetensors"):
         load_engine(resolve(str(path)))
