@@ -28,6 +28,7 @@ def test_a_refresh_embeds_new_texts_only_and_carries_moved_vectors_over_bit_by_b
     spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)
     first = run(spec)
     assert first.rows == {"carried": 0, "reused": 0, "embedded": 5, "removed": 0, "rejected": 0}
+    assert 0 < first.progress.busy_share < 1
     assert not (tmp_path / "out/_meta/index").exists()
     before = vectors(str(tmp_path / "out"))
     (tmp_path / "in/a.jsonl").unlink()
