@@ -75,6 +75,7 @@ def resolve(spec: JobSpec, device: str) -> Job:
         log.warning(
             "%s has prompts %s, the job uses none: set model.prompt_name (or model.prompt: '')", wanted.path, named
         )
+    prompt = prompt or None
     pooling = wanted.pooling if wanted.pooling != "auto" else model.pooling
     if pooling is None:
         raise ModelError(
@@ -89,7 +90,7 @@ def resolve(spec: JobSpec, device: str) -> Job:
     identity = {
         "algorithm": ALGORITHM,
         "model": {
-            "files": model.files, "pooling": pooling, "normalize": normalize, "prompt": prompt or None,
+            "files": model.files, "pooling": pooling, "normalize": normalize, "prompt": prompt,
             "max_tokens": max_tokens, "dtype": dtype, "truncate_dim": wanted.truncate_dim or model.truncate_dim,
         },
         "tokenizer": versions(model),
@@ -97,7 +98,7 @@ def resolve(spec: JobSpec, device: str) -> Job:
         "input": spec.input.model_dump(mode="json", exclude={"uri", "storage_options"}),
         "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
     }  # fmt: skip
-    return Job(spec, device, dtype, pooling, normalize, prompt or None, max_tokens, identity, model.license)
+    return Job(spec, device, dtype, pooling, normalize, prompt, max_tokens, identity, model.license)
 
 
 def device_here() -> str:

@@ -45,6 +45,9 @@ _SAME_FORWARD = {
 """Arguments after which the forward is still that of config.json and the weights."""
 _SAME_IDS = {"pad_to_multiple_of", "padding", "padding_side", "return_tensors"}
 _PLAIN_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+_PLAIN = {
+    "transformer_task": "feature-extraction", "module_output_name": "token_embeddings", "modality_config": _PLAIN_TEXT,
+}  # fmt: skip
 NO_LIMIT = 1 << 30  # tokens; no published model gets there
 STATIC = "StaticEmbedding"
 """Kind of the one module that stands for transformer and pooling: a table of tokens whose rows are averaged."""
@@ -114,7 +117,7 @@ def read_model(path: Path, where: str) -> ModelDir:
         if directory != path or path == transformer_path:
             _check_weights(directory, directory == transformer_path, where)
     candidates = (_load_json(transformer_path / name, where, default={}) for name in _TRANSFORMER_CONFIGS)
-    sentence: dict[str, Any] = next((found for found in candidates if found), {})
+    sentence: dict[str, Any] = {} if is_static else next((found for found in candidates if found), {})
     settings = _load_json(path / "config_sentence_transformers.json", where, default={})
     pooling = next((m for m in modules if m.kind == "Pooling"), None)
     pooling_config = _load_json(path / pooling.path / "config.json", where) if pooling else {}
@@ -187,12 +190,9 @@ def _check_weights(directory: Path, required: bool, where: str) -> None:
 
 
 def _forward_settings(sentence: dict[str, Any]) -> tuple[str, ...]:
-    found = {key for name in _ARGUMENTS for key in (sentence.get(name) or {}).keys() - _SAME_FORWARD}
-    found |= (
-        {"modality_config"} if sentence.get("modality_config", {}).get("text", _PLAIN_TEXT) != _PLAIN_TEXT else set()
-    )
-    plain = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
-    return tuple(sorted(found | {key for key, value in plain.items() if sentence.get(key, value) != value}))
+    arguments = {key for name in _ARGUMENTS for key in (sentence.get(name) or {}).keys() - _SAME_FORWARD}
+    settings = {**sentence, "modality_config": (sentence.get("modality_config") or {}).get("text", _PLAIN_TEXT)}
+    return tuple(sorted(arguments | {key for key, value in _PLAIN.items() if settings.get(key, value) != value}))
 
 
 def _tokenizer_arguments(sentence: dict[str, Any], where: str) -> dict[str, Any]:

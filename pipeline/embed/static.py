@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.nn.functional import embedding_bag
 
-from pipeline.embed.base import DTYPES, Engine, EngineOptions, check_ids, to_device
-from pipeline.embed.buckets import Rows, flat_index, packed_buckets
+from pipeline.embed.attention import pack
+from pipeline.embed.base import DTYPES, Engine, EngineOptions, check_ids
+from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.head import load_head
 from pipeline.errors import ModelError
 from pipeline.model_dir import ModelDir
@@ -53,13 +55,9 @@ class StaticEngine(Engine):
         return packed_buckets(n_tokens, budget_tokens)
 
     def _forward(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows) -> torch.Tensor:
-        where, _ = flat_index(offsets, rows)
-        starts = np.cumsum(offsets[rows + 1] - offsets[rows]) - (offsets[rows + 1] - offsets[rows])
-        both = to_device(np.concatenate([ids[where], starts]).astype(np.int64), self.device)
-        tokens, bags = both.split([where.size, rows.size])
-        self.stats.n_padded_tokens += where.size
-        pooled = torch.nn.functional.embedding_bag(tokens, self._table, bags, mode="mean")  # (n, D)
-        return self._head(pooled)
+        batch = pack(ids, offsets, rows, self.device)
+        self.stats.n_padded_tokens += int(batch.ids.shape[0])
+        return self._head(embedding_bag(batch.ids, self._table, batch.starts, mode="mean", include_last_offset=True))
 
 
 def _read_table(directory: Path) -> torch.Tensor:

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelError, SpecError
-from pipeline.tokenize.plain import PlainJapanese, read_plain, read_static
+from pipeline.tokenize.plain import PlainJapanese, read_plain
 from pipeline.tokenize.versions import versions
 
 if TYPE_CHECKING:
@@ -38,10 +38,6 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
         )
     versions(model)  # a library that is missing on this node is named here
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.huggingface
-    if model.is_static:
-        from pipeline.tokenize.huggingface import FastTokenizer
-
-        return FastTokenizer(read_static(model), max_tokens=limit, prompt=prompt)
     tokenizer: Any = (None if model.tokenizer_arguments else read_plain(model)) or _auto_tokenizer(model)
     if tokenizer.is_fast:
         from pipeline.tokenize.huggingface import FastTokenizer, lower_case

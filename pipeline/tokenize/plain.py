@@ -22,7 +22,7 @@ from pipeline.errors import ModelError
 if TYPE_CHECKING:
     from pipeline.model_dir import ModelDir
 
-__all__ = ["PlainFast", "PlainJapanese", "read_plain", "read_static"]
+__all__ = ["PlainFast", "PlainJapanese", "read_plain"]
 
 _SPECIALS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "bos_token", "eos_token")
 _BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
@@ -111,7 +111,10 @@ class PlainJapanese:
 
 
 def read_plain(model: ModelDir) -> PlainFast | PlainJapanese | None:
-    """None where the files do not say all of it, or say something this module does not know."""
+    """None where the files do not say all of it, or say something this module does not know. Raises ModelError for a
+    StaticEmbedding model whose tokenizer.json cannot be read: transformers would not be asked either."""
+    if model.is_static:
+        return _static(model.transformer_path / "tokenizer.json")
     folder, family = model.transformer_path, model.config.get("model_type")
     config = dict(model.tokenizer_config)
     if (folder / "added_tokens.json").exists() or family not in ("bert", "llama", "roberta", "xlm-roberta"):
@@ -126,9 +129,8 @@ def read_plain(model: ModelDir) -> PlainFast | PlainJapanese | None:
     return None
 
 
-def read_static(model: ModelDir) -> PlainFast:
-    """Of a StaticEmbedding model: tokenizer.json as it is, with nothing put round a text. Raises ModelError."""
-    path = model.transformer_path / "tokenizer.json"
+def _static(path: Path) -> PlainFast:
+    """tokenizer.json as it is, with nothing put round a text."""
     try:
         tokenizer = PlainFast(path, {}, set())
     except Exception as error:  # tokenizers raises plain Exception
