@@ -6,6 +6,7 @@ dtype fails here, without a GPU. The attention is torch's own operator for GPUs,
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 import torch
 
 from pipeline.embed import attention
-from pipeline.embed.attention import attention_for, pack
-from pipeline.embed.packed import FAMILIES
-from pipeline.embed.pooling import keep_real, pool, single_token_index
+from pipeline.embed.attention import attention_for
+from pipeline.embed.base import EngineStats
+from pipeline.embed.head import Head
+from pipeline.embed.packed import FAMILIES, PackedEngine
 from pipeline.model_dir import POOLINGS
 
 SIZES = {
@@ -40,15 +42,20 @@ def test_nothing_of_it_is_on_the_host_or_asks_for_a_value(
     }
     monkeypatch.setattr(attention, "to_device", lambda array, device: torch.from_numpy(array).to(device))
     body = family(config, weights)
-    batch = pack(np.zeros(30, np.int32), OFFSETS, np.array([3, 2, 0, 1]), "meta")
-    if pooling in body.single_token_poolings:
-        wanted = single_token_index(batch, pooling, prompt_tokens)
-        pooled = keep_real(body.forward(batch, attention_for("meta"), wanted), batch, pooling, prompt_tokens)
-        assert pooled.dtype == torch.bfloat16
-    else:
-        pooled = pool(body.forward(batch, attention_for("meta"), None), batch, pooling, prompt_tokens)
-        assert pooled.dtype == torch.float32
-    assert (pooled.device.type, tuple(pooled.shape)) == ("meta", (4, 64))
+    hidden: list[torch.Tensor] = []
+
+    def forward(*arguments: Any) -> torch.Tensor:
+        hidden.append(body.forward(*arguments))
+        return hidden[-1]
+
+    engine: Any = SimpleNamespace(  # the parts of a PackedEngine; its own __init__ asks for a directory
+        options=SimpleNamespace(pooling=pooling, prompt_tokens=prompt_tokens), device="meta", stats=EngineStats(),
+        _trims=pooling in body.single_token_poolings, _body=SimpleNamespace(forward=forward),
+        _attention=attention_for("meta"), _head=Head([], normalize=True, truncate_dim=None),
+    )  # fmt: skip
+    vectors = PackedEngine._forward(engine, np.zeros(30, np.int32), OFFSETS, np.array([3, 2, 0, 1]))
+    assert (vectors.device.type, vectors.dtype, tuple(vectors.shape)) == ("meta", torch.float32, (4, 64))
+    assert (hidden[0].dtype, len(hidden[0])) == (torch.bfloat16, 4 if engine._trims else 30)
 
 
 def test_a_value_that_is_asked_for_fails() -> None:

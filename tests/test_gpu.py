@@ -1,9 +1,9 @@
 """The engines on a GPU: the vectors of sentence-transformers on a CPU, whatever the batch, the memory and the kernels.
 
 Needs torch with CUDA, transformers and sentence-transformers; neither ray nor MeCab: `pytest -m gpu tests/test_gpu.py`.
-Oracle: `SentenceTransformer.encode` in float32 on a CPU. Weights are random, so what a dtype may cost is what it costs
-sentence-transformers on the same GPU, a quarter more at most on average; two runs over other batches or other kernels may be
-as far from each other as from the oracle.
+Oracle: `SentenceTransformer.encode` in float32 on a CPU. Tolerances: those of bfloat16 parity, but that weights are random:
+where sentence-transformers in this dtype on this GPU is itself beyond the mean, a quarter more than it. Two runs over other
+batches or other kernels: a tenth of what bfloat16 may cost in float16, and in bfloat16 what it may cost.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from pipeline.model_dir import ModelDir, read_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
+LEAST = {"float16": 0.9999, "bfloat16": 0.999}
+"""Cosine of two runs that differ in the order of sums."""
 LENGTHS = [1, 3, 17, 64, 65, 128, 200, 500, 17, 2]
 
 
@@ -57,7 +59,7 @@ def test_vectors_are_those_of_sentence_transformers(case: Case, kind: str, dtype
     theirs = 1 - cosines(st.encode(case.texts).astype(np.float32), case.exact)
     ours = 1 - cosines(engine.embed(case.ids, case.offsets), case.exact)
     assert ours.max() <= 0.001
-    assert ours.mean() <= 1.25 * theirs.mean()
+    assert ours.mean() <= max(0.0001, 1.25 * theirs.mean())
 
 
 def test_float32_on_a_gpu_is_float32(case: Case) -> None:
@@ -66,22 +68,26 @@ def test_float32_on_a_gpu_is_float32(case: Case) -> None:
     assert cosines(engine.embed(case.ids, case.offsets), case.exact).min() >= 0.99999
 
 
+@pytest.mark.parametrize("dtype", LEAST)
 @pytest.mark.parametrize("budget", [512, 4096])
-def test_vectors_do_not_depend_on_the_batch(case: Case, budget: int) -> None:
-    whole = load_engine(case.model, engine="packed", dtype="bfloat16", device="cuda", max_batch_tokens=32768)
-    small = load_engine(case.model, engine="packed", dtype="bfloat16", device="cuda", max_batch_tokens=budget)
+def test_vectors_do_not_depend_on_the_batch(case: Case, budget: int, dtype: str) -> None:
+    whole = load_engine(case.model, engine="packed", dtype=dtype, device="cuda", max_batch_tokens=32768)
+    small = load_engine(case.model, engine="packed", dtype=dtype, device="cuda", max_batch_tokens=budget)
     a, b = (engine.embed(case.ids, case.offsets) for engine in (whole, small))
     assert small.stats.n_batches > whole.stats.n_batches
-    assert cosines(a, b).min() >= 0.999
+    assert cosines(a, b).min() >= LEAST[dtype]
 
 
-def test_steps_that_were_compiled_give_what_plain_ones_give(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"engine": "packed", "dtype": "bfloat16", "device": "cuda", "max_batch_tokens": 8192}
+@pytest.mark.parametrize("dtype", LEAST)
+def test_steps_that_were_compiled_give_what_plain_ones_give(
+    case: Case, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    options = {"engine": "packed", "dtype": dtype, "device": "cuda", "max_batch_tokens": 8192}
     chosen = load_engine(case.model, **options).embed(case.ids, case.offsets)
     for family in (packed_bert, packed_llama):
         monkeypatch.setattr(family, "fastest", lambda step, _sample, _device: step)
     plain = load_engine(case.model, **options).embed(case.ids, case.offsets)
-    assert cosines(chosen, plain).min() >= 0.999
+    assert cosines(chosen, plain).min() >= LEAST[dtype]
 
 
 @pytest.mark.parametrize("pooling", ["auto", "mean", "max", "weighted_mean"])

@@ -225,24 +225,38 @@ def test_a_damaged_table_of_a_static_model_is_named(static_dir, tmp_path, stored
         load_engine(resolve(str(path)))
 
 
+def with_setting(path: Path, copy: Path, setting: dict) -> Path:
+    shutil.copytree(path, copy)
+    config = json.loads((copy / "sentence_bert_config.json").read_text())
+    (copy / "sentence_bert_config.json").write_text(json.dumps({**config, **setting}))
+    return copy
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"modality_config": {"text": {"method": "forward", "method_output_name": "hidden_states"}}},
+        {"transformer_task": "fill-mask"},
+    ],
+    ids=str,
+)
+def test_another_output_of_the_transformer_is_not_packed(made, tmp_path, setting):
+    model = resolve(str(with_setting(made("llama"), tmp_path / "m", setting)))
+    with pytest.raises(ModelError, match=next(iter(setting))):
+        load_engine(model, engine="packed")
+
+
 @pytest.mark.parametrize(
     "setting",
     [
         {"config_args": {"num_hidden_layers": 1}},
         {"config_kwargs": {"is_causal": False}},
-        {"modality_config": {"text": {"method": "forward", "method_output_name": "hidden_states"}}},
     ],
     ids=str,
 )
 def test_what_sentence_transformers_config_says_about_the_forward_is_followed(made, tmp_path, setting):
-    path = Path(shutil.copytree(made("llama"), tmp_path / "m"))
-    config = json.loads((path / "sentence_bert_config.json").read_text())
-    (path / "sentence_bert_config.json").write_text(json.dumps({**config, **setting}))
+    path = with_setting(made("llama"), tmp_path / "m", setting)
     model = resolve(str(path))
-    if "modality_config" in setting:
-        with pytest.raises(ModelError, match="modality_config"):
-            load_engine(model, engine="packed")
-        return
     theirs, ids, offsets, _ = oracle(path)
     engine = load_engine(model, max_batch_tokens=700)
     assert engine.name == "padded"
