@@ -4,16 +4,17 @@
     python -m benchmarks.end_to_end --corpus DIR --device cuda --large --texts 600000 --part-bytes 4MiB
         --candidates ours:bfloat16,engine:bfloat16,encode:bfloat16                          for a GPU (not run on one yet)
 
-Each candidate is a process of its own over the same Parquet shards, the same BERT directory (6 layers, hidden 384, or with
---large those of sup-simcse-ja-large; random weights, MeCab + WordPiece), all cores, and ends with vectors in Parquet; float32, or
-as `ours:bfloat16`:
+Each candidate is a process of its own over the same Parquet shards, the same BERT directory (6
+layers, hidden 384, or with --large those of sup-simcse-ja-large; random weights, MeCab +
+WordPiece), all cores, and ends with vectors in Parquet; float32, or as `ours:bfloat16`:
 
     ours     corpus-embed run
     encode   SentenceTransformer.encode over all texts at its best batch size (found first, not timed), then Parquet
     engine   the packed engine alone from ids that are ready, without loading: one single-threaded process a core, or one a GPU
     recipe   Ray Data map_batches with SentenceTransformer.encode (batch 32), then write_parquet
 
-Out: one table of wall seconds, texts/s, tokens/s and ratio, and the lowest cosine of ours to encode's vectors.
+Out: one table of wall seconds, texts/s, tokens/s and ratio, and the lowest cosine of ours to
+encode's vectors.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def sentence_transformer(model: Path, device: str, dtype: str) -> Any:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(str(model), device=device, model_kwargs={"dtype": getattr(torch, dtype)})
+    return SentenceTransformer(
+        str(model), device=device, model_kwargs={"dtype": getattr(torch, dtype)}
+    )
 
 
 def best_batch(model: Path, texts: list[str], device: str, dtype: str) -> int:
@@ -77,11 +80,15 @@ def best_batch(model: Path, texts: list[str], device: str, dtype: str) -> int:
 
 def encode(options: argparse.Namespace) -> None:
     ids, texts = read_texts(options.shards)
-    vectors = sentence_transformer(options.model, options.device, options.dtype).encode(texts, batch_size=options.batch)
+    vectors = sentence_transformer(options.model, options.device, options.dtype).encode(
+        texts, batch_size=options.batch
+    )
     out = options.out
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     out.mkdir()
-    pq.write_table(pa.table({"doc_id": ids, "text": texts, "embedding": column}), out / "vectors.parquet")
+    pq.write_table(
+        pa.table({"doc_id": ids, "text": texts, "embedding": column}), out / "vectors.parquet"
+    )
 
 
 def recipe(options: argparse.Namespace) -> None:
@@ -106,17 +113,24 @@ def recipe(options: argparse.Namespace) -> None:
 
 
 def engine_of_one_process(
-    options: argparse.Namespace, process: int, n_processes: int, ready: Barrier, seconds: Queue[float]
+    options: argparse.Namespace,
+    process: int,
+    n_processes: int,
+    ready: Barrier,
+    seconds: Queue[float],
 ) -> None:
     from pipeline.embed import load_engine
-    from pipeline.model_store import resolve
+    from pipeline.job.model_store import resolve
     from pipeline.tokenize import load_tokenizer
 
     found = resolve(str(options.model))
     texts = read_texts(options.shards)[1][process::n_processes]
     tokens = load_tokenizer(found, max_tokens=found.max_tokens).encode(texts)
     loaded = load_engine(
-        found, dtype=options.dtype, device=options.device, threads=1 if options.device == "cpu" else None
+        found,
+        dtype=options.dtype,
+        device=options.device,
+        threads=1 if options.device == "cpu" else None,
     )
     loaded.embed(tokens.ids[: tokens.offsets[64]], tokens.offsets[:65])  # warm
     ready.wait()
@@ -129,7 +143,10 @@ def engine(options: argparse.Namespace) -> None:
     spawn = multiprocessing.get_context("spawn")
     n = (os.cpu_count() or 1) if options.device == "cpu" else 1
     ready, seconds = spawn.Barrier(n), spawn.Queue()
-    processes = [spawn.Process(target=engine_of_one_process, args=(options, i, n, ready, seconds)) for i in range(n)]
+    processes = [
+        spawn.Process(target=engine_of_one_process, args=(options, i, n, ready, seconds))
+        for i in range(n)
+    ]
     for process in processes:
         process.start()
     print(json.dumps({"embed_s": max(seconds.get() for _ in processes)}))
@@ -148,10 +165,16 @@ def ours(options: argparse.Namespace) -> None:
     path = options.out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(spec))
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "run", str(path), "--json"], check=True, capture_output=True
+        [sys.executable, "-m", "pipeline", "run", str(path), "--json"],
+        check=True,
+        capture_output=True,
     )
     figures = json.loads(done.stdout)["run"]
-    print(json.dumps({name: figures[name] for name in ("n_tokens", "padding_share", "seconds", "parts")}))
+    print(
+        json.dumps(
+            {name: figures[name] for name in ("n_tokens", "padding_share", "seconds", "parts")}
+        )
+    )
 
 
 def vectors_of(out: Path) -> dict[str, np.ndarray]:
@@ -163,19 +186,23 @@ def vectors_of(out: Path) -> dict[str, np.ndarray]:
 
 def lowest_cosine(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     left, right = np.stack([a[key] for key in a]), np.stack([b[key] for key in a])
-    return float(((left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)).min())
+    return float(
+        ((left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)).min()
+    )
 
 
 def compare(options: argparse.Namespace) -> None:
     from benchmarks.engine import paragraphs
-    from tests.model_dirs import bert_japanese
+    from tests.support.model_dirs import bert_japanese
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         texts = paragraphs(options.corpus, options.texts, options.chars)
         model = bert_japanese(root / "model", **(SMALL | (LARGE if options.large else {})))
         write_shards(root / "in", texts)
-        seconds: dict[str, list[float]] = {candidate: [] for candidate in options.candidates.split(",")}
+        seconds: dict[str, list[float]] = {
+            candidate: [] for candidate in options.candidates.split(",")
+        }
         baseline = next((candidate for candidate in seconds if candidate.startswith("encode")), "")
         batch = best_batch(model, texts, options.device, baseline.partition(":")[2] or "float32")
         outs: dict[str, Path] = {}
@@ -185,11 +212,19 @@ def compare(options: argparse.Namespace) -> None:
                 kind, _, dtype = candidate.partition(":")
                 outs[candidate] = root / f"{candidate.replace(':', '-')}-{number}"
                 given = {
-                    "candidate": kind, "dtype": dtype or "float32", "model": model, "shards": root / "in",
-                    "out": outs[candidate], "batch": batch, "device": options.device, "part-bytes": options.part_bytes,
-                }  # fmt: skip
+                    "candidate": kind,
+                    "dtype": dtype or "float32",
+                    "model": model,
+                    "shards": root / "in",
+                    "out": outs[candidate],
+                    "batch": batch,
+                    "device": options.device,
+                    "part-bytes": options.part_bytes,
+                }
                 command = [sys.executable, "-m", "benchmarks.end_to_end"]
-                command += [text for name, value in given.items() for text in (f"--{name}", str(value))]
+                command += [
+                    text for name, value in given.items() for text in (f"--{name}", str(value))
+                ]
                 started = time.perf_counter()
                 done = subprocess.run(command, check=False, capture_output=True, text=True)
                 wall = time.perf_counter() - started
@@ -198,7 +233,9 @@ def compare(options: argparse.Namespace) -> None:
                 told = json.loads(done.stdout or "{}")
                 seconds[candidate].append(told["embed_s"] if kind == "engine" else wall)
                 n_tokens = max(n_tokens, told.get("n_tokens", 0))
-                print(f"{candidate}: {seconds[candidate][-1]:.1f} s {done.stdout.strip()}", flush=True)
+                print(
+                    f"{candidate}: {seconds[candidate][-1]:.1f} s {done.stdout.strip()}", flush=True
+                )
         base = statistics.median(seconds[baseline]) if baseline else float("nan")
         print(
             f"\n{len(texts)} texts, {n_tokens} tokens, {options.device}, {os.cpu_count()} cores, encode at batch {batch}"
@@ -217,8 +254,12 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=Path(__file__).parent.parent / "jobs" / "sample")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, default=Path(__file__).parent.parent / "jobs" / "sample"
+    )
     parser.add_argument("--texts", type=int, default=8000)
     parser.add_argument("--chars", type=int, default=100, help="characters of a text, at least")
     parser.add_argument("--rounds", type=int, default=1)
@@ -232,7 +273,9 @@ def main() -> None:
     for path in ("--model", "--shards", "--out"):
         parser.add_argument(path, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    {"ours": ours, "engine": engine, "encode": encode, "recipe": recipe}.get(options.candidate, compare)(options)
+    {"ours": ours, "engine": engine, "encode": encode, "recipe": recipe}.get(
+        options.candidate, compare
+    )(options)
 
 
 if __name__ == "__main__":

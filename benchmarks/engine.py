@@ -1,11 +1,13 @@
-"""Is the engine faster than sentence-transformers on the same texts, weights, dtype and cores, and how near the limit?
+"""Is the engine faster than sentence-transformers on the same texts, weights, dtype and cores, and
+how near the limit?
 
     python -m benchmarks.engine [--texts 600] [--rounds 3] [--threads 2] [--budgets 1024,2048] [--bfloat16]
 
-In: paragraphs of a corpus and a BERT directory with random weights (6 layers, hidden 384 by default). Out: one table.
-Every candidate runs once in every round, so that a busy neighbour hits all of them alike; the GEMM ceiling is measured
-in every round too. encode starts from text (what a user runs) and from ids (the forward pass alone); engines from ids.
-GFLOP/s count the multiplications done for real tokens (last layer trimmed where the candidate trims it).
+In: paragraphs of a corpus and a BERT directory with random weights (6 layers, hidden 384 by
+default). Out: one table. Every candidate runs once in every round, so that a busy neighbour hits
+all of them alike; the GEMM ceiling is measured in every round too. encode starts from text (what a
+user runs) and from ids (the forward pass alone); engines from ids. GFLOP/s count the
+multiplications done for real tokens (last layer trimmed where the candidate trims it).
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ import numpy as np
 import torch
 
 from pipeline.embed import Engine, load_engine
-from pipeline.model_dir import read_model
-from tests.model_dirs import SAMPLE, bert_japanese
+from pipeline.job.model_dir import read_model
+from tests.support.model_dirs import SAMPLE, bert_japanese
 
 ST_BATCHES = (8, 16, 32, 64)
 
@@ -42,8 +44,9 @@ class Candidate:
 
 
 def paragraphs(corpus: Path, n_texts: int, n_chars: int, seed: int = 0) -> list[str]:
-    """Lines of Japanese documents joined until they have `n_chars` characters, sampled over the whole corpus. Where it has fewer
-    of them than asked for, the same ones come again behind a number, so that no two texts are equal."""
+    """Lines of Japanese documents joined until they have `n_chars` characters, sampled over the
+    whole corpus. Where it has fewer of them than asked for, the same ones come again behind a
+    number, so that no two texts are equal."""
     found: list[str] = []
     for shard in sorted(corpus.glob("*.jsonl.gz")):
         for line in gzip.decompress(shard.read_bytes()).splitlines():
@@ -59,7 +62,9 @@ def paragraphs(corpus: Path, n_texts: int, n_chars: int, seed: int = 0) -> list[
     return [f"{again}番。{found[order[i]]}" if again else found[order[i]] for again, i in rounds]
 
 
-def gemm_gflops(dtype: torch.dtype, clock: Callable[[], float], n: int = 2048, repeats: int = 5) -> float:
+def gemm_gflops(
+    dtype: torch.dtype, clock: Callable[[], float], n: int = 2048, repeats: int = 5
+) -> float:
     """The ceiling: the best of a few n³ matrix products of this dtype, GFLOP/s."""
     a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
     best = float("inf")
@@ -73,14 +78,27 @@ def gemm_gflops(dtype: torch.dtype, clock: Callable[[], float], n: int = 2048, r
 def bert_gflop(config: dict, n_tokens: np.ndarray, trimmed: bool) -> float:
     """Multiplications and additions of the linear layers and of attention for real tokens, 10⁹."""
     d, f, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    tokens, squares, rows = float(n_tokens.sum()), float((n_tokens.astype(float) ** 2).sum()), n_tokens.size
+    tokens, squares, rows = (
+        float(n_tokens.sum()),
+        float((n_tokens.astype(float) ** 2).sum()),
+        n_tokens.size,
+    )
     layer = 2 * tokens * (4 * d * d + 2 * d * f) + 4 * d * squares
-    last = 2 * tokens * 2 * d * d + 2 * rows * (2 * d * d + 2 * d * f) + 4 * d * tokens if trimmed else layer
+    last = (
+        2 * tokens * 2 * d * d + 2 * rows * (2 * d * d + 2 * d * f) + 4 * d * tokens
+        if trimmed
+        else layer
+    )
     return ((layers - 1) * layer + last) / 1e9
 
 
 def encode_from_ids(
-    st: Any, rows: list[list[int]], order: np.ndarray, batch: int, device: str = "cpu", forward: Any = None
+    st: Any,
+    rows: list[list[int]],
+    order: np.ndarray,
+    batch: int,
+    device: str = "cpu",
+    forward: Any = None,
 ) -> np.ndarray:
     """What `encode` does behind its tokenizer: the same order (by characters), batches and padding.
 
@@ -96,32 +114,52 @@ def encode_from_ids(
             for line, i in enumerate(picked):
                 ids[line, : len(rows[i])] = torch.tensor(rows[i])
                 mask[line, : len(rows[i])] = 1
-            features = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "modality": "text"}
+            features = {
+                "input_ids": ids.to(device),
+                "attention_mask": mask.to(device),
+                "modality": "text",
+            }
             out[picked] = (forward or st)(features)["sentence_embedding"].float().cpu().numpy()
     return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, default=SAMPLE)
-    parser.add_argument("--model", type=Path, help="a directory to use instead of one with random weights")
+    parser.add_argument(
+        "--model", type=Path, help="a directory to use instead of one with random weights"
+    )
     parser.add_argument("--texts", type=int, default=600)
     parser.add_argument("--chars", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--budgets", default="", help="budgets of the packed engine to compare, comma-separated")
-    parser.add_argument("--bfloat16", action="store_true", help="also the packed engine in bfloat16")
-    parser.add_argument("--only-engines", action="store_true", help="leave sentence-transformers out (tuning)")
-    parser.add_argument("--cpu-clock", action="store_true", help="CPU seconds, on a busy machine; needs --threads 1")
+    parser.add_argument(
+        "--budgets", default="", help="budgets of the packed engine to compare, comma-separated"
+    )
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="also the packed engine in bfloat16"
+    )
+    parser.add_argument(
+        "--only-engines", action="store_true", help="leave sentence-transformers out (tuning)"
+    )
+    parser.add_argument(
+        "--cpu-clock", action="store_true", help="CPU seconds, on a busy machine; needs --threads 1"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         path = options.model or bert_japanese(
-            Path(folder) / "model", hidden=options.hidden, layers=options.layers, heads=options.hidden // 32,
-            intermediate=4 * options.hidden, vocab_size=8000,
-        )  # fmt: skip
+            Path(folder) / "model",
+            hidden=options.hidden,
+            layers=options.layers,
+            heads=options.hidden // 32,
+            intermediate=4 * options.hidden,
+            vocab_size=8000,
+        )
         compare(path, options)
 
 
@@ -202,8 +240,10 @@ def report(
     texts: list[str],
     options: argparse.Namespace,
 ) -> None:
-    print(f"{len(texts)} texts, {n_tokens.mean():.0f} tokens on average (median {np.median(n_tokens):.0f}, longest "
-          f"{n_tokens.max()}), {options.threads} threads, torch {torch.__version__}, {options.rounds} rounds")  # fmt: skip
+    print(
+        f"{len(texts)} texts, {n_tokens.mean():.0f} tokens on average (median {np.median(n_tokens):.0f}, longest "
+        f"{n_tokens.max()}), {options.threads} threads, torch {torch.__version__}, {options.rounds} rounds"
+    )
     for dtype, measured in ceilings.items():
         print(
             f"GEMM ceiling {dtype}: {statistics.median(measured):.0f} GFLOP/s ({min(measured):.0f}-{max(measured):.0f})"
@@ -211,18 +251,27 @@ def report(
     reference = candidates[0].vectors
     starts = ("encode from text", "encode from ids")
     best = {
-        s: min((statistics.median(c.seconds) for c in candidates if c.name.startswith(s)), default=np.nan)
+        s: min(
+            (statistics.median(c.seconds) for c in candidates if c.name.startswith(s)),
+            default=np.nan,
+        )
         for s in starts
     }
-    print(f"{'':32} {'texts/s':>8} {'spread':>13} {'tokens/s':>9} {'GFLOP/s':>8} {'of GEMM':>7} {'padding':>7} "
-          f"{'vs text':>7} {'vs ids':>7} {'min cosine':>10}")  # fmt: skip
+    print(
+        f"{'':32} {'texts/s':>8} {'spread':>13} {'tokens/s':>9} {'GFLOP/s':>8} {'of GEMM':>7} {'padding':>7} "
+        f"{'vs text':>7} {'vs ids':>7} {'min cosine':>10}"
+    )
     for c in candidates:
         median = statistics.median(c.seconds)
         spread = f"{len(texts) / max(c.seconds):.0f}-{len(texts) / min(c.seconds):.0f}"
-        ceiling = statistics.median(ceilings[torch.bfloat16 if "bfloat16" in c.name else torch.float32])
-        print(f"{c.name:32} {len(texts) / median:8.1f} {spread:>13} {n_tokens.sum() / median:9.0f} {c.gflop / median:8.0f} "
-              f"{c.gflop / median / ceiling:7.0%} {c.padding or 0:7.1%} {best[starts[0]] / median:7.2f} "
-              f"{best[starts[1]] / median:7.2f} {min_cosine(c.vectors, reference):10.7f}")  # fmt: skip
+        ceiling = statistics.median(
+            ceilings[torch.bfloat16 if "bfloat16" in c.name else torch.float32]
+        )
+        print(
+            f"{c.name:32} {len(texts) / median:8.1f} {spread:>13} {n_tokens.sum() / median:9.0f} {c.gflop / median:8.0f} "
+            f"{c.gflop / median / ceiling:7.0%} {c.padding or 0:7.1%} {best[starts[0]] / median:7.2f} "
+            f"{best[starts[1]] / median:7.2f} {min_cosine(c.vectors, reference):10.7f}"
+        )
 
 
 def min_cosine(a: np.ndarray | None, b: np.ndarray | None) -> float:

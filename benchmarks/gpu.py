@@ -1,18 +1,20 @@
-"""How near the GPU's limit is the engine, and how far ahead of sentence-transformers? One table, ready for a GPU.
+"""How near the GPU's limit is the engine, and how far ahead of sentence-transformers? One table,
+ready for a GPU.
 
     python -m benchmarks.gpu --family bert [--lengths 32,128,512,mix] [--tokens 1000000] [--no-compile]
     python -m benchmarks.gpu --family bert --device cpu --tiny          smoke test without a GPU
 
-In: nothing; the directory has the exact configuration of sup-simcse-ja-large (bert) or sarashina-embedding-v1-1b
-(llama) with random weights and a synthetic vocabulary. Out: parity, ceilings and one row a candidate and length:
-A  SentenceTransformer.encode from text, best of its batch sizes (the tokenizer is a fast one, which flatters A)
+In: nothing; the directory has the exact configuration of sup-simcse-ja-large (bert) or
+sarashina-embedding-v1-1b (llama) with random weights and a synthetic vocabulary. Out: parity,
+ceilings and one row a candidate and length: A  SentenceTransformer.encode from text, best of its
+batch sizes (the tokenizer is a fast one, which flatters A)
 B  the same forward fed with ids in the same order        C  B under torch.compile
-D  Ray Data map_batches around A
-then our padded and packed engines from ids, the latter also with no step compiled. C and D are left out, with the
-reason, where a compiler or ray is missing. Tokens are real tokens only; MFU is multiplications for real tokens over the
-GEMM ceiling measured in the same run; busy is the time of kernels and copies over the wall time of one more run under
-the profiler (kernels that overlap count twice). It needs torch, transformers, sentence-transformers and safetensors,
-neither ray nor MeCab.
+D  Ray Data map_batches around A then our padded and packed engines from ids, the latter also with
+no step compiled. C and D are left out, with the reason, where a compiler or ray is missing. Tokens
+are real tokens only; MFU is multiplications for real tokens over the GEMM ceiling measured in the
+same run; busy is the time of kernels and copies over the wall time of one more run under the
+profiler (kernels that overlap count twice). It needs torch, transformers, sentence-transformers and
+safetensors, neither ray nor MeCab.
 """
 
 from __future__ import annotations
@@ -33,46 +35,74 @@ import torch
 from benchmarks.engine import encode_from_ids, min_cosine
 from pipeline.embed import load_engine, packed_bert, packed_llama
 from pipeline.embed.fused import Step
-from pipeline.model_dir import read_model
-from tests.model_files import save_spread, write_modules, write_readme, write_vocab
+from pipeline.job.model_dir import read_model
+from tests.support.model_files import save_spread, write_modules, write_readme, write_vocab
 
 BATCHES = (32, 64, 128, 256, 512)
-BERT = {"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096, "num_attention_heads": 16}
+BERT = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+}
 LLAMA = {
-    "hidden_size": 1792, "num_hidden_layers": 24, "intermediate_size": 6272, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "head_dim": 112,
-}  # fmt: skip
+    "hidden_size": 1792,
+    "num_hidden_layers": 24,
+    "intermediate_size": 6272,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 112,
+}
 EXACT_TOKENS = 8192  # for the model in float32 on a CPU, 20 TFLOP
 LENGTHS = {"bert": "32,128,512,mix", "llama": "128,512,8192,mix"}
 TOKENS = {"bert": 1_000_000, "llama": 300_000}
-TINY = {"hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 512, "num_attention_heads": 4}
+TINY = {
+    "hidden_size": 256,
+    "num_hidden_layers": 2,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+}
 
 
 def make_model(path: Path, family: str, tiny: bool) -> Path:
     """A directory of the family's configuration; words "w0", "w1", … are one token each."""
     from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaModel
 
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(500 if tiny else 32_000))]
+    vocab = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *(f"w{i}" for i in range(500 if tiny else 32_000)),
+    ]
     positions = 512 if family == "bert" else 8192
     path.mkdir(parents=True)
     write_vocab(path, vocab)
     ids = {word: i for i, word in enumerate(vocab)}
     BertTokenizerFast(vocab=ids, model_max_length=positions).save_pretrained(path)
     if family == "bert":
-        bert = BertConfig(vocab_size=len(vocab), max_position_embeddings=positions, **(TINY if tiny else BERT))
+        bert = BertConfig(
+            vocab_size=len(vocab), max_position_embeddings=positions, **(TINY if tiny else BERT)
+        )
         save_spread(BertModel(bert, add_pooling_layer=False), path, 0)
     else:
         sizes = {**TINY, "num_key_value_heads": 2, "head_dim": 112} if tiny else LLAMA
-        llama = LlamaConfig(vocab_size=len(vocab), max_position_embeddings=positions, pad_token_id=0, **sizes)
+        llama = LlamaConfig(
+            vocab_size=len(vocab), max_position_embeddings=positions, pad_token_id=0, **sizes
+        )
         save_spread(LlamaModel(llama), path, 0)
     width = TINY["hidden_size"] if tiny else (BERT if family == "bert" else LLAMA)["hidden_size"]
-    write_modules(path, [("pooling", width, "cls" if family == "bert" else "last_token")], positions, None)
+    write_modules(
+        path, [("pooling", width, "cls" if family == "bert" else "last_token")], positions, None
+    )
     write_readme(path, "license: cc0-1.0", "en")
     return path
 
 
 def make_texts(length: str, n_tokens: int, seed: int = 0) -> list[str]:
-    """Texts of exactly `length` tokens, or of a lognormal mix with a mean of about 100; two are special tokens."""
+    """Texts of exactly `length` tokens, or of a lognormal mix with a mean of about 100; two are
+    special tokens."""
     rng = np.random.default_rng(seed)
     if length == "mix":
         sizes = np.clip(rng.lognormal(4.35, 0.7, max(16, n_tokens // 100)), 8, 512).astype(int)
@@ -82,13 +112,18 @@ def make_texts(length: str, n_tokens: int, seed: int = 0) -> list[str]:
 
 
 def gflop(config: dict[str, Any], n_tokens: np.ndarray, causal: bool) -> float:
-    """Multiplications and additions of all layers for real tokens, 10⁹ (nothing taken off for the trimmed layer)."""
+    """Multiplications and additions of all layers for real tokens, 10⁹ (nothing taken off for the
+    trimmed layer)."""
     d, f, h = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
     dh = config.get("head_dim") or d // h
     kv = config.get("num_key_value_heads") or h
     linear = d * dh * (2 * h + 2 * kv) + (3 if causal else 2) * d * f
     pairs = float((n_tokens.astype(float) ** 2).sum()) * (0.5 if causal else 1.0)
-    return config["num_hidden_layers"] * (2 * float(n_tokens.sum()) * linear + 4 * h * dh * pairs) / 1e9
+    return (
+        config["num_hidden_layers"]
+        * (2 * float(n_tokens.sum()) * linear + 4 * h * dh * pairs)
+        / 1e9
+    )
 
 
 def plain(step: Step, _sample: object, _device: str) -> Step:
@@ -112,7 +147,8 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def busy_share(work: Callable[[], object], device: str) -> str:
-    """Time of kernels and copies over the wall time of one run; "-" without a GPU, or in another process (D)."""
+    """Time of kernels and copies over the wall time of one run; "-" without a GPU, or in another
+    process (D)."""
     if not device.startswith("cuda"):
         return "-"
     from torch.profiler import ProfilerActivity, profile
@@ -123,7 +159,9 @@ def busy_share(work: Callable[[], object], device: str) -> str:
     return f"{busy_s / wall_s:.0%}" if busy_s else "-"
 
 
-def ray_recipe(path: Path, texts: list[str], batch: int, options: argparse.Namespace) -> Callable[[], object] | None:
+def ray_recipe(
+    path: Path, texts: list[str], batch: int, options: argparse.Namespace
+) -> Callable[[], object] | None:
     """D: what a Ray tutorial shows: one actor, map_batches, encode."""
     try:
         import ray.data
@@ -144,7 +182,9 @@ def ray_recipe(path: Path, texts: list[str], batch: int, options: argparse.Names
 
     gpus = 1 if options.device.startswith("cuda") else 0
     data = ray.data.from_items([{"text": text} for text in texts])
-    return lambda: data.map_batches(Embed, concurrency=1, num_gpus=gpus, batch_size=4096).materialize()
+    return lambda: data.map_batches(
+        Embed, concurrency=1, num_gpus=gpus, batch_size=4096
+    ).materialize()
 
 
 def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float) -> None:
@@ -168,27 +208,44 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     }
     if options.compile:
         compiled = torch.compile(st.forward, dynamic=True)
-        candidates["C B compiled"] = lambda: encode_from_ids(st, rows, order, batch, device, compiled)
+        candidates["C B compiled"] = lambda: encode_from_ids(
+            st, rows, order, batch, device, compiled
+        )
     if options.ray and (recipe := ray_recipe(path, texts, batch, options)):
         candidates["D ray + encode"] = recipe
     engines = {
-        f"engine {kind}": load_engine(model, engine=kind, dtype=dtype, device=device) for kind in ("padded", "packed")
+        f"engine {kind}": load_engine(model, engine=kind, dtype=dtype, device=device)
+        for kind in ("padded", "packed")
     }
-    with mock.patch.multiple(packed_bert, fastest=plain), mock.patch.multiple(packed_llama, fastest=plain):
-        engines["engine packed, plain steps"] = load_engine(model, engine="packed", dtype=dtype, device=device)
+    with (
+        mock.patch.multiple(packed_bert, fastest=plain),
+        mock.patch.multiple(packed_llama, fastest=plain),
+    ):
+        engines["engine packed, plain steps"] = load_engine(
+            model, engine="packed", dtype=dtype, device=device
+        )
     for name, engine in engines.items():
         candidates[name] = lambda engine=engine: engine.embed(ids, offsets)
 
     few = max(1, min(16, EXACT_TOKENS // int(n_tokens.max())))
-    exact = SentenceTransformer(str(path), device="cpu", model_kwargs={"dtype": torch.float32}).encode(texts[:few])
-    vectors = {name: engine.embed(ids[: offsets[few]], offsets[: few + 1]) for name, engine in engines.items()}
+    exact = SentenceTransformer(
+        str(path), device="cpu", model_kwargs={"dtype": torch.float32}
+    ).encode(texts[:few])
+    vectors = {
+        name: engine.embed(ids[: offsets[few]], offsets[: few + 1])
+        for name, engine in engines.items()
+    }
     for name, found in {"encode": st.encode(texts[:few]).astype(np.float32), **vectors}.items():
-        print(f"  {name}: minimum cosine to float32 on a CPU {min_cosine(found, exact):.6f} ({few} texts)")
+        print(
+            f"  {name}: minimum cosine to float32 on a CPU {min_cosine(found, exact):.6f} ({few} texts)"
+        )
     for name, run in list(candidates.items()):
         try:
             run()  # warms up
         except Exception as error:  # noqa: BLE001 (a baseline that cannot run here must not take the others with it)
-            print(f"  {name}: left out: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            print(
+                f"  {name}: left out: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
             del candidates[name]
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(options.rounds):
@@ -199,33 +256,46 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     for name, measured in seconds.items():
         median = statistics.median(measured)
         padding = f"{engines[name].stats.padding_share:6.1%}" if name in engines else "     -"
-        print(f"  {name:24} {n_tokens.sum() / median:11,.0f} tok/s ({n_tokens.sum() / max(measured):,.0f}-"
-              f"{n_tokens.sum() / min(measured):,.0f}) {len(texts) / median:8,.0f} texts/s"
-              f"  MFU {work / median / ceiling / 1e3:.0%}  busy {busy[name]:>4}"
-              f"  pad {padding} {first / median:5.2f} x A")  # fmt: skip
+        print(
+            f"  {name:24} {n_tokens.sum() / median:11,.0f} tok/s ({n_tokens.sum() / max(measured):,.0f}-"
+            f"{n_tokens.sum() / min(measured):,.0f}) {len(texts) / median:8,.0f} texts/s"
+            f"  MFU {work / median / ceiling / 1e3:.0%}  busy {busy[name]:>4}"
+            f"  pad {padding} {first / median:5.2f} x A"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--family", choices=["bert", "llama"], default="bert")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--lengths", help="tokens a text; default: those of the targets")
     parser.add_argument(
-        "--tokens", type=int, help="real tokens a measurement (default: a second of the target's speed)"
+        "--tokens",
+        type=int,
+        help="real tokens a measurement (default: a second of the target's speed)",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="a toy model and few texts")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="candidate C")
-    parser.add_argument("--ray", action=argparse.BooleanOptionalAction, default=True, help="candidate D")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="candidate C"
+    )
+    parser.add_argument(
+        "--ray", action=argparse.BooleanOptionalAction, default=True, help="candidate D"
+    )
     options = parser.parse_args()
     options.tokens = options.tokens or (3_000 if options.tiny else TOKENS[options.family])
     options.torch_dtype = getattr(torch, options.dtype)
     logging.basicConfig(format="  %(message)s")
-    logging.getLogger("pipeline").setLevel(logging.INFO)  # which steps are compiled, and the budget that was found
+    # which steps are compiled, and the budget that was found
+    logging.getLogger("pipeline").setLevel(logging.INFO)
     name = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
     ceiling = gemm_tflops(options.device, options.torch_dtype, 512 if options.tiny else 8192)
-    print(f"{name}, torch {torch.__version__}, {options.dtype}, GEMM ceiling {ceiling:.1f} TFLOP/s (random data)")
+    print(
+        f"{name}, torch {torch.__version__}, {options.dtype}, GEMM ceiling {ceiling:.1f} TFLOP/s (random data)"
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = make_model(Path(folder) / "model", options.family, options.tiny)
         for length in (options.lengths or LENGTHS[options.family]).split(","):

@@ -1,12 +1,15 @@
-"""Is peak memory flat in corpus size, and does Ray's object store never spill? The whole pipeline, a tiny real model.
+"""Is peak memory flat in corpus size, and does Ray's object store never spill? The whole pipeline,
+a tiny real model.
 
     python -m benchmarks.memory [--sizes 1,4,16] [--mb 40] [--part-bytes 2MiB] [--store-mib 100] [--embedders 2]
 
-In: nothing. Each size is a job in a process of its own, with a Ray of its own whose object store is `--store-mib`: size
-times `--mb` of text in documents of 20,000 characters, of which the model sees 64 tokens, so that blocks are large and
-computing is cheap. Twice a second all its processes are asked for their memory. Out: a JSON line a job: peaks in MiB of
-what is private to the driver, to the largest worker and to all workers together (RssAnon; memory of the object store is not
-private), bytes of all blocks (rows and tokens, rows and vectors), and what the raylet says it spilled. Exit code 1 if it did.
+In: nothing. Each size is a job in a process of its own, with a Ray of its own whose object store is
+`--store-mib`: size times `--mb` of text in documents of 20,000 characters, of which the model sees
+64 tokens, so that blocks are large and computing is cheap. Twice a second all its processes are
+asked for their memory. Out: a JSON line a job: peaks in MiB of what is private to the driver, to
+the largest worker and to all workers together (RssAnon; memory of the object store is not private),
+bytes of all blocks (rows and tokens, rows and vectors), and what the raylet says it spilled. Exit
+code 1 if it did.
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pipeline.run import run
-from tests.model_dirs import bert_mean, sample_texts
-from tests.outputs import make_spec
-from tests.processes import below, status_of
+from pipeline.driver.run import run
+from tests.support.model_dirs import bert_mean, sample_texts
+from tests.support.outputs import make_spec
+from tests.support.processes import below, status_of
 
 CHARACTERS = 20_000
 SHARDS = 4
@@ -48,7 +51,10 @@ class Peaks(threading.Thread):
             self._note("driver", private_mib(os.getpid()))
             self._note("all workers", sum(sizes.values()))
             for stage, name in STAGES.items():
-                self._note(f"largest of {stage}", max((sizes[p] for p in workers if name in workers[p]), default=0))
+                self._note(
+                    f"largest of {stage}",
+                    max((sizes[p] for p in workers if name in workers[p]), default=0),
+                )
 
     def _note(self, name: str, mib: float) -> None:
         self.most[name] = max(self.most.get(name, 0), round(mib))
@@ -68,7 +74,10 @@ def write_corpus(folder: Path, megabytes: int) -> int:
     for shard in range(SHARDS):
         with (folder / f"{shard}.jsonl").open("w") as file:
             for number in range(shard, n_documents, SHARDS):
-                file.write(json.dumps({"id": str(number), "text": f"{number} {text}"}, ensure_ascii=False) + "\n")
+                file.write(
+                    json.dumps({"id": str(number), "text": f"{number} {text}"}, ensure_ascii=False)
+                    + "\n"
+                )
     return n_documents
 
 
@@ -80,15 +89,21 @@ def measure(options: argparse.Namespace, size: int) -> bool:
         root = Path(name)
         n_documents = write_corpus(root / "in", size * options.mb)
         spec = make_spec(
-            str(root / "in"), str(root / "out"), bert_mean(root / "model"),
-            input={"keep_columns": []}, model={"max_tokens": 64},
+            str(root / "in"),
+            str(root / "out"),
+            bert_mean(root / "model"),
+            input={"keep_columns": []},
+            model={"max_tokens": 64},
             runtime={"part_bytes": options.part_bytes, "embedders": options.embedders},
-        )  # fmt: skip
+        )
         address = ray.init(
             "local",  # whatever else runs here
-            num_cpus=options.cpus, object_store_memory=options.store_mib << 20, include_dashboard=False,
-            log_to_driver=False, logging_level="ERROR",
-        ).address_info["gcs_address"]  # fmt: skip
+            num_cpus=options.cpus,
+            object_store_memory=options.store_mib << 20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        ).address_info["gcs_address"]
         peaks = Peaks()
         peaks.start()
         result = run(spec)
@@ -96,16 +111,27 @@ def measure(options: argparse.Namespace, size: int) -> bool:
         peaks.join()
         store: Any = get_memory_info_reply(get_state_from_address(address)).store_stats
     assert result.snapshot.n_rows == n_documents
-    print(json.dumps({
-        "size": size, "MB of text": size * options.mb, "parts": result.snapshot.n_parts, **peaks.most,
-        "MB of blocks": round(store.cumulative_created_bytes / 1e6), "spilled bytes": store.spilled_bytes_total,
-        "bytes beside the store": store.object_store_bytes_fallback,
-    }), flush=True)  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "size": size,
+                "MB of text": size * options.mb,
+                "parts": result.snapshot.n_parts,
+                **peaks.most,
+                "MB of blocks": round(store.cumulative_created_bytes / 1e6),
+                "spilled bytes": store.spilled_bytes_total,
+                "bytes beside the store": store.object_store_bytes_fallback,
+            }
+        ),
+        flush=True,
+    )
     return not store.spilled_bytes_total
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", default="1,4,16")
     parser.add_argument("--mb", type=int, default=40, help="of text at size 1")
     parser.add_argument("--part-bytes", default="2MiB")
@@ -117,8 +143,12 @@ def main() -> int:
     if len(sizes) == 1:
         return 0 if measure(options, sizes[0]) else 1
     # a process each: what one job leaves in a driver is not to count for the next
-    return max(subprocess.run([sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--sizes", str(size)]).returncode
-               for size in sizes)  # fmt: skip
+    return max(
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--sizes", str(size)]
+        ).returncode
+        for size in sizes
+    )
 
 
 if __name__ == "__main__":

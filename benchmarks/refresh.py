@@ -1,15 +1,18 @@
-"""Twenty nights of a changing corpus: is every night's snapshot that of a full rebuild, and embeds it only what is new?
+"""Twenty nights of a changing corpus: is every night's snapshot that of a full rebuild, and embeds
+it only what is new?
 
     python -m benchmarks.refresh --corpus DIR [--nights 20] [--documents 1200] [--ray-nights 2] [--seed 0] [--shards 10000]
 
-In: jsonl.gz shards with `id`, `lang`, `text`. Each night some documents are added, changed, deleted and moved to other
-shards, shards are renamed, merged, cut in two or removed, and the model (a tiny random BERT) refreshes the output. After
-EVERY night the snapshot is compared with a rebuild in an empty output (ids, chunks, hashes exactly, vectors by cosine),
-and the number of texts that the model saw with the distinct texts that no night before had: else it stops with an error.
-The first `--ray-nights` go through the public `pipeline.run`, the others through the functions behind it, without Ray.
+In: jsonl.gz shards with `id`, `lang`, `text`. Each night some documents are added, changed, deleted
+and moved to other shards, shards are renamed, merged, cut in two or removed, and the model (a tiny
+random BERT) refreshes the output. After EVERY night the snapshot is compared with a rebuild in an
+empty output (ids, chunks, hashes exactly, vectors by cosine), and the number of texts that the
+model saw with the distinct texts that no night before had: else it stops with an error. The first
+`--ray-nights` go through the public `pipeline.run`, the others through the functions behind it,
+without Ray.
 
-Then `--shards` small shards on a real S3 server, embedded once: how long a refresh takes to find nothing to do, and how
-many requests of which kind it makes. Out: two tables.
+Then `--shards` small shards on a real S3 server, embedded once: how long a refresh takes to find
+nothing to do, and how many requests of which kind it makes. Out: two tables.
 """
 
 from __future__ import annotations
@@ -31,15 +34,16 @@ import numpy as np
 import pyarrow as pa
 
 import pipeline
-from pipeline import commit, refresh
-from pipeline.job import resolve
-from pipeline.plan import make_plan
-from pipeline.spec import JobSpec
-from pipeline.storage import Store
-from tests.fault_proxy import FaultProxy
-from tests.model_dirs import bert_mean
-from tests.outputs import make_spec, run_without_ray
-from tests.s3_server import s3_server
+from pipeline.driver.plan import make_plan
+from pipeline.driver.tally import outcome
+from pipeline.job.resolve import resolve
+from pipeline.job.spec import JobSpec
+from pipeline.output.snapshots import live_parts, load_snapshot
+from pipeline.storage.store import Store
+from tests.support.fault_proxy import FaultProxy
+from tests.support.model_dirs import bert_mean
+from tests.support.outputs import make_spec, run_without_ray
+from tests.support.s3_server import s3_server
 
 MIN_COSINE = 0.99999
 Document = dict[str, Any]
@@ -62,7 +66,9 @@ class Corpus:
             if path.name.removesuffix(".jsonl.gz") not in self.shards:
                 path.unlink()
         for name, documents in self.shards.items():
-            lines = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
+            lines = "".join(
+                json.dumps(document, ensure_ascii=False) + "\n" for document in documents
+            )
             path, data = self.folder / f"{name}.jsonl.gz", gzip.compress(lines.encode(), mtime=0)
             if not path.exists() or path.read_bytes() != data:
                 path.write_bytes(data)
@@ -107,8 +113,12 @@ class Corpus:
 
 
 def rows(uri: str) -> tuple[pa.Table, np.ndarray]:
-    table = pipeline.open_dataset(uri).to_table(columns=["doc_id", "chunk", "text_sha256", "n_tokens", "embedding"])
-    table = table.sort_by([("doc_id", "ascending"), ("chunk", "ascending"), ("text_sha256", "ascending")])
+    table = pipeline.open_dataset(uri).to_table(
+        columns=["doc_id", "chunk", "text_sha256", "n_tokens", "embedding"]
+    )
+    table = table.sort_by(
+        [("doc_id", "ascending"), ("chunk", "ascending"), ("text_sha256", "ascending")]
+    )
     vectors = np.stack(table["embedding"].to_numpy(zero_copy_only=False))
     return table.drop_columns(["embedding"]), vectors
 
@@ -117,7 +127,9 @@ def lowest_cosine(one: str, other: str) -> float:
     """Stops where ids, chunks, hashes or token counts differ."""
     (table, vectors), (expected, fresh) = rows(one), rows(other)
     if not table.equals(expected):
-        raise SystemExit(f"{one}: the rows are not those of a rebuild: {table.num_rows} and {expected.num_rows}")
+        raise SystemExit(
+            f"{one}: the rows are not those of a rebuild: {table.num_rows} and {expected.num_rows}"
+        )
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(fresh, axis=1)
     return float(((vectors * fresh).sum(axis=1) / lengths).min())
 
@@ -130,7 +142,12 @@ def nights(options: argparse.Namespace, root: Path, model: Path) -> None:
         found = json.loads(line)
         text = " ".join(found["text"].split())[:600]
         by_text.setdefault(
-            text, {"id": hashlib.sha256(text.encode()).hexdigest()[:12], "lang": found["lang"], "text": text}
+            text,
+            {
+                "id": hashlib.sha256(text.encode()).hexdigest()[:12],
+                "lang": found["lang"],
+                "text": text,
+            },
         )
     documents = list(by_text.values())
     random.Random(options.seed).shuffle(documents)
@@ -141,7 +158,9 @@ def nights(options: argparse.Namespace, root: Path, model: Path) -> None:
         return make_spec(str(root / "in"), str(root / output), model, runtime=runtime)
 
     spec, store = spec_of("out", "16KiB"), Store(str(root / "out"))
-    print("night  by           rows  carried  reused  embedded  removed  new texts   run s  rebuild s  lowest cosine")
+    print(
+        "night  by           rows  carried  reused  embedded  removed  new texts   run s  rebuild s  lowest cosine"
+    )
     for night in range(options.nights + 1):
         if night:
             corpus.night()
@@ -156,18 +175,21 @@ def nights(options: argparse.Namespace, root: Path, model: Path) -> None:
         shutil.rmtree(root / "scratch", ignore_errors=True)
         run_without_ray(spec_of("scratch", "32MiB"))
         rebuild_s = time.perf_counter() - clock
-        live = commit.live_parts(store, commit.load_snapshot(store))
-        split = refresh.outcome(store, plan.live, live)
+        live = live_parts(store, load_snapshot(store))
+        split = outcome(store, plan.live, live)
         before = {part.part_id for part in plan.live}
         seen = sum(part.n_embedded for part in live if part.part_id not in before)
         cosine = lowest_cosine(str(root / "out"), str(root / "scratch"))
         print(
             f"{night:5d}  {'pipeline.run' if by_ray else 'functions':12} {sum(part.n_rows for part in live):4d} "
             f"{split['carried']:8d} {split['reused']:7d} {split['embedded']:9d} {split['removed']:8d} {new:10d} "
-            f"{run_s:7.1f} {rebuild_s:10.1f} {cosine:14.7f}", flush=True,
-        )  # fmt: skip
+            f"{run_s:7.1f} {rebuild_s:10.1f} {cosine:14.7f}",
+            flush=True,
+        )
         if seen != new or cosine < MIN_COSINE:
-            raise SystemExit(f"night {night}: the model saw {seen} texts, {new} are new; lowest cosine {cosine}")
+            raise SystemExit(
+                f"night {night}: the model saw {seen} texts, {new} are new; lowest cosine {cosine}"
+            )
 
 
 def kind_of(target: str) -> str:
@@ -179,7 +201,10 @@ def unchanged(options: argparse.Namespace, root: Path, model: Path) -> None:
     with s3_server() as server, FaultProxy(server.endpoint_url) as proxy:
         os.environ.update(server.env)
         server.make_bucket("lake")
-        direct, filesystem = {"storage_options": {"endpoint_url": server.endpoint_url}}, server.filesystem()
+        direct, filesystem = (
+            {"storage_options": {"endpoint_url": server.endpoint_url}},
+            server.filesystem(),
+        )
         for start in range(0, options.shards, 500):
             objects = {
                 f"lake/in/{n:06d}.jsonl": json.dumps(
@@ -190,23 +215,37 @@ def unchanged(options: argparse.Namespace, root: Path, model: Path) -> None:
             filesystem.pipe(objects)
         runtime = {"part_bytes": "64KiB"}
         clock = time.perf_counter()
-        run_without_ray(make_spec("s3://lake/in", "s3://lake/out", model, input=direct, output=direct, runtime=runtime))
-        print(f"\n{options.shards} shards of one document embedded once in {time.perf_counter() - clock:.0f} s")
+        run_without_ray(
+            make_spec(
+                "s3://lake/in", "s3://lake/out", model, input=direct, output=direct, runtime=runtime
+            )
+        )
+        print(
+            f"\n{options.shards} shards of one document embedded once in {time.perf_counter() - clock:.0f} s"
+        )
         watched = {"storage_options": {"endpoint_url": proxy.endpoint_url}}
-        spec = make_spec("s3://lake/in", "s3://lake/out", model, input=watched, output=watched, runtime=runtime)
+        spec = make_spec(
+            "s3://lake/in", "s3://lake/out", model, input=watched, output=watched, runtime=runtime
+        )
         for attempt in range(3):
             seen, clock = len(proxy.log), time.perf_counter()
             result = pipeline.run(spec)
             seconds, requests = time.perf_counter() - clock, proxy.log[seen:]
-            kinds = collections.Counter(f"{request.method} {kind_of(request.target)}" for request in requests)
+            kinds = collections.Counter(
+                f"{request.method} {kind_of(request.target)}" for request in requests
+            )
             print(
                 f"refresh {attempt + 1}: embedded={result.embedded}, {seconds:.1f} s, {len(requests)} requests: {dict(kinds)}"
             )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=Path(__file__).parent.parent / "jobs" / "sample")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, default=Path(__file__).parent.parent / "jobs" / "sample"
+    )
     parser.add_argument("--nights", type=int, default=20)
     parser.add_argument("--documents", type=int, default=1200)
     parser.add_argument("--ray-nights", type=int, default=2)

@@ -3,11 +3,13 @@
     python -m benchmarks.soak [--minutes 60] [--seed 0] [--documents 200]       a stand-in model: this package alone
     python -m benchmarks.soak --ray [--minutes 60] [--seed 0] [--documents 40]  `corpus-embed` on a Ray cluster that stays up
 
-Local disk. Each round one shard of eight is rewritten; a process begins the work and is killed (SIGKILL) at a seeded random
-moment, so that there always is something half-done to find; then another one has to end it. Every few rounds a vacuum keeps
-two snapshots, and figures are taken. Without Ray the refreshes that end are those of one long-lived process.
-Out: a JSON line a sample; then each figure at the start, the end, and its growth an hour by a straight line through all
-samples but the first fifth (warm-up); rows are checked after every round. Exit code 1 if rows are wrong.
+Local disk. Each round one shard of eight is rewritten; a process begins the work and is killed
+(SIGKILL) at a seeded random moment, so that there always is something half-done to find; then
+another one has to end it. Every few rounds a vacuum keeps two snapshots, and figures are taken.
+Without Ray the refreshes that end are those of one long-lived process. Out: a JSON line a sample;
+then each figure at the start, the end, and its growth an hour by a straight line through all
+samples but the first fifth (warm-up); rows are checked after every round. Exit code 1 if rows are
+wrong.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.dataset import open_dataset
-from pipeline.spec import JobSpec
-from pipeline.vacuum import vacuum
-from pipeline.verify import verify
-from tests import stand_in
-from tests.chaos import FORKS, Order, run_alone
-from tests.outputs import write_shard
-from tests.processes import status_of
+from pipeline.job.spec import JobSpec
+from pipeline.output.dataset import open_dataset
+from pipeline.tools.vacuum import vacuum
+from pipeline.tools.verify.verification import verify
+from tests.support import stand_in
+from tests.support.chaos import FORKS, Order, run_alone
+from tests.support.outputs import write_shard
+from tests.support.processes import status_of
 
 SHARDS = 8
 AT_ONCE = datetime.timedelta(seconds=-60)
@@ -67,17 +69,22 @@ class Corpus:
 
     def write(self, number: int) -> None:
         texts = (f"{self.draw.random()} {i}" for i in range(self.n_documents))
-        self.documents[number] = [{"id": f"{number}-{i}", "text": text} for i, text in enumerate(texts)]
+        self.documents[number] = [
+            {"id": f"{number}-{i}", "text": text} for i, text in enumerate(texts)
+        ]
         write_shard(self.folder / f"{number}.jsonl", self.documents[number])
 
     def is_in(self, spec: JobSpec) -> bool:
         rows = open_dataset(spec.output.uri).to_table(columns=["doc_id", "text"]).to_pylist()
-        wanted = sorted((doc["id"], doc["text"]) for docs in self.documents.values() for doc in docs)
+        wanted = sorted(
+            (doc["id"], doc["text"]) for docs in self.documents.values() for doc in docs
+        )
         return sorted((row["doc_id"], row["text"]) for row in rows) == wanted
 
 
 class StandIn:
-    """Refreshes in this process, killed ones in forks: planning, reading, publishing, committing and nothing else."""
+    """Refreshes in this process, killed ones in forks: planning, reading, publishing, committing
+    and nothing else."""
 
     rounds_per_vacuum = 20
 
@@ -87,8 +94,12 @@ class StandIn:
 
     def disturb(self) -> list[str]:
         order = Order(
-            self.spec.model_dump_json(), str(self.root / "history.jsonl"), self.draw.getrandbits(32), {}, 0.01
-        )  # fmt: skip
+            self.spec.model_dump_json(),
+            str(self.root / "history.jsonl"),
+            self.draw.getrandbits(32),
+            {},
+            0.01,
+        )
         victim = FORKS.Process(target=run_alone, args=(order,))
         victim.start()
         victim.join(self.draw.uniform(0.02, 0.5))
@@ -140,7 +151,9 @@ def report(seen: list[tuple[float, dict[str, float]]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
@@ -162,13 +175,29 @@ def main() -> int:
                 rounds += 1
                 if rounds % work.rounds_per_vacuum == 0:
                     vacuum(output, None, keep_snapshots=2, older_than=AT_ONCE, delete=True)
-                    found = {**work.figures(), "objects under _meta": n_files(Path(output) / "_meta")}
+                    found = {
+                        **work.figures(),
+                        "objects under _meta": n_files(Path(output) / "_meta"),
+                    }
                     seen.append((time.monotonic() - begun, found))
-                    print(json.dumps({"seconds": round(seen[-1][0]), "rounds": rounds, **kills, **found}), flush=True)
+                    print(
+                        json.dumps(
+                            {"seconds": round(seen[-1][0]), "rounds": rounds, **kills, **found}
+                        ),
+                        flush=True,
+                    )
                 corpus.write(draw.randrange(SHARDS))
             ok = verify(output, None, sample=0).ok
     print(
-        json.dumps({"minutes": options.minutes, "seed": options.seed, "rounds": rounds, "kills": kills, "verify": ok})
+        json.dumps(
+            {
+                "minutes": options.minutes,
+                "seed": options.seed,
+                "rounds": rounds,
+                "kills": kills,
+                "verify": ok,
+            }
+        )
     )
     report(seen)
     return 0 if ok else 1

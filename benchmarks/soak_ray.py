@@ -1,8 +1,10 @@
-"""The work of `benchmarks.soak --ray`: `corpus-embed` processes on one Ray cluster that stays up, a tiny real model.
+"""The work of `benchmarks.soak --ray`: `corpus-embed` processes on one Ray cluster that stays up, a
+tiny real model.
 
-A round: `corpus-embed run` begins and its driver is killed (SIGKILL) at a seeded random moment; then `corpus-embed
-refresh` has to end, while in every second round one or two of its workers are killed. (The killed driver is not a
-`refresh`: its lease would rightly keep the next one out for five minutes.) Sampled when the cluster is at rest.
+A round: `corpus-embed run` begins and its driver is killed (SIGKILL) at a seeded random moment;
+then `corpus-embed refresh` has to end, while in every second round one or two of its workers are
+killed. (The killed driver is not a `refresh`: its lease would rightly keep the next one out for
+five minutes.) Sampled when the cluster is at rest.
 """
 
 from __future__ import annotations
@@ -17,14 +19,22 @@ from pathlib import Path
 import yaml
 
 from benchmarks.soak import n_files, process_figures
-from tests.model_dirs import bert_mean
-from tests.outputs import make_spec
-from tests.processes import Killer, below, named
-from tests.ray_cluster import ROOT, RayCluster, ray_cluster
+from tests.support.model_dirs import bert_mean
+from tests.support.outputs import make_spec
+from tests.support.processes import Killer, below, named
+from tests.support.ray_cluster import ROOT, RayCluster, ray_cluster
 
-WORKERS = ["ray::MapWorker(MapBatches(PrepareParts))", "ray::MapWorker(MapBatches(EmbedParts))", "ray::Write"]
+WORKERS = [
+    "ray::MapWorker(MapBatches(PrepareParts))",
+    "ray::MapWorker(MapBatches(EmbedParts))",
+    "ray::Write",
+]
 OURS = ["ray::MapWorker", "ray::Write", "ray::Totals"]
-DAEMONS = {"gcs_server": "gcs_server", "raylet": "raylet/raylet", "dashboard": "dashboard/dashboard.py"}
+DAEMONS = {
+    "gcs_server": "gcs_server",
+    "raylet": "raylet/raylet",
+    "dashboard": "dashboard/dashboard.py",
+}
 LONGEST_S = 900.0
 """A refresh that takes longer has failed: a quiet one takes ten seconds."""
 
@@ -35,13 +45,24 @@ class OnRay:
     rounds_per_vacuum = 3
 
     def __init__(self, root: Path, draw: random.Random, cluster: RayCluster) -> None:
-        self.root, self.draw, self.cluster, self.log, self.round = root, draw, cluster, root / "drivers.log", 0
+        self.root, self.draw, self.cluster, self.log, self.round = (
+            root,
+            draw,
+            cluster,
+            root / "drivers.log",
+            0,
+        )
         # no kept column: the documents have none
         self.spec = make_spec(
-            str(root / "in"), str(root / "out"), bert_mean(root / "model"),
-            input={"keep_columns": []}, runtime={"part_bytes": 1024, "embedders": 1, "tokenizers": 1},
-        )  # fmt: skip
-        (root / "job.yaml").write_text(yaml.safe_dump(self.spec.model_dump(mode="json", exclude_defaults=True)))
+            str(root / "in"),
+            str(root / "out"),
+            bert_mean(root / "model"),
+            input={"keep_columns": []},
+            runtime={"part_bytes": 1024, "embedders": 1, "tokenizers": 1},
+        )
+        (root / "job.yaml").write_text(
+            yaml.safe_dump(self.spec.model_dump(mode="json", exclude_defaults=True))
+        )
         self.head = cluster.groups["head"]
 
     def disturb(self) -> list[str]:
@@ -65,24 +86,41 @@ class OnRay:
         killer.stopped.set()
         killer.join()
         if code:
-            raise SystemExit(f"round {self.round}: refresh ended with {code}:\n{self.log.read_text()[-3000:]}")
+            raise SystemExit(
+                f"round {self.round}: refresh ended with {code}:\n{self.log.read_text()[-3000:]}"
+            )
         return killer.killed
 
     def _start(self, command: str) -> subprocess.Popen[bytes]:
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "pipeline", command, str(self.root / "job.yaml"), "--json",
-                 "--address", f"127.0.0.1:{self.cluster.port}"],
-                env=self.cluster.env, cwd=self.root, stdout=log, stderr=log,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-m",
+                    "pipeline",
+                    command,
+                    str(self.root / "job.yaml"),
+                    "--json",
+                    "--address",
+                    f"127.0.0.1:{self.cluster.port}",
+                ],
+                env=self.cluster.env,
+                cwd=self.root,
+                stdout=log,
+                stderr=log,
+            )
 
     def figures(self) -> dict[str, float]:
         with contextlib.suppress(TimeoutError):  # what is left then is what the figures are to show
             # Ray Data's own actors stay with the cluster
-            self.cluster.wait_until(lambda: not any(named(self.head, name) for name in OURS), "end of the workers", 30)
+            self.cluster.wait_until(
+                lambda: not any(named(self.head, name) for name in OURS), "end of the workers", 30
+            )
         daemons = {name: named(self.head, title) for name, title in DAEMONS.items()}
         figures = {
-            key: value for name, pids in daemons.items() for key, value in process_figures(pids[0], name).items()
+            key: value
+            for name, pids in daemons.items()
+            for key, value in process_figures(pids[0], name).items()
         }
         return {
             **figures,
@@ -90,15 +128,24 @@ class OnRay:
             "worker processes": len(named(self.head, "ray::")),
             "processes of the node": len(below(self.head)),
             "files of the Ray session": n_files(self.cluster.folder),
-            "their MiB": sum(p.stat().st_size for p in self.cluster.folder.rglob("*") if p.is_file()) / 2**20,
+            "their MiB": sum(
+                p.stat().st_size for p in self.cluster.folder.rglob("*") if p.is_file()
+            )
+            / 2**20,
         }
 
     def _alive(self) -> int:
-        return len(self.cluster.ask("actors?filter_keys=state&filter_predicates=%3D&filter_values=ALIVE&limit=1000"))
+        return len(
+            self.cluster.ask(
+                "actors?filter_keys=state&filter_predicates=%3D&filter_values=ALIVE&limit=1000"
+            )
+        )
 
 
 @contextlib.contextmanager
 def ray_work(root: Path, draw: random.Random) -> Iterator[OnRay]:
     # a path without tests/fake_gpu: the engine is to be the real one
-    with ray_cluster("--num-cpus=2", PYTHONPATH=str(ROOT), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1") as cluster:
+    with ray_cluster(
+        "--num-cpus=2", PYTHONPATH=str(ROOT), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1"
+    ) as cluster:
         yield OnRay(root, draw, cluster)

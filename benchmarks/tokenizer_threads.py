@@ -1,11 +1,13 @@
-"""Do Rust tokenizers want threads of their own inside a pool of actors? Tokens per second of a whole machine.
+"""Do Rust tokenizers want threads of their own inside a pool of actors? Tokens per second of a
+whole machine.
 
     python -m benchmarks.tokenizer_threads --corpus DIR [--texts 8000] [--rounds 3]
 
-In: `*.jsonl.gz` with "text" in DIR. Models: WordPiece and Unigram tokenizers learned from text of the tests. Candidates, all
-over the same texts: a process a core with one thread each (what runs do), a process a core with the library's own pool of
-threads in each, one process with that pool. Out: a line a candidate and round, wall time between a barrier and the last
-process; loading is not counted. The switch is TOKENIZERS_PARALLELISM.
+In: `*.jsonl.gz` with "text" in DIR. Models: WordPiece and Unigram tokenizers learned from text of
+the tests. Candidates, all over the same texts: a process a core with one thread each (what runs
+do), a process a core with the library's own pool of threads in each, one process with that pool.
+Out: a line a candidate and round, wall time between a barrier and the last process; loading is not
+counted. The switch is TOKENIZERS_PARALLELISM.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from benchmarks.engine import paragraphs
-from tests.model_dirs import bert_mean, llama_last_token
+from tests.support.model_dirs import bert_mean, llama_last_token
 
 CORES = os.cpu_count() or 1
 CANDIDATES = {
@@ -30,8 +32,10 @@ CANDIDATES = {
 }
 
 
-def encode(model: Path, texts: list[str], ready: Barrier, done: Queue[tuple[float, float, int]]) -> None:
-    from pipeline.model_store import resolve
+def encode(
+    model: Path, texts: list[str], ready: Barrier, done: Queue[tuple[float, float, int]]
+) -> None:
+    from pipeline.job.model_store import resolve
     from pipeline.tokenize import load_tokenizer
 
     tokenizer = load_tokenizer(resolve(str(model)), max_tokens=512)
@@ -47,25 +51,33 @@ def tokens_per_s(model: Path, texts: list[str], n_processes: int, threads: str) 
     spawn = multiprocessing.get_context("spawn")
     ready, done = spawn.Barrier(n_processes), spawn.Queue()
     processes = [
-        spawn.Process(target=encode, args=(model, texts[i::n_processes], ready, done)) for i in range(n_processes)
+        spawn.Process(target=encode, args=(model, texts[i::n_processes], ready, done))
+        for i in range(n_processes)
     ]
     for process in processes:
         process.start()
     seen = [done.get() for _ in processes]
     for process in processes:
         process.join()
-    return sum(n for _, _, n in seen) / (max(end for _, end, _ in seen) - min(start for start, _, _ in seen))
+    return sum(n for _, _, n in seen) / (
+        max(end for _, end, _ in seen) - min(start for start, _, _ in seen)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--texts", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     texts = paragraphs(options.corpus, options.texts, 100)
     with tempfile.TemporaryDirectory() as folder:
-        models = {"WordPiece": bert_mean(Path(folder) / "bert"), "Unigram": llama_last_token(Path(folder) / "llama")}
+        models = {
+            "WordPiece": bert_mean(Path(folder) / "bert"),
+            "Unigram": llama_last_token(Path(folder) / "llama"),
+        }
         for kind, model in models.items():
             for number in range(options.rounds):
                 for name, (n_processes, threads) in CANDIDATES.items():

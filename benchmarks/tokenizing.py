@@ -1,16 +1,19 @@
-"""Tokens per second of Japanese text on one core: MeCab alone, BertJapaneseTokenizer, and pipeline.tokenize.
+"""Tokens per second of Japanese text on one core: MeCab alone, BertJapaneseTokenizer, and
+pipeline.tokenize.
 
     python benchmarks/tokenizing.py --corpus DIR [--model DIR] [--docs 400] [--repeats 5]
 
 (Not named tokenize.py: beside a running script that would hide the standard library's module.)
 
-In: `*.jsonl.gz` with "text" in DIR; a model directory with a BertJapaneseTokenizer, or none: then a vocabulary of
-32,768 pieces is learned from the corpus. Out: one table. All paths run interleaved in one thread, timed in CPU seconds, on the
-same texts with the same max_tokens; a figure is the median of the repeats with the least and the most. A token is a
-content token of the reference's output, before truncation in the paragraph table and after it in the document tables.
-"MeCab alone" parses (-Owakati) and splits the same texts, NFKC already done: the floor of any exact method that reads
-the whole text. Ids are compared on every document of the corpus, not only on those that are timed; documents of more
-than 60,000 characters are left out there because the reference's MeCab can crash the process on them.
+In: `*.jsonl.gz` with "text" in DIR; a model directory with a BertJapaneseTokenizer, or none: then a
+vocabulary of 32,768 pieces is learned from the corpus. Out: one table. All paths run interleaved in
+one thread, timed in CPU seconds, on the same texts with the same max_tokens; a figure is the median
+of the repeats with the least and the most. A token is a content token of the reference's output,
+before truncation in the paragraph table and after it in the document tables. "MeCab alone" parses
+(-Owakati) and splits the same texts, NFKC already done: the floor of any exact method that reads
+the whole text. Ids are compared on every document of the corpus, not only on those that are timed;
+documents of more than 60,000 characters are left out there because the reference's MeCab can crash
+the process on them.
 """
 
 from __future__ import annotations
@@ -54,11 +57,17 @@ class Case:
 
 def read_texts(corpus: Path) -> list[str]:
     shards = sorted(corpus.glob("*.jsonl.gz"))
-    return [json.loads(line)["text"] for shard in shards for line in gzip.open(shard, "rt", encoding="utf-8")]
+    return [
+        json.loads(line)["text"]
+        for shard in shards
+        for line in gzip.open(shard, "rt", encoding="utf-8")
+    ]
 
 
 def wakati() -> fugashi.GenericTagger:
-    return fugashi.GenericTagger(f'-d "{unidic_lite.DICDIR}" -r "{unidic_lite.DICDIR}/mecabrc" -Owakati')
+    return fugashi.GenericTagger(
+        f'-d "{unidic_lite.DICDIR}" -r "{unidic_lite.DICDIR}/mecabrc" -Owakati'
+    )
 
 
 def make_model(texts: Sequence[str], directory: Path, vocab_size: int) -> Path:
@@ -73,7 +82,9 @@ def make_model(texts: Sequence[str], directory: Path, vocab_size: int) -> Path:
         words, WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIALS, show_progress=False)
     )
     ranked = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    (directory / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in ranked), encoding="utf-8")
+    (directory / "vocab.txt").write_text(
+        "".join(f"{piece}\n" for piece, _ in ranked), encoding="utf-8"
+    )
     config = {
         "tokenizer_class": "BertJapaneseTokenizer",
         "word_tokenizer_type": "mecab",
@@ -87,7 +98,8 @@ def make_model(texts: Sequence[str], directory: Path, vocab_size: int) -> Path:
 
 
 def paragraphs(texts: Iterable[str], chars: int = 120) -> list[str]:
-    """Sentences and short groups of them, none of which 512 tokens truncate: about what a sentence model is fed."""
+    """Sentences and short groups of them, none of which 512 tokens truncate: about what a sentence
+    model is fed."""
     found = []
     for text in texts:
         start, exact = 0, True
@@ -119,8 +131,12 @@ def measure(case: Case, reference: Any, repeats: int) -> tuple[int, dict[str, li
     paths: dict[str, Callable[[], Any]] = {
         "MeCab alone": lambda: [parse(text).split() for text in normalized],
         "ours, warm": lambda: warm.encode(case.texts),
-        "ours, cold": lambda: MecabTokenizer(reference, max_tokens=case.max_tokens, prompt=None).encode(case.texts),
-        "BertJapaneseTokenizer": lambda: reference(case.texts, truncation=True, max_length=case.max_tokens),
+        "ours, cold": lambda: MecabTokenizer(
+            reference, max_tokens=case.max_tokens, prompt=None
+        ).encode(case.texts),
+        "BertJapaneseTokenizer": lambda: reference(
+            case.texts, truncation=True, max_length=case.max_tokens
+        ),
     }
     return n_tokens, interleaved(paths, repeats)
 
@@ -128,7 +144,10 @@ def measure(case: Case, reference: Any, repeats: int) -> tuple[int, dict[str, li
 def differing(reference: Any, texts: Sequence[str], limits: Sequence[int]) -> dict[int, list[int]]:
     """max_tokens → positions of the texts whose ids or truncated flag differ from the reference's."""
     found: dict[int, list[int]] = {limit: [] for limit in limits}
-    ours = {limit: MecabTokenizer(reference, max_tokens=limit, prompt=None).encode(texts) for limit in limits}
+    ours = {
+        limit: MecabTokenizer(reference, max_tokens=limit, prompt=None).encode(texts)
+        for limit in limits
+    }
     for i, text in enumerate(texts):
         whole = reference(text, add_special_tokens=False)["input_ids"]
         for limit, tokens in ours.items():
@@ -156,7 +175,9 @@ def growth(reference: Any, texts: Sequence[str], rounds: int, cache_words: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--docs", type=int, default=400, help="documents timed, drawn with seed 0")
@@ -178,8 +199,12 @@ def main() -> None:
         Case("documents, max_tokens 512", sample, 512),
         Case("documents, max_tokens 64", sample, 64),
     ]
-    print(f"{len(texts):,} documents, {sum(map(len, texts)):,} characters; vocabulary {len(reference):,}; one core")
-    print("| texts | path | tokens/s median | least-most | ratio to reference | share of MeCab alone |")
+    print(
+        f"{len(texts):,} documents, {sum(map(len, texts)):,} characters; vocabulary {len(reference):,}; one core"
+    )
+    print(
+        "| texts | path | tokens/s median | least-most | ratio to reference | share of MeCab alone |"
+    )
     print("|---|---|---|---|---|---|")
     for case in cases:
         n_tokens, seconds = measure(case, reference, arguments.repeats)
@@ -191,7 +216,9 @@ def main() -> None:
                 median["MeCab alone"] / median[name],
             )
             label = f"{case.name} ({len(case.texts):,}; {n_tokens:,} tokens)"
-            print(f"| {label} | {name} | {n_tokens / median[name]:,.0f} | {spread} | {ratio:.2f} | {share:.2f} |")
+            print(
+                f"| {label} | {name} | {n_tokens / median[name]:,.0f} | {spread} | {ratio:.2f} | {share:.2f} |"
+            )
     if not arguments.skip_identity:
         found = differing(reference, usable, (512, 64))
         for limit, positions in found.items():
@@ -204,8 +231,10 @@ def main() -> None:
         long = [text for text in texts if len(text) > MAX_REFERENCE_CHARS]
         start = time.perf_counter()
         counts = MecabTokenizer(reference, max_tokens=512, prompt=None).count(long)
-        print(f"not compared: {len(long)} longer documents; counted {counts.sum():,} tokens in them, "
-              f"{time.perf_counter() - start:.1f} s")  # fmt: skip
+        print(
+            f"not compared: {len(long)} longer documents; counted {counts.sum():,} tokens in them, "
+            f"{time.perf_counter() - start:.1f} s"
+        )
     print(*growth(reference, cut, 5, 10_000), *growth(reference, cut, 3, 1_000_000), sep="\n")
 
 

@@ -1,8 +1,10 @@
-"""Every night from Airflow 3: submits the refresh to a Ray cluster and follows it. Copy into the DAGs folder and edit JOB.
+"""Every night from Airflow 3: submits the refresh to a Ray cluster and follows it. Copy into the
+DAGs folder and edit JOB.
 
-The nominal time is the end of the data interval, so a task that is retried or cleared follows, or repeats, the refresh of
-its night: `corpus-embed submit` derives the submission id from it. Needs this package on
-the Airflow worker, and RAY_API_SERVER_ADDRESS and RAY_AUTH_TOKEN in its environment, from a secret backend.
+The nominal time is the end of the data interval, so a task that is retried or cleared follows, or
+repeats, the refresh of its night: `corpus-embed submit` derives the submission id from it. Needs
+this package on the Airflow worker, and RAY_API_SERVER_ADDRESS and RAY_AUTH_TOKEN in its
+environment, from a secret backend.
 """
 
 import datetime

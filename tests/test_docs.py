@@ -1,7 +1,8 @@
-"""The documents say what is so: commands, options and links exist, examples run, words match the code.
+"""The documents say what is so: commands, options and links exist, examples run, words match the
+code.
 
-Oracle: the command line itself, the files on disk, and execution of every Python and SQL example against an output of
-the reader's own making.
+Oracle: the command line itself, the files on disk, and execution of every Python and SQL example
+against an output of the reader's own making.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import pytest
 import typer
 import yaml
 
-from pipeline import errors, schema
-from pipeline.cli import app
+from pipeline import errors
+from pipeline.cli.main import app
+from pipeline.job.spec import JobSpec, load_spec, spec_from
 from pipeline.read import EXTENSIONS, READERS
-from pipeline.spec import JobSpec, load_spec, spec_from
-from tests.outputs import make_spec, run_without_ray, write_shard
+from pipeline.storage import schema
+from tests import ROOT
+from tests.support.outputs import make_spec, run_without_ray, write_shard
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -33,7 +35,9 @@ OPTION = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)")
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 def name(path: Path) -> str:
@@ -45,14 +49,19 @@ def commands() -> dict[str, set[str]]:
     """Options of each command, as the command line has them."""
     group: Any = typer.main.get_command(app)
     return {
-        key: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        key: {
+            option
+            for parameter in command.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
         for key, command in group.commands.items()
     }
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory, minilm_dir: Path) -> Path:
-    """An output with the columns of the quickstart, at `out/quickstart` below the folder that is returned."""
+    """An output with the columns of the quickstart, at `out/quickstart` below the folder that is
+    returned."""
     folder = tmp_path_factory.mktemp("reader")
     documents = [
         {
@@ -65,16 +74,21 @@ def output(tmp_path_factory: pytest.TempPathFactory, minilm_dir: Path) -> Path:
     ]
     write_shard(folder / "in/a.jsonl", documents)
     spec = make_spec(
-        str(folder / "in"), str(folder / "out/quickstart"), minilm_dir,
-        input={"keep_columns": ["lang", "title"]}, output={"partition_by": ["lang"]},
-    )  # fmt: skip
+        str(folder / "in"),
+        str(folder / "out/quickstart"),
+        minilm_dir,
+        input={"keep_columns": ["lang", "title"]},
+        output={"partition_by": ["lang"]},
+    )
     assert run_without_ray(spec)
     return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_relative_link_resolves(page: Path) -> None:
-    targets = [target for target in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
+    targets = [
+        target for target in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target
+    ]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
 
@@ -91,22 +105,35 @@ def test_readme_names_every_command_and_its_options(commands: dict[str, set[str]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert set(commands) == {command for command, _ in COMMAND.findall(readme)}
     named = set(re.findall(r"`(--?[a-z][a-z-]*)", readme))
-    known = {option for options in commands.values() for option in options if option.startswith("-")}
+    known = {
+        option for options in commands.values() for option in options if option.startswith("-")
+    }
     assert named <= known
     assert known - named - {"--help"} == set()
 
 
 def test_readme_names_every_make_target_it_uses() -> None:
-    targets = set(re.findall(r"^([a-z-]+):.*?##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)", "\n".join(blocks(ROOT / "README.md", "sh")))) <= targets
+    targets = set(
+        re.findall(
+            r"^([a-z-]+):.*?##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
+    assert (
+        set(re.findall(r"\bmake ([a-z-]+)", "\n".join(blocks(ROOT / "README.md", "sh")))) <= targets
+    )
 
 
 def test_readme_shows_every_key_of_the_spec_with_its_default() -> None:
     (block,) = blocks(ROOT / "README.md", "yaml")
     fields = yaml.safe_load(block)
     shown = spec_from(fields).model_dump(mode="json")
-    bare = {"name": "x", **{s: {k: fields[s][k] for k in keys} for s, keys in
-            {"input": ["uri"], "model": ["path"], "output": ["uri"]}.items()}}  # fmt: skip
+    bare = {
+        "name": "x",
+        **{
+            s: {k: fields[s][k] for k in keys}
+            for s, keys in {"input": ["uri"], "model": ["path"], "output": ["uri"]}.items()
+        },
+    }
     defaults = spec_from(bare).model_dump(mode="json")
     for section in ("input", "prepare", "model", "output", "runtime"):
         known = set(JobSpec.model_fields[section].annotation.model_fields)
@@ -117,19 +144,31 @@ def test_readme_shows_every_key_of_the_spec_with_its_default() -> None:
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("| exit code |")[1].split("\n\n")[0]
-    codes = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(", ")}
+    table = (
+        (ROOT / "README.md").read_text(encoding="utf-8").split("| exit code |")[1].split("\n\n")[0]
+    )
+    codes = {
+        int(code)
+        for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
+        for code in row.split(", ")
+    }
     assert {getattr(errors, error).exit_code for error in errors.__all__} | {0, 130, 143} == codes
 
 
 def test_every_reject_reason_and_column_is_explained() -> None:
     page = (ROOT / "docs/output-format.md").read_text(encoding="utf-8")
-    reasons = set(re.findall(r"^\| `(\w+)` \|", page.split("## Rejects")[1].split("## Records")[0], re.MULTILINE))
+    reasons = set(
+        re.findall(
+            r"^\| `(\w+)` \|", page.split("## Rejects")[1].split("## Records")[0], re.MULTILINE
+        )
+    )
     assert reasons == set(schema.REASONS)
     columns = schema.rows_schema({}, include_text=True, precision="int8", dimension=8).names
     first_cells = " ".join(re.findall(r"^\| ([^|]*) \|", page, re.MULTILINE))
     assert {column for column in columns if f"`{column}`" not in first_cells} == set()
-    assert all(type_ in page for type_ in ("int64", "float64", "bool", "date32", "timestamp[us, UTC]"))
+    assert all(
+        type_ in page for type_ in ("int64", "float64", "bool", "date32", "timestamp[us, UTC]")
+    )
     assert all(f"`{precision}`" in page for precision in schema.VECTOR_TYPES)
 
 
@@ -142,7 +181,9 @@ def test_every_reject_reason_and_column_is_explained() -> None:
     ],
     ids=lambda value: name(value) if isinstance(value, Path) else str(value),
 )
-def test_reading_examples_run(page: Path, number: int, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_examples_run(
+    page: Path, number: int, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(output)
     found: dict[str, Any] = {}
     example = blocks(page, "python")[number]
@@ -167,13 +208,19 @@ def test_the_sql_example_runs(output: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (block,) = blocks(ROOT / "docs/output-format.md", "sql")
     rows = duckdb.connect().execute(block).fetchall()
     assert {lang for _, lang, _ in rows} <= {"ja", "en"}
-    assert all(abs(similarity - 1) < 1e-5 for _, _, similarity in rows)  # float32 rounding of a norm
+    # float32 rounding of a norm
+    assert all(abs(similarity - 1) < 1e-5 for _, _, similarity in rows)
 
 
-def test_the_format_of_extending_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bert_mean_dir: Path) -> None:
-    """The new file and its two lines in docs/extending.md, as they stand there, then a whole run with that format."""
+def test_the_format_of_extending_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bert_mean_dir: Path
+) -> None:
+    """The new file and its two lines in docs/extending.md, as they stand there, then a whole run
+    with that format."""
     (file,) = blocks(ROOT / "docs/extending.md", "python")
-    reader, suffix = re.findall(r"^\+(.*)$", blocks(ROOT / "docs/extending.md", "diff")[0], re.MULTILINE)
+    reader, suffix = re.findall(
+        r"^\+(.*)$", blocks(ROOT / "docs/extending.md", "diff")[0], re.MULTILINE
+    )
     made: dict[str, Any] = {"__name__": "pipeline.read.paragraphs"}
     exec(compile(file, "docs/extending.md", "exec"), made)
     for table, line in ((READERS, reader), (EXTENSIONS, suffix)):
@@ -185,12 +232,14 @@ def test_the_format_of_extending_works(tmp_path: Path, monkeypatch: pytest.Monke
     out = tmp_path / "out"
     spec = make_spec(
         str(source.parent), str(out), bert_mean_dir, input={"id_column": None, "keep_columns": []}
-    )  # fmt: skip
+    )
     snapshot = run_without_ray(spec)
     assert snapshot is not None
-    from pipeline.dataset import open_dataset
+    from pipeline.output.dataset import open_dataset
 
-    rows = sorted(open_dataset(str(out)).to_table().to_pylist(), key=lambda row: row["source_record"])
+    rows = sorted(
+        open_dataset(str(out)).to_table().to_pylist(), key=lambda row: row["source_record"]
+    )
     assert [row["text"] for row in rows] == ["one paragraph\nof two lines", "二番目の段落", "last"]
     data = source.read_bytes()
     for row in rows:  # source_record is where the bytes are
@@ -208,7 +257,9 @@ def links(page: Path) -> Iterator[str]:
 
 
 def test_readme_leads_to_every_page() -> None:
-    reached = {(ROOT / target).resolve() for target in links(ROOT / "README.md") if "://" not in target}
+    reached = {
+        (ROOT / target).resolve() for target in links(ROOT / "README.md") if "://" not in target
+    }
     assert {page.resolve() for page in PAGES if page.name != "README.md"} <= reached
 
 
@@ -232,14 +283,17 @@ def test_every_test_that_a_guarantee_names_exists() -> None:
     missing = [
         f"{path}::{test}"
         for path, test in named
-        if not (ROOT / path).exists() or f"\ndef {test}(" not in (ROOT / path).read_text(encoding="utf-8")
+        if not (ROOT / path).exists()
+        or f"\ndef {test}(" not in (ROOT / path).read_text(encoding="utf-8")
     ]
     assert missing == []
 
 
 def test_every_fault_has_a_row_and_a_test_or_a_reason() -> None:
     rows = re.findall(
-        r"^\| (\d+)\. .*\| (.*) \|$", (ROOT / "docs/guarantees.md").read_text(encoding="utf-8"), re.MULTILINE
+        r"^\| (\d+)\. .*\| (.*) \|$",
+        (ROOT / "docs/guarantees.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
     assert [int(number) for number, _ in rows] == list(range(1, 44))
     assert all("::" in held or "in work" in held for _, held in rows)

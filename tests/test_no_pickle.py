@@ -1,7 +1,8 @@
 """Nothing that lies in input or output is ever unpickled, not even by the libraries underneath.
 
-Ray registers an Arrow type whose values it unpickles as soon as Python sees them; an Arrow schema inside a Parquet file
-may claim it for any column. Oracle: a pickle that makes a folder. Fresh interpreters, since the registry is global.
+Ray registers an Arrow type whose values it unpickles as soon as Python sees them; an Arrow schema
+inside a Parquet file may claim it for any column. Oracle: a pickle that makes a folder. Fresh
+interpreters, since the registry is global.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import commit
-from pipeline.storage import Store
-from tests.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard
+from pipeline.output.snapshots import live_parts, load_snapshot
+from pipeline.storage.store import Store
+from tests import ROOT
+from tests.support.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard
 
 PICKLED = b"ray.data.arrow_pickled_object"
-PACKAGE = Path(__file__).parent.parent / "pipeline"
+PACKAGE = ROOT / "pipeline"
 
 
 class Folder:
@@ -57,21 +59,25 @@ def write_hostile(path: Path, column: str, victim: Path, nested: bool, rows: pa.
 def with_rays_type(code: str) -> str:
     """What `code` prints in a process in which Ray has registered that type."""
     lines = f"import ray.data._internal.object_extensions.arrow\n{code}"
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", lines], capture_output=True, text=True, timeout=120, check=False
+    )
     return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["plain", "in a list"])
-def test_a_column_of_an_input_shard_is_not_unpickled_with_rays_type(tmp_path: Path, nested: bool) -> None:
+def test_a_column_of_an_input_shard_is_not_unpickled_with_rays_type(
+    tmp_path: Path, nested: bool
+) -> None:
     rows = pa.table({"id": ["1"], "text": ["one"]})
     shard, victim = tmp_path / "a.parquet", tmp_path / "victim"
     write_hostile(shard, "lang", victim, nested, rows)
     code = f"""
-from pipeline.lineage import Shard, Span
-from pipeline.read import READERS, ReadOptions
-import pyarrow as pa
+from pipeline.storage.lineage import Shard, Span
+from pipeline.job.spec import InputSpec
+from pipeline.read import READERS
 span = Span(shard=Shard(uri="a.parquet", etag="e", size_bytes=1))
-options = ReadOptions("text", "id", {{"lang": pa.string()}}, 1000)
+options = InputSpec(uri="a.parquet", id_column="id", keep_columns=["lang"], max_record_bytes=1000)
 for table in READERS["parquet"].records(open({str(shard)!r}, "rb"), span, options):
     print("READ", table.num_rows)
 """
@@ -81,15 +87,17 @@ for table in READERS["parquet"].records(open({str(shard)!r}, "rb"), span, option
 
 @pytest.fixture
 def output(tmp_path: Path, bert_mean_dir: Path) -> Store:
-    write_shard(tmp_path / "in/a.jsonl", [*DOCUMENTS[:2], {"id": "bad", "text": None, "lang": "en"}])
+    write_shard(
+        tmp_path / "in/a.jsonl", [*DOCUMENTS[:2], {"id": "bad", "text": None, "lang": "en"}]
+    )
     assert run_without_ray(make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir))
     return Store(str(tmp_path / "out"))
 
 
 def test_no_record_of_an_output_is_unpickled(output: Store, tmp_path: Path) -> None:
-    snapshot = commit.load_snapshot(output)
+    snapshot = load_snapshot(output)
     assert snapshot
-    part = commit.live_parts(output, snapshot)[0]
+    part = live_parts(output, snapshot)[0]
     victim = tmp_path / "victim"
     for path, column in (
         (snapshot.file_list, "manifest"),
@@ -98,10 +106,12 @@ def test_no_record_of_an_output_is_unpickled(output: Store, tmp_path: Path) -> N
         (part.data_files[0].path, "doc_id"),
     ):
         copy = shutil.copytree(output.root, tmp_path / column)
-        write_hostile(copy / path, column, victim, False, pq.read_table(copy / path, partitioning=None))
+        write_hostile(
+            copy / path, column, victim, False, pq.read_table(copy / path, partitioning=None)
+        )
     code = f"""
 from pipeline.errors import OutputError
-from pipeline.verify import verify
+from pipeline.tools.verify.verification import verify
 for column in ("manifest", "reason", "split_id", "doc_id"):
     try:
         print(column, verify({str(tmp_path)!r} + "/" + column, None, sample=0).ok)
@@ -118,13 +128,15 @@ for column in ("manifest", "reason", "split_id", "doc_id"):
 
 
 @pytest.mark.parametrize("column", ["doc_id", "text_sha256", "embedding"])
-def test_no_value_of_a_data_file_is_unpickled_by_who_reads_rows(output: Store, tmp_path: Path, column: str) -> None:
+def test_no_value_of_a_data_file_is_unpickled_by_who_reads_rows(
+    output: Store, tmp_path: Path, column: str
+) -> None:
     victim, data = tmp_path / "victim", next(Path(output.root).rglob("data/**/*.parquet"))
     write_hostile(data, column, victim, False, pq.read_table(data, partitioning=None))
     code = f"""
 import pipeline
-from pipeline.search import search
-from pipeline.trace import trace
+from pipeline.tools.search import search
+from pipeline.tools.trace import trace
 uri = {output.uri!r}
 for read in (
     lambda: trace(uri, None, "doc-1"), lambda: search(uri, None, "text", k=5), lambda: pipeline.read_vectors(uri),
@@ -143,16 +155,23 @@ for read in (
     assert not victim.exists()
 
 
-def test_a_schema_in_a_generation_record_cannot_bring_such_a_type(output: Store, tmp_path: Path) -> None:
+def test_a_schema_in_a_generation_record_cannot_bring_such_a_type(
+    output: Store, tmp_path: Path
+) -> None:
     (path,) = output.list("_meta/generations")
     record = json.loads(output.read(path))
     found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(record["arrow_schema"])))
     record["arrow_schema"] = (
-        found.set(0, claimed(pa.large_binary(), False).with_name("doc_id")).serialize().to_pybytes().hex()
+        found.set(0, claimed(pa.large_binary(), False).with_name("doc_id"))
+        .serialize()
+        .to_pybytes()
+        .hex()
     )
     Path(output.path(path)).unlink()
     output.put_if_absent(path, json.dumps(record).encode())
-    said = with_rays_type(f"from pipeline.dataset import read_vectors\nread_vectors({output.uri!r})")
+    said = with_rays_type(
+        f"from pipeline.output.dataset import read_vectors\nread_vectors({output.uri!r})"
+    )
     assert "OutputError" in said
     assert "types this package does not write" in said
 
@@ -162,9 +181,25 @@ def test_the_package_itself_names_no_way_to_unpickle() -> None:
         (path.relative_to(PACKAGE).as_posix(), name)
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
-                     [node.module or ""] if isinstance(node, ast.ImportFrom) else
-                     [f"{ast.unparse(node.value)}.{node.attr}"] if isinstance(node, ast.Attribute) else [])
-    }  # fmt: skip
-    forbidden = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch.load", "numpy.load", "np.load"}
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [f"{ast.unparse(node.value)}.{node.attr}"]
+            if isinstance(node, ast.Attribute)
+            else []
+        )
+    }
+    forbidden = {
+        "pickle",
+        "cloudpickle",
+        "dill",
+        "joblib",
+        "marshal",
+        "shelve",
+        "torch.load",
+        "numpy.load",
+        "np.load",
+    }
     assert not {use for use in named if use[1].split(".")[0] in forbidden or use[1] in forbidden}

@@ -1,7 +1,8 @@
-"""No credential leaves the environment: not into output, logs, messages or arguments of processes. The cluster of a run asks
-for a token.
+"""No credential leaves the environment: not into output, logs, messages or arguments of processes.
+The cluster of a run asks for a token.
 
-Oracle: the keys that the S3 server accepts, and canaries, looked for byte by byte, also inside decoded Parquet columns.
+Oracle: the keys that the S3 server accepts, and canaries, looked for byte by byte, also inside
+decoded Parquet columns.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import commit
 from pipeline.errors import CorpusEmbedError
-from pipeline.shards import list_shards
-from pipeline.storage import Store
-from pipeline.verify import verify
-from tests.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard
+from pipeline.output.snapshots import load_snapshot
+from pipeline.read.shards import list_shards
+from pipeline.storage.store import Store
+from pipeline.tools.verify.verification import verify
+from tests.support.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard
 
 CANARY = "canary-5f1d0c"
 
 
 def found_in(folder: Path, secrets: list[str]) -> list[str]:
-    """Where a secret is: in a name, in the bytes of a file, or in a value of a Parquet file, footers included."""
+    """Where a secret is: in a name, in the bytes of a file, or in a value of a Parquet file,
+    footers included."""
     hits = []
     for path in folder.rglob("*"):
         said = os.fsencode(path.name)
@@ -39,7 +41,9 @@ def found_in(folder: Path, secrets: list[str]) -> list[str]:
             said += path.read_bytes()
             if path.suffix == ".parquet":
                 table = pq.read_table(path, partitioning=None)
-                said += repr((table.schema.metadata, pq.read_metadata(path).metadata, table.to_pydict())).encode()
+                said += repr(
+                    (table.schema.metadata, pq.read_metadata(path).metadata, table.to_pydict())
+                ).encode()
         hits += [f"{path}: {secret[:6]}…" for secret in secrets if secret.encode() in said]
     return hits
 
@@ -57,7 +61,8 @@ def s3_input(s3: Any) -> Any:
     for n in range(2):
         with tempfile.TemporaryDirectory() as folder:
             path = write_shard(
-                Path(folder) / f"{n}.jsonl", [*DOCUMENTS[n::2], {"id": f"bad{n}", "text": None, "lang": "en"}]
+                Path(folder) / f"{n}.jsonl",
+                [*DOCUMENTS[n::2], {"id": f"bad{n}", "text": None, "lang": "en"}],
             )
             s3.filesystem.put_file(str(path), f"{s3.key}/in/{n}.jsonl")
     return s3
@@ -72,20 +77,28 @@ def test_an_output_holds_no_credential_of_its_input_and_no_error_names_one(
     for name in ("HF_TOKEN", "AZURE_STORAGE_KEY", "DATABASE_URL"):
         monkeypatch.setenv(name, CANARY)
     spec = make_spec(
-        f"{s3.uri}/in", str(tmp_path / "out"), bert_mean_dir, input={"storage_options": s3.storage_options}
+        f"{s3.uri}/in",
+        str(tmp_path / "out"),
+        bert_mean_dir,
+        input={"storage_options": s3.storage_options},
     )
     assert run_without_ray(spec)
     assert verify(spec.output.uri, None, sample=0).ok
     assert found_in(tmp_path, secrets) == []
     # nothing there, then refused for a wrong secret, then nobody there
-    monkeypatch.setattr("pipeline.retry.RETRY_SECONDS", 0.5)
-    nobody = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"total_max_attempts": 1}}}
+    monkeypatch.setattr("pipeline.storage.retry.RETRY_SECONDS", 0.5)
+    nobody = {
+        "endpoint_url": "http://127.0.0.1:9",
+        "config_kwargs": {"retries": {"total_max_attempts": 1}},
+    }
     said = [error_of(lambda: list_shards([f"{s3.uri}/missing/*.jsonl"], s3.storage_options, bool))]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     for options in (s3.storage_options, nobody):
         fresh = {**options, "skip_instance_cache": True}
         said.append(error_of(lambda fresh=fresh: list_shards([f"{s3.uri}/in"], fresh, bool)))
-        said.append(error_of(lambda fresh=fresh: Store(f"{s3.uri}/out", fresh).check_conditional_put()))
+        said.append(
+            error_of(lambda fresh=fresh: Store(f"{s3.uri}/out", fresh).check_conditional_put())
+        )
     assert len(set(said)) == 5
     assert not [text for text in said if any(secret in text for secret in secrets)]
 
@@ -110,8 +123,18 @@ def home() -> Iterator[Path]:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "CORPUS_EMBED_"))}
-    return {**kept, "HOME": str(home), "RAY_TMPDIR": str(home), "CORPUS_EMBED_LOG_DIR": str(home / "logs"), **more}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RAY_", "CORPUS_EMBED_"))
+    }
+    return {
+        **kept,
+        "HOME": str(home),
+        "RAY_TMPDIR": str(home),
+        "CORPUS_EMBED_LOG_DIR": str(home / "logs"),
+        **more,
+    }
 
 
 @pytest.mark.slow
@@ -120,7 +143,8 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def test_a_run_of_the_command_line_shows_no_credential_to_anybody(
     s3_input: Any, home: Path, bert_mean_dir: Path
 ) -> None:
-    """S3 to S3: messages, Ray's session and logs, the whole output, and what `ps` shows while it runs."""
+    """S3 to S3: messages, Ray's session and logs, the whole output, and what `ps` shows while it
+    runs."""
     s3 = s3_input
     options = s3.storage_options
     spec = make_spec(
@@ -135,8 +159,11 @@ def test_a_run_of_the_command_line_shows_no_credential_to_anybody(
     with (home / "said").open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline", "run", str(home / "job.yaml")],
-            env=environment(home, HF_TOKEN=CANARY), stdout=said, stderr=said, start_new_session=True,
-        )  # fmt: skip
+            env=environment(home, HF_TOKEN=CANARY),
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
         try:
             while process.poll() is None:
                 for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -152,13 +179,18 @@ def test_a_run_of_the_command_line_shows_no_credential_to_anybody(
     token = (home / ".ray/auth_token").read_text().strip()
     ours = [words for words in arguments if os.fsencode(home) in words]
     assert any(b"raylet" in words for words in ours)
-    assert not [words for words in arguments if any(secret.encode() in words for secret in [*secrets, token])]
+    assert not [
+        words
+        for words in arguments
+        if any(secret.encode() in words for secret in [*secrets, token])
+    ]
     dashboards = [words for words in ours if b"dashboard/dashboard.py" in words]
-    # what Ray 2.60 starts without a dashboard: one module that reports usage, no HTTP server, hence no job API
+    # what Ray 2.60 starts without a dashboard: one module that reports usage, no HTTP server, hence
+    # no job API
     wanted = {b"--host=127.0.0.1", b"--modules-to-load=UsageStatsHead", b"--disable-frontend"}
     assert all(wanted <= set(words.split(b"\0")) for words in dashboards)
     s3.filesystem.get(f"{s3.key}/out", str(home / "out"), recursive=True)
-    assert commit.load_snapshot(Store(f"{s3.uri}/out", options))
+    assert load_snapshot(Store(f"{s3.uri}/out", options))
     (home / ".ray/auth_token").unlink()
     assert found_in(home, [*secrets, token]) == []
 
@@ -166,14 +198,21 @@ def test_a_run_of_the_command_line_shows_no_credential_to_anybody(
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_local_cluster_of_a_run_refuses_who_has_no_token(home: Path) -> None:
-    """Ray 2.60 turns tokens on for a cluster that ray.init starts, unless somebody turns them off: `connect` does not."""
+    """Ray 2.60 turns tokens on for a cluster that ray.init starts, unless somebody turns them off:
+    `connect` does not."""
     code = (
-        "import sys, ray; from pipeline.cluster import connect\n"
+        "import sys, ray; from pipeline.driver.cluster import connect\n"
         "connect(None); print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
     )
-    join = "import sys, ray; ray.init(address=sys.argv[1], configure_logging=False); print('JOINED')"
+    join = (
+        "import sys, ray; ray.init(address=sys.argv[1], configure_logging=False); print('JOINED')"
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        env=environment(home),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as driver:
         assert driver.stdin and driver.stdout
         address = driver.stdout.readline().strip()

@@ -1,9 +1,10 @@
 """Builds the sample corpus of this folder from larger jsonl.gz shards of help pages and manuals.
 
-In: a directory of `*.jsonl.gz` with id, lang, source, text, where `source` is the path a Debian package installs the page at.
-Out: four shards beside this file with id, lang, title, text, source. Page furniture is cut, whole lines are kept up to
-`MAX_CHARS`, documents are chosen by the hash of their source, and gzip carries no clock: the same input gives the same bytes.
-Run with `python jobs/sample/build.py DIRECTORY`; seconds.
+In: a directory of `*.jsonl.gz` with id, lang, source, text, where `source` is the path a Debian
+package installs the page at. Out: four shards beside this file with id, lang, title, text, source.
+Page furniture is cut, whole lines are kept up to `MAX_CHARS`, documents are chosen by the hash of
+their source, and gzip carries no clock: the same input gives the same bytes. Run with `python
+jobs/sample/build.py DIRECTORY`; seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 MAX_CHARS = 2_000
 MIN_CHARS = 200
 N_SHARDS = 4
-# source prefix -> (documents to take, least share of kana and kanji: half of the Japanese help is still in English)
+# source prefix -> (documents to take, least share of kana and kanji: half of the Japanese help is
+# still in English)
 WANTED = {
     "usr/share/libreoffice/help/ja/": (220, 0.45),
     "usr/share/doc/python3.11/html/": (120, 0.0),
@@ -47,7 +49,8 @@ def body_lines(text: str) -> list[str]:
 
 
 def cut(lines: list[str]) -> str:
-    """As many whole lines from the top as fit into MAX_CHARS characters, ending where a sentence does when cut."""
+    """As many whole lines from the top as fit into MAX_CHARS characters, ending where a sentence
+    does when cut."""
     kept: list[str] = []
     n_chars = 0
     for line in lines:
@@ -83,7 +86,8 @@ def documents(directory: Path) -> Iterator[dict[str, str]]:
 
 
 def choose(rows: Iterator[dict[str, str]]) -> list[dict[str, str]]:
-    """The wanted number per source, one per distinct text, ordered by the SHA-256 of the source path."""
+    """The wanted number per source, one per distinct text, ordered by the SHA-256 of the source
+    path."""
     ordered = sorted(rows, key=lambda row: hashlib.sha256(row["source"].encode()).hexdigest())
     left = {prefix: n_documents for prefix, (n_documents, _) in WANTED.items()}
     seen: set[str] = set()
@@ -101,7 +105,9 @@ def main(directory: str) -> None:
     """Write the four shards beside this file."""
     chosen = choose(documents(Path(directory)))
     for shard in range(N_SHARDS):
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen[shard::N_SHARDS])
+        lines = "".join(
+            json.dumps(row, ensure_ascii=False) + "\n" for row in chosen[shard::N_SHARDS]
+        )
         out = Path(__file__).with_name(f"docs-{shard:05d}.jsonl.gz")
         out.write_bytes(gzip.compress(lines.encode(), compresslevel=9, mtime=0))
 

@@ -6,6 +6,7 @@ packed    unpadded forward: the loop of the two engines below    head      Dense
 packed_bert, packed_llama   the forwards                         attention attention over packed rows
 """
 
-from pipeline.embed.engine import Engine, EngineStats, load_engine
+from pipeline.embed.engine import Engine, EngineStats
+from pipeline.embed.loading import load_engine
 
 __all__ = ["Engine", "EngineStats", "load_engine"]

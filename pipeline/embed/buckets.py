@@ -1,8 +1,10 @@
-"""Which rows go through the model together: buckets of similar length under one token budget, longest first.
+"""Which rows go through the model together: buckets of similar length under one token budget,
+longest first.
 
-In: token counts, int (N,). Out: row indices, one array a bucket. Longest first, so that running out of memory
-shows in the first second and the last buckets are the cheap ones. numpy only; the one Python loop is over
-buckets, not rows. The budget is a callable because running out of memory lowers it on the way.
+In: token counts, int (N,). Out: row indices, one array a bucket. Longest first, so that running out
+of memory shows in the first second and the last buckets are the cheap ones. numpy only; the one
+Python loop is over buckets, not rows. The budget is a callable because running out of memory lowers
+it on the way.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ def longest_first(n_tokens: NDArray[np.integer]) -> Rows:
     return np.argsort(-n_tokens.astype(np.int64), kind="stable")
 
 
-def padded_buckets(n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]) -> Iterator[Rows]:
+def padded_buckets(
+    n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]
+) -> Iterator[Rows]:
     """Buckets whose cost is rows × longest row ≤ `budget_tokens()` (one row at least)."""
     order = longest_first(n_tokens)
     start = 0
@@ -31,7 +35,9 @@ def padded_buckets(n_tokens: NDArray[np.integer], budget_tokens: Callable[[], in
         start = stop
 
 
-def packed_buckets(n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]) -> Iterator[Rows]:
+def packed_buckets(
+    n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]
+) -> Iterator[Rows]:
     """Buckets whose cost is the sum of their token counts ≤ `budget_tokens()` (one row at least)."""
     order = longest_first(n_tokens)
     ends = np.cumsum(n_tokens[order], dtype=np.int64)  # tokens up to and including each row
@@ -42,7 +48,9 @@ def packed_buckets(n_tokens: NDArray[np.integer], budget_tokens: Callable[[], in
         start, done = stop, int(ends[stop - 1])
 
 
-def flat_index(offsets: NDArray[np.int64], rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def flat_index(
+    offsets: NDArray[np.int64], rows: Rows
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where the tokens of `rows` lie in the ragged ids, and each token's position in its row.
 
     offsets: (N+1,) int64, rows: (n,). Returns two int64 arrays of shape (sum of token counts,).

@@ -1,99 +1,193 @@
-"""Which engine serves a model: packed for plain BERT and Llama, static for a table of tokens, else padded.
+"""The interface of every engine and the loop they share.
 
-In: a `ModelDir` and what the job spec says. Out: an `Engine`. Cost: reading the weights once.
+In: ragged token ids. Out: one float32 vector a text, in input order. Method: rows are cut into
+length buckets under a token budget, longest first; a bucket is prepared in pinned memory while the
+device works on the one before it, and a result is read one step late, so nothing in the loop waits
+for the device. Out of memory halves the bucket and the budget and goes on. Cost:
+benchmarks/engine.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from pipeline.embed.base import DTYPES, Engine, EngineOptions, EngineStats
-from pipeline.embed.packed import load_packed
-from pipeline.embed.static import StaticEngine
+from pipeline.embed.buckets import Rows
 from pipeline.errors import ModelError
-from pipeline.model_dir import POOLINGS, ModelDir
-
-__all__ = ["Engine", "EngineStats", "load_engine"]
 
 log = logging.getLogger(__name__)
 
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.float32,
+}
+"""Name in a job spec → dtype of weights as they are read. int8 rounds those of linear layers, the
+rest stays float32."""
 
-def load_engine(
-    model: ModelDir,
-    *,
-    pooling: str = "auto",
-    normalize: bool | str = "auto",
-    dtype: str = "float32",
-    device: str = "cpu",
-    truncate_dim: int | None = None,
-    max_batch_tokens: int | None = None,
-    prompt_tokens: int = 0,
-    engine: str = "auto",
-    threads: int | None = None,
-) -> Engine:
-    """Load the weights and choose the engine: packed for plain BERT and Llama models, static for StaticEmbedding, else padded.
 
-    pooling: "auto" (what the directory says) or one of `model_dir.POOLINGS`' values. normalize: "auto" (what
-    the directory says), True or False. truncate_dim: None means what the directory says; vectors of a
-    normalising model are brought back to length 1 after the cut. max_batch_tokens: None means the engine's
-    default. prompt_tokens: leading ids of the prompt, which pooling leaves out only where the directory says
-    so (`include_prompt: false`). threads: of torch in this process, None leaves them alone.
-    Raises ModelError for an impossible combination or damaged weights.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    _check_choice("dtype", dtype, DTYPES)
-    _check_choice("engine", engine, ("auto", "packed", "padded"))
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device {device!r}: torch {torch.__version__} sees no GPU. Set runtime device to 'cpu'.")
-    if dtype == "int8" and (device != "cpu" or engine == "padded"):
+@dataclass
+class EngineStats:
+    """Sums over all calls of `Engine.embed`; `n_padded_tokens` is what was computed, padding
+    included."""
+
+    n_texts: int = 0
+    n_tokens: int = 0
+    n_padded_tokens: int = 0
+    n_batches: int = 0
+    seconds: float = 0.0
+    n_oom_halvings: int = 0
+
+    @property
+    def padding_share(self) -> float:
+        return 1 - self.n_tokens / self.n_padded_tokens if self.n_padded_tokens else 0.0
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What `load_engine` resolved: no "auto" is left. `pooling` may join several modes with "+"."""
+
+    pooling: str
+    normalize: bool
+    dtype: str
+    device: str
+    truncate_dim: int | None
+    max_batch_tokens: int
+    prompt_tokens: int  # leading ids of every text that pooling leaves out
+
+
+class Engine(ABC):
+    """Vectors for ragged token ids. Not thread-safe; one engine per process and device."""
+
+    name: str
+    dim: int
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self.device = options.device
+        self.dtype = options.dtype
+        self.stats = EngineStats()
+        self.budget_tokens = options.max_batch_tokens
+
+    @abstractmethod
+    def _buckets(
+        self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
+    ) -> Iterator[Rows]:
+        """Cut rows into buckets under the budget, which is asked anew for each: it may shrink on
+        the way."""
+
+    @abstractmethod
+    def _forward(
+        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
+    ) -> torch.Tensor:
+        """Queue one bucket. Returns (n, dim) on the device without waiting; adds to
+        n_padded_tokens."""
+
+    @torch.inference_mode()
+    def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+        """ids: (T,) int32 with special tokens; offsets: (N+1,) int64. Returns (N, dim) float32,
+        C-contiguous.
+
+        A text without tokens gives a row of NaN. NaN or inf from the model are returned as they
+        are. Raises torch.OutOfMemoryError when a single text does not fit.
+        """
+        started = time.perf_counter()
+        n_tokens = np.diff(offsets)
+        vectors = np.empty((n_tokens.size, self.dim), dtype=np.float32)
+        vectors[n_tokens == 0] = np.nan
+        filled = np.flatnonzero(n_tokens)
+        sink = _Sink(vectors, self.device)
+        for bucket in self._buckets(n_tokens[filled], lambda: self.budget_tokens):
+            self._embed_bucket(ids, offsets, filled[bucket], sink)
+        sink.flush()
+        self.stats.n_texts += n_tokens.size
+        self.stats.n_tokens += int(n_tokens.sum())
+        self.stats.seconds += time.perf_counter() - started
+        return vectors
+
+    def _embed_bucket(
+        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows, sink: _Sink
+    ) -> None:
+        """One bucket, in smaller pieces where memory does not hold it. The smaller budget is kept
+        for what follows.
+        """
+        queue = [rows]
+        while queue:
+            rows = queue.pop()
+            try:
+                result = self._forward(ids, offsets, rows)
+            except torch.OutOfMemoryError:
+                if rows.size == 1:
+                    raise
+                result = None
+            # outside `except`: the exception would keep the failed tensors alive
+            if result is None:
+                sink.flush()
+                torch.cuda.empty_cache()
+                self.stats.n_oom_halvings += 1
+                half = rows.size // 2
+                queue += [rows[half:], rows[:half]]
+                n_tokens = int((offsets[rows + 1] - offsets[rows]).sum())
+                self.budget_tokens = max(1, min(self.budget_tokens, n_tokens // 2))
+                log.warning(
+                    "out of memory at %d rows: budget is now %d tokens",
+                    rows.size,
+                    self.budget_tokens,
+                )
+                continue
+            self.stats.n_batches += 1
+            sink.put(rows, result)
+
+
+class _Sink:
+    """Writes results into `vectors`; on a GPU through pinned memory and one step late."""
+
+    def __init__(self, vectors: NDArray[np.float32], device: str) -> None:
+        self._vectors = vectors
+        self._asynchronous = device.startswith("cuda")
+        self._pending: tuple[Rows, torch.Tensor, torch.cuda.Event] | None = None
+
+    def put(self, rows: Rows, result: torch.Tensor) -> None:
+        if not self._asynchronous:
+            self._vectors[rows] = result.float().numpy()
+            return
+        # torch caches pinned blocks and hands one out again only when the copy that used it has
+        # ended.
+        host = torch.empty(result.shape, dtype=torch.float32, pin_memory=True)
+        host.copy_(result.float(), non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self.flush()
+        self._pending = (rows, host, event)
+
+    def flush(self) -> None:
+        if self._pending is not None:
+            rows, host, event = self._pending
+            event.synchronize()
+            self._vectors[rows] = host.numpy()
+            self._pending = None
+
+
+def check_ids(ids: NDArray[np.int32], vocab_size: int) -> None:
+    """Raises ModelError for an id that no row of the table belongs to: on a GPU it would end the
+    process."""
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
         raise ModelError(
-            f"dtype 'int8' runs in the packed engine on a CPU only; device is {device!r}, engine {engine!r}. Set model.dtype "
-            "to 'auto'."
+            f"token ids reach from {ids.min()} to {ids.max()}, the model has {vocab_size}. "
+            "The tokenizer belongs to another model."
         )
-    options = EngineOptions(
-        pooling=_pooling(model, pooling),
-        normalize=model.normalize if normalize == "auto" else bool(normalize),
-        dtype=dtype,
-        device=device,
-        truncate_dim=truncate_dim if truncate_dim is not None else model.truncate_dim,
-        max_batch_tokens=max_batch_tokens or 0,
-        prompt_tokens=0 if model.include_prompt else prompt_tokens,
-    )
-    if model.is_static:
-        if engine != "auto":
-            raise ModelError(
-                f"{model.path}: a StaticEmbedding model runs in its own engine, not in {engine!r}. Set 'auto'."
-            )
-        return StaticEngine(model, options)
-    if engine != "padded":
-        loaded = load_packed(model, options)
-        if isinstance(loaded, Engine):
-            return loaded
-        if engine == "packed" or dtype == "int8":
-            wish = "engine 'packed'" if engine == "packed" else "dtype 'int8' needs engine 'packed', which"
-            raise ModelError(f"{model.path}: {wish} cannot run it: {loaded}. Set both to 'auto'.")
-        log.info("%s: padded engine, because packed cannot run it: %s", model.path, loaded)
-    from pipeline.embed.padded import PaddedEngine  # sentence-transformers: 6 s that packed models do without
-
-    return PaddedEngine(model, options)
 
 
-def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
-        raise ModelError(f"{name} {value!r} is unknown; choose one of {sorted(choices)}.")
-
-
-def _pooling(model: ModelDir, pooling: str) -> str:
-    if pooling != "auto":
-        _check_choice("pooling", pooling, set(POOLINGS.values()))
-        return pooling
-    if model.pooling is None:
-        raise ModelError(
-            f"{model.path}: the directory names no pooling (no Pooling in modules.json). Set model.pooling to one of "
-            f"{sorted(POOLINGS.values())}; the model card says which."
-        )
-    return model.pooling
+def to_device(array: NDArray[Any], device: str) -> torch.Tensor:
+    """Host array → device without waiting, through pinned memory on a GPU."""
+    host = torch.from_numpy(array)
+    return host.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else host

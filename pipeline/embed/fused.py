@@ -1,9 +1,11 @@
-"""Steps between the products of a forward, each in one kernel where that is right and faster on this device.
+"""Steps between the products of a forward, each in one kernel where that is right and faster on
+this device.
 
-In: a step in plain torch, on tensors whose first axis is tokens. Out: the step itself, or what torch.compile made of it. On
-a GPU a step is bound by memory: compiled, it reads and writes its tensors once instead of once an operator. On a CPU
-oneDNN takes the larger ones into the products (`linear.py`). Nothing is believed: at loading both are run on the model's own
-shapes, compared and timed. Cost: seconds of compiling, kept in torch's cache on the node; without a compiler nothing.
+In: a step in plain torch, on tensors whose first axis is tokens. Out: the step itself, or what
+torch.compile made of it. On a GPU a step is bound by memory: compiled, it reads and writes its
+tensors once instead of once an operator. On a CPU oneDNN takes the larger ones into the products
+(`linear.py`). Nothing is believed: at loading both are run on the model's own shapes, compared and
+timed. Cost: seconds of compiling, kept in torch's cache on the node; without a compiler nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.embed.base import log
+from pipeline.embed.engine import log
 
 __all__ = ["Step", "faster", "fastest"]
 
@@ -27,7 +29,8 @@ TOLERANCE = 0.02
 
 
 def fastest(step: Step, sample: Sample, device: str) -> Step:
-    """`step`, or its compiled form where that gives the same in less time. What fails leaves plain torch."""
+    """`step`, or its compiled form where that gives the same in less time. What fails leaves plain
+    torch."""
     if not device.startswith("cuda"):
         return step
     try:
@@ -41,7 +44,10 @@ def fastest(step: Step, sample: Sample, device: str) -> Step:
 
 
 def faster(
-    step: Step, compiled: Step, sample: Sample, seconds: Callable[[Step, tuple[torch.Tensor, ...]], float]
+    step: Step,
+    compiled: Step,
+    sample: Sample,
+    seconds: Callable[[Step, tuple[torch.Tensor, ...]], float],
 ) -> Step:
     """The faster one of both if they agree, else `step`. seconds: of one call."""
     with torch.inference_mode():
@@ -50,12 +56,19 @@ def faster(
             found, wanted = compiled(*arguments).float(), step(*arguments).float()
             if not torch.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE):
                 log.warning(
-                    "%s in plain torch: compiled by torch %s it gives other results", step.__name__, torch.__version__
+                    "%s in plain torch: compiled by torch %s it gives other results",
+                    step.__name__,
+                    torch.__version__,
                 )
                 return step
         plain_s, compiled_s = seconds(step, arguments), seconds(compiled, arguments)
-    log.info("%s: %.0f us compiled, %.0f us in plain torch, %d tokens", step.__name__, compiled_s * 1e6, plain_s * 1e6,
-             n_tokens)  # fmt: skip
+    log.info(
+        "%s: %.0f us compiled, %.0f us in plain torch, %d tokens",
+        step.__name__,
+        compiled_s * 1e6,
+        plain_s * 1e6,
+        n_tokens,
+    )
     return compiled if compiled_s < plain_s else step
 
 

@@ -1,8 +1,9 @@
 """What comes after pooling: the directory's own Dense, LayerNorm and Normalize modules, truncation,
 normalisation.
 
-In: pooled (n, D) in float32. Out: (n, dim) float32. The modules are sentence-transformers' own classes with
-their own weights, run in float32 whatever the model's dtype: they are a thousandth of the work.
+In: pooled (n, D) in float32. Out: (n, dim) float32. The modules are sentence-transformers' own
+classes with their own weights, run in float32 whatever the model's dtype: they are a thousandth of
+the work.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import torch
 from torch import nn
 
 from pipeline.errors import ModelError
-from pipeline.model_dir import STATIC, ModelDir
+from pipeline.job.model_dir import STATIC, ModelDir
 
 
 class Head(nn.Module):
     """Modules of `modules.json` behind Pooling, then truncation, then normalisation.
 
     Normalisation comes once and last, so a truncated vector of a normalising model has length 1
-    (sentence-transformers leaves it shorter unless `normalize_embeddings=True`; the direction is the same).
+    (sentence-transformers leaves it shorter unless `normalize_embeddings=True`; the direction is
+    the same).
     """
 
     def __init__(self, modules: list[nn.Module], normalize: bool, truncate_dim: int | None) -> None:
@@ -38,8 +40,8 @@ class Head(nn.Module):
 
 
 def drop_last_normalize(modules: list[nn.Module]) -> list[nn.Module]:
-    """Without the Normalize modules at the end, which `Head` replaces. One in the middle (before a Dense)
-    stays.
+    """Without the Normalize modules at the end, which `Head` replaces. One in the middle (before a
+    Dense) stays.
     """
     while modules and type(modules[-1]).__name__ == "Normalize":
         modules = modules[:-1]
@@ -55,7 +57,8 @@ def load_head(model: ModelDir, normalize: bool, truncate_dim: int | None) -> Hea
         behind = behind[:-1]
     if not behind:
         return Head([], normalize, truncate_dim).eval()
-    from sentence_transformers.util import import_from_string  # 6 s: only for models that have such modules
+    # 6 s: only for models that have such modules
+    from sentence_transformers.util import import_from_string
 
     loaded: list[nn.Module] = []
     for module in behind:

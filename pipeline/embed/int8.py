@@ -1,9 +1,11 @@
-"""Linear layers in 8-bit integers, opt-in by `dtype: int8`: for CPUs with VNNI, where they are the fastest products.
+"""Linear layers in 8-bit integers, opt-in by `dtype: int8`: for CPUs with VNNI, where they are the
+fastest products.
 
-In: x (T, in) float32. Out: (T, out) float32. Method: weights are rounded once with one scale for each output, x in every
-call with one scale for each row, so that a vector does not depend on what it is batched with; products are summed in int32.
-Everything else of a forward stays float32. Source: Dettmers et al. 2022 (LLM.int8, "vector-wise quantization"), without its
-outlier columns. Cost and cosine: benchmarks/RESULTS.md, "End to end".
+In: x (T, in) float32. Out: (T, out) float32. Method: weights are rounded once with one scale for
+each output, x in every call with one scale for each row, so that a vector does not depend on what
+it is batched with; products are summed in int32. Everything else of a forward stays float32.
+Source: Dettmers et al. 2022 (LLM.int8, "vector-wise quantization"), without its outlier columns.
+Cost and cosine: benchmarks/RESULTS.md, "End to end".
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Int8Linear(Linear):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._scale = weight.abs().amax(1).clamp_min_(_SMALLEST) / 127  # (out,)
-        self._weight = (weight / self._scale[:, None]).round_().to(torch.int8).t().contiguous()  # (in, out)
+        # (in, out)
+        self._weight = (weight / self._scale[:, None]).round_().to(torch.int8).t().contiguous()
         self._shift = torch.zeros_like(self._scale) if bias is None else bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,11 @@
-"""One linear layer of a packed forward, with its activation or residual sum where the hardware takes them along.
+"""One linear layer of a packed forward, with its activation or residual sum where the hardware
+takes them along.
 
-In: x (T, in). Out: (T, out). Method: on a CPU, oneDNN with weights rearranged once at loading: 10-20 % faster than
-`torch.nn.functional.linear`, whose MKL rearranges them in every call, and the activation runs on values still in
-cache. These operators are what torch.compile emits; they are private, so they are probed at loading and left out
-where they are missing or wrong. Elsewhere plain torch. Cost: benchmarks/LOG.md, 2026-11-23.
+In: x (T, in). Out: (T, out). Method: on a CPU, oneDNN with weights rearranged once at loading:
+10-20 % faster than `torch.nn.functional.linear`, whose MKL rearranges them in every call, and the
+activation runs on values still in cache. These operators are what torch.compile emits; they are
+private, so they are probed at loading and left out where they are missing or wrong. Elsewhere plain
+torch. Cost: benchmarks/LOG.md, 2026-11-23.
 """
 
 from __future__ import annotations
@@ -15,15 +17,20 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from pipeline.embed.base import log
+from pipeline.embed.engine import log
 
 __all__ = ["ACTIVATIONS", "Linear"]
 
 _tanh = ("gelu", "tanh")
 ACTIVATIONS: dict[str, tuple[str, str]] = {
-    "gelu": ("gelu", "none"), "gelu_new": _tanh, "gelu_pytorch_tanh": _tanh, "gelu_fast": _tanh,
-    "relu": ("relu", ""), "silu": ("swish", ""), "swish": ("swish", ""),
-}  # fmt: skip
+    "gelu": ("gelu", "none"),
+    "gelu_new": _tanh,
+    "gelu_pytorch_tanh": _tanh,
+    "gelu_fast": _tanh,
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+    "swish": ("swish", ""),
+}
 """transformers' name in config.json → oneDNN's name and algorithm."""
 
 _PLAIN: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
@@ -35,26 +42,39 @@ _TYPICAL_TOKENS = 2048  # oneDNN chooses its layout for a size; others work as w
 
 
 class Linear:
-    """weight: (out, in), bias: (out,) or None, on their device. The weight given is not kept where a rearranged one is."""
+    """weight: (out, in), bias: (out,) or None, on their device. The weight given is not kept where
+    a rearranged one is."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._is_packed = weight.device.type == "cpu" and _has_onednn(weight.dtype)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS) if self._is_packed else weight
+        self._weight = (
+            torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
+            if self._is_packed
+            else weight
+        )
         self._bias = bias
         self.takes_residual = self._is_packed or bias is None
         """Whether `plus` adds inside the product."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return (
-            _packed(x, self._weight, self._bias) if self._is_packed else functional.linear(x, self._weight, self._bias)
+            _packed(x, self._weight, self._bias)
+            if self._is_packed
+            else functional.linear(x, self._weight, self._bias)
         )
 
     def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
         """activation(linear(x)); `activation` is a value of ACTIVATIONS."""
         if self._is_packed:
             return _packed(x, self._weight, self._bias, activation)
-        if activation[0] == "gelu" and self._bias is not None and _has_gelu_epilogue(x.device, x.dtype):
-            inner: torch.Tensor = torch._addmm_activation(self._bias, x, self._weight.t(), use_gelu=True)
+        if (
+            activation[0] == "gelu"
+            and self._bias is not None
+            and _has_gelu_epilogue(x.device, x.dtype)
+        ):
+            inner: torch.Tensor = torch._addmm_activation(
+                self._bias, x, self._weight.t(), use_gelu=True
+            )
             return inner
         return activate(self(x), activation)
 
@@ -66,7 +86,8 @@ class Linear:
             )
             return total
         if self._bias is None:
-            return residual.addmm_(x, self._weight.t())  # in place: addmm would copy the residual first
+            # in place: addmm would copy the residual first
+            return residual.addmm_(x, self._weight.t())
         return self(x).add_(residual)
 
 
@@ -77,25 +98,34 @@ def activate(x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
 
 
 def _packed(
-    x: torch.Tensor, weight: Any, bias: torch.Tensor | None, activation: tuple[str, str] = ("none", "")
+    x: torch.Tensor,
+    weight: Any,
+    bias: torch.Tensor | None,
+    activation: tuple[str, str] = ("none", ""),
 ) -> torch.Tensor:
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation[0], [], activation[1])
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+        x, weight, bias, activation[0], [], activation[1]
+    )
     return result
 
 
 @cache
 def _has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
-    """Does this GPU's product take bias and GELU along? Its GELU is the tanh form, 5e-4 from the other one at most: half
-    precision hardly sees that, float32 would."""
+    """Does this GPU's product take bias and GELU along? Its GELU is the tanh form, 5e-4 from the
+    other one at most: half precision hardly sees that, float32 would."""
     if device.type != "cuda" or dtype == torch.float32:
         return False
-    x, weight, bias = (torch.randn(s, device=device).to(dtype) for s in ((64, 256), (512, 256), (512,)))
+    x, weight, bias = (
+        torch.randn(s, device=device).to(dtype) for s in ((64, 256), (512, 256), (512,))
+    )
     try:
         found = torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
     except (AttributeError, RuntimeError, TypeError) as error:
         log.info("GELU in plain torch: %s", error)
         return False
-    return torch.allclose(found.float(), functional.gelu(functional.linear(x, weight, bias)).float(), 0.02, 0.02)
+    return torch.allclose(
+        found.float(), functional.gelu(functional.linear(x, weight, bias)).float(), 0.02, 0.02
+    )
 
 
 @cache
@@ -112,12 +142,20 @@ def _has_onednn(dtype: torch.dtype) -> bool:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
             added = torch.ops.mkldnn._linear_pointwise.binary(x, residual, packed, bias, "add")
             is_right = torch.allclose(added, wanted + residual, rtol=0, atol=atol) and all(
-                torch.allclose(_packed(x, packed, bias, activation), activate(wanted, activation), rtol=0, atol=atol)
+                torch.allclose(
+                    _packed(x, packed, bias, activation),
+                    activate(wanted, activation),
+                    rtol=0,
+                    atol=atol,
+                )
                 for activation in ACTIVATIONS.values()
             )
     except (AttributeError, RuntimeError) as error:
         log.info("linear layers in plain torch: no oneDNN operators for %s: %s", dtype, error)
         return False
     if not is_right:
-        log.warning("linear layers in plain torch: torch %s gives other results by oneDNN", torch.__version__)
+        log.warning(
+            "linear layers in plain torch: torch %s gives other results by oneDNN",
+            torch.__version__,
+        )
     return is_right

@@ -1,10 +1,11 @@
-"""The unpadded engine: flat (tokens, hidden) matrices through our own forward of the two families the models
-need.
+"""The unpadded engine: flat (tokens, hidden) matrices through our own forward of the two families
+the models need.
 
-In and out: see `Engine`. Method: weights are read from safetensors and rearranged once (query, key and value
-in one matrix); a bucket is one flat row of tokens, so every GEMM works on real tokens only and only attention
-knows rows. Pooling by one token (cls, last_token) needs the last layer's query, output projection and FFN for
-that token alone, which is exact and saves up to a layer. Cost: benchmarks/engine.py.
+In and out: see `Engine`. Method: weights are read from safetensors and rearranged once (query, key
+and value in one matrix); a bucket is one flat row of tokens, so every GEMM works on real tokens
+only and only attention knows rows. Pooling by one token (cls, last_token) needs the last layer's
+query, output projection and FFN for that token alone, which is exact and saves up to a layer. Cost:
+benchmarks/engine.py.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.embed.attention import attention_for, pack
-from pipeline.embed.base import DTYPES, Engine, EngineOptions, check_ids
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.budget import device_key, remembered_budget
+from pipeline.embed.engine import DTYPES, Engine, EngineOptions, check_ids
 from pipeline.embed.head import load_head
 from pipeline.embed.int8 import Int8Linear
 from pipeline.embed.linear import ACTIVATIONS, Linear
@@ -27,24 +28,28 @@ from pipeline.embed.packed_llama import PackedLlama
 from pipeline.embed.pooling import keep_real, pool, single_token_index
 from pipeline.embed.weights import read_weights
 from pipeline.errors import ModelError
-from pipeline.model_dir import ModelDir
+from pipeline.job.model_dir import ModelDir
 
 __all__ = ["PackedEngine", "load_packed"]
 
 Family = type[PackedBert] | type[PackedLlama]
 FAMILIES: dict[str, tuple[Family, str]] = {
-    "bert": (PackedBert, "bert."), "roberta": (PackedBert, "roberta."), "xlm-roberta": (PackedBert, "roberta."),
+    "bert": (PackedBert, "bert."),
+    "roberta": (PackedBert, "roberta."),
+    "xlm-roberta": (PackedBert, "roberta."),
     "llama": (PackedLlama, "model."),
-}  # fmt: skip
-"""`model_type` of config.json → its forward and the prefix of names in task models' weights. A new family is one file
-and one line here.
+}
+"""`model_type` of config.json → its forward and the prefix of names in task models' weights. A new
+family is one file and one line here.
 """
 
 
 class PackedEngine(Engine):
     """Runs a packed forward. `name` is packed_ and the model type: packed_bert, packed_llama, …"""
 
-    def __init__(self, model: ModelDir, options: EngineOptions, body: PackedBert | PackedLlama) -> None:
+    def __init__(
+        self, model: ModelDir, options: EngineOptions, body: PackedBert | PackedLlama
+    ) -> None:
         super().__init__(options)
         self.name = f"packed_{model.config['model_type']}"
         self._body = body
@@ -56,7 +61,9 @@ class PackedEngine(Engine):
             default *= 2  # the cache holds twice as many: 2-8 % (benchmarks/LOG.md)
         self.budget_tokens = options.max_batch_tokens or default
         with torch.inference_mode():
-            self.dim = int(self._forward(np.zeros(1, np.int32), np.array([0, 1]), np.array([0])).shape[1])
+            self.dim = int(
+                self._forward(np.zeros(1, np.int32), np.array([0, 1]), np.array([0])).shape[1]
+            )
         self.stats.n_padded_tokens = 0
         if options.device.startswith("cuda") and not options.max_batch_tokens:
             self.budget_tokens = remembered_budget(self, device_key(model.files, self))
@@ -71,10 +78,14 @@ class PackedEngine(Engine):
         check_ids(ids, self._body.vocab_size)
         return super().embed(ids, offsets)
 
-    def _buckets(self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]) -> Iterator[Rows]:
+    def _buckets(
+        self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
+    ) -> Iterator[Rows]:
         return packed_buckets(n_tokens, budget_tokens)
 
-    def _forward(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows) -> torch.Tensor:
+    def _forward(
+        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
+    ) -> torch.Tensor:
         mode, prompt_tokens = self.options.pooling, self.options.prompt_tokens
         batch = pack(ids, offsets, rows, self.device)
         self.stats.n_padded_tokens += int(batch.ids.shape[0])
@@ -87,8 +98,8 @@ class PackedEngine(Engine):
 
 
 def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
-    """The engine, or the reason why this model or these options need the padded one. Raises ModelError for
-    damage.
+    """The engine, or the reason why this model or these options need the padded one. Raises
+    ModelError for damage.
     """
     config, dtype = model.config, DTYPES[options.dtype]
     kind = str(config.get("model_type"))
@@ -97,7 +108,9 @@ def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
     if options.device != "cpu" and options.dtype == "float32":
         return "variable-length attention on a GPU needs bfloat16 or float16"
     before = (
-        [m.kind for m in model.modules[1 : [m.kind for m in model.modules].index("Pooling")]] if model.pooling else []
+        [m.kind for m in model.modules[1 : [m.kind for m in model.modules].index("Pooling")]]
+        if model.pooling
+        else []
     )
     if before:
         return f"modules stand between transformer and pooling: {before}"
@@ -105,11 +118,16 @@ def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
         return f"sentence-transformers' config file sets {list(model.forward_settings)}"
     if config.get("hidden_act", "gelu") not in ACTIVATIONS:
         return f"the activation {config['hidden_act']!r} is not one of {sorted(ACTIVATIONS)}"
-    if config.get("quantization_config") or (model.transformer_path / "adapter_config.json").is_file():
+    if (
+        config.get("quantization_config")
+        or (model.transformer_path / "adapter_config.json").is_file()
+    ):
         return "its weights are quantized or come with an adapter"
     family, prefix = FAMILIES[kind]
     if reason := family.unsupported(config):
         return reason
-    weights = read_weights(model.transformer_path, family.shapes(config), prefix, dtype, options.device)
+    weights = read_weights(
+        model.transformer_path, family.shapes(config), prefix, dtype, options.device
+    )
     linear = Int8Linear if options.dtype == "int8" else Linear
     return PackedEngine(model, options, family(config, weights, linear))

@@ -1,9 +1,9 @@
 """The forward of a BERT, RoBERTa or XLM-R encoder over packed tokens.
 
-In: a `PackedBatch`. Out: hidden states (T, D), or (n, D) of the wanted token of each row. Source: Devlin et al.
-2019; Liu et al. 2019; names, defaults and results are those of transformers' models, in post-norm order. Cost for
-T tokens: 2 T (4 D² + 2 D F) flops a layer and attention; the last layer costs 2 T · 2 D² where one token a row is
-wanted.
+In: a `PackedBatch`. Out: hidden states (T, D), or (n, D) of the wanted token of each row. Source:
+Devlin et al. 2019; Liu et al. 2019; names, defaults and results are those of transformers' models,
+in post-norm order. Cost for T tokens: 2 T (4 D² + 2 D F) flops a layer and attention; the last
+layer costs 2 T · 2 D² where one token a row is wanted.
 """
 
 from __future__ import annotations
@@ -22,22 +22,34 @@ from pipeline.embed.weights import Shapes
 __all__ = ["PackedBert"]
 
 _DEFAULTS = {
-    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "intermediate_size": 3072, "hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2,
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
-}  # fmt: skip
+}
 
 _LINEAR = {
-    **dict.fromkeys(("attention.self.query", "attention.self.key", "attention.self.value"), ("D", "D")),
-    "attention.output.dense": ("D", "D"), "attention.output.LayerNorm": ("D", ""), "intermediate.dense": ("F", "D"),
-    "output.dense": ("D", "F"), "output.LayerNorm": ("D", ""),
-}  # fmt: skip
+    **dict.fromkeys(
+        ("attention.self.query", "attention.self.key", "attention.self.value"), ("D", "D")
+    ),
+    "attention.output.dense": ("D", "D"),
+    "attention.output.LayerNorm": ("D", ""),
+    "intermediate.dense": ("F", "D"),
+    "output.dense": ("D", "F"),
+    "output.LayerNorm": ("D", ""),
+}
 """Module of a layer → (out, in) in letters of the docstring; a LayerNorm has no second side."""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """qkv are the three projections above each other; `q` and `kv` are parts of them, there in the last layer only."""
+    """qkv are the three projections above each other; `q` and `kv` are parts of them, there in the
+    last layer only."""
 
     qkv: Linear
     out: Linear
@@ -55,11 +67,21 @@ class PackedBert:
     single_token_poolings: ClassVar[tuple[str, ...]] = ("cls", "last_token")
     default_budget_tokens: ClassVar[dict[str, int]] = {"cpu": 2048, "cuda": 32768}
 
-    def __init__(self, config: dict[str, Any], weights: dict[str, torch.Tensor], linear: type[Linear] = Linear) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        weights: dict[str, torch.Tensor],
+        linear: type[Linear] = Linear,
+    ) -> None:
         config = {**_DEFAULTS, **config}
-        # RoBERTa counts positions from the padding id on, and a literal padding token stands at that very position.
-        self._pad_id = None if config["model_type"] == "bert" else int(config.get("pad_token_id", 1))
-        self.max_tokens = int(config["max_position_embeddings"]) - (0 if self._pad_id is None else self._pad_id + 1)
+        # RoBERTa counts positions from the padding id on, and a literal padding token stands at
+        # that very position.
+        self._pad_id = (
+            None if config["model_type"] == "bert" else int(config.get("pad_token_id", 1))
+        )
+        self.max_tokens = int(config["max_position_embeddings"]) - (
+            0 if self._pad_id is None else self._pad_id + 1
+        )
         self.vocab_size = int(config["vocab_size"])
         self._n_heads = int(config["num_attention_heads"])
         self._eps = float(config["layer_norm_eps"])
@@ -67,16 +89,22 @@ class PackedBert:
         self._words = weights["embeddings.word_embeddings.weight"]
         # Every text is of the first type, so its row is added to the positions once and for all.
         self._positions = (
-            weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+            weights["embeddings.position_embeddings.weight"]
+            + weights["embeddings.token_type_embeddings.weight"][0]
         )
         self._norm = weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"]
         last = config["num_hidden_layers"] - 1
-        self._layers = [_layer(weights, f"encoder.layer.{i}.", i == last, linear) for i in range(last + 1)]
+        self._layers = [
+            _layer(weights, f"encoder.layer.{i}.", i == last, linear) for i in range(last + 1)
+        ]
 
         device = self._words.device
 
         def hidden(n_tokens: int) -> tuple[torch.Tensor, ...]:
-            x, residual = (torch.randn(n_tokens, self._words.shape[1], device=device).to(self._words) for _ in range(2))
+            x, residual = (
+                torch.randn(n_tokens, self._words.shape[1], device=device).to(self._words)
+                for _ in range(2)
+            )
             return x, residual, *self._norm  # no views: torch compiles for their offsets too
 
         self._summed_norm = fastest(self._plain_summed_norm, hidden, device.type)
@@ -105,13 +133,19 @@ class PackedBert:
         for i in range(config["num_hidden_layers"]):
             for name, (n_out, n_in) in _LINEAR.items():
                 width = {"D": d, "F": f}
-                shapes[f"encoder.layer.{i}.{name}.weight"] = (width[n_out], *([width[n_in]] if n_in else []))
+                shapes[f"encoder.layer.{i}.{name}.weight"] = (
+                    width[n_out],
+                    *([width[n_in]] if n_in else []),
+                )
                 shapes[f"encoder.layer.{i}.{name}.bias"] = (width[n_out],)
         return shapes
 
-    def forward(self, batch: PackedBatch, attention: Attention, wanted: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, batch: PackedBatch, attention: Attention, wanted: torch.Tensor | None
+    ) -> torch.Tensor:
         """`wanted`: (n,) packed token of each row to be returned alone, or None for all T."""
-        hidden = embedding(batch.ids, self._words) + embedding(self._places(batch), self._positions)  # (T, D)
+        # (T, D)
+        hidden = embedding(batch.ids, self._words) + embedding(self._places(batch), self._positions)
         hidden = self._normed(hidden, self._norm)
         full = self._layers if wanted is None else self._layers[:-1]
         for layer in full:
@@ -133,7 +167,9 @@ class PackedBert:
         is_real = (batch.ids != self._pad_id).int()  # (T,)
         counted = is_real.cumsum(0, dtype=torch.int32)
         first = batch.starts[:-1].long()
-        before = torch.repeat_interleave(counted[first] - is_real[first], batch.lengths, output_size=batch.ids.shape[0])
+        before = torch.repeat_interleave(
+            counted[first] - is_real[first], batch.lengths, output_size=batch.ids.shape[0]
+        )
         return (counted - before) * is_real + self._pad_id
 
     def _heads(self, projected: torch.Tensor, n_parts: int) -> tuple[torch.Tensor, ...]:
@@ -146,9 +182,14 @@ class PackedBert:
         return self._added(layer.down, inner, hidden, layer.norm_ffn)
 
     def _added(
-        self, linear: Linear, x: torch.Tensor, residual: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]
+        self,
+        linear: Linear,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        norm: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        """norm(linear(x) + residual), the sum in one kernel with what is before it (CPU) or after it (GPU)."""
+        """norm(linear(x) + residual), the sum in one kernel with what is before it (CPU) or after
+        it (GPU)."""
         if linear.takes_residual:
             return self._normed(linear.plus(x, residual), norm)
         return self._summed_norm(linear(x), residual, *norm)
@@ -158,17 +199,23 @@ class PackedBert:
     ) -> torch.Tensor:
         return self._normed(x + residual, (weight, bias))
 
-    def _normed(self, hidden: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def _normed(
+        self, hidden: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
         return layer_norm(hidden, hidden.shape[-1:], *norm, self._eps)
 
 
-def _layer(weights: dict[str, torch.Tensor], prefix: str, is_last: bool, linear: type[Linear]) -> _Layer:
+def _layer(
+    weights: dict[str, torch.Tensor], prefix: str, is_last: bool, linear: type[Linear]
+) -> _Layer:
     def pair(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"]
 
     def stacked(*names: str) -> Linear:
         parts = [pair(f"attention.self.{name}") for name in names]
-        return linear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
+        return linear(
+            torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])
+        )
 
     return _Layer(
         qkv=stacked("query", "key", "value"),

@@ -1,9 +1,10 @@
-"""The forward of a Llama decoder over packed tokens: RMSNorm, grouped heads, rotary positions, SwiGLU.
+"""The forward of a Llama decoder over packed tokens: RMSNorm, grouped heads, rotary positions,
+SwiGLU.
 
-In: a `PackedBatch`. Out: hidden states (T, D) after the last norm, or (n, D) of the last token of each row.
-Source: Touvron et al. 2023; Su et al. 2021 (rotary positions: any kind whose frequencies do not depend on the
-text); names, defaults and results are those of transformers' LlamaModel. Cost for T tokens: 2 T (2 D Dh (Hq + Hkv) + 3 D F) flops
-a layer and attention.
+In: a `PackedBatch`. Out: hidden states (T, D) after the last norm, or (n, D) of the last token of
+each row. Source: Touvron et al. 2023; Su et al. 2021 (rotary positions: any kind whose frequencies
+do not depend on the text); names, defaults and results are those of transformers' LlamaModel. Cost
+for T tokens: 2 T (2 D Dh (Hq + Hkv) + 3 D F) flops a layer and attention.
 """
 
 from __future__ import annotations
@@ -24,14 +25,21 @@ __all__ = ["PackedLlama"]
 _FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 _LARGEST_TABLE = 1 << 17  # positions
 _DEFAULTS = {
-    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
-}  # fmt: skip
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+}
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """qkv and gate_up are their projections above each other; `q` and `kv` are parts, there in the last layer only."""
+    """qkv and gate_up are their projections above each other; `q` and `kv` are parts, there in the
+    last layer only."""
 
     norm_attention: torch.Tensor
     qkv: Linear
@@ -49,7 +57,12 @@ class PackedLlama:
     single_token_poolings: ClassVar[tuple[str, ...]] = ("last_token",)
     default_budget_tokens: ClassVar[dict[str, int]] = {"cpu": 2048, "cuda": 16384}
 
-    def __init__(self, config: dict[str, Any], weights: dict[str, torch.Tensor], linear: type[Linear] = Linear) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        weights: dict[str, torch.Tensor],
+        linear: type[Linear] = Linear,
+    ) -> None:
         config = {**_DEFAULTS, **config}
         self.max_tokens = min(int(config["max_position_embeddings"]), _LARGEST_TABLE)
         self.vocab_size = int(config["vocab_size"])
@@ -62,7 +75,9 @@ class PackedLlama:
         self._layers = [_layer(weights, f"layers.{i}.", i == last, linear) for i in range(last + 1)]
         frequencies, scale = _rotary(config, self._head_dim)
         angles = torch.outer(torch.arange(self.max_tokens, dtype=torch.float32), frequencies)
-        self._cos, self._sin = ((table * scale).to(self._norm) for table in (angles.cos(), angles.sin()))
+        self._cos, self._sin = (
+            (table * scale).to(self._norm) for table in (angles.cos(), angles.sin())
+        )
         # (positions, Dh / 2) each
 
         def sample(n_tokens: int, *width: int) -> torch.Tensor:
@@ -70,11 +85,15 @@ class PackedLlama:
 
         def heads(n_tokens: int) -> tuple[torch.Tensor, ...]:
             angles = (sample(n_tokens, 1, self._head_dim // 2) for _ in range(2))
-            return sample(n_tokens, self._n_q + 2 * self._n_kv, self._head_dim)[:, : -self._n_kv], *angles
+            return sample(n_tokens, self._n_q + 2 * self._n_kv, self._head_dim)[
+                :, : -self._n_kv
+            ], *angles
 
         device = self._norm.device.type
         self._rotate = fastest(_rotate, heads, device)
-        self._gated = fastest(self._plain_gated, lambda n: (sample(n, 2 * int(config["intermediate_size"])),), device)
+        self._gated = fastest(
+            self._plain_gated, lambda n: (sample(n, 2 * int(config["intermediate_size"])),), device
+        )
 
     @staticmethod
     def unsupported(config: dict[str, Any]) -> str | None:
@@ -94,7 +113,10 @@ class PackedLlama:
         q, kv = n_q * head_dim, n_kv * head_dim
         attention = {"q_proj": (q, d), "k_proj": (kv, d), "v_proj": (kv, d), "o_proj": (d, q)}
         mlp = {"gate_proj": (f, d), "up_proj": (f, d), "down_proj": (d, f)}
-        shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (config["vocab_size"], d), "norm.weight": (d,)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "embed_tokens.weight": (config["vocab_size"], d),
+            "norm.weight": (d,),
+        }
         for i in range(config["num_hidden_layers"]):
             for norm in ("input_layernorm", "post_attention_layernorm"):
                 shapes[f"layers.{i}.{norm}.weight"] = (d,)
@@ -108,8 +130,11 @@ class PackedLlama:
                         shapes[f"layers.{i}.{module}.{name}.bias"] = shape[:1]
         return shapes
 
-    def forward(self, batch: PackedBatch, attention: Attention, wanted: torch.Tensor | None) -> torch.Tensor:
-        """`wanted`: (n,) packed token of each row to be returned alone (its last), or None for all T."""
+    def forward(
+        self, batch: PackedBatch, attention: Attention, wanted: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`wanted`: (n,) packed token of each row to be returned alone (its last), or None for all
+        T."""
         hidden = embedding(batch.ids, self._words)  # (T, D)
         cos = embedding(batch.positions, self._cos).unsqueeze(1)  # (T, 1, Dh / 2)
         sin = embedding(batch.positions, self._sin).unsqueeze(1)
@@ -127,7 +152,9 @@ class PackedLlama:
             k, v = _rotate(heads[:, : self._n_kv], cos, sin), heads[:, self._n_kv :]
             hidden = hidden[wanted]  # (n, D)
             q = _rotate(self._project(hidden, layer, layer.q), cos[wanted], sin[wanted])
-            hidden = self._finish(layer, hidden, attention(q, k, v, batch, causal=True, pooled=True))
+            hidden = self._finish(
+                layer, hidden, attention(q, k, v, batch, causal=True, pooled=True)
+            )
         return rms_norm(hidden, hidden.shape[-1:], self._norm, self._eps)
 
     def _project(self, hidden: torch.Tensor, layer: _Layer, projection: Linear) -> torch.Tensor:
@@ -154,7 +181,11 @@ def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 def _heads_of(config: dict[str, Any]) -> tuple[int, int, int]:
     """Query heads, key and value heads, and the width of one."""
     n_q = config["num_attention_heads"]
-    return n_q, config.get("num_key_value_heads") or n_q, config.get("head_dim") or config["hidden_size"] // n_q
+    return (
+        n_q,
+        config.get("num_key_value_heads") or n_q,
+        config.get("head_dim") or config["hidden_size"] // n_q,
+    )
 
 
 def _rotary_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -173,16 +204,21 @@ def _rotary(config: dict[str, Any], head_dim: int) -> tuple[torch.Tensor, float]
     if _rotary_kind(config) == "default":
         halves = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         return 1.0 / (_rotary_settings(config)["rope_theta"] ** halves), 1.0
-    from transformers import LlamaConfig  # 3 s, and rarely needed: long-context models stretch their positions
+    # 3 s, and rarely needed: long-context models stretch their positions
+    from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     rotary = LlamaRotaryEmbedding(LlamaConfig.from_dict(config))
     return rotary.inv_freq.float(), float(rotary.attention_scaling)
 
 
-def _layer(weights: dict[str, torch.Tensor], prefix: str, is_last: bool, linear: type[Linear]) -> _Layer:
+def _layer(
+    weights: dict[str, torch.Tensor], prefix: str, is_last: bool, linear: type[Linear]
+) -> _Layer:
     def stacked(*names: str) -> Linear:
-        biases = [weights[f"{prefix}{name}.bias"] for name in names if f"{prefix}{name}.bias" in weights]
+        biases = [
+            weights[f"{prefix}{name}.bias"] for name in names if f"{prefix}{name}.bias" in weights
+        ]
         matrices = [weights[f"{prefix}{name}.weight"] for name in names]
         return linear(torch.cat(matrices), torch.cat(biases) if biases else None)
 

@@ -1,10 +1,11 @@
-"""The engine for every sentence-transformers directory: the library's own modules, fed with padded length
-buckets.
+"""The engine for every sentence-transformers directory: the library's own modules, fed with padded
+length buckets.
 
-In and out: see `Engine`. Method: `SentenceTransformer(directory)` does the forward pass and the pooling; only
-the batching is ours (sorted by true token count, token budget instead of a batch size, no tokenizing between
-steps). Rows are padded on the right whatever the tokenizer would do: with a mask that is exact for learned,
-rotary and relative positions alike. Cost: padding included, see `EngineStats.padding_share`.
+In and out: see `Engine`. Method: `SentenceTransformer(directory)` does the forward pass and the
+pooling; only the batching is ours (sorted by true token count, token budget instead of a batch
+size, no tokenizing between steps). Rows are padded on the right whatever the tokenizer would do:
+with a mask that is exact for learned, rotary and relative positions alike. Cost: padding included,
+see `EngineStats.padding_share`.
 """
 
 from __future__ import annotations
@@ -20,37 +21,43 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers.utils import logging as transformers_logging
 
-from pipeline.embed.base import DTYPES, Engine, EngineOptions, to_device
 from pipeline.embed.buckets import Rows, flat_index, padded_buckets
+from pipeline.embed.engine import DTYPES, Engine, EngineOptions, to_device
 from pipeline.embed.head import Head, drop_last_normalize
 from pipeline.errors import ModelError
-from pipeline.model_dir import POOLINGS, ModelDir
+from pipeline.job.model_dir import POOLINGS, ModelDir
 
 DEFAULT_BUDGET_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""A CPU is fastest while a layer's activations stay in its cache, a GPU when its multiprocessors are full."""
+"""A CPU is fastest while a layer's activations stay in its cache, a GPU when its multiprocessors
+are full."""
 
 _THEIR_NAME = {ours: theirs for theirs, ours in POOLINGS.items()}
 
 
 class PaddedEngine(Engine):
-    """Serves whatever sentence-transformers serves. Raises ModelError when it cannot load the directory."""
+    """Serves whatever sentence-transformers serves. Raises ModelError when it cannot load the
+    directory."""
 
     name = "padded"
 
     def __init__(self, model: ModelDir, options: EngineOptions) -> None:
         super().__init__(options)
-        self.budget_tokens = options.max_batch_tokens or DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]]
+        self.budget_tokens = (
+            options.max_batch_tokens or DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]]
+        )
         with _quiet_loading():
             modules = _load_modules(model, options)
         pooled_at = next(i for i, module in enumerate(modules) if isinstance(module, Pooling))
-        # Not the transformer, which came in this dtype: rotary frequencies stay float32 in it, or far tokens move.
+        # Not the transformer, which came in this dtype: rotary frequencies stay float32 in it, or
+        # far tokens move.
         for module in modules[1 : pooled_at + 1]:
             module.to(DTYPES[options.dtype])
         self._body = torch.nn.Sequential(*modules[: pooled_at + 1]).to(options.device).eval()
         behind = drop_last_normalize(modules[pooled_at + 1 :])
         self._head = Head(behind, options.normalize, options.truncate_dim).to(options.device).eval()
         pad = getattr(modules[0].config, "pad_token_id", None)
-        self._pad_id = int(pad) if isinstance(pad, int) and pad >= 0 else 0  # RoBERTa counts positions by it
+        # RoBERTa counts positions by it
+        self._pad_id = int(pad) if isinstance(pad, int) and pad >= 0 else 0
         self._has_types = _has_token_types(model, modules[0].tokenizer)
         try:
             self.dim = int(self.embed_one_token().shape[1])
@@ -67,10 +74,14 @@ class PaddedEngine(Engine):
             n_ids = 1 + self.options.prompt_tokens
             return self._forward(np.zeros(n_ids, np.int32), np.array([0, n_ids]), np.array([0]))
 
-    def _buckets(self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]) -> Iterator[Rows]:
+    def _buckets(
+        self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
+    ) -> Iterator[Rows]:
         return padded_buckets(n_tokens, budget_tokens)
 
-    def _forward(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows) -> torch.Tensor:
+    def _forward(
+        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
+    ) -> torch.Tensor:
         n_tokens = offsets[rows + 1] - offsets[rows]
         where, positions = flat_index(offsets, rows)
         line = np.repeat(np.arange(rows.size), n_tokens)
@@ -90,10 +101,13 @@ class PaddedEngine(Engine):
 
 
 def _has_token_types(model: ModelDir, tokenizer: Any) -> bool:
-    """Are token types fed? All are 0 then, which for GPT-2 is not the same as none. Raises ModelError for other types."""
+    """Are token types fed? All are 0 then, which for GPT-2 is not the same as none. Raises
+    ModelError for other types."""
     types = tokenizer("a").get("token_type_ids")
     if types is not None and any(types):
-        raise ModelError(f"{model.path}: its tokenizer gives token types {types}; only type 0 is supported.")
+        raise ModelError(
+            f"{model.path}: its tokenizer gives token types {types}; only type 0 is supported."
+        )
     return types is not None
 
 
@@ -125,7 +139,9 @@ def _load_modules(model: ModelDir, options: EngineOptions) -> list[Any]:
         ) from error
     if options.pooling != model.pooling:
         modes = tuple(_THEIR_NAME[mode] for mode in options.pooling.split("+"))
-        at = next((i for i, module in enumerate(modules) if isinstance(module, Pooling)), len(modules))
+        at = next(
+            (i for i, module in enumerate(modules) if isinstance(module, Pooling)), len(modules)
+        )
         width = modules[0].get_embedding_dimension()
         modules[at : at + 1] = [Pooling(width, modes, include_prompt=model.include_prompt)]
     return modules

@@ -1,9 +1,10 @@
 """Rows of hidden states → one vector a row, over packed tokens.
 
-In: hidden (T, D) of one bucket. Out: pooled (n, D × modes) float32. Source: Reimers & Gurevych 2019, §3 (cls,
-mean, max); Muennighoff 2022, §3.1 (weighted mean); results are those of sentence-transformers' Pooling on
-padded rows, the prompt left out where the directory says so. Sums are taken in float32 in token order: the
-same row gives the same vector whatever else is in its bucket. Cost: one pass over hidden.
+In: hidden (T, D) of one bucket. Out: pooled (n, D × modes) float32. Source: Reimers & Gurevych
+2019, §3 (cls, mean, max); Muennighoff 2022, §3.1 (weighted mean); results are those of
+sentence-transformers' Pooling on padded rows, the prompt left out where the directory says so. Sums
+are taken in float32 in token order: the same row gives the same vector whatever else is in its
+bucket. Cost: one pass over hidden.
 """
 
 from __future__ import annotations
@@ -23,32 +24,45 @@ def single_token_index(batch: PackedBatch, mode: str, prompt_tokens: int) -> tor
     return batch.starts[:-1].long() + beyond
 
 
-def keep_real(vectors: torch.Tensor, batch: PackedBatch, mode: str, prompt_tokens: int) -> torch.Tensor:
-    """Zero for rows that are all prompt and pooled by their last token, as sentence-transformers gives it."""
+def keep_real(
+    vectors: torch.Tensor, batch: PackedBatch, mode: str, prompt_tokens: int
+) -> torch.Tensor:
+    """Zero for rows that are all prompt and pooled by their last token, as sentence-transformers
+    gives it."""
     if mode != "last_token" or not prompt_tokens:
         return vectors
     return vectors * (batch.lengths > prompt_tokens).unsqueeze(1).to(vectors.dtype)
 
 
-def pool(hidden: torch.Tensor, batch: PackedBatch, pooling: str, prompt_tokens: int) -> torch.Tensor:
-    """hidden: (T, D) any float. `pooling`: modes joined by "+", concatenated in that order. (n, D × modes)
-    float32.
+def pool(
+    hidden: torch.Tensor, batch: PackedBatch, pooling: str, prompt_tokens: int
+) -> torch.Tensor:
+    """hidden: (T, D) any float. `pooling`: modes joined by "+", concatenated in that order. (n, D ×
+    modes) float32.
     """
-    return torch.cat([_pool_one(hidden, batch, mode, prompt_tokens) for mode in pooling.split("+")], dim=1)
+    return torch.cat(
+        [_pool_one(hidden, batch, mode, prompt_tokens) for mode in pooling.split("+")], dim=1
+    )
 
 
-def _pool_one(hidden: torch.Tensor, batch: PackedBatch, mode: str, prompt_tokens: int) -> torch.Tensor:
+def _pool_one(
+    hidden: torch.Tensor, batch: PackedBatch, mode: str, prompt_tokens: int
+) -> torch.Tensor:
     if mode in ("cls", "last_token"):
         picked = hidden[single_token_index(batch, mode, prompt_tokens)].float()  # (n, D)
         return keep_real(picked, batch, mode, prompt_tokens)
     tokens = hidden.float()  # (T, D)
     counted = (batch.positions >= prompt_tokens).unsqueeze(1)  # (T, 1)
     if mode == "max":
-        return _per_row(tokens.masked_fill(~counted, -torch.inf) if prompt_tokens else tokens, batch, "max")
+        return _per_row(
+            tokens.masked_fill(~counted, -torch.inf) if prompt_tokens else tokens, batch, "max"
+        )
     n_counted = (batch.lengths - prompt_tokens).clamp(min=0).unsqueeze(1).float()  # (n, 1)
     if mode == "weighted_mean":
         weights = (batch.positions + 1).unsqueeze(1).float() * counted  # (T, 1)
-        return _per_row(tokens * weights, batch, "sum") / _per_row(weights, batch, "sum").clamp(min=1e-9)
+        return _per_row(tokens * weights, batch, "sum") / _per_row(weights, batch, "sum").clamp(
+            min=1e-9
+        )
     summed = _per_row(tokens * counted if prompt_tokens else tokens, batch, "sum")  # (n, D)
     divisor = n_counted.clamp(min=1e-9)
     return summed / (divisor.sqrt() if mode == "mean_sqrt_len" else divisor)

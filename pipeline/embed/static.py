@@ -1,8 +1,9 @@
-"""The engine of a StaticEmbedding model: a vector is the mean of its tokens' rows in one table, without a transformer.
+"""The engine of a StaticEmbedding model: a vector is the mean of its tokens' rows in one table,
+without a transformer.
 
-In and out: see `Engine`. Method: one `embedding_bag` a bucket; rows are in the job's dtype, sums in float32. Source:
-sentence-transformers' StaticEmbedding, also for tables of model2vec, whose mapping and weights are folded in once. Cost: one
-row of the table read per token; tokenizing takes longer.
+In and out: see `Engine`. Method: one `embedding_bag` a bucket; rows are in the job's dtype, sums in
+float32. Source: sentence-transformers' StaticEmbedding, also for tables of model2vec, whose mapping
+and weights are folded in once. Cost: one row of the table read per token; tokenizing takes longer.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from safetensors.torch import load_file
 from torch.nn.functional import embedding_bag
 
 from pipeline.embed.attention import pack
-from pipeline.embed.base import DTYPES, Engine, EngineOptions, check_ids
 from pipeline.embed.buckets import Rows, packed_buckets
+from pipeline.embed.engine import DTYPES, Engine, EngineOptions, check_ids
 from pipeline.embed.head import load_head
 from pipeline.errors import ModelError
-from pipeline.model_dir import ModelDir
+from pipeline.job.model_dir import ModelDir
 
 __all__ = ["StaticEngine"]
 
@@ -42,7 +43,9 @@ class StaticEngine(Engine):
             )
         super().__init__(options)
         self.budget_tokens = options.max_batch_tokens or DEFAULT_BUDGET_TOKENS
-        self._table = _read_table(model.transformer_path).to(DTYPES[options.dtype]).float().to(options.device)
+        self._table = (
+            _read_table(model.transformer_path).to(DTYPES[options.dtype]).float().to(options.device)
+        )
         self._head = load_head(model, options.normalize, options.truncate_dim).to(options.device)
         with torch.inference_mode():
             self.dim = int(self._head(self._table[:1]).shape[1])
@@ -51,13 +54,21 @@ class StaticEngine(Engine):
         check_ids(ids, self._table.shape[0])
         return super().embed(ids, offsets)
 
-    def _buckets(self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]) -> Iterator[Rows]:
+    def _buckets(
+        self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
+    ) -> Iterator[Rows]:
         return packed_buckets(n_tokens, budget_tokens)
 
-    def _forward(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows) -> torch.Tensor:
+    def _forward(
+        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
+    ) -> torch.Tensor:
         batch = pack(ids, offsets, rows, self.device)
         self.stats.n_padded_tokens += int(batch.ids.shape[0])
-        return self._head(embedding_bag(batch.ids, self._table, batch.starts, mode="mean", include_last_offset=True))
+        return self._head(
+            embedding_bag(
+                batch.ids, self._table, batch.starts, mode="mean", include_last_offset=True
+            )
+        )
 
 
 def _read_table(directory: Path) -> torch.Tensor:
@@ -76,7 +87,9 @@ def _read_table(directory: Path) -> torch.Tensor:
 
 
 def _folded(
-    embeddings: torch.Tensor, mapping: torch.Tensor | None = None, weights: torch.Tensor | None = None
+    embeddings: torch.Tensor,
+    mapping: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """model2vec: the row of a token is `embeddings[mapping[token]] * weights[token]`."""
     rows = embeddings.float() if mapping is None else embeddings.float()[mapping.long()]

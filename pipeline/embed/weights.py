@@ -1,9 +1,11 @@
-"""The weights of a model directory, read without transformers: importing that costs a process 3 s of CPU.
+"""The weights of a model directory, read without transformers: importing that costs a process 3 s
+of CPU.
 
-In: a directory with safetensors, and the names and shapes a forward needs. Out: tensors by those names, on the device
-and in the dtype asked for. Method: as transformers, `model.safetensors` or else what `model.safetensors.index.json`
-lists; a task model's prefix ("bert.", "model.") and the names of old checkpoints (gamma, beta) are understood; what
-else a file holds (pooler, language model head) is left there. Cost: one read of what is needed.
+In: a directory with safetensors, and the names and shapes a forward needs. Out: tensors by those
+names, on the device and in the dtype asked for. Method: as transformers, `model.safetensors` or
+else what `model.safetensors.index.json` lists; a task model's prefix ("bert.", "model.") and the
+names of old checkpoints (gamma, beta) are understood; what else a file holds (pooler, language
+model head) is left there. Cost: one read of what is needed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
 def read_weights(
     directory: Path, shapes: Shapes, prefix: str, dtype: torch.dtype, device: str
 ) -> dict[str, torch.Tensor]:
-    """Tensors by the names of `shapes`. Raises ModelError where one is missing, misshapen or unreadable."""
+    """Tensors by the names of `shapes`. Raises ModelError where one is missing, misshapen or
+    unreadable."""
     found: dict[str, torch.Tensor] = {}
     misshapen = []
     try:
@@ -61,7 +64,9 @@ def _files(directory: Path) -> list[Path]:
     index = json.loads((directory / "model.safetensors.index.json").read_text(encoding="utf-8"))
     names = sorted(set(index["weight_map"].values()))
     if strange := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"model.safetensors.index.json names {strange[0]!r}, which is no file of the directory")
+        raise ValueError(
+            f"model.safetensors.index.json names {strange[0]!r}, which is no file of the directory"
+        )
     return [directory / name for name in names]
 
 

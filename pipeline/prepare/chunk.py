@@ -1,14 +1,15 @@
 """Chunking: documents in, windows of whole sentences out, each of at most `max_tokens` tokens.
 
-Sentences end after 。！？ and . ! ? (with the brackets and quotation marks that close after them; the Latin ones only
-before white space) and after a line end. They are packed greedily; a window begins with the last sentences of the one
-before, up to `overlap_tokens`. A sentence over `max_tokens` is cut by characters, at white space where there is some
-near. Every character that is not white space is in at least one chunk, and `text[char_start:char_end]` is the chunk.
+Sentences end after 。！？ and . ! ? (with the brackets and quotation marks that close after them; the
+Latin ones only before white space) and after a line end. They are packed greedily; a window begins
+with the last sentences of the one before, up to `overlap_tokens`. A sentence over `max_tokens` is
+cut by characters, at white space where there is some near. Every character that is not white space
+is in at least one chunk, and `text[char_start:char_end]` is the chunk.
 
-Tokens are counted, never guessed, and always for a whole batch: the documents, then the sentences of the long ones, then
-the finished windows. The tokens of a window can differ from the sum over its sentences (a tokenizer may merge over the
-border), so a window that turns out too long is halved. Cost: a long document is
-tokenized about three times; the cutting itself runs at about 10 MB/s.
+Tokens are counted, never guessed, and always for a whole batch: the documents, then the sentences
+of the long ones, then the finished windows. The tokens of a window can differ from the sum over its
+sentences (a tokenizer may merge over the border), so a window that turns out too long is halved.
+Cost: a long document is tokenized about three times; the cutting itself runs at about 10 MB/s.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ _SENTENCE_END = re.compile(
 _WORD_END = re.compile(r"\S{1,8}+\s*+")
 
 _FILL = 0.9
-"""A sentence over the limit is cut into pieces of about this share of it, because tokens are not spread evenly."""
+"""A sentence over the limit is cut into pieces of about this share of it, because tokens are not
+spread evenly."""
 
 
 class Chunks(NamedTuple):
-    """M chunks in the order of their documents, then of their place. doc_index: (M,) row of the document; char_start,
-    char_end: (M,) code points, end exclusive; texts: (M,) string."""
+    """M chunks in the order of their documents, then of their place. doc_index: (M,) row of the
+    document; char_start, char_end: (M,) code points, end exclusive; texts: (M,) string."""
 
     doc_index: npt.NDArray[np.int64]
     char_start: npt.NDArray[np.int64]
@@ -49,7 +51,8 @@ class Chunks(NamedTuple):
 
 
 _Piece = tuple[int, int, int]
-"""A sentence, or a part of one: document, first character, end. A plain tuple, because a corpus has millions."""
+"""A sentence, or a part of one: document, first character, end. A plain tuple, because a corpus has
+millions."""
 
 
 def chunk(
@@ -62,14 +65,19 @@ def chunk(
 ) -> Chunks:
     """Cut N texts (no nulls) into windows of at most `max_tokens` tokens.
 
-    A text that fits is one chunk (0, its length); the others give windows without outer white space. `overlap_tokens` is
-    below `max_tokens`. boundary "token" packs words (or 8 characters of a script without spaces) instead of sentences.
-    Every document has at least one chunk. Only a single character can be over `max_tokens`.
+    A text that fits is one chunk (0, its length); the others give windows without outer white
+    space. `overlap_tokens` is below `max_tokens`. boundary "token" packs words (or 8 characters of
+    a script without spaces) instead of sentences. Every document has at least one chunk. Only a
+    single character can be over `max_tokens`.
     """
     documents: list[str] = texts.to_pylist()
     is_long = np.asarray(count_tokens(documents)) > max_tokens if documents else np.zeros(0, bool)
     ends = _SENTENCE_END if boundary == "sentence" else _WORD_END
-    pieces = [piece for doc in np.flatnonzero(is_long).tolist() for piece in _split(doc, documents[doc], ends)]
+    pieces = [
+        piece
+        for doc in np.flatnonzero(is_long).tolist()
+        for piece in _split(doc, documents[doc], ends)
+    ]
     pieces, counts = _cut_long(documents, pieces, count_tokens, max_tokens)
     windows = _pack(pieces, counts, max_tokens, overlap_tokens)
     spans = _fitting(documents, pieces, windows, count_tokens, max_tokens)
@@ -92,8 +100,8 @@ def _split(doc: int, text: str, pattern: re.Pattern[str]) -> list[_Piece]:
 def _cut_long(
     documents: Sequence[str], pieces: list[_Piece], count_tokens: CountTokens, max_tokens: int
 ) -> tuple[list[_Piece], list[int]]:
-    """Cut the pieces over `max_tokens` until none is, and give the tokens of each, counted without the outer white
-    space, as it would be on its own."""
+    """Cut the pieces over `max_tokens` until none is, and give the tokens of each, counted without
+    the outer white space, as it would be on its own."""
     counts = _count([documents[doc][start:end].strip() for doc, start, end in pieces], count_tokens)
     if not any(n_tokens > max_tokens for n_tokens in counts):
         return pieces, counts
@@ -158,7 +166,8 @@ def _fitting(
     count_tokens: CountTokens,
     max_tokens: int,
 ) -> list[_Piece]:
-    """The windows as characters, without outer white space; those over the limit halved, the blank ones dropped."""
+    """The windows as characters, without outer white space; those over the limit halved, the blank
+    ones dropped."""
     fitting: list[_Piece] = []
     while windows:
         spans, texts = [], []
@@ -169,7 +178,9 @@ def _fitting(
             start += len(text) - len(text.lstrip())
             spans.append((doc, start, start + len(texts[-1])))
         halves = []
-        for (first, stop), span, n_tokens in zip(windows, spans, _count(texts, count_tokens), strict=True):
+        for (first, stop), span, n_tokens in zip(
+            windows, spans, _count(texts, count_tokens), strict=True
+        ):
             if n_tokens > max_tokens and stop - first > 1:
                 middle = (first + stop) // 2
                 halves += [(first, middle), (middle, stop)]

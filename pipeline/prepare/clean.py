@@ -1,12 +1,15 @@
-"""Cleaning: tables of records in, the same tables out with normalised texts and the texts without content rejected.
+"""Cleaning: tables of records in, the same tables out with normalised texts and the texts without
+content rejected.
 
-A text is empty when nothing in it would be seen: Unicode white space, control and format characters (zero-width space
-and joiners, byte-order mark, soft hyphen, direction marks), variation selectors, the Hangul fillers and the blank
-Braille pattern. Such a text would get a vector of nothing but special tokens, close to every other such text.
-A text is too short when it has fewer than `min_chars` characters (code points) between its outer white space. The text
-itself is never stripped: what is embedded, hashed and addressed by character stays what the source says.
+A text is empty when nothing in it would be seen: Unicode white space, control and format characters
+(zero-width space and joiners, byte-order mark, soft hyphen, direction marks), variation selectors,
+the Hangul fillers and the blank Braille pattern. Such a text would get a vector of nothing but
+special tokens, close to every other such text. A text is too short when it has fewer than
+`min_chars` characters (code points) between its outer white space. The text itself is never
+stripped: what is embedded, hashed and addressed by character stays what the source says.
 
-Method: Arrow kernels over the whole batch; a regular expression that ends at the first visible character.
+Method: Arrow kernels over the whole batch; a regular expression that ends at the first visible
+character.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ _VISIBLE = (
 def clean(table: pa.Table, *, unicode: str, min_chars: int) -> pa.Table:
     """Normalise texts and reject the empty (`empty_text`) and the short (`too_short`).
 
-    table: N rows of `schema.records_schema`. unicode: "none", "NFC" or "NFKC". min_chars: at least 1.
-    Returns N rows in the same order; `text` is null exactly where `reason` is set. Rows rejected before stay as they
-    are. Raises InputError for more text than a column takes. Source of the normal forms: Unicode Standard Annex 15.
+    table: N rows of `schema.records_schema`. unicode: "none", "NFC" or "NFKC". min_chars: at least
+    1. Returns N rows in the same order; `text` is null exactly where `reason` is set. Rows rejected
+    before stay as they are. Raises InputError for more text than a column takes. Source of the
+    normal forms: Unicode Standard Annex 15.
     """
     text = table["text"]
     if unicode != "none":
@@ -54,7 +58,9 @@ def clean(table: pa.Table, *, unicode: str, min_chars: int) -> pa.Table:
         table = _reject(table, empty, "empty_text", pa.scalar("nothing that can be seen"))
         if n_chars is not None:
             found = pc.binary_join_element_wise(
-                n_chars.cast(pa.string()), pa.scalar(f"characters, prepare.min_chars is {min_chars}"), " "
+                n_chars.cast(pa.string()),
+                pa.scalar(f"characters, prepare.min_chars is {min_chars}"),
+                " ",
             )
             table = _reject(table, short, "too_short", found)
         text = pc.if_else(pc.or_(empty, short), pa.scalar(None, pa.string()), text)
@@ -64,12 +70,18 @@ def clean(table: pa.Table, *, unicode: str, min_chars: int) -> pa.Table:
 def _reject(table: pa.Table, rows: pa.Array, reason: str, detail: pa.Scalar | pa.Array) -> pa.Table:
     for name, value in (("reason", pa.scalar(reason)), ("detail", detail)):
         column = pc.if_else(rows, value, _one_chunk(table[name]))
-        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
+        table = table.set_column(
+            table.schema.get_field_index(name), table.schema.field(name), column
+        )
     return table
 
 
 def _one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(combined, pa.ChunkedArray):  # pyarrow gives no array for zero chunks
-        combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], combined.type)
+        combined = (
+            pa.concat_arrays(combined.chunks)
+            if combined.num_chunks
+            else pa.array([], combined.type)
+        )
     return combined

@@ -1,4 +1,5 @@
-"""Blocks of bytes as a stream with a position, for formats whose records say how long they are. Used by `warc`."""
+"""Blocks of bytes as a stream with a position, for formats whose records say how long they are.
+Used by `warc`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ class ByteStream:
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
         self._buffer = bytearray()
-        self._clear: dict[bytes, int] = {}  # needle -> position before which it is not: no byte is searched twice
+        # needle -> position before which it is not: no byte is searched twice
+        self._clear: dict[bytes, int] = {}
         self.position = 0
 
     def fill(self, n_bytes: int) -> bool:
@@ -61,7 +63,8 @@ class ByteStream:
         return found
 
     def skip_to_line(self, first_bytes: bytes, step: int) -> None:
-        """On to the next line that starts with `first_bytes`, or to the end, looking at `step` bytes at a time."""
+        """On to the next line that starts with `first_bytes`, or to the end, looking at `step`
+        bytes at a time."""
         needle = b"\n" + first_bytes
         while (found := self.find(needle, step)) < 0:
             if not self.skip(step - len(needle)):

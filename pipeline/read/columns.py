@@ -1,8 +1,10 @@
-"""Kept columns: values of a record in, Arrow arrays of the declared type out, and the rows that do not fit.
+"""Kept columns: values of a record in, Arrow arrays of the declared type out, and the rows that do
+not fit.
 
-A value is cast exactly or not at all: 3.0 is the integer 3, 3.5 is rejected; a number never becomes a date, because
-its unit is unknown, and a truth value never becomes a number. For a string column anything else becomes compact JSON.
-A batch is cast in one Arrow call; only a batch that fails is halved until the rows at fault are alone.
+A value is cast exactly or not at all: 3.0 is the integer 3, 3.5 is rejected; a number never becomes
+a date, because its unit is unknown, and a truth value never becomes a number. For a string column
+anything else becomes compact JSON. A batch is cast in one Arrow call; only a batch that fails is
+halved until the rows at fault are alone.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from pipeline import schema
 from pipeline.read.records import Rejects, reject, reject_all, rows_where, utf8_column
+from pipeline.storage import schema
 
 _JSON_TYPES: dict[pa.DataType, set[type]] = {
     pa.int64(): {int, float, str},
@@ -40,8 +42,11 @@ _ARROW_TYPES: dict[pa.DataType, Callable[[pa.DataType], bool]] = {
 _CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 
 
-def column_from_values(name: str, values: list[Any], type_: pa.DataType, rejects: Rejects) -> pa.Array:
-    """(N,) Python values as JSON has them (None for absent) to (N,) of `type_`; null where a row is rejected."""
+def column_from_values(
+    name: str, values: list[Any], type_: pa.DataType, rejects: Rejects
+) -> pa.Array:
+    """(N,) Python values as JSON has them (None for absent) to (N,) of `type_`; null where a row is
+    rejected."""
     found = {type(value) for value in values} - {type(None)}
     if pa.types.is_string(type_):
         try:
@@ -52,13 +57,20 @@ def column_from_values(name: str, values: list[Any], type_: pa.DataType, rejects
         bad = _stringify(values)
     else:
         takes = _JSON_TYPES[type_]
-        bad = [row for row, value in enumerate(values) if value is not None and type(value) not in takes]
+        bad = [
+            row
+            for row, value in enumerate(values)
+            if value is not None and type(value) not in takes
+        ]
     for row in bad:
-        reject(rejects, row, "invalid_column", f"{name}: {_shown(values[row])} is not of type {type_}")
+        reject(
+            rejects, row, "invalid_column", f"{name}: {_shown(values[row])} is not of type {type_}"
+        )
         values[row] = None
     if len(found) > 1:  # one array would need one type, and make a float of an integer beside one
         alone = [
-            _cast(name, _array(name, [value], rejects, row), type_, rejects, row) for row, value in enumerate(values)
+            _cast(name, _array(name, [value], rejects, row), type_, rejects, row)
+            for row, value in enumerate(values)
         ]
         return pa.concat_arrays(alone)
     return _cast(name, _array(name, values, rejects), type_, rejects)
@@ -76,7 +88,9 @@ def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: R
         reject_all(rejects, rows_where(array.is_valid()), "invalid_column", detail)
         return pa.nulls(len(array), type_)
     if pat.is_nested(array.type):
-        array = pa.array([_json_of(name, value, rejects, row) for row, value in enumerate(array)], pa.string())
+        array = pa.array(
+            [_json_of(name, value, rejects, row) for row, value in enumerate(array)], pa.string()
+        )
     if pat.is_date32(type_) and pat.is_timestamp(array.type) and array.type.unit in ("s", "ms"):
         # days overflow in silence, this does not
         array = _cast(name, array, pa.timestamp("us", array.type.tz), rejects)
@@ -89,17 +103,21 @@ def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: R
 
 
 def plain(array: pa.Array) -> pa.Array:
-    """The array without dictionary, extension, view and large encodings: strings come out as unchecked binary."""
+    """The array without dictionary, extension, view and large encodings: strings come out as
+    unchecked binary."""
     while isinstance(array, pa.ExtensionArray) or pat.is_dictionary(array.type):
         array = array.storage if isinstance(array, pa.ExtensionArray) else array.dictionary_decode()
     type_ = array.type
     is_text = pat.is_string(type_) or pat.is_large_string(type_) or pat.is_string_view(type_)
-    is_bytes = pat.is_large_binary(type_) or pat.is_binary_view(type_) or pat.is_fixed_size_binary(type_)
+    is_bytes = (
+        pat.is_large_binary(type_) or pat.is_binary_view(type_) or pat.is_fixed_size_binary(type_)
+    )
     return array.cast(pa.binary()) if is_text or is_bytes else array
 
 
 def _json_of(name: str, value: pa.Scalar, rejects: Rejects, row: int) -> str | None:
-    """A nested value as compact JSON; rejected where Python has no such value (names twice, not UTF-8, far dates)."""
+    """A nested value as compact JSON; rejected where Python has no such value (names twice, not
+    UTF-8, far dates)."""
     try:
         return _json(value.as_py()) if value.is_valid else None
     except (TypeError, ValueError, OverflowError) as error:
@@ -131,17 +149,22 @@ def _array(name: str, values: list[Any], rejects: Rejects, first_row: int = 0) -
     """Values of one Python type as an Arrow array of the matching type."""
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):  # an integer over 64 bits, a lone surrogate
+    # an integer over 64 bits, a lone surrogate
+    except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
         for row, value in enumerate(values):
             try:
                 pa.array([value])
             except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError) as error:
-                reject(rejects, first_row + row, "invalid_column", f"{name}: {_shown(value)}: {error}")
+                reject(
+                    rejects, first_row + row, "invalid_column", f"{name}: {_shown(value)}: {error}"
+                )
                 values[row] = None
         return pa.array(values)
 
 
-def _cast(name: str, array: pa.Array, type_: pa.DataType, rejects: Rejects, first_row: int = 0) -> pa.Array:
+def _cast(
+    name: str, array: pa.Array, type_: pa.DataType, rejects: Rejects, first_row: int = 0
+) -> pa.Array:
     """Cast safely; the rows that cannot be cast are rejected and null."""
     try:
         return array.cast(type_)

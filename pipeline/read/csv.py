@@ -1,15 +1,17 @@
-r"""CSV with a header row (and tab-separated values, by the suffix .tsv): never split, because a quoted field may hold
-newlines.
+r"""CSV with a header row (and tab-separated values, by the suffix .tsv): never split, because a
+quoted field may hold newlines.
 
-Python's own `csv` reads the rows, fed line by line from `lines`, so that one bad row costs one row: Arrow's CSV reader
-fails the whole block for it. `source_record` is the number of the row, counted from 0 after the header, blank lines not
-counted; `record_bytes` its length without line ends. A row with too many or too few fields is rejected. A quote
-that is never closed would swallow the rest of the shard: its first line is rejected and reading goes on with the line
-after it; so is the first line of a quoted field of more than `max_record_bytes`. Among the lines that are read again for
-that, each further failure halves the bytes that a field may run on for, so that the work stays linear. A line end
-inside a field comes out as \n, whatever it was.
+Python's own `csv` reads the rows, fed line by line from `lines`, so that one bad row costs one row:
+Arrow's CSV reader fails the whole block for it. `source_record` is the number of the row, counted
+from 0 after the header, blank lines not counted; `record_bytes` its length without line ends. A row
+with too many or too few fields is rejected. A quote that is never closed would swallow the rest of
+the shard: its first line is rejected and reading goes on with the line after it; so is the first
+line of a quoted field of more than `max_record_bytes`. Among the lines that are read again for
+that, each further failure halves the bytes that a field may run on for, so that the work stays
+linear. A line end inside a field comes out as \n, whatever it was.
 
-Cost: about 50 MB/s on a core with lines of 40 bytes, more with longer ones. Memory: a row of up to `max_record_bytes`, twice.
+Cost: about 50 MB/s on a core with lines of 40 bytes, more with longer ones. Memory: a row of up to
+`max_record_bytes`, twice.
 """
 
 from __future__ import annotations
@@ -24,12 +26,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ShardDamaged
-from pipeline.lineage import Shard, Span
+from pipeline.job.spec import InputSpec
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import without_compression_suffix
 from pipeline.read.lines import read_lines
 from pipeline.read.records import (
-    ReadOptions,
     Rejects,
     batched,
     check_columns,
@@ -38,21 +39,27 @@ from pipeline.read.records import (
     reject_nul,
     string_column,
 )
+from pipeline.storage.lineage import Shard, Span
 
 _MAX_LINES = 1 << 18
-"""Of a quoted field: each is a Python string of its own until the field ends, a hundred bytes for an empty one."""
+"""Of a quoted field: each is a Python string of its own until the field ends, a hundred bytes for
+an empty one."""
 
 
 class CsvReader:
     """Reads `.csv` and `.tsv`."""
 
-    def spans(self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int) -> list[Span]:
+    def spans(
+        self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int
+    ) -> list[Span]:
         return [Span(shard=shard)]
 
-    def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
+    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
         # The limit is global to the process and 128 KiB at first; it is only ever raised here.
         csv.field_size_limit(max(csv.field_size_limit(), options.max_record_bytes + 1))
-        delimiter = "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
+        delimiter = (
+            "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
+        )
         rows = _Rows(_lines(file, span, options), delimiter, options.max_record_bytes)
         header = next(rows, None)
         if header is None:
@@ -77,8 +84,9 @@ class _Row(NamedTuple):
 _Line = tuple[str, int]  # content with its line end, length in bytes without
 
 
-def _lines(file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[Iterable[_Line]]:
-    """Batches of lines. Bytes that are not UTF-8 travel as surrogates, so that only their row is rejected."""
+def _lines(file: BinaryIO, span: Span, options: InputSpec) -> Iterator[Iterable[_Line]]:
+    """Batches of lines. Bytes that are not UTF-8 travel as surrogates, so that only their row is
+    rejected."""
     for batch in read_lines(file, span, options.max_record_bytes):
         content = b"\n".join(batch.lines).decode("utf-8", "surrogateescape").split("\n")
         yield zip([line + "\n" for line in content], batch.n_bytes.tolist(), strict=True)
@@ -89,9 +97,12 @@ class _Overflow(Exception):
 
 
 class _Rows(Iterator[_Row]):
-    """Rows of a stream of lines, the header first. Raises ShardDamaged at the number of the row that is cut off."""
+    """Rows of a stream of lines, the header first. Raises ShardDamaged at the number of the row
+    that is cut off."""
 
-    def __init__(self, lines: Iterator[Iterable[_Line]], delimiter: str, max_record_bytes: int) -> None:
+    def __init__(
+        self, lines: Iterator[Iterable[_Line]], delimiter: str, max_record_bytes: int
+    ) -> None:
         self._source = itertools.chain.from_iterable(lines)
         self._again: deque[_Line] = deque()  # lines to be read once more
         self._row_lines: list[_Line] = []
@@ -145,9 +156,7 @@ class _Rows(Iterator[_Row]):
         if isinstance(error, _Overflow):
             detail = f"a line is over input.max_record_bytes, {self._max_bytes}"
             if rest:
-                detail = (
-                    f"a quoted field that starts here does not end in {self._max_field_bytes} bytes, {_MAX_LINES} lines"
-                )
+                detail = f"a quoted field that starts here does not end in {self._max_field_bytes} bytes, {_MAX_LINES} lines"
         if rest:
             self._max_field_bytes = min(self._max_field_bytes, self._n_row_bytes) // 2
         if isinstance(error, _Overflow):
@@ -155,15 +164,25 @@ class _Rows(Iterator[_Row]):
         return _Row([], n_bytes, "invalid_column", f"not CSV: {error}")
 
 
-def _table(rows: list[_Row], first_row: int, n_fields: int, places: dict[str, int], options: ReadOptions) -> pa.Table:
+def _table(
+    rows: list[_Row], first_row: int, n_fields: int, places: dict[str, int], options: InputSpec
+) -> pa.Table:
     rejects: Rejects = {}
     for number, row in enumerate(rows):
         if row.reason is not None:
             reject(rejects, number, row.reason, row.detail)
         elif len(row.fields) != n_fields:
-            reject(rejects, number, "invalid_column", f"{len(row.fields)} fields, the header has {n_fields}")
+            reject(
+                rejects,
+                number,
+                "invalid_column",
+                f"{len(row.fields)} fields, the header has {n_fields}",
+            )
     whole = [None if number in rejects else row.fields for number, row in enumerate(rows)]
-    columns = {name: [None if row is None else row[place] for row in whole] for name, place in places.items()}
+    columns = {
+        name: [None if row is None else row[place] for row in whole]
+        for name, place in places.items()
+    }
     text = string_column(columns[options.text_column], rejects, "invalid_utf8", "not UTF-8")
     reject_nul(text, rejects)
     doc_id = None
@@ -174,10 +193,14 @@ def _table(rows: list[_Row], first_row: int, n_fields: int, places: dict[str, in
         for name, type_ in options.keep.items()
     ]
     return records_table(
-        options, source_record=np.arange(first_row, first_row + len(rows), dtype=np.int64),
+        options,
+        source_record=np.arange(first_row, first_row + len(rows), dtype=np.int64),
         record_bytes=np.array([row.n_bytes for row in rows], np.int64),
-        doc_id=doc_id, text=text, kept=kept, rejects=rejects,
-    )  # fmt: skip
+        doc_id=doc_id,
+        text=text,
+        kept=kept,
+        rejects=rejects,
+    )
 
 
 def _empty_as_null(values: list[str | None], type_: pa.DataType) -> list[str | None]:

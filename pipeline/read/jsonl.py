@@ -1,9 +1,10 @@
 """JSON Lines: one object a line, cut at byte ranges when it is not compressed.
 
-Each line is decoded by orjson; only the lines that it refuses are looked at again by the slow standard decoder, to say
-what is wrong with them. Everything else is done a batch (1 MiB) at a time: one list comprehension and one Arrow array a
-column. `source_record` is the byte offset of the line in the decompressed shard, `record_bytes` its length without the
-line end. Lines of nothing but ASCII white space are not records. Of a repeated key the last value counts.
+Each line is decoded by orjson; only the lines that it refuses are looked at again by the slow
+standard decoder, to say what is wrong with them. Everything else is done a batch (1 MiB) at a time:
+one list comprehension and one Arrow array a column. `source_record` is the byte offset of the line
+in the decompressed shard, `record_bytes` its length without the line end. Lines of nothing but
+ASCII white space are not records. Of a repeated key the last value counts.
 
 Identifiers stay as written: "0012" is "0012", the integer 12 is "12".
 
@@ -20,10 +21,18 @@ from typing import Any, BinaryIO
 import orjson
 import pyarrow as pa
 
-from pipeline.lineage import Shard, Span
+from pipeline.job.spec import InputSpec
 from pipeline.read.columns import column_from_values
 from pipeline.read.lines import LineBatch, line_spans, read_lines
-from pipeline.read.records import ReadOptions, Rejects, records_table, reject, reject_large, reject_nul, string_column
+from pipeline.read.records import (
+    Rejects,
+    records_table,
+    reject,
+    reject_large,
+    reject_nul,
+    string_column,
+)
+from pipeline.storage.lineage import Shard, Span
 
 _MISSING: Any = object()
 
@@ -31,17 +40,19 @@ _MISSING: Any = object()
 class JsonlReader:
     """Reads `.jsonl` and `.ndjson`."""
 
-    def spans(self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int) -> list[Span]:
+    def spans(
+        self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int
+    ) -> list[Span]:
         return line_spans(shard, part_bytes)
 
-    def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
+    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
         for batch in read_lines(file, span, options.max_record_bytes):
             table = _table(batch, options)
             if table.num_rows:
                 yield table
 
 
-def _table(batch: LineBatch, options: ReadOptions) -> pa.Table:
+def _table(batch: LineBatch, options: InputSpec) -> pa.Table:
     rejects: Rejects = {}
     values = _decode(batch.lines)
     if values is None:
@@ -52,16 +63,25 @@ def _table(batch: LineBatch, options: ReadOptions) -> pa.Table:
     reject_nul(text, rejects)
     doc_id = None
     if options.id_column is not None:
-        ids = _restored([value.get(options.id_column, _MISSING) for value in values], options.id_column, batch)
+        ids = _restored(
+            [value.get(options.id_column, _MISSING) for value in values], options.id_column, batch
+        )
         doc_id = _id_column(ids, options.id_column, rejects)
     kept = [
-        column_from_values(name, _restored([value.get(name) for value in values], name, batch), type_, rejects)
+        column_from_values(
+            name, _restored([value.get(name) for value in values], name, batch), type_, rejects
+        )
         for name, type_ in options.keep.items()
     ]
     return records_table(
-        options, source_record=batch.starts, record_bytes=batch.n_bytes,
-        doc_id=doc_id, text=text, kept=kept, rejects=rejects,
-    )  # fmt: skip
+        options,
+        source_record=batch.starts,
+        record_bytes=batch.n_bytes,
+        doc_id=doc_id,
+        text=text,
+        kept=kept,
+        rejects=rejects,
+    )
 
 
 def _decode(lines: list[bytes]) -> list[dict[str, Any]] | None:
@@ -91,11 +111,17 @@ def _decode_each(batch: LineBatch, rejects: Rejects) -> list[dict[str, Any]]:
 
 
 def _decode_refused(line: bytes, row: int, error: str, rejects: Rejects) -> Any:
-    """Say why orjson refused the line. A lone surrogate is only a fault in a column that is used: the value is given."""
+    """Say why orjson refused the line. A lone surrogate is only a fault in a column that is used:
+    the value is given."""
     try:
         text = line.decode()
     except UnicodeDecodeError as decode_error:
-        reject(rejects, row, "invalid_utf8", f"byte {decode_error.start} of the record: {decode_error.reason}")
+        reject(
+            rejects,
+            row,
+            "invalid_utf8",
+            f"byte {decode_error.start} of the record: {decode_error.reason}",
+        )
         return {}
     try:
         value = _slow_loads(text)
@@ -117,7 +143,8 @@ def _restored(values: list[Any], name: str, batch: LineBatch) -> list[Any]:
 
 
 def _slow_loads(text: str | bytes) -> Any:
-    # orjson goes 1,024 levels deep whatever lies on the stack. Python counts them among its frames, 1,000 of both at first.
+    # orjson goes 1,024 levels deep whatever lies on the stack. Python counts them among its frames,
+    # 1,000 of both at first.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 4000))
     return json.loads(text, parse_constant=_refuse_constant)
 

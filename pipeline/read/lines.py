@@ -1,15 +1,17 @@
-r"""Lines of a shard with their byte offsets: blocks of bytes in, batches of lines out. Shared by JSONL, text and CSV.
+r"""Lines of a shard with their byte offsets: blocks of bytes in, batches of lines out. Shared by
+JSONL, text and CSV.
 
-A line ends at \n and nowhere else (U+2028, form feed and a lone \r are text); a \r before the \n is not part of the
-line. A byte-order mark at offset 0 belongs to the first line's bytes and not to its content. A line of more than
-`max_record_bytes` is passed over in blocks and reported by its length alone.
+A line ends at \n and nowhere else (U+2028, form feed and a lone \r are text); a \r before the \n is
+not part of the line. A byte-order mark at offset 0 belongs to the first line's bytes and not to its
+content. A line of more than `max_record_bytes` is passed over in blocks and reported by its length
+alone.
 
-Spans: a line belongs to the span that holds its first byte. A reader that starts in the middle therefore looks one
-byte back, and skips to the first line that starts inside; one that stops reads on to the end of its last line. The
-spans of a shard give exactly its lines, wherever it is cut.
+Spans: a line belongs to the span that holds its first byte. A reader that starts in the middle
+therefore looks one byte back, and skips to the first line that starts inside; one that stops reads
+on to the end of its last line. The spans of a shard give exactly its lines, wherever it is cut.
 
-Method: one `bytes.split` a block of 1 MiB, offsets by cumulative sum; no Python per line. Memory: a block, plus a
-line of up to `max_record_bytes` while it is put together.
+Method: one `bytes.split` a block of 1 MiB, offsets by cumulative sum; no Python per line. Memory: a
+block, plus a line of up to `max_record_bytes` while it is put together.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.lineage import Shard, Span
 from pipeline.read.compression import TrailingGarbage, compression_of, decompressed_blocks
+from pipeline.storage.lineage import Shard, Span
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class LineBatch:
-    """N lines in order. `n_bytes` is without the line end; a line over the limit is b"" with its true `n_bytes`."""
+    """N lines in order. `n_bytes` is without the line end; a line over the limit is b"" with its
+    true `n_bytes`."""
 
     lines: list[bytes]
     starts: npt.NDArray[np.int64]  # (N,) offset of the first byte in the decompressed shard
@@ -45,19 +48,25 @@ class LineBatch:
         # no content but bytes: a byte-order mark alone (3), or a line over the limit
         is_long = (self.n_bytes > len(BYTE_ORDER_MARK)).tolist()
         pairs = zip(self.lines, is_long, strict=True)
-        return self.select(np.array([not line.isspace() if line else long for line, long in pairs], bool))
+        return self.select(
+            np.array([not line.isspace() if line else long for line, long in pairs], bool)
+        )
 
 
 def line_spans(shard: Shard, part_bytes: int) -> list[Span]:
-    """Byte ranges of `part_bytes`, the last one open; the whole shard when it is small or compressed."""
+    """Byte ranges of `part_bytes`, the last one open; the whole shard when it is small or
+    compressed."""
     if compression_of(shard.uri) or shard.size_bytes <= part_bytes:
         return [Span(shard=shard)]
     cuts = [*range(0, shard.size_bytes, part_bytes), None]
-    return [Span(shard=shard, start=start or 0, stop=stop) for start, stop in itertools.pairwise(cuts)]
+    return [
+        Span(shard=shard, start=start or 0, stop=stop) for start, stop in itertools.pairwise(cuts)
+    ]
 
 
 def read_lines(file: BinaryIO, span: Span, max_record_bytes: int) -> Iterator[LineBatch]:
-    """The lines that start in `span`, in non-empty batches of about 1 MiB; `file` is raw and seekable.
+    """The lines that start in `span`, in non-empty batches of about 1 MiB; `file` is raw and
+    seekable.
 
     Raises ShardDamaged after every whole line before the damage.
     """
@@ -86,7 +95,8 @@ class _Lines:
 
     def __init__(self, max_record_bytes: int, start: int, skip_first: bool) -> None:
         self._max_bytes = max_record_bytes
-        self._pieces: list[bytes] = []  # of the line that is not finished yet, empty once it is over the limit
+        # of the line that is not finished yet, empty once it is over the limit
+        self._pieces: list[bytes] = []
         self._n_pending = 0
         self._skip_first = skip_first
         self._saw_return = False
@@ -132,7 +142,9 @@ class _Lines:
         """Take \r, the byte-order mark and lines over the limit out of the content."""
         lines, n_bytes = batch.lines, batch.n_bytes
         if self._saw_return:
-            n_bytes = n_bytes - np.fromiter((line.endswith(b"\r") for line in lines), np.int64, len(lines))
+            n_bytes = n_bytes - np.fromiter(
+                (line.endswith(b"\r") for line in lines), np.int64, len(lines)
+            )
             lines = [line.removesuffix(b"\r") for line in lines]
         if len(lines) and batch.starts[0] == 0:
             lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)

@@ -1,15 +1,18 @@
 """Parquet: only the columns that are needed, cut at row groups, read in small batches.
 
-`source_record` is the row number in the file, `record_bytes` the length of the row's text in UTF-8. The bytes of string
-columns are checked here, because Parquet readers do not. A row group that cannot be decoded gives its rows up to
-the damaged page and one `damaged_shard` row at the first lost row; the row groups after it are read. Page checksums are
-verified where the writer made them. A footer that cannot be read damages the whole shard.
+`source_record` is the row number in the file, `record_bytes` the length of the row's text in UTF-8.
+The bytes of string columns are checked here, because Parquet readers do not. A row group that
+cannot be decoded gives its rows up to the damaged page and one `damaged_shard` row at the first
+lost row; the row groups after it are read. Page checksums are verified where the writer made them.
+A footer that cannot be read damages the whole shard.
 
-Memory: a batch, the pages it lies on, and READ_BUFFER_BYTES a column. Page headers may claim 2 GiB each, which Arrow
-allocates at once, so it decodes under a limit (PAGES_BYTES): rows that need more count as damaged.
+Memory: a batch, the pages it lies on, and READ_BUFFER_BYTES a column. Page headers may claim 2 GiB
+each, which Arrow allocates at once, so it decodes under a limit (PAGES_BYTES): rows that need more
+count as damaged.
 
-pyarrow's `RowGroupMetaData.column` is never called: of a footer with sizes that do not fit it kills the process (pyarrow
-26, C++ exception through a function that declares none). Row groups are sized by their totals.
+pyarrow's `RowGroupMetaData.column` is never called: of a footer with sizes that do not fit it kills
+the process (pyarrow 26, C++ exception through a function that declares none). Row groups are sized
+by their totals.
 """
 
 from __future__ import annotations
@@ -25,12 +28,11 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from pipeline.errors import ShardDamaged
-from pipeline.lineage import Shard, Span
+from pipeline.job.spec import InputSpec
 from pipeline.read.columns import column_from_array, plain
-from pipeline.read.memory import limited
+from pipeline.read.memory_limit import limited
 from pipeline.read.records import (
     BATCH_RECORDS,
-    ReadOptions,
     Rejects,
     batched,
     check_columns,
@@ -42,16 +44,20 @@ from pipeline.read.records import (
     rows_where,
     utf8_column,
 )
+from pipeline.storage.lineage import Shard, Span
 
 DECODED_ROWS = 64
-"""Rows that Arrow decodes at once. They are put together to batches afterwards: behind a dictionary, or beside many short
-ones, 4,096 rows of a few kilobytes in the file can be gigabytes of text."""
+"""Rows that Arrow decodes at once. They are put together to batches afterwards: behind a
+dictionary, or beside many short ones, 4,096 rows of a few kilobytes in the file can be gigabytes
+of text."""
 
 READ_BUFFER_BYTES = 4 << 20
-"""What is asked of the store at once; without it pyarrow reads a whole column chunk of a row group into memory."""
+"""What is asked of the store at once; without it pyarrow reads a whole column chunk of a row group
+into memory."""
 
 PAGES_BYTES = 512 << 20
-"""What the process may grow by while Arrow decodes one batch, besides four times the largest record."""
+"""What the process may grow by while Arrow decodes one batch, besides four times the largest
+record."""
 
 _MOST_ROWS = 1 << 62  # positions are int64
 
@@ -59,8 +65,11 @@ _MOST_ROWS = 1 << 62  # positions are int64
 class ParquetReader:
     """Reads `.parquet`."""
 
-    def spans(self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int) -> list[Span]:
-        """Row-group ranges of about `part_bytes` before compression. Reads the footer of a shard that is larger."""
+    def spans(
+        self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int
+    ) -> list[Span]:
+        """Row-group ranges of about `part_bytes` before compression. Reads the footer of a shard
+        that is larger."""
         if shard.size_bytes <= part_bytes:
             return [Span(shard=shard)]
         with open_shard(shard) as file:
@@ -77,7 +86,7 @@ class ParquetReader:
         stops = [*starts[1:], None]
         return [Span(shard=shard, start=a, stop=b) for a, b in zip(starts, stops, strict=True)]
 
-    def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
+    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
         source = _Source(file)
         parquet = _open(source, span.shard.uri)
         names = check_columns(parquet.schema_arrow.names, span.shard.uri, options)
@@ -98,8 +107,8 @@ class ParquetReader:
 
 
 class _Source(io.RawIOBase):
-    """The raw file, remembering its own error: pyarrow raises OSError for damage and passes on OSError of the network,
-    and only the latter may be tried again."""
+    """The raw file, remembering its own error: pyarrow raises OSError for damage and passes on
+    OSError of the network, and only the latter may be tried again."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -130,26 +139,40 @@ class _Source(io.RawIOBase):
         return self._file.tell()
 
 
-def _open(file: BinaryIO | _Source, uri: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def _open(
+    file: BinaryIO | _Source, uri: str, metadata: pq.FileMetaData | None = None
+) -> pq.ParquetFile:
     """metadata: from the first opening, so that each further one costs nothing."""
     source = file if isinstance(file, _Source) else _Source(file)
     try:
         parquet = pq.ParquetFile(
-            pa.PythonFile(source, mode="r"), pre_buffer=False, buffer_size=READ_BUFFER_BYTES,
-            page_checksum_verification=True, metadata=metadata,
-        )  # fmt: skip
+            pa.PythonFile(source, mode="r"),
+            pre_buffer=False,
+            buffer_size=READ_BUFFER_BYTES,
+            page_checksum_verification=True,
+            metadata=metadata,
+        )
         found = parquet.metadata
-        n_rows = [0] if metadata else [found.row_group(n).num_rows for n in range(found.num_row_groups)]
+        n_rows = (
+            [0] if metadata else [found.row_group(n).num_rows for n in range(found.num_row_groups)]
+        )
         if min(n_rows, default=0) < 0 or sum(n_rows) > _MOST_ROWS:
             raise OSError(f"row groups of {min(n_rows)} to {max(n_rows)} rows")
         _ = parquet.schema_arrow.names
         return parquet
     except (pa.ArrowException, OSError, UnicodeError) as error:  # UnicodeError: names of columns
-        raise source.error or ShardDamaged(f"{uri}: the Parquet footer cannot be read: {error}", 0) from error
+        raise source.error or ShardDamaged(
+            f"{uri}: the Parquet footer cannot be read: {error}", 0
+        ) from error
 
 
 def _batches(
-    source: _Source, uri: str, metadata: pq.FileMetaData, group: int, names: list[str], most_bytes: int
+    source: _Source,
+    uri: str,
+    metadata: pq.FileMetaData,
+    group: int,
+    names: list[str],
+    most_bytes: int,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one row group. Raises ShardDamaged after the last row that can be decoded."""
     n_rows, n_read = metadata.row_group(group).num_rows, 0
@@ -160,8 +183,11 @@ def _batches(
             yield from pa.Table.from_batches(batches).combine_chunks().to_batches()
             n_read += sum(map(len, batches))
     except ShardDamaged:
-        # The rows that failed together may begin with good ones: once more, row by row. Slow (15 us a row), and rare.
-        for row, batch in enumerate(limited(_decoded(source, uri, metadata, group, names, 1), most_bytes)):
+        # The rows that failed together may begin with good ones: once more, row by row. Slow (15 us
+        # a row), and rare.
+        for row, batch in enumerate(
+            limited(_decoded(source, uri, metadata, group, names, 1), most_bytes)
+        ):
             if row >= n_read:
                 yield batch
         raise
@@ -170,15 +196,24 @@ def _batches(
 
 
 def _decoded(
-    source: _Source, uri: str, metadata: pq.FileMetaData, group: int, names: list[str], batch_rows: int
+    source: _Source,
+    uri: str,
+    metadata: pq.FileMetaData,
+    group: int,
+    names: list[str],
+    batch_rows: int,
 ) -> Iterator[pa.RecordBatch]:
     parquet = _open(source, uri, metadata)
-    batches = parquet.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False)
+    batches = parquet.iter_batches(
+        batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False
+    )
     while True:
         try:
             batch = next(batches, None)
         except MemoryError as error:
-            raise ShardDamaged(f"{uri}: decoding takes too much memory ({error}). Write smaller pages.", 0) from error
+            raise ShardDamaged(
+                f"{uri}: decoding takes too much memory ({error}). Write smaller pages.", 0
+            ) from error
         except (pa.ArrowException, OSError) as error:
             raise source.error or ShardDamaged(f"{uri}: {error}", 0) from error
         if batch is None:
@@ -186,7 +221,7 @@ def _decoded(
         yield batch
 
 
-def _table(batch: pa.RecordBatch, first_row: int, options: ReadOptions) -> pa.Table:
+def _table(batch: pa.RecordBatch, first_row: int, options: InputSpec) -> pa.Table:
     rejects: Rejects = {}
     text = plain(batch.column(options.text_column))
     n_bytes = np.zeros(len(text), np.int64)
@@ -198,16 +233,29 @@ def _table(batch: pa.RecordBatch, first_row: int, options: ReadOptions) -> pa.Ta
     doc_id = None
     if options.id_column is not None:
         doc_id = _id_column(plain(batch.column(options.id_column)), options.id_column, rejects)
-    kept = [column_from_array(name, batch.column(name), type_, rejects) for name, type_ in options.keep.items()]
+    kept = [
+        column_from_array(name, batch.column(name), type_, rejects)
+        for name, type_ in options.keep.items()
+    ]
     return records_table(
-        options, source_record=np.arange(first_row, first_row + len(batch)), record_bytes=n_bytes,
-        doc_id=doc_id, text=text, kept=kept, rejects=rejects,
-    )  # fmt: skip
+        options,
+        source_record=np.arange(first_row, first_row + len(batch)),
+        record_bytes=n_bytes,
+        doc_id=doc_id,
+        text=text,
+        kept=kept,
+        rejects=rejects,
+    )
 
 
 def _text_column(array: pa.Array, rejects: Rejects) -> pa.Array:
     if not (pat.is_binary(array.type) or pat.is_null(array.type)):
-        reject_all(rejects, rows_where(array.is_valid()), "text_not_a_string", f"the column is of type {array.type}")
+        reject_all(
+            rejects,
+            rows_where(array.is_valid()),
+            "text_not_a_string",
+            f"the column is of type {array.type}",
+        )
         array = pa.nulls(len(array), pa.string())
     if array.null_count:
         reject_all(rejects, rows_where(array.is_null()), "null_text", "the text is null")
@@ -222,6 +270,10 @@ def _id_column(array: pa.Array, name: str, rejects: Rejects) -> pa.Array:
     else:
         ids = pa.nulls(len(array), pa.string())
     if ids.null_count:
-        found = "null" if pat.is_binary(array.type) or pat.is_integer(array.type) else f"of type {array.type}"
+        found = (
+            "null"
+            if pat.is_binary(array.type) or pat.is_integer(array.type)
+            else f"of type {array.type}"
+        )
         reject_all(rejects, rows_where(ids.is_null()), "invalid_id", f"{name}: {found}")
     return ids

@@ -1,15 +1,15 @@
 """What every reader takes and yields: options in, tables of `schema.records_schema` out.
 
-A reader collects one value a record for each column, and a sparse `Rejects` for the few that are no good. Here
-they become one Arrow table: a rejected record keeps its position, length and id, and has a reason instead of a
-text. Built in bulk, a batch of about 1 MiB of text at a time, so a reader's memory is bounded by its batch.
+A reader collects one value a record for each column, and a sparse `Rejects` for the few that are no
+good. Here they become one Arrow table: a rejected record keeps its position, length and id, and has
+a reason instead of a text. Built in bulk, a batch of about 1 MiB of text at a time, so a reader's
+memory is bounded by its batch.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import InputError, ShardDamaged
-from pipeline.schema import REASONS, records_schema
+from pipeline.job.spec import InputSpec
+from pipeline.storage.schema import REASONS, records_schema
 
 T = TypeVar("T")
 
@@ -37,22 +38,11 @@ Rejects = dict[int, tuple[str, str]]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class ReadOptions:
-    """What to take from a record. `id_column=None` leaves `doc_id` null for every record.
-
-    `keep` maps the name of a kept column to its Arrow type, one of `schema.KEPT_TYPES`.
-    A record of more than `max_record_bytes` is rejected without being held in memory whole.
-    """
-
-    text_column: str
-    id_column: str | None
-    keep: Mapping[str, pa.DataType]
-    max_record_bytes: int
-
-
-def batched(items: Iterator[T], n_bytes: Callable[[T], int], n_records: int = BATCH_RECORDS) -> Iterator[list[T]]:
-    """Lists of items of about BATCH_BYTES; what is there when the shard breaks off comes out before ShardDamaged."""
+def batched(
+    items: Iterator[T], n_bytes: Callable[[T], int], n_records: int = BATCH_RECORDS
+) -> Iterator[list[T]]:
+    """Lists of items of about BATCH_BYTES; what is there when the shard breaks off comes out before
+    ShardDamaged."""
     batch: list[T] = []
     n_batch_bytes = 0
     damage: ShardDamaged | None = None
@@ -74,8 +64,9 @@ def batched(items: Iterator[T], n_bytes: Callable[[T], int], n_records: int = BA
         raise damage
 
 
-def check_columns(found: Sequence[str], uri: str, options: ReadOptions) -> list[str]:
-    """The columns that are asked for, each once. Raises InputError for one that a shard with columns `found` lacks."""
+def check_columns(found: Sequence[str], uri: str, options: InputSpec) -> list[str]:
+    """The columns that are asked for, each once. Raises InputError for one that a shard with
+    columns `found` lacks."""
     wanted = dict.fromkeys(options.keep, "keep_columns")
     if options.id_column is not None:
         wanted[options.id_column] = "id_column"
@@ -90,7 +81,7 @@ def check_columns(found: Sequence[str], uri: str, options: ReadOptions) -> list[
     return list(wanted)
 
 
-def reject_large(n_bytes: npt.NDArray[np.int64], options: ReadOptions, rejects: Rejects) -> None:
+def reject_large(n_bytes: npt.NDArray[np.int64], options: InputSpec, rejects: Rejects) -> None:
     """Reject the records of (N,) lengths that are over the limit."""
     for row in rows_where(n_bytes > options.max_record_bytes):
         detail = f"{n_bytes[row]} bytes, input.max_record_bytes is {options.max_record_bytes}"
@@ -111,12 +102,16 @@ def reject_all(rejects: Rejects, rows: Iterable[int], reason: str, detail: str) 
 
 def rows_where(mask: pa.BooleanArray | npt.NDArray[np.bool_]) -> list[int]:
     """Numbers of the rows where a mask (N,) is true; null is not."""
-    found = mask if isinstance(mask, np.ndarray) else mask.fill_null(False).to_numpy(zero_copy_only=False)
+    found = (
+        mask
+        if isinstance(mask, np.ndarray)
+        else mask.fill_null(False).to_numpy(zero_copy_only=False)
+    )
     return np.flatnonzero(found).tolist()
 
 
 def records_table(
-    options: ReadOptions,
+    options: InputSpec,
     *,
     source_record: npt.NDArray[np.int64],
     record_bytes: npt.NDArray[np.int64],
@@ -125,10 +120,12 @@ def records_table(
     kept: Sequence[pa.Array],
     rejects: Rejects,
 ) -> pa.Table:
-    """One batch as a table of `records_schema(options.keep)`: N rows, text null exactly where a reason is set.
+    """One batch as a table of `records_schema(options.keep)`: N rows, text null exactly where a
+    reason is set.
 
-    source_record, record_bytes: (N,). doc_id (None where there are no ids), text: (N,) string. kept: one (N,) array of the
-    declared type a kept column, in the order of `options.keep`. A good row must have a text; a null one here is a reader's bug.
+    source_record, record_bytes: (N,). doc_id (None where there are no ids), text: (N,) string.
+    kept: one (N,) array of the declared type a kept column, in the order of `options.keep`. A good
+    row must have a text; a null one here is a reader's bug.
     """
     n_records = len(source_record)
     reason = detail = nulls = pa.nulls(n_records, pa.string())
@@ -145,26 +142,38 @@ def records_table(
     return pa.Table.from_arrays(columns, schema=records_schema(options.keep))
 
 
-def damaged_table(position: int, detail: str, options: ReadOptions) -> pa.Table:
+def damaged_table(position: int, detail: str, options: InputSpec) -> pa.Table:
     """The one-row table that stands for everything unreadable of a shard from `position` on."""
     rejects: Rejects = {}
     reject(rejects, 0, "damaged_shard", detail)
     return records_table(
-        options, source_record=np.array([position]), record_bytes=np.zeros(1, np.int64),
-        doc_id=None, text=pa.nulls(1, pa.string()),
-        kept=[pa.nulls(1, type_) for type_ in options.keep.values()], rejects=rejects,
-    )  # fmt: skip
+        options,
+        source_record=np.array([position]),
+        record_bytes=np.zeros(1, np.int64),
+        doc_id=None,
+        text=pa.nulls(1, pa.string()),
+        kept=[pa.nulls(1, type_) for type_ in options.keep.values()],
+        rejects=rejects,
+    )
 
 
 def reject_nul(text: pa.Array, rejects: Rejects) -> None:
-    """Reject the rows of `text` that hold U+0000: C tokenizers would stop there and embed half a text."""
+    """Reject the rows of `text` that hold U+0000: C tokenizers would stop there and embed half a
+    text."""
     data = text.buffers()[2]
-    if data is not None and (np.frombuffer(data, np.uint8) == 0).any():  # ten times faster than the search by row
-        reject_all(rejects, rows_where(pc.match_substring(text, "\0")), "nul_character", "U+0000 in the text")
+    # ten times faster than the search by row
+    if data is not None and (np.frombuffer(data, np.uint8) == 0).any():
+        reject_all(
+            rejects,
+            rows_where(pc.match_substring(text, "\0")),
+            "nul_character",
+            "U+0000 in the text",
+        )
 
 
 def utf8_column(data: pa.Array, rejects: Rejects, reason: str, detail: str) -> pa.Array:
-    """(N,) binary to (N,) string without trusting the bytes; what is not UTF-8 is rejected and null.
+    """(N,) binary to (N,) string without trusting the bytes; what is not UTF-8 is rejected and
+    null.
 
     Arrow checks the whole batch at once; only a batch that fails is looked at row by row.
     """
@@ -175,11 +184,16 @@ def utf8_column(data: pa.Array, rejects: Rejects, reason: str, detail: str) -> p
         return string_column(values, rejects, reason, detail)
 
 
-def string_column(values: Sequence[str | None], rejects: Rejects, reason: str, detail: str) -> pa.Array:
-    """(N,) string; a value with half of a surrogate pair has no UTF-8 form, and is rejected and null."""
+def string_column(
+    values: Sequence[str | None], rejects: Rejects, reason: str, detail: str
+) -> pa.Array:
+    """(N,) string; a value with half of a surrogate pair has no UTF-8 form, and is rejected and
+    null."""
     try:
         return pa.array(values, pa.string())
     except UnicodeEncodeError:
         bad = {row for row, value in enumerate(values) if value and _SURROGATE.search(value)}
     reject_all(rejects, bad, reason, detail)
-    return pa.array([None if row in bad else value for row, value in enumerate(values)], pa.string())
+    return pa.array(
+        [None if row in bad else value for row, value in enumerate(values)], pa.string()
+    )

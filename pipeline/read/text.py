@@ -1,8 +1,8 @@
 """Plain text: one document a line, cut at byte ranges when it is not compressed.
 
-The whole line is the text: there are no other columns, so `id_column` and kept columns are refused as a mistake in the
-spec, and `text_column` is not looked at. Lines of nothing but ASCII white space are not records. `source_record` is
-the byte offset of the line in the decompressed shard.
+The whole line is the text: there are no other columns, so `id_column` and kept columns are refused
+as a mistake in the spec, and `text_column` is not looked at. Lines of nothing but ASCII white space
+are not records. `source_record` is the byte offset of the line in the decompressed shard.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.lineage import Shard, Span
+from pipeline.job.spec import InputSpec
 from pipeline.read.lines import LineBatch, line_spans, read_lines
-from pipeline.read.records import ReadOptions, Rejects, records_table, reject_large, reject_nul, utf8_column
+from pipeline.read.records import Rejects, records_table, reject_large, reject_nul, utf8_column
+from pipeline.storage.lineage import Shard, Span
 
 
 class TextReader:
     """Reads `.txt`."""
 
-    def spans(self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int) -> list[Span]:
+    def spans(
+        self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int
+    ) -> list[Span]:
         return line_spans(shard, part_bytes)
 
-    def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
+    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
         wanted = [*([options.id_column] if options.id_column else []), *options.keep]
         if wanted:
             raise InputError(
@@ -37,13 +40,20 @@ class TextReader:
                 yield table
 
 
-def _table(batch: LineBatch, options: ReadOptions) -> pa.Table:
+def _table(batch: LineBatch, options: InputSpec) -> pa.Table:
     batch = batch.without_blank()
     rejects: Rejects = {}
     reject_large(batch.n_bytes, options, rejects)
-    text = utf8_column(pa.array(batch.lines, pa.binary()), rejects, "invalid_utf8", "the line is not UTF-8")
+    text = utf8_column(
+        pa.array(batch.lines, pa.binary()), rejects, "invalid_utf8", "the line is not UTF-8"
+    )
     reject_nul(text, rejects)
     return records_table(
-        options, source_record=batch.starts, record_bytes=batch.n_bytes,
-        doc_id=None, text=text, kept=[], rejects=rejects,
-    )  # fmt: skip
+        options,
+        source_record=batch.starts,
+        record_bytes=batch.n_bytes,
+        doc_id=None,
+        text=text,
+        kept=[],
+        rejects=rejects,
+    )

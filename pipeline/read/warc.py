@@ -1,15 +1,17 @@
-"""WARC and WET: every `conversion`, `response` and `resource` record is a document; warcinfo, request, metadata and
-revisit records are none and are passed over.
+"""WARC and WET: every `conversion`, `response` and `resource` record is a document; warcinfo,
+request, metadata and revisit records are none and are passed over.
 
-The text of a text/plain record is its payload (all of WET is that); text/html goes through resiliparse (extra "html");
-other content types are rejected. HTTP headers and encodings of `response` records are fastwarc's work (extra "warc").
-`id_column` and kept columns name WARC headers (WARC-Record-ID, WARC-Target-URI, WARC-Date, ...); `text_column` is not
-looked at. `source_record` is the byte offset of the record in the decompressed shard, `record_bytes` its length with
-its headers.
+The text of a text/plain record is its payload (all of WET is that); text/html goes through
+resiliparse (extra "html"); other content types are rejected. HTTP headers and encodings of
+`response` records are fastwarc's work (extra "warc"). `id_column` and kept columns name WARC
+headers (WARC-Record-ID, WARC-Target-URI, WARC-Date, ...); `text_column` is not looked at.
+`source_record` is the byte offset of the record in the decompressed shard, `record_bytes` its
+length with its headers.
 
-Why the framing is read here: fastwarc returns a record that is cut off as if it were whole, and warcio passes over it in
-silence. Here a record counts only when all of its Content-Length is there. Where no record starts although one should
-(a wrong Content-Length, overwritten bytes), one `damaged_shard` row says so and reading goes on at the next record.
+Why the framing is read here: fastwarc returns a record that is cut off as if it were whole, and
+warcio passes over it in silence. Here a record counts only when all of its Content-Length is there.
+Where no record starts although one should (a wrong Content-Length, overwritten bytes), one
+`damaged_shard` row says so and reading goes on at the next record.
 """
 
 from __future__ import annotations
@@ -22,12 +24,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ShardDamaged
-from pipeline.lineage import Shard, Span
+from pipeline.job.spec import InputSpec
 from pipeline.read.byte_stream import ByteStream
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import decompressed_blocks
 from pipeline.read.records import (
-    ReadOptions,
     Rejects,
     batched,
     records_table,
@@ -39,6 +40,7 @@ from pipeline.read.records import (
     utf8_column,
 )
 from pipeline.read.warc_text import NoText, text_of
+from pipeline.storage.lineage import Shard, Span
 
 DOCUMENT_TYPES = {"conversion", "response", "resource"}
 _HEADER_BYTES = 1 << 20  # longest header block that is looked for
@@ -48,14 +50,18 @@ _RECORD_START = b"WARC/1."
 class WarcReader:
     """Reads `.warc` and `.wet`, compressed per record or as a whole."""
 
-    def spans(self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int) -> list[Span]:
+    def spans(
+        self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int
+    ) -> list[Span]:
         return [Span(shard=shard)]
 
-    def records(self, file: BinaryIO, span: Span, options: ReadOptions) -> Iterator[pa.Table]:
+    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
         file.seek(0)
         stream = ByteStream(decompressed_blocks(file, span.shard.uri))
         documents = _documents(stream, span.shard.uri, options.max_record_bytes)
-        for batch in batched(documents, lambda document: len(document.text or b"") + document.n_head):
+        for batch in batched(
+            documents, lambda document: len(document.text or b"") + document.n_head
+        ):
             yield _table(batch, options)
 
 
@@ -94,8 +100,8 @@ def _documents(stream: ByteStream, uri: str, max_bytes: int) -> Iterator[_Docume
 
 
 def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | None:
-    """The record at the stream's position, or None at its end. Raises ShardDamaged for a record that is cut off, and
-    _BadFraming where no record is."""
+    """The record at the stream's position, or None at its end. Raises ShardDamaged for a record
+    that is cut off, and _BadFraming where no record is."""
     stream.skip_any(b"\r\n")  # two line ends close a record; some writers add more
     start = stream.position
     if not stream.peek(1):
@@ -103,13 +109,18 @@ def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | No
     if stream.peek(len(_RECORD_START)) != _RECORD_START:
         raise _BadFraming(f"{uri}: no WARC record starts at decompressed byte {start}", start)
     end = stream.find(b"\r\n\r\n", _HEADER_BYTES)
-    if end < 0 or stream.find(b"\n" + _RECORD_START, end) >= 0:  # the end may be that of the next record
-        raise _BadFraming(f"{uri}: the headers of the record at decompressed byte {start} do not end", start)
+    # the end may be that of the next record
+    if end < 0 or stream.find(b"\n" + _RECORD_START, end) >= 0:
+        raise _BadFraming(
+            f"{uri}: the headers of the record at decompressed byte {start} do not end", start
+        )
     head = stream.take(end + 4)
     headers = _parse_headers(head)
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit() and len(length) < 19):
-        raise _BadFraming(f"{uri}: the record at decompressed byte {start} has no valid Content-Length", start)
+        raise _BadFraming(
+            f"{uri}: the record at decompressed byte {start} has no valid Content-Length", start
+        )
     n_payload, n_bytes = int(length), len(head) + int(length)
     payload = None if n_bytes > max_bytes else stream.take(n_payload)
     if (len(payload) < n_payload) if payload is not None else not stream.skip(n_payload):
@@ -123,7 +134,9 @@ def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | No
     if kind not in DOCUMENT_TYPES:
         return found
     try:
-        return replace(found, text=text_of(head, payload, kind, headers.get("content-type", ""), max_bytes))
+        return replace(
+            found, text=text_of(head, payload, kind, headers.get("content-type", ""), max_bytes)
+        )
     except NoText as error:
         return replace(found, why=(error.reason, str(error)))
 
@@ -141,7 +154,7 @@ def _parse_headers(head: bytes) -> dict[str, str]:
     return headers
 
 
-def _table(documents: list[_Document], options: ReadOptions) -> pa.Table:
+def _table(documents: list[_Document], options: InputSpec) -> pa.Table:
     rejects: Rejects = {}
     for row, document in enumerate(documents):
         if document.why:
@@ -157,10 +170,22 @@ def _table(documents: list[_Document], options: ReadOptions) -> pa.Table:
     if options.id_column is not None:
         name = options.id_column
         doc_id = string_column(header(name), rejects, "invalid_id", f"{name}: not UTF-8")
-        reject_all(rejects, rows_where(doc_id.is_null()), "invalid_id", f"{name}: the record has no such header")
-    kept = [column_from_values(name, header(name), type_, rejects) for name, type_ in options.keep.items()]
+        reject_all(
+            rejects,
+            rows_where(doc_id.is_null()),
+            "invalid_id",
+            f"{name}: the record has no such header",
+        )
+    kept = [
+        column_from_values(name, header(name), type_, rejects)
+        for name, type_ in options.keep.items()
+    ]
     return records_table(
-        options, source_record=np.array([document.start for document in documents], np.int64),
+        options,
+        source_record=np.array([document.start for document in documents], np.int64),
         record_bytes=np.array([document.n_bytes for document in documents], np.int64),
-        doc_id=doc_id, text=text, kept=kept, rejects=rejects,
-    )  # fmt: skip
+        doc_id=doc_id,
+        text=text,
+        kept=kept,
+        rejects=rejects,
+    )

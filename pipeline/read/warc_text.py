@@ -1,7 +1,7 @@
 """The text of one WARC record: its payload, its HTTP body, or what is seen of its HTML page.
 
-Comes from `warc`, which has read the record whole. fastwarc (extra "warc") undoes HTTP, resiliparse (extra "html") finds
-the text of a page; both are loaded only when a record needs them.
+Comes from `warc`, which has read the record whole. fastwarc (extra "warc") undoes HTTP, resiliparse
+(extra "html") finds the text of a page; both are loaded only when a record needs them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import io
 from pipeline.errors import SpecError
 
 _NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
-"""Python's codecs that no page is written in. Two of them need time with the square of the length."""
+"""Python's codecs that no page is written in. Two of them need time with the square of the length.
+"""
 
 
 class NoText(Exception):
@@ -23,11 +24,14 @@ class NoText(Exception):
         self.reason = reason
 
 
-def text_of(head: bytes, payload: bytes, record_type: str, content_type: str, max_bytes: int) -> bytes:
+def text_of(
+    head: bytes, payload: bytes, record_type: str, content_type: str, max_bytes: int
+) -> bytes:
     """The document's text as UTF-8 (unchecked where the record says that it is).
 
-    head: the record's version and header lines with the empty line. max_bytes: of an HTTP body when it is decoded, because
-    16 KB of gzip can be 16 MB. Raises NoText, and SpecError for a missing extra.
+    head: the record's version and header lines with the empty line. max_bytes: of an HTTP body when
+    it is decoded, because 16 KB of gzip can be 16 MB. Raises NoText, and SpecError for a missing
+    extra.
     """
     if record_type == "response":
         payload, content_type = _http_body(head + payload + b"\r\n\r\n", max_bytes)
@@ -42,7 +46,8 @@ def text_of(head: bytes, payload: bytes, record_type: str, content_type: str, ma
         if _codec(charset) in _NO_CHARSETS:
             raise LookupError("not used for text on the web")
         return payload.decode(charset).encode()
-    except (LookupError, ValueError) as error:  # ValueError: a NUL in the name, or bytes that do not fit
+    # ValueError: a NUL in the name, or bytes that do not fit
+    except (LookupError, ValueError) as error:
         raise NoText("invalid_utf8", f"charset {charset}: {error}") from error
 
 
@@ -69,15 +74,22 @@ def _http_body(record: bytes, max_bytes: int) -> tuple[bytes, str]:
             "WARC response records need fastwarc to read HTTP. Install corpus-embed[warc], or read WET shards."
         ) from error
     try:
-        parsed = next(iter(ArchiveIterator(io.BytesIO(record), parse_http=True, auto_decode="all")), None)
+        parsed = next(
+            iter(ArchiveIterator(io.BytesIO(record), parse_http=True, auto_decode="all")), None
+        )
         if parsed is None or parsed.http_headers is None:
             raise NoText("text_not_a_string", "the response has no HTTP headers")
         body = parsed.reader.read(max_bytes + 1)
         if len(body) > max_bytes:
-            raise NoText("record_too_large", f"the decoded HTTP body is over input.max_record_bytes, {max_bytes}")
+            raise NoText(
+                "record_too_large",
+                f"the decoded HTTP body is over input.max_record_bytes, {max_bytes}",
+            )
         return body, parsed.http_headers.get("Content-Type") or ""
     except (OSError, ValueError) as error:  # the whole record is in memory: no network in here
-        raise NoText("text_not_a_string", f"the HTTP response cannot be decoded: {error}") from error
+        raise NoText(
+            "text_not_a_string", f"the HTTP response cannot be decoded: {error}"
+        ) from error
 
 
 def _visible_text(html: bytes, charset: str | None) -> bytes:

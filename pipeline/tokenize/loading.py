@@ -1,8 +1,9 @@
 """Chooses the tokenizer for a model directory.
 
-In: a `ModelDir`. Out: a `Tokenizer`. Method: the files themselves (`plain`) or else transformers' AutoTokenizer say what
-the directory holds; a Rust tokenizer goes to `huggingface`, MeCab with WordPiece to `mecab`, any other Python tokenizer
-to `reference`. Cost: 0.1 s; through transformers, which imports torch where it is installed, 3 s more.
+In: a `ModelDir`. Out: a `Tokenizer`. Method: the files themselves (`plain`) or else transformers'
+AutoTokenizer say what the directory holds; a Rust tokenizer goes to `huggingface`, MeCab with
+WordPiece to `mecab`, any other Python tokenizer to `reference`. Cost: 0.1 s; through transformers,
+which imports torch where it is installed, 3 s more.
 """
 
 from __future__ import annotations
@@ -11,22 +12,24 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelError, SpecError
+from pipeline.job.tokenizer_versions import versions
 from pipeline.tokenize.plain import PlainJapanese, read_plain
-from pipeline.tokenize.versions import versions
 
 if TYPE_CHECKING:
-    from pipeline.model_dir import ModelDir
+    from pipeline.job.model_dir import ModelDir
     from pipeline.tokenize.tokens import Tokenizer
 
 __all__ = ["load_tokenizer"]
 
 
-def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    model: ModelDir, *, max_tokens: int | None = None, prompt: str | None = None
+) -> Tokenizer:
     """The tokenizer of `model`, as sentence-transformers 6.2 would use it.
 
-    `max_tokens`: ids a text at most, special tokens included; None takes what the model directory says. `prompt`: put
-    before every text as a string; None or "" for none.
-    Raises SpecError when `max_tokens` is more than the model has positions, or leaves no room for content; ModelError
+    `max_tokens`: ids a text at most, special tokens included; None takes what the model directory
+    says. `prompt`: put before every text as a string; None or "" for none. Raises SpecError when
+    `max_tokens` is more than the model has positions, or leaves no room for content; ModelError
     when the directory's tokenizer cannot be loaded or used.
     """
     limit = model.max_tokens if max_tokens is None else max_tokens
@@ -37,10 +40,12 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
             f"Set model.max_tokens to {positions} or less."
         )
     versions(model)  # a library that is missing on this node is named here
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.huggingface
-    tokenizer: Any = (None if model.tokenizer_arguments else read_plain(model)) or _auto_tokenizer(model)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.fast
+    tokenizer: Any = (None if model.tokenizer_arguments else read_plain(model)) or _auto_tokenizer(
+        model
+    )
     if tokenizer.is_fast:
-        from pipeline.tokenize.huggingface import FastTokenizer, lower_case
+        from pipeline.tokenize.fast import FastTokenizer, lower_case
 
         if model.do_lower_case:
             lower_case(tokenizer)
@@ -57,7 +62,7 @@ def load_tokenizer(model: ModelDir, *, max_tokens: int | None = None, prompt: st
             return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
     if isinstance(tokenizer, PlainJapanese):
         tokenizer = _auto_tokenizer(model)
-    from pipeline.tokenize.reference import ReferenceTokenizer
+    from pipeline.tokenize.slow import ReferenceTokenizer
 
     return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
 
@@ -67,15 +72,20 @@ def _auto_tokenizer(model: ModelDir) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(model.transformer_path), **model.tokenizer_arguments, trust_remote_code=False, local_files_only=True
+            str(model.transformer_path),
+            **model.tokenizer_arguments,
+            trust_remote_code=False,
+            local_files_only=True,
         )
-    except Exception as error:  # transformers raises whatever its loaders meet: OSError, ValueError, KeyError, …
+    # transformers raises whatever its loaders meet: OSError, ValueError, KeyError, …
+    except Exception as error:
         raise ModelError(
             f"{model.transformer_path}: the tokenizer could not be loaded: {type(error).__name__}: {error}. "
             "The directory needs tokenizer.json, or vocab.txt / tokenizer.model with tokenizer_config.json."
         ) from error
     if len(tokenizer) <= len({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}):
-        # transformers 5.23 makes such a tokenizer of a directory without tokenizer files, and all text becomes [UNK]
+        # transformers 5.23 makes such a tokenizer of a directory without tokenizer files, and all
+        # text becomes [UNK]
         raise ModelError(
             f"{model.transformer_path}: the tokenizer's vocabulary holds special tokens only. "
             "Are tokenizer.json, vocab.txt or tokenizer.model missing?"

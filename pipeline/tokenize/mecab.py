@@ -1,11 +1,12 @@
 """The fast path for `BertJapaneseTokenizer` with MeCab words and WordPiece pieces.
 
-In: texts. Out: `Tokens` with the ids of the reference's `__call__`. Method: NFKC, one `-Owakati` parse and one
-`str.split` a piece, then a dictionary word → ids as bytes, which `bytes.join` puts together; only a word not in it
-goes through the reference's own lower-casing and WordPiece. The reference splits each word by whitespace, so
-splitting the whole parse by whitespace gives the same WordPiece inputs. A piece that holds the text of an added token
-("[CLS]", "[MASK]", …) goes through the reference, which takes such tokens out before MeCab.
-Cost: MeCab is the floor; `benchmarks/tokenizing.py` measures how near this comes. Threads do not help (GIL).
+In: texts. Out: `Tokens` with the ids of the reference's `__call__`. Method: NFKC, one `-Owakati`
+parse and one `str.split` a piece, then a dictionary word → ids as bytes, which `bytes.join` puts
+together; only a word not in it goes through the reference's own lower-casing and WordPiece. The
+reference splits each word by whitespace, so splitting the whole parse by whitespace gives the same
+WordPiece inputs. A piece that holds the text of an added token ("[CLS]", "[MASK]", …) goes through
+the reference, which takes such tokens out before MeCab. Cost: MeCab is the floor;
+`benchmarks/tokenizing.py` measures how near this comes. Threads do not help (GIL).
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import fugashi
 
 from pipeline.errors import ModelError
 from pipeline.tokenize.cuts import PIECE_CHARS, space_cut
-from pipeline.tokenize.reference import ReferenceTokenizer
+from pipeline.tokenize.slow import ReferenceTokenizer
 from pipeline.tokenize.tokens import packed, without_surrogates
 
 __all__ = ["MecabTokenizer", "is_supported"]
 
 CACHE_WORDS = 1_000_000
-"""Words kept; then the cache starts anew. Real text repeats itself, so refilling costs seconds a day."""
+"""Words kept; then the cache starts anew. Real text repeats itself, so refilling costs seconds a
+day."""
 _CACHED_CHARS = 32  # a longer word is an URL or noise: not worth the memory
 _MAX_GROWTH = 4  # 4 * 8,192 characters are safe for MeCab; no real text grows even by half
 _DICTIONARIES = ("unidic_lite", "ipadic", "unidic")
@@ -33,7 +35,8 @@ _CHECKED_DICTIONARIES = {"unidic_lite"}  # those whose exact cuts (see cuts) the
 
 
 def is_supported(tokenizer: Any) -> bool:
-    """Does the fast path cover this tokenizer? A subclass, other words or pieces, or MeCab options: no."""
+    """Does the fast path cover this tokenizer? A subclass, other words or pieces, or MeCab options:
+    no."""
     settings = dict(getattr(tokenizer, "mecab_kwargs", None) or {})
     return (
         type(tokenizer).__name__ in ("BertJapaneseTokenizer", "PlainJapanese")
@@ -69,7 +72,8 @@ class _WordIds(dict[str, bytes]):
 
 
 class MecabTokenizer(ReferenceTokenizer):
-    """`BertJapaneseTokenizer` at MeCab's own speed; bounds and error handling as in `ReferenceTokenizer`."""
+    """`BertJapaneseTokenizer` at MeCab's own speed; bounds and error handling as in
+    `ReferenceTokenizer`."""
 
     def __init__(
         self,
@@ -87,8 +91,12 @@ class MecabTokenizer(ReferenceTokenizer):
         # A token of a later added-token file may hold any text; all_special_tokens are among these.
         self._literals = tuple({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens} - {""})
         starts = {literal[0] for literal in self._literals}
-        self._literal_start = starts.pop() if len(starts) == 1 else ""  # "[" of BERT: one look instead of five
-        self.stop_words_are_exact = dictionary in _CHECKED_DICTIONARIES and not any("。" in t for t in self._literals)
+        self._literal_start = (
+            starts.pop() if len(starts) == 1 else ""
+        )  # "[" of BERT: one look instead of five
+        self.stop_words_are_exact = dictionary in _CHECKED_DICTIONARIES and not any(
+            "。" in t for t in self._literals
+        )
         super().__init__(tokenizer, max_tokens=max_tokens, prompt=prompt, piece_chars=piece_chars)
 
     def _piece(self, piece: str, follows_stop: bool) -> bytes:
@@ -104,20 +112,27 @@ class MecabTokenizer(ReferenceTokenizer):
             text = unicodedata.normalize("NFKC", text)
         if "\0" in text:
             text = text.replace("\0", " ")
-        if len(text) > _MAX_GROWTH * self._piece_chars:  # NFKC makes up to 18 characters of one, as of U+FDFA
+        # NFKC makes up to 18 characters of one, as of U+FDFA
+        if len(text) > _MAX_GROWTH * self._piece_chars:
             end = space_cut(text, 0, self._piece_chars)
             return self._words(text[:end]) + self._words(text[end:])
         try:
             parsed: str = self._parse(text)
-        except UnicodeEncodeError:  # a lone surrogate; asking each text beforehand would cost every text
+        # a lone surrogate; asking each text beforehand would cost every text
+        except UnicodeEncodeError:
             parsed = self._parse(without_surrogates(text))
         return parsed.split()
 
 
 def _wakati(dictionary: str) -> fugashi.GenericTagger:
-    """MeCab with the dictionary of that package, as transformers starts it, but writing words and spaces only."""
+    """MeCab with the dictionary of that package, as transformers starts it, but writing words and
+    spaces only."""
     try:
         directory = importlib.import_module(dictionary).DICDIR
     except ImportError as error:
-        raise ModelError(f"the tokenizer needs the MeCab dictionary {dictionary}: pip install {dictionary}.") from error
-    return fugashi.GenericTagger(f'-d "{directory}" -r "{os.path.join(directory, "mecabrc")}" -Owakati')
+        raise ModelError(
+            f"the tokenizer needs the MeCab dictionary {dictionary}: pip install {dictionary}."
+        ) from error
+    return fugashi.GenericTagger(
+        f'-d "{directory}" -r "{os.path.join(directory, "mecabrc")}" -Owakati'
+    )

@@ -1,10 +1,12 @@
-"""Tokenizers read from their files alone, where that provably gives what transformers 5 would make of them.
+"""Tokenizers read from their files alone, where that provably gives what transformers 5 would make
+of them.
 
-In: a model directory. Out: an object with the attributes of a transformers tokenizer that `huggingface` and `mecab` use,
-or None: then transformers has to load it, which costs a process 2-3 s of CPU, most of it for importing torch.
-Method: a closed list of settings. Only tokenizer classes whose construction was read in transformers 5.17-5.23 are
-taken, only with settings known here, and only when every special token is a plain one that tokenizer.json or vocab.txt
-has under the same id; the parity tests compare ids with transformers for each class. Anything else gives None.
+In: a model directory. Out: an object with the attributes of a transformers tokenizer that
+`huggingface` and `mecab` use, or None: then transformers has to load it, which costs a process 2-3
+s of CPU, most of it for importing torch. Method: a closed list of settings. Only tokenizer classes
+whose construction was read in transformers 5.17-5.23 are taken, only with settings known here, and
+only when every special token is a plain one that tokenizer.json or vocab.txt has under the same id;
+the parity tests compare ids with transformers for each class. Anything else gives None.
 """
 
 from __future__ import annotations
@@ -20,27 +22,63 @@ from tokenizers import Tokenizer, models
 from pipeline.errors import ModelError
 
 if TYPE_CHECKING:
-    from pipeline.model_dir import ModelDir
+    from pipeline.job.model_dir import ModelDir
 
 __all__ = ["PlainFast", "PlainJapanese", "read_plain"]
 
-_SPECIALS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "bos_token", "eos_token")
-_BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+_SPECIALS = (
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+    "bos_token",
+    "eos_token",
+)
+_BERT = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 _EXTRA = ("additional_special_tokens", "extra_special_tokens")
 _WITHOUT_EFFECT = {
-    "add_bos_token", "add_eos_token", "backend", "chat_template", "clean_up_tokenization_spaces", "do_basic_tokenize",
-    "is_local", "max_length", "model_input_names", "model_max_length", "name_or_path", "pad_to_multiple_of",
-    "pad_token_type_id", "padding_side", "special_tokens_map_file", "stride", "tokenizer_class", "tokenizer_file",
+    "add_bos_token",
+    "add_eos_token",
+    "backend",
+    "chat_template",
+    "clean_up_tokenization_spaces",
+    "do_basic_tokenize",
+    "is_local",
+    "max_length",
+    "model_input_names",
+    "model_max_length",
+    "name_or_path",
+    "pad_to_multiple_of",
+    "pad_token_type_id",
+    "padding_side",
+    "special_tokens_map_file",
+    "stride",
+    "tokenizer_class",
+    "tokenizer_file",
     "truncation_strategy",
-}  # fmt: skip
-"""On the ids of one text without truncation or padding. With a tokenizer.json, add_bos_token and add_eos_token have none:
-its post-processor says what is put round a text."""
+}
+"""On the ids of one text without truncation or padding. With a tokenizer.json, add_bos_token and
+add_eos_token have none: its post-processor says what is put round a text."""
 _USED = {*_SPECIALS, *_EXTRA, "added_tokens_decoder", "truncation_side"}
 _BERT_USED = {"do_lower_case", "strip_accents", "tokenize_chinese_chars"}
 _JAPANESE_USED = {
-    "do_lower_case", "do_word_tokenize", "do_subword_tokenize", "word_tokenizer_type", "subword_tokenizer_type",
-    "mecab_kwargs", "never_split", "sudachi_kwargs", "jumanpp_kwargs",
-}  # fmt: skip
+    "do_lower_case",
+    "do_word_tokenize",
+    "do_subword_tokenize",
+    "word_tokenizer_type",
+    "subword_tokenizer_type",
+    "mecab_kwargs",
+    "never_split",
+    "sudachi_kwargs",
+    "jumanpp_kwargs",
+}
 _BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
 _FILE_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
@@ -60,17 +98,24 @@ class PlainFast:
 class PlainJapanese:
     """vocab.txt and the settings of a `BertJapaneseTokenizer` with MeCab and WordPiece.
 
-    `tokenize` is that of transformers, loaded when it is first needed: for text that holds a literal special token.
+    `tokenize` is that of transformers, loaded when it is first needed: for text that holds a
+    literal special token.
     """
 
     is_fast = False
 
-    def __init__(self, path: Path, config: dict[str, Any], named: dict[str, str], vocab: dict[str, int]) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], named: dict[str, str], vocab: dict[str, int]
+    ) -> None:
         self._path, self._vocab = path, vocab
         self._unknown = vocab[named["unk_token"]]
         self._frame = vocab[named["cls_token"]], vocab[named["sep_token"]]
-        wordpiece = models.WordPiece(vocab, unk_token=named["unk_token"], max_input_chars_per_word=100)
-        self.subword_tokenizer = SimpleNamespace(tokenize=lambda word: [p.value for p in wordpiece.tokenize(word)])
+        wordpiece = models.WordPiece(
+            vocab, unk_token=named["unk_token"], max_input_chars_per_word=100
+        )
+        self.subword_tokenizer = SimpleNamespace(
+            tokenize=lambda word: [p.value for p in wordpiece.tokenize(word)]
+        )
         self.all_special_tokens = list(named.values())
         self.all_special_ids = [vocab[token] for token in named.values()]
         self.truncation_side = config.get("truncation_side") or "right"
@@ -107,17 +152,25 @@ class PlainJapanese:
     def _reference(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(str(self._path), trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            str(self._path), trust_remote_code=False, local_files_only=True
+        )
 
 
 def read_plain(model: ModelDir) -> PlainFast | PlainJapanese | None:
-    """None where the files do not say all of it, or say something this module does not know. Raises ModelError for a
-    StaticEmbedding model whose tokenizer.json cannot be read: transformers would not be asked either."""
+    """None where the files do not say all of it, or say something this module does not know. Raises
+    ModelError for a StaticEmbedding model whose tokenizer.json cannot be read: transformers
+    would not be asked either."""
     if model.is_static:
         return _static(model.transformer_path / "tokenizer.json")
     folder, family = model.transformer_path, model.config.get("model_type")
     config = dict(model.tokenizer_config)
-    if (folder / "added_tokens.json").exists() or family not in ("bert", "llama", "roberta", "xlm-roberta"):
+    if (folder / "added_tokens.json").exists() or family not in (
+        "bert",
+        "llama",
+        "roberta",
+        "xlm-roberta",
+    ):
         return None
     if "added_tokens_decoder" not in config:  # else transformers does not read this file
         config |= _json(folder / "special_tokens_map.json")
@@ -134,23 +187,35 @@ def _static(path: Path) -> PlainFast:
     try:
         tokenizer = PlainFast(path, {}, set())
     except Exception as error:  # tokenizers raises plain Exception
-        raise ModelError(f"{path}: the tokenizer could not be loaded: {error}. Restore it from its source.") from error
+        raise ModelError(
+            f"{path}: the tokenizer could not be loaded: {error}. Restore it from its source."
+        ) from error
     tokenizer.backend_tokenizer.post_processor = None
-    tokenizer.truncation_side = (tokenizer.backend_tokenizer.truncation or {}).get("direction", "right")
+    tokenizer.truncation_side = (tokenizer.backend_tokenizer.truncation or {}).get(
+        "direction", "right"
+    )
     return tokenizer
 
 
 def _fast(path: Path, config: dict[str, Any], is_bert: bool) -> PlainFast | None:
     stored = _json(path)
     named = _named(config, _USED | _BERT_USED, _BERT) if is_bert else _named(config, _USED, {})
-    added = {token["content"]: token["id"] for token in stored.get("added_tokens", ()) if _is_plain(token)}
+    added = {
+        token["content"]: token["id"]
+        for token in stored.get("added_tokens", ())
+        if _is_plain(token)
+    }
     if named is None or not stored.get("post_processor") or not set(named.values()) <= added.keys():
         return None
     if is_bert and not _is_bert(stored, config, named):
         return None
     if config.get("added_tokens_decoder") and _decoder(config) != added:
         return None
-    return PlainFast(path, config, set(named.values())) if len(stored["model"]["vocab"]) > len(added) else None
+    return (
+        PlainFast(path, config, set(named.values()))
+        if len(stored["model"]["vocab"]) > len(added)
+        else None
+    )
 
 
 def _japanese(folder: Path, config: dict[str, Any]) -> PlainJapanese | None:
@@ -160,7 +225,8 @@ def _japanese(folder: Path, config: dict[str, Any]) -> PlainJapanese | None:
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     vocab, specials = {token: number for number, token in enumerate(lines)}, set(named.values())
     if not specials <= vocab.keys() or any(
-        token not in specials or vocab[token] != number for token, number in _decoder(config).items()
+        token not in specials or vocab[token] != number
+        for token, number in _decoder(config).items()
     ):
         return None
     return PlainJapanese(folder, config, named, vocab)
@@ -171,18 +237,26 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _named(config: dict[str, Any], known: set[str], defaults: dict[str, str]) -> dict[str, str] | None:
+def _named(
+    config: dict[str, Any], known: set[str], defaults: dict[str, str]
+) -> dict[str, str] | None:
     """Special tokens by attribute; None when a setting is unknown or a token is not a plain one."""
-    if any(value is not None and key not in known | _WITHOUT_EFFECT for key, value in config.items()):
+    if any(
+        value is not None and key not in known | _WITHOUT_EFFECT for key, value in config.items()
+    ):
         return None
     tokens = {key: config[key] for key in _SPECIALS if config.get(key) is not None}
     for key in _EXTRA:
         if not isinstance(config.get(key) or [], list):
             return None
         tokens |= {f"{key}{number}": token for number, token in enumerate(config.get(key) or [])}
-    if not all(isinstance(token, str) or _is_plain({"special": True, **token}) for token in tokens.values()):
+    if not all(
+        isinstance(token, str) or _is_plain({"special": True, **token}) for token in tokens.values()
+    ):
         return None
-    return defaults | {key: token if isinstance(token, str) else token["content"] for key, token in tokens.items()}
+    return defaults | {
+        key: token if isinstance(token, str) else token["content"] for key, token in tokens.items()
+    }
 
 
 def _is_plain(token: dict[str, Any]) -> bool:
@@ -192,27 +266,41 @@ def _is_plain(token: dict[str, Any]) -> bool:
 
 def _decoder(config: dict[str, Any]) -> dict[str, int]:
     listed = config.get("added_tokens_decoder") or {}
-    return {token["content"] if _is_plain(token) else "": int(number) for number, token in listed.items()}
+    return {
+        token["content"] if _is_plain(token) else "": int(number)
+        for number, token in listed.items()
+    }
 
 
 def _is_bert(stored: dict[str, Any], config: dict[str, Any], named: dict[str, str]) -> bool:
     """Is tokenizer.json what transformers' `BertTokenizer` builds from these settings?"""
     model, vocab = stored["model"], stored["model"]["vocab"]
     start, end = named["cls_token"], named["sep_token"]
-    single = [{"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-              {"SpecialToken": {"id": end, "type_id": 0}}]  # fmt: skip
+    single = [
+        {"SpecialToken": {"id": start, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": end, "type_id": 0}},
+    ]
     normalizer = {
-        "type": "BertNormalizer", "clean_text": True,
+        "type": "BertNormalizer",
+        "clean_text": True,
         "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
-        "strip_accents": config.get("strip_accents"), "lowercase": config.get("do_lower_case", True),
-    }  # fmt: skip
+        "strip_accents": config.get("strip_accents"),
+        "lowercase": config.get("do_lower_case", True),
+    }
     after = stored.get("post_processor") or {}
     return (
         stored.get("normalizer") == normalizer
         and stored.get("pre_tokenizer") == {"type": "BertPreTokenizer"}
         and (model.get("type"), model.get("unk_token")) == ("WordPiece", named["unk_token"])
-        and (model.get("continuing_subword_prefix"), model.get("max_input_chars_per_word")) == ("##", 100)
+        and (model.get("continuing_subword_prefix"), model.get("max_input_chars_per_word"))
+        == ("##", 100)
         and after.get("single") == single
-        and all(after["special_tokens"][token]["ids"] == [vocab.get(token)] for token in (start, end))
-        and all(_is_plain(token) and vocab.get(token["content"]) == token["id"] for token in stored["added_tokens"])
+        and all(
+            after["special_tokens"][token]["ids"] == [vocab.get(token)] for token in (start, end)
+        )
+        and all(
+            _is_plain(token) and vocab.get(token["content"]) == token["id"]
+            for token in stored["added_tokens"]
+        )
     )

@@ -1,8 +1,9 @@
 """What tokenizing returns, and how special tokens and truncation frame the content of a text.
 
-In: content ids of single texts (without special tokens, as packed int32). Out: `Tokens` for a batch.
-Method: every post-processor of this field puts a constant prefix and a constant suffix round one text, so truncation
-is `prefix + content[:room] + suffix`, which is what "longest_first" does to a single text. Cost: a copy.
+In: content ids of single texts (without special tokens, as packed int32). Out: `Tokens` for a
+batch. Method: every post-processor of this field puts a constant prefix and a constant suffix round
+one text, so truncation is `prefix + content[:room] + suffix`, which is what "longest_first" does to
+a single text. Cost: a copy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SpecError
 
-__all__ = ["ID_BYTES", "Frame", "TokenBuilder", "Tokenizer", "Tokens", "packed", "without_surrogates"]
+__all__ = [
+    "ID_BYTES",
+    "Frame",
+    "TokenBuilder",
+    "Tokenizer",
+    "Tokens",
+    "packed",
+    "without_surrogates",
+]
 
 ID_BYTES = 4
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -28,8 +37,9 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 class Tokens:
     """Ids of N texts, one after another.
 
-    ids: (T,) int32, special tokens included · offsets: (N + 1,) int64, text i is `ids[offsets[i]:offsets[i + 1]]` ·
-    truncated: (N,) bool, content was left out because of `max_tokens`.
+    ids: (T,) int32, special tokens included · offsets: (N + 1,) int64, text i is
+    `ids[offsets[i]:offsets[i + 1]]` · truncated: (N,) bool, content was left out because of
+    `max_tokens`.
     """
 
     ids: NDArray[np.int32]
@@ -44,8 +54,9 @@ class Tokenizer(Protocol):
     """One model's tokenizer, in one process; not for use from several threads at once."""
 
     prompt_tokens: int
-    """Leading ids of every text that belong to the prompt, its leading special tokens included; 0 without a prompt.
-    As sentence-transformers measures it for poolings that leave the prompt out."""
+    """Leading ids of every text that belong to the prompt, its leading special tokens included; 0
+    without a prompt. As sentence-transformers measures it for poolings that leave the prompt
+    out."""
     special_tokens: int
     """Ids that every text gets besides its content (BOS, CLS, SEP, …)."""
     max_tokens: int
@@ -61,7 +72,8 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Frame:
-    """The ids round the content, and how much content fits. `keep_left` False: the left side is truncated."""
+    """The ids round the content, and how much content fits. `keep_left` False: the left side is
+    truncated."""
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
@@ -86,7 +98,8 @@ class Frame:
 
 
 class TokenBuilder:
-    """Collects texts into `Tokens`. The content of a text comes as bytes, native int32 after int32 (`packed`)."""
+    """Collects texts into `Tokens`. The content of a text comes as bytes, native int32 after int32
+    (`packed`)."""
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
@@ -96,7 +109,8 @@ class TokenBuilder:
         self._truncated = bytearray()
 
     def add(self, content: bytes, is_whole: bool = True) -> None:
-        """Append one text. `is_whole` False: there is text after `content` that was never looked at."""
+        """Append one text. `is_whole` False: there is text after `content` that was never looked
+        at."""
         room = self._frame.room * ID_BYTES
         is_long = len(content) > room
         if is_long:
@@ -114,7 +128,8 @@ class TokenBuilder:
 
 
 def packed(ids: Sequence[int]) -> bytes:
-    """Ids as native int32. Bytes are joined and cut without touching a Python integer, six times as fast as lists."""
+    """Ids as native int32. Bytes are joined and cut without touching a Python integer, six times as
+    fast as lists."""
     return array("i", ids).tobytes()
 
 

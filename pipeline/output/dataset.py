@@ -1,0 +1,177 @@
+"""Reading an output: the pyarrow dataset of a snapshot, and its vectors as one array.
+
+Only files named by a snapshot are part of the output, so nothing here lists a folder: paths and
+partition values come from the snapshot's file list, exact even where a Hive folder name could not
+carry the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+
+from pipeline.errors import OutputError
+from pipeline.output.snapshots import live_parts, load_generation, load_snapshot
+from pipeline.storage import layout, schema
+from pipeline.storage.addresses import shown
+from pipeline.storage.data_files import read_columns, scan
+from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
+from pipeline.storage.store import Store
+
+TableOrBatch = TypeVar("TableOrBatch", pa.Table, pa.RecordBatch)
+COUNTED_IDS = 50_000_000
+"""Rows up to which a commit looks for duplicate ids (their ids are held in memory); larger outputs
+leave it to verify."""
+
+
+def open_dataset(
+    uri: str, snapshot: int | None = None, storage_options: Mapping[str, Any] | None = None
+) -> ds.Dataset:
+    """The rows of one snapshot (the newest by default) as a pyarrow dataset, partition columns
+    included.
+
+    Raises OutputError when there is no such snapshot.
+    """
+    store = Store(uri, storage_options)
+    return dataset_of(store, *read_head(store, snapshot))
+
+
+def read_head(store: Store, number: int | None = None) -> tuple[Snapshot, Generation]:
+    """A snapshot and the facts of its generation. Raises OutputError when the output has none."""
+    snapshot = load_snapshot(store, number)
+    if snapshot is None:
+        raise OutputError(
+            f"{shown(store.uri)}: no snapshot there yet. Run `corpus-embed run SPEC` first, or check the URI."
+        )
+    generation = load_generation(store, snapshot.fingerprint)
+    if generation is None:
+        raise OutputError(
+            f"{shown(store.uri)}: the generation record of fingerprint {snapshot.fingerprint} is gone"
+        )
+    return snapshot, generation
+
+
+def dataset_of(
+    store: Store,
+    snapshot: Snapshot,
+    generation: Generation,
+    parts: Sequence[Manifest] | None = None,
+) -> ds.Dataset:
+    """The dataset of a snapshot, or of some of its parts."""
+    schema = arrow_schema(generation)
+    filesystem = LocalFileSystem() if store.local else PyFileSystem(FSSpecHandler(store.fs))
+    parquet = ds.ParquetFileFormat()
+    fragments = [
+        parquet.make_fragment(
+            store.path(file.path),
+            filesystem,
+            partition_expression=_partition(file.partition, schema),
+        )
+        for part in (live_parts(store, snapshot) if parts is None else parts)
+        for file in part.data_files
+    ]
+    return ds.FileSystemDataset(fragments, schema, parquet, filesystem)
+
+
+def arrow_schema(generation: Generation) -> pa.Schema:
+    """Columns as a reader sees them: on disk, the partition columns are only in the folder names."""
+    try:
+        found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
+    except (ValueError, OSError) as error:
+        raise OutputError(
+            f"generation {generation.fingerprint}: its arrow_schema is damaged: {error}. Restore "
+            f"{layout.generation(generation.fingerprint)}."
+        ) from error
+    if strange := [field.name for field in found if schema.has_extension(field.type)]:
+        raise OutputError(
+            f"generation {generation.fingerprint}: columns {strange} have types this package does not write"
+        )
+    return found
+
+
+def read_vectors(
+    uri: str, snapshot: int | None = None, storage_options: Mapping[str, Any] | None = None
+) -> tuple[pa.ChunkedArray, npt.NDArray[Any]]:
+    """(ids, vectors) of a snapshot: `doc_id` as a string array of length N, and an array (N, D).
+
+    float32 for the float precisions; int8 is multiplied by its scale back to float32; ubinary stays
+    packed uint8 (N, D/8). Vectors are copied once, file by file, into the array that is returned.
+    """
+    store = Store(uri, storage_options)
+    head, generation = read_head(store, snapshot)
+    scaled = generation.vector_precision == "int8"
+    type_ = arrow_schema(generation).field("embedding").type
+    element = np.dtype(np.uint8 if generation.vector_precision == "ubinary" else np.float32)
+    vectors = np.empty((head.n_rows, type_.list_size), element)
+    columns = ["doc_id", "embedding", *(["embedding_scale"] if scaled else [])]
+    ids, position = [], 0
+    for _, batch in rows_of(store, generation, live_parts(store, head), columns):
+        found = vectors_of(batch.column("embedding"))
+        if scaled:
+            found = found * batch.column("embedding_scale").to_numpy()[:, None]
+        vectors[position : position + len(found)] = found
+        position += len(found)
+        ids.append(batch.column("doc_id"))
+    return pa.chunked_array(ids, pa.string()), vectors[:position]
+
+
+def rows_of(
+    store: Store, generation: Generation, parts: Sequence[Manifest], columns: Sequence[str]
+) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
+    """The rows of some parts, at most a row group at a time, each with its data file; partition
+    columns included."""
+    types, files = arrow_schema(generation), [file for part in parts for file in part.data_files]
+    stored = [name for name in columns if name not in generation.partition_by]
+    for number, _, batch in scan(store, [file.path for file in files], stored):
+        yield files[number], with_partition(batch, files[number], types).select(columns)
+
+
+def with_partition(rows: TableOrBatch, file: DataFile, types: pa.Schema) -> TableOrBatch:
+    """Rows of a data file with the columns that on disk are text in folder names; here they have
+    their types again."""
+    for name, value in file.partition.items():
+        typed = pa.scalar(value, pa.string()).cast(types.field(name).type)
+        rows = rows.append_column(types.field(name), pa.repeat(typed, rows.num_rows))
+    return rows
+
+
+def vectors_of(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
+    """(N, D) view of a fixed-size-list array; no copy."""
+    width = column.type.list_size
+    flat = column.values.to_numpy(zero_copy_only=True)
+    return flat[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
+
+
+def count_duplicate_ids(store: Store, parts: Sequence[Manifest]) -> int | None:
+    """How many ids several documents share; None (not looked for) above COUNTED_IDS documents.
+    Reads two columns."""
+    if sum(part.n_documents for part in parts) > COUNTED_IDS:
+        return None
+
+    def ids(file: DataFile) -> pa.Array:
+        table = read_columns(store, file.path, ["doc_id", "chunk"])
+        return table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks()
+
+    # small requests, one after another in each file
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        columns = list(pool.map(ids, [file for part in parts for file in part.data_files]))
+    table = pa.table({"doc_id": pa.chunked_array(columns, pa.string())})
+    counts = table.group_by("doc_id").aggregate([([], "count_all")])["count_all"]
+    return pc.sum(pc.greater(counts, 1)).as_py() or 0
+
+
+def _partition(values: Mapping[str, str | None], schema: pa.Schema) -> pc.Expression | None:
+    expression = None
+    for name, value in values.items():
+        typed = pa.scalar(value, pa.string()).cast(schema.field(name).type)
+        equal = pc.field(name).is_null() if value is None else pc.field(name) == pc.scalar(typed)
+        expression = equal if expression is None else expression & equal
+    return expression if expression is not None else pc.scalar(True)

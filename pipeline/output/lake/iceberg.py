@@ -1,0 +1,172 @@
+"""An Apache Iceberg table over the data files of an output, through pyiceberg: one commit a
+snapshot.
+
+The catalog is pyiceberg's: by default a SQLite file in the output, else whatever its properties
+name (REST, Glue, …; credentials come from the environment). The table's metadata lies under
+`_meta/iceberg`, or where the spec says. Files carry no field ids, so the table has a name mapping;
+partition columns are identity partitions, whose values readers take from the manifests. Column
+statistics are not registered, so that publishing reads no data file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.manifest import DataFile as IcebergFile
+from pyiceberg.manifest import DataFileContent, FileFormat
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
+from pyiceberg.typedef import Record
+
+from pipeline.errors import CommitConflict, OutputError
+from pipeline.job.spec import IcebergSpec
+from pipeline.output import dataset
+from pipeline.output.lake import NUMBER, columns_of, lineage_of
+from pipeline.storage import layout
+from pipeline.storage.addresses import shown
+from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
+from pipeline.storage.store import Store
+
+OUTPUT, COLUMNS = "corpus-embed.output", "corpus-embed.columns"
+_FIXED = {
+    "commit.retry.num-retries": "0",  # pyiceberg's own retry would register the same files twice
+    "gc.enabled": "false",  # the files belong to the output: only its vacuum may delete them
+    "write.metadata.delete-after-commit.enabled": "true",
+}
+
+
+class IcebergTable:
+    """The Iceberg table of one output. A second publisher loses at the catalog."""
+
+    def __init__(self, store: Store, wanted: IcebergSpec) -> None:
+        self.name = f"Iceberg table {wanted.table}"
+        self._table = wanted.table
+        self._root = store.fs.unstrip_protocol(store.root)
+        self._location = wanted.location or f"{self._root}/{layout.ICEBERG}/{self._table}"
+        self._catalog = _load_catalog(store, wanted.catalog)
+
+    def state(self) -> tuple[int, str] | None:
+        table = self._load()
+        if table is None:
+            return None
+        return max((_number(found) for found in table.snapshots()), default=0), table.properties[
+            COLUMNS
+        ]
+
+    def add(self, snapshot: Snapshot, generation: Generation, parts: Sequence[Manifest]) -> None:
+        table = self._load() or self._create(generation)
+        arrow_schema = dataset.arrow_schema(generation)
+        wanted = {f"{self._root}/{file.path}": file for part in parts for file in part.data_files}
+        current = table.current_snapshot()
+        have = {
+            entry.data_file.file_path: entry.data_file
+            for manifest in (current.manifests(table.io) if current else [])
+            for entry in manifest.fetch_manifest_entry(table.io)
+        }
+        try:
+            with (
+                table.transaction() as change,
+                change.update_snapshot(lineage_of(snapshot, generation)).overwrite() as update,
+            ):
+                for path in sorted(have.keys() - wanted.keys()):
+                    update.delete_data_file(have[path])
+                for path in sorted(wanted.keys() - have.keys()):
+                    update.append_data_file(
+                        _registered(path, wanted[path], generation.partition_by, arrow_schema)
+                    )
+        except CommitFailedException as error:
+            if (self.state() or (0, ""))[0] < snapshot.number:
+                raise CommitConflict(
+                    f"{self.name}: another writer committed to it first: {error}. Nothing is lost: publish again."
+                ) from error
+
+    def forget(self, kept: set[int]) -> None:
+        table = self._load()
+        if table is None:
+            return
+        gone = [
+            found.snapshot_id for found in table.snapshots() if _number(found) not in {0, *kept}
+        ]
+        if gone:
+            table.maintenance.expire_snapshots().by_ids(gone).commit()
+
+    def _load(self) -> Table | None:
+        try:
+            table = self._catalog.load_table(self._table)
+        except NoSuchTableError:
+            return None
+        if table.properties.get(OUTPUT) != self._root:
+            raise OutputError(
+                f"{self.name}: belongs to {table.properties.get(OUTPUT, 'another writer')}, not to "
+                f"{shown(self._root)}. Give publish.iceberg.table another name."
+            )
+        return table
+
+    def _create(self, generation: Generation) -> Table:
+        self._catalog.create_namespace_if_not_exists(self._table.rpartition(".")[0])
+        properties = {**_FIXED, OUTPUT: self._root, COLUMNS: columns_of(generation)}
+        with (
+            # somebody else made it
+            contextlib.suppress(TableAlreadyExistsError, CommitFailedException),
+            self._catalog.create_table_transaction(
+                self._table, dataset.arrow_schema(generation), self._location, properties=properties
+            ) as change,
+        ):
+            with change.update_spec() as spec:
+                for name in generation.partition_by:
+                    spec.add_identity(name)
+            mapping = change.table_metadata.schema().name_mapping.model_dump_json()
+            change.set_properties({"schema.name-mapping.default": mapping})
+        return self._catalog.load_table(self._table)
+
+
+def _load_catalog(store: Store, properties: Mapping[str, str]) -> Catalog:
+    """By its `name`, which pyiceberg's own configuration and environment may know more of, and its
+    properties."""
+    found = dict(properties)
+    if not found:
+        if not store.local:
+            raise OutputError(
+                f"{shown(store.uri)}: the default catalog is a SQLite file in the output, which needs a local disk. Name "
+                "a catalog in publish.iceberg.catalog, for instance {type: rest, uri: …} or {type: glue}."
+            )
+        folder = Path(store.root, layout.ICEBERG)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {"type": "sql", "uri": f"sqlite:///{folder}/catalog.db"}
+    if endpoint := store.options.get("endpoint_url"):
+        found.setdefault("s3.endpoint", endpoint)
+    return load_catalog(found.pop("name", "corpus-embed"), **found)
+
+
+def _number(found: IcebergSnapshot) -> int:
+    """Our number of a table's snapshot; 0 for one of another writer."""
+    return int((found.summary.additional_properties if found.summary else {}).get(NUMBER, 0))
+
+
+def _registered(
+    path: str, file: DataFile, partition_by: Sequence[str], arrow_schema: pa.Schema
+) -> IcebergFile:
+    values = [
+        _partition_value(file.partition[name], arrow_schema.field(name).type)
+        for name in partition_by
+    ]
+    return IcebergFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=path,
+        file_format=FileFormat.PARQUET,
+        partition=Record(*values),
+        record_count=file.n_rows,
+        file_size_in_bytes=file.size_bytes,
+    )
+
+
+def _partition_value(text: str | None, type_: pa.DataType) -> Any:
+    """A Hive value as Iceberg keeps it: dates in days, timestamps in microseconds."""
+    value = pa.scalar(text, pa.string()).cast(type_)
+    return value.value if pa.types.is_temporal(type_) else value.as_py()

@@ -1,0 +1,140 @@
+"""The folder of a run, `_meta/runs/<run_id>/`: its spec, its pinned plan, and a record of each
+attempt.
+
+In: a resolved spec, the splits to do, and at the end what was done. Out: the same, read back. Spec
+and plan are created once, before any work; an attempt is recorded after its snapshot. Attempts are
+for people and auditors: nothing is ever decided from them, so they alone may hold times and host
+facts.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from pipeline.errors import OutputError
+from pipeline.job.spec import JobSpec, spec_from
+from pipeline.storage import data_files, layout
+from pipeline.storage.addresses import shown
+from pipeline.storage.lineage import FORMAT_VERSION, Split
+from pipeline.storage.store import Store
+
+PACKAGES = (
+    "corpus-embed",
+    "ray",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "tokenizers",
+    "fugashi",
+    "unidic-lite",
+    "numpy",
+    "pyarrow",
+    "fsspec",
+    "s3fs",
+)
+"""Packages whose versions an attempt records."""
+
+_PLAN_SCHEMA = pa.schema(
+    [
+        ("split_id", pa.string()),
+        ("part_bytes", pa.int64()),
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("size_bytes", pa.int64()),
+    ]
+)
+
+
+def create_run(store: Store, run_id: str, spec: JobSpec, splits: Sequence[Split]) -> None:
+    """Create the spec and the plan of a run, unless an earlier attempt at the same run has."""
+    store.put_if_absent(layout.run_spec(run_id), spec.to_yaml().encode())
+    store.put_if_absent(layout.run_plan(run_id), plan_table(splits))
+
+
+def copy_run(store: Store, run_id: str, source_run_id: str, splits: Sequence[Split]) -> None:
+    """Create a run over other splits with the spec of run `source_run_id`, byte for byte."""
+    store.put_if_absent(layout.run_spec(run_id), store.read(layout.run_spec(source_run_id)))
+    store.put_if_absent(layout.run_plan(run_id), plan_table(splits))
+
+
+def read_spec(store: Store, run_id: str) -> JobSpec:
+    """The resolved spec of a run. Raises OutputError when it is missing."""
+    path = layout.run_spec(run_id)
+    data = store.read_or_none(path)
+    if data is None:
+        raise OutputError(
+            f"{shown(store.uri)}/{path}: the spec of run {run_id} is missing. Restore it from a backup, or take another snapshot."
+        )
+    fields: dict[str, Any] = yaml.safe_load(data)
+    return spec_from(fields, path)
+
+
+def read_planned_split_ids(store: Store, run_id: str) -> set[str] | None:
+    """The ids of the splits that a run planned to do, or None when its plan is missing.
+
+    Raises pa.ArrowException or OSError when the plan is damaged.
+    """
+    data = store.read_or_none(layout.run_plan(run_id))
+    return None if data is None else set(data_files.read_text(data, "split_id")["split_id"])
+
+
+def record_attempt(store: Store, run_id: str, facts: Mapping[str, Any]) -> str:
+    """Write the record of one successful attempt under the next free number; returns its path.
+
+    facts: plain data, to which the format version, the run and the versions of PACKAGES are added.
+    """
+    record = {"format_version": FORMAT_VERSION, "run_id": run_id, **facts}
+    record["versions"] = {**facts.get("versions", {}), **package_versions()}
+    data = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False).encode()
+    for number in itertools.count(1):
+        path = layout.run_attempt(run_id, number)
+        if store.put_if_absent(path, data):
+            return path
+    raise AssertionError("unreachable")
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of PACKAGES by name; None for a package that is not installed."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def plan_table(splits: Sequence[Split]) -> bytes:
+    """Splits as Parquet, one row a span."""
+    rows = [
+        {
+            "split_id": split.split_id,
+            "part_bytes": split.part_bytes,
+            "start": span.start,
+            "stop": span.stop,
+            "uri": span.shard.uri,
+            "etag": span.shard.etag,
+            "size_bytes": span.shard.size_bytes,
+        }
+        for split in splits
+        for span in split.spans
+    ]
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=_PLAN_SCHEMA),
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    return sink.getvalue()

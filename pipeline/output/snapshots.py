@@ -1,0 +1,173 @@
+"""The commit protocol: how a part's result, and then a snapshot of many, comes to exist exactly
+once.
+
+    attempt ─► data files (create-only) ─► rejects (create-only) ─► manifest (create-only) ─► … ─► snapshot N+1
+
+Every name is derived from content, every write is a create: whoever is second finds the first one's
+object, checks it and adopts it. So a retry, a second attempt after a lost answer, and a race of two
+runs all end in the same objects. Only `commit_snapshot` makes anything visible, and it is one
+create. Failure cases: docs/design.md.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import CommitConflict, OutputError
+from pipeline.output.checks import check_parts
+from pipeline.storage import data_files, layout
+from pipeline.storage.addresses import shown
+from pipeline.storage.failpoints import failpoint
+from pipeline.storage.lineage import Generation, Manifest, Snapshot, content_hash, totals_of
+from pipeline.storage.store import Store
+
+
+def load_manifests(
+    store: Store, fingerprint: str, known: Iterable[Manifest] = ()
+) -> list[Manifest]:
+    """All manifests of a fingerprint, read from storage; those in `known` are not fetched again."""
+    have = {manifest.part_id: manifest for manifest in known if manifest.fingerprint == fingerprint}
+    folder = layout.manifests(fingerprint)
+    locations = ((path, layout.locate(path)) for path in store.list(folder))
+    wanted = [path for path, found in locations if found and found.part_id not in have]
+    fetched = [Manifest.from_json(data, path) for path, data in store.read_many(wanted)]
+    return [*have.values(), *fetched]
+
+
+def count_waiting_parts(store: Store, live: Iterable[Manifest]) -> int:
+    """How many finished parts no snapshot has made live yet. Reads a listing and no manifest."""
+    locations = map(layout.locate, store.list(layout.all_manifests()))
+    return len({found.part_id for found in locations if found} - {part.part_id for part in live})
+
+
+def load_generation(store: Store, fingerprint: str) -> Generation | None:
+    path = layout.generation(fingerprint)
+    data = store.read_or_none(path)
+    return None if data is None else Generation.from_json(data, path)
+
+
+def snapshot_numbers(store: Store) -> list[int]:
+    """Numbers of all snapshots, ascending."""
+    locations = (layout.locate(path) for path in store.list(layout.SNAPSHOTS))
+    return sorted(found.number for found in locations if found and found.number is not None)
+
+
+def load_snapshot(store: Store, number: int | None = None) -> Snapshot | None:
+    """Snapshot `number`, or the newest. None when there is none yet; raises OutputError for a
+    number that is not kept."""
+    numbers = snapshot_numbers(store)
+    if number is not None and number not in numbers:
+        kept = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
+        raise OutputError(f"{shown(store.uri)}: no snapshot {number}; kept: {kept}")
+    if not numbers:
+        return None
+    path = layout.snapshot(number if number is not None else numbers[-1])
+    snapshot = Snapshot.from_json(store.read(path), path)
+    if path != layout.snapshot(snapshot.number):
+        raise OutputError(
+            f"{shown(store.uri)}/{path}: says it is snapshot {snapshot.number}: damaged. Take another one."
+        )
+    return snapshot
+
+
+def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
+    """The manifests that a snapshot makes live, in the order of their ids."""
+    if snapshot is None:
+        return []
+    manifests = data_files.read_text(store.read(snapshot.file_list), "manifest")["manifest"]
+    return [Manifest.from_json(text.encode(), snapshot.file_list) for text in manifests]
+
+
+def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
+    """The immutable list of live parts that a snapshot names, one row a part: its path and what is
+    in it.
+
+    The path is a hash of the parts' ids and of the SHA-256 of their files. `paths` are for engines
+    that read a list of files.
+    """
+    content = [[part.part_id, [file.sha256 for file in part.data_files]] for part in parts]
+    table = pa.table(
+        {
+            "part_id": pa.array([part.part_id for part in parts], pa.string()),
+            "paths": pa.array(
+                [[file.path for file in part.data_files] for part in parts], pa.list_(pa.string())
+            ),
+            "n_rows": pa.array([part.n_rows for part in parts], pa.int64()),
+            "manifest": pa.array([part.model_dump_json() for part in parts], pa.string()),
+        }
+    )
+    return layout.file_list(content_hash(content, 64)), table
+
+
+def create_file_list(store: Store, parts: Sequence[Manifest]) -> str:
+    """Write the list of live parts; returns its path."""
+    (path, table), sink = file_list(parts), io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    failpoint("before_file_list_put")
+    store.put_if_absent(path, sink.getvalue())
+    failpoint("after_file_list_put")
+    return path
+
+
+def commit_snapshot(
+    store: Store,
+    parts: Sequence[Manifest],
+    *,
+    run_id: str,
+    fingerprint: str,
+    parent: Snapshot | None,
+    complete: bool,
+    n_duplicate_ids: int | None = None,
+    nominal_time: datetime.datetime | None = None,
+) -> Snapshot:
+    """Make `parts` the live content, on top of `parent`. The create of the snapshot object is the
+    atomic point.
+
+    Returns the head when it already says the same, or is this run's complete one. A snapshot that
+    another attempt at this very run made in the meantime is built upon. Raises CommitConflict when
+    a different run was first, OutputError when an invariant is broken.
+    """
+    check_parts(parts, fingerprint, complete)
+    ordered = sorted(parts, key=lambda part: part.part_id)
+    listed = create_file_list(store, ordered)
+    while True:
+        said = (
+            (parent.fingerprint, parent.file_list, parent.complete or not complete)
+            if parent
+            else None
+        )
+        if parent is not None and said == (fingerprint, listed, True):
+            return parent
+        # of one run, a snapshot with more parts is the later one: a slow attempt must not take its
+        # parts away again
+        ahead = parent is not None and (
+            parent.complete or (not complete and parent.n_parts >= len(ordered))
+        )
+        if parent is not None and parent.run_id == run_id and ahead:
+            return parent
+        snapshot = Snapshot(
+            number=parent.number + 1 if parent else 1,
+            parent=parent.number if parent else None,
+            run_id=run_id,
+            complete=complete,
+            fingerprint=fingerprint,
+            file_list=listed,
+            n_duplicate_ids=n_duplicate_ids,
+            nominal_time=nominal_time,
+            **totals_of(ordered),
+        )
+        path = layout.snapshot(snapshot.number)
+        if store.put_if_absent(path, snapshot.to_json()):
+            failpoint("after_snapshot_put")
+            return snapshot
+        parent = Snapshot.from_json(store.read(path), path)
+        if parent.run_id != run_id:
+            raise CommitConflict(
+                f"{shown(store.uri)}: run {parent.run_id} committed snapshot {parent.number} while run {run_id} was under "
+                "way. Nothing is lost: run the same command again; it keeps every finished part and plans on the new head."
+            )

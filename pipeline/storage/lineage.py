@@ -1,0 +1,249 @@
+"""The frozen records that say what was read, what was written and what is live.
+
+Everything here is plain data that travels: planned on the driver, carried in Ray rows, written as
+JSON under `_meta/`. Identity comes from content: an id is a hash of what the thing is, never a
+counter or a random number.
+
+    Shard ─ one input object          Span ─ a run of one shard          Split ─ what one reader reads in order
+    Part ─ cut from a split ─► DataFile, Manifest (one per part) ─► Snapshot (which parts are live)
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import pydantic
+
+from pipeline.errors import OutputError
+
+FORMAT_VERSION = 1
+"""Version of everything under `_meta/`. A reader refuses what is newer than itself."""
+RECORDS_PER_PART = 1 << 15
+"""Records after which a part is cut whatever its bytes: bounds the vectors in memory (1,024
+dimensions: 128 MiB)."""
+
+
+def content_hash(value: Any, hex_digits: int = 32) -> str:
+    """SHA-256 of the canonical JSON of `value` (sorted keys, no spaces), cut to `hex_digits`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:hex_digits]
+
+
+class Record(pydantic.BaseModel):
+    """Base of all records: immutable, closed, equal by value."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Self:
+        """Parse a stored record. Raises OutputError when it is broken or was written by a newer
+        format."""
+        try:
+            fields = json.loads(data)
+            version = (
+                fields.get("format_version", FORMAT_VERSION) if isinstance(fields, dict) else None
+            )
+            if isinstance(version, int) and version > FORMAT_VERSION:
+                raise OutputError(
+                    f"{where}: format version {version} is newer than {FORMAT_VERSION}, the newest this release "
+                    "reads. Use a newer release of corpus-embed."
+                )
+            return cls.model_validate(fields)
+        except ValueError as error:
+            raise OutputError(
+                f"{where}: not a valid {cls.__name__.lower()} record: {error}"
+            ) from error
+
+
+class Shard(Record):
+    """One input object. `etag` is the store's ETag, or a hash of modification time and size where
+    there is none."""
+
+    uri: str
+    etag: str
+    size_bytes: int
+
+
+class Span(Record):
+    """A contiguous run [start, stop) of one shard; `stop=None` means to its end.
+
+    The unit of `start` and `stop` belongs to the format: bytes (line formats), row groups
+    (Parquet); compressed shards are always the whole span (0, None).
+    """
+
+    shard: Shard
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def interval(self) -> tuple[int, float]:
+        return self.start, float("inf") if self.stop is None else self.stop
+
+    @property
+    def is_whole(self) -> bool:
+        return (self.start, self.stop) == (0, None)
+
+
+class Split(Record):
+    """What one reader reads from first to last: a run of a large shard, or a group of small shards.
+
+    Parts are cut from it while reading, at bounds that depend on nothing but the split
+    (`part_bytes`, `part_records`), so the same split always gives the same parts, also under a
+    later release with other defaults.
+    """
+
+    spans: tuple[Span, ...]
+    part_bytes: int
+    part_records: int = RECORDS_PER_PART
+
+    @property
+    def split_id(self) -> str:
+        spans = [
+            (s.shard.uri, s.shard.etag, s.shard.size_bytes, s.start, s.stop) for s in self.spans
+        ]
+        return content_hash([spans, self.part_bytes, self.part_records])
+
+
+def part_id(fingerprint: str, split_id: str, index: int) -> str:
+    """Identity of the `index`-th part of a split under one fingerprint; names its data files and
+    manifest."""
+    return content_hash([fingerprint, split_id, index])
+
+
+class Source(Record):
+    """What one part took from one shard: positions are those of the column `source_record`."""
+
+    uri: str
+    etag: str
+    first_record: int
+    n_records: int
+    n_rejects: int
+    damaged: bool = False
+
+
+class DataFile(Record):
+    """One Parquet file of the output. `path` is relative to the output root; `partition` holds its
+    Hive values."""
+
+    path: str
+    partition: dict[str, str | None]
+    n_rows: int
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(Record):
+    """The receipt of one finished part. Invariant: n_records = n_documents + n_rejects.
+
+    Counts: `n_rows` are chunks (documents where nothing is chunked), `n_reused` of them with the
+    vector that an earlier run made; `n_embedded` distinct texts went through the model with
+    `n_embedded_tokens` tokens, for which it computed `n_padded_tokens`; `n_oom_halvings`: buckets
+    that memory did not hold; `record_bytes` are those of the source.
+    """
+
+    format_version: int = FORMAT_VERSION
+    part_id: str
+    fingerprint: str
+    run_id: str
+    split: Split
+    index: int
+    last: bool
+    sources: tuple[Source, ...]
+    data_files: tuple[DataFile, ...]
+    rejects_path: str | None
+    rejects_sha256: str | None = None
+    n_records: int
+    n_documents: int
+    n_rejects: int
+    n_rows: int
+    n_tokens: int
+    n_embedded_tokens: int = 0
+    n_padded_tokens: int
+    n_truncated: int
+    record_bytes: int
+    n_embedded: int
+    n_oom_halvings: int = 0
+    n_reused: int = 0
+    reject_reasons: dict[str, int]
+    seconds: dict[str, float]
+    engine: dict[str, str]
+
+
+def by_split(parts: Iterable[Manifest]) -> dict[str, list[Manifest]]:
+    """Manifests by the id of their split, each list in the order of the parts."""
+    found: dict[str, list[Manifest]] = {}
+    for part in sorted(parts, key=lambda part: part.index):
+        found.setdefault(part.split.split_id, []).append(part)
+    return found
+
+
+def is_complete(parts: Sequence[Manifest]) -> bool:
+    """Whether parts of one split, in order, run from its first record to its last."""
+    return [part.index for part in parts] == list(range(len(parts))) and any(
+        part.last for part in parts[-1:]
+    )
+
+
+def totals_of(parts: Iterable[Manifest]) -> dict[str, Any]:
+    """What a snapshot of `parts` says about them: fields of Snapshot."""
+    parts, reasons = tuple(parts), Counter[str]()
+    for part in parts:
+        reasons.update(part.reject_reasons)
+    files = [file for part in parts for file in part.data_files]
+    summed = ("n_records", "n_documents", "n_rejects", "n_rows", "n_tokens")
+    return {
+        "n_parts": len(parts),
+        "n_files": len(files),
+        **{name: sum(getattr(part, name) for part in parts) for name in summed},
+        "size_bytes": sum(file.size_bytes for file in files),
+        "reject_reasons": dict(sorted(reasons.items())),
+    }
+
+
+class Generation(Record):
+    """All data of one fingerprint: what is in it, and the facts that every data file of it shares."""
+
+    format_version: int = FORMAT_VERSION
+    fingerprint: str
+    identity: dict[str, Any]
+    dimension: int
+    vector_precision: str
+    partition_by: tuple[str, ...]
+    arrow_schema: str
+    model_name: str
+    model_license: str | None
+
+
+class Snapshot(Record):
+    """One atomic, numbered version of the output. `file_list` names an immutable list of live
+    parts.
+
+    nominal_time: which of its scheduled times a run was for, as its scheduler said.
+    """
+
+    format_version: int = FORMAT_VERSION
+    number: int
+    parent: int | None
+    run_id: str
+    complete: bool
+    fingerprint: str
+    file_list: str
+    n_parts: int
+    n_files: int
+    n_records: int
+    n_documents: int
+    n_rejects: int
+    n_rows: int
+    n_tokens: int
+    size_bytes: int
+    n_duplicate_ids: int | None
+    nominal_time: datetime.datetime | None = None
+    reject_reasons: dict[str, int]

@@ -1,0 +1,178 @@
+"""The command line without a cluster: exit codes, what goes to which stream, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.cli.main import main
+from pipeline.job.spec import load_spec
+from tests.support.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard
+
+
+@pytest.fixture
+def spec_path(tmp_path: Path, bert_mean_dir: Path) -> Path:
+    write_shard(tmp_path / "in/a.jsonl", DOCUMENTS)
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
+    return path
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["corpus-embed", *arguments])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as left:
+        main()
+    return int(left.value.code or 0)
+
+
+def test_plan_prints_what_is_to_do_and_writes_nothing(
+    spec_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert called(monkeypatch, "plan", str(spec_path), "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["shards"], facts["parts_done"], facts["nothing_to_do"], facts["head"]) == (
+        1,
+        0,
+        False,
+        None,
+    )
+    assert not (tmp_path / "out").exists()
+    run_without_ray(load_spec(spec_path))
+    assert called(monkeypatch, "plan", str(spec_path)) == 0
+    assert "1 parts, 8 documents" in capsys.readouterr().out
+
+
+def test_run_with_nothing_new_needs_no_cluster_and_says_so(
+    spec_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_without_ray(load_spec(spec_path))
+    assert called(monkeypatch, "run", str(spec_path)) == 0
+    assert "nothing to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["plan", "no-such.yaml"], 2, "cannot be read"),
+        (["plan", "SPEC", "--set", "runtime.part_byts=1"], 2, "did you mean 'part_bytes'"),
+        (["plan", "SPEC", "--set", "input.uri=/no/such/folder"], 2, "cannot be listed"),
+        (["plan", "SPEC", "--set", "model.path=/no/such/model"], 2, "model directory not found"),
+        (["run", "--no-such-option"], 2, "No such option"),
+        (["status", "OUT", "--storage-options", "[1]"], 2, "JSON object"),
+        (["search", "OUT", "text"], 1, "no snapshot there yet"),
+    ],
+)
+def test_every_failure_has_its_exit_code_and_a_message_on_standard_error(
+    arguments: list[str],
+    code: int,
+    message: str,
+    spec_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    replaced = [
+        {"SPEC": str(spec_path), "OUT": str(tmp_path / "empty")}.get(argument, argument)
+        for argument in arguments
+    ]
+    assert called(monkeypatch, *replaced) == code
+    captured = capsys.readouterr()
+    assert message in " ".join(captured.err.split())
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_status_and_verify_and_trace_and_search_speak_json(
+    spec_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    run_without_ray(load_spec(spec_path))
+    out = str(tmp_path / "out")
+    assert called(monkeypatch, "status", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["head"]["n_rows"] == 8
+    assert called(monkeypatch, "verify", out, "--sample", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+    assert called(monkeypatch, "trace", out, "doc-3", "--json") == 0
+    assert DOCUMENTS[3]["text"] in capsys.readouterr().out
+    assert called(monkeypatch, "search", out, str(DOCUMENTS[5]["text"]), "-k", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["hits"][0]["doc_id"] == "doc-5"
+    assert called(monkeypatch, "vacuum", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["paths"] == {}
+
+
+def test_verify_of_a_damaged_output_exits_with_1(
+    spec_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    run_without_ray(load_spec(spec_path))
+    next((tmp_path / "out/data").rglob("*.parquet")).unlink()
+    assert called(monkeypatch, "verify", str(tmp_path / "out"), "--sample", "0") == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_the_json_schema_of_a_spec_names_every_section(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "schema", "--json") == 0
+    assert {"input", "prepare", "model", "output", "runtime"} <= json.loads(
+        capsys.readouterr().out
+    )["properties"].keys()
+
+
+@pytest.mark.parametrize(
+    ("front", "shown", "restricted"),
+    [
+        (
+            "license_name: sarahina-non-commercial-license\nlicense_link: LICENSE",
+            "sarahina-non-commercial-license",
+            True,
+        ),
+        ("license: other\nlicense_name: NonCommercial-1.0", "NonCommercial-1.0", True),
+        ("license: cc-by-nc-4.0", "cc-by-nc-4.0", True),
+        ("license:\n- cc-by-nc-sa-4.0", "cc-by-nc-sa-4.0", True),
+        ("license: cc-by-sa-4.0", "cc-by-sa-4.0", False),
+        ("language: ja", "no licence stated", False),
+    ],
+)
+def test_plan_and_run_show_the_licence_and_say_so_when_it_forbids_commercial_use(
+    spec_path: Path,
+    bert_mean_dir: Path,
+    tmp_path: Path,
+    front: str,
+    shown: str,
+    restricted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(bert_mean_dir, tmp_path / "model")
+    (tmp_path / "model/README.md").write_text(f"---\n{front}\n---\n# A model\n")
+    spec = load_spec(spec_path, [f"model.path={tmp_path / 'model'}"])
+    commands = ["plan"]
+    if shown == "NonCommercial-1.0":
+        run_without_ray(spec)  # so that `run` below needs no cluster
+        commands.append("run")
+    for command in commands:
+        assert (
+            called(
+                monkeypatch, command, str(spec_path), "--set", f"model.path={tmp_path / 'model'}"
+            )
+            == 0
+        )
+        captured = capsys.readouterr()
+        said = " ".join((captured.out + captured.err).split())
+        assert f"({shown})" in said
+        assert ("licence" in said and "restricts its use" in said) is restricted

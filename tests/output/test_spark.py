@@ -1,0 +1,69 @@
+"""Spark reads the data files of every snapshot: each precision, with and without partitions. Needs
+Java.
+
+Oracle: the rows of the snapshot by `open_dataset`. Spark gets the paths of the file list, as a
+person would give them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.output.dataset import open_dataset
+from pipeline.output.snapshots import load_snapshot
+from tests.output.test_lake import PRECISIONS, plain, two_snapshots
+
+pyspark = pytest.importorskip("pyspark", reason="extra spark")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("java"), reason="Spark needs Java"),
+]
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[Any]:
+    from pyspark.sql import SparkSession
+
+    session = (
+        SparkSession.builder.master("local[2]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.sources.partitionColumnTypeInference.enabled", "false")
+        .getOrCreate()
+    )
+    yield session
+    session.stop()
+
+
+@pytest.mark.parametrize("partition_by", [[], ["lang"]], ids=["flat", "partitioned"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_spark_reads_the_rows_of_every_snapshot(
+    spark: Any, tmp_path: Path, precision: str, partition_by: list[str]
+) -> None:
+    store = two_snapshots(tmp_path, vector_precision=precision, partition_by=partition_by)
+    for number in (1, 2):
+        expected = open_dataset(store.uri, number).to_table()
+        lists = pq.read_table(tmp_path / "out" / load_snapshot(store, number).file_list)[
+            "paths"
+        ].to_pylist()
+        paths = [f"{tmp_path}/out/{path}" for part in lists for path in part]
+        found = spark.read.option("basePath", f"{tmp_path}/out/data").parquet(*paths)
+        types = dict(found.dtypes)
+        assert types["embedding"] == {"int8": "array<tinyint>", "ubinary": "array<smallint>"}.get(
+            precision, "array<float>"
+        )
+        rows = [row.asDict() for row in found.collect()]
+        for row in rows:
+            row["at"] = row["at"] and row["at"].replace(tzinfo=datetime.UTC)
+        assert sorted(rows, key=lambda row: row["doc_id"]) == [
+            {name: row[name] for name in rows[0]} for row in plain(expected)
+        ]
+        assert set(rows[0]) == set(expected.column_names)

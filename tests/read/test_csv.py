@@ -1,0 +1,132 @@
+"""CSV: quoting as Python's csv writes it, and one bad row costs one row."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import InputError
+from pipeline.read import READERS, read_span
+from pipeline.storage.lineage import Shard, Span
+from pipeline.storage.schema import records_schema
+from tests.support.specs import input_spec
+
+
+def read(
+    data: bytes,
+    *,
+    uri: str = "a.csv",
+    id_column: str | None = None,
+    keep: dict[str, pa.DataType] | None = None,
+    max_record_bytes: int = 1 << 20,
+) -> list[dict[str, Any]]:
+    span = Span(shard=Shard(uri=uri, etag="e", size_bytes=len(data)))
+    options = input_spec("text", id_column, keep or {}, max_record_bytes)
+    rows = []
+    for table in read_span(READERS["csv"], io.BytesIO(data), span, options):
+        assert table.schema == records_schema(options.keep)
+        table.validate(full=True)
+        rows += table.to_pylist()
+    return rows
+
+
+FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(FIELD, FIELD), max_size=8), st.sampled_from(["\n", "\r\n"]))
+def test_what_a_csv_writer_wrote_is_read_back(rows: list[tuple[str, str]], line_end: str) -> None:
+    # A \r before \n inside a field is the line end of the file for us: csv files do not tell them
+    # apart
+    rows = [(a.replace("\r", ""), b.replace("\r", "")) for a, b in rows]
+    sink = io.StringIO(newline="")
+    writer = csv.writer(sink, lineterminator=line_end, quoting=csv.QUOTE_ALL)
+    writer.writerows([("id", "text"), *rows])
+    found = read(sink.getvalue().encode(), id_column="id")
+    assert [(row["doc_id"], row["text"]) for row in found] == rows
+    assert [row["source_record"] for row in found] == list(range(len(rows)))
+
+
+def test_quoted_newlines_delimiters_and_quotes_are_text() -> None:
+    rows = read(b'\xef\xbb\xbftext,id\n"a\nb, ""c""",1\n\n2" disk,2\n')
+    assert [row["text"] for row in rows] == ['a\nb, "c"', '2" disk']
+    assert [row["record_bytes"] for row in rows] == [14, 9]
+
+
+def test_a_field_may_be_longer_than_the_csv_modules_own_limit() -> None:
+    long = "x" * 500_000
+    assert read(f"text\n{long}\n".encode())[0]["text"] == long
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"a", "invalid_column"),
+        (b"a,b,c", "invalid_column"),
+        (b"a,\xff", "invalid_utf8"),
+        (b"\xff,b", "invalid_id"),
+        (b"a,b\0c", "nul_character"),
+        (b'a,"b" c', "invalid_column"),
+        (b"a,b\rc", "invalid_column"),
+        (b"a," + b"b" * 100, "record_too_large"),
+        (b'a,"b', "invalid_column"),
+    ],
+)
+def test_a_bad_row_is_rejected_alone(line: bytes, reason: str) -> None:
+    data = b"id,text\n1,one\n" + line + b"\n2,two\n3,three\n"
+    rows = read(data, id_column="id", max_record_bytes=50)
+    assert [row["reason"] for row in rows] == [None, reason, None, None]
+    assert [row["text"] for row in rows] == ["one", None, "two", "three"]
+    assert [row["source_record"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_an_unclosed_quote_costs_its_line_even_when_the_rest_is_over_the_limit() -> None:
+    good = [f"{i},text {i}" for i in range(2000)]
+    rows = read(
+        ('id,text\n0,"open\n' + "\n".join(good)).encode(), id_column="id", max_record_bytes=1000
+    )
+    assert rows[0]["reason"] == "record_too_large"
+    assert [row["text"] for row in rows[1:]] == [f"text {i}" for i in range(2000)]
+
+
+def test_kept_columns_are_cast_and_empty_numbers_are_null() -> None:
+    rows = read(b"text,n,lang\na,1,ja\nb,,\nc,x,en\n", keep={"n": pa.int64(), "lang": pa.string()})
+    assert [(row["n"], row["lang"], row["reason"]) for row in rows] == [
+        (1, "ja", None),
+        (None, "", None),
+        (None, "en", "invalid_column"),
+    ]
+
+
+def test_tab_separated_values_are_told_by_the_suffix() -> None:
+    assert read(gzip.compress(b"id\ttext\n1\ta,b\n"), uri="a.tsv.gz")[0]["text"] == "a,b"
+
+
+def test_a_missing_or_repeated_column_names_those_that_are_there() -> None:
+    with pytest.raises(
+        InputError, match=r"'text' not found; columns are id, body\. Set input\.text_column"
+    ):
+        read(b"id,body\n1,a\n")
+    with pytest.raises(InputError, match="'text' found twice"):
+        read(b"text,text\n1,a\n")
+    assert read(b"") == read(b"text\n") == []
+
+
+@pytest.mark.faults
+def test_a_truncated_shard_keeps_its_whole_rows_and_gives_one_reject() -> None:
+    body = "id,text\n" + "".join(
+        f'{i},"line one {i * 7919 % 1000}\nline two"\n' for i in range(5000)
+    )
+    rows = read(gzip.compress(body.encode())[:-3000], uri="a.csv.gz", id_column="id")
+    n_good = len(rows) - 1
+    assert 1000 < n_good < 5000
+    assert [row["doc_id"] for row in rows[:-1]] == [str(i) for i in range(n_good)]
+    assert all(row["text"].endswith("line two") for row in rows[:-1])
+    assert (rows[-1]["reason"], rows[-1]["source_record"]) == ("damaged_shard", n_good)

@@ -1,0 +1,165 @@
+"""Real outputs without Ray: the plain functions of a run, called one after the other in this
+process.
+
+In: documents and a model directory. Out: an output on local disk (or any store) with data files,
+manifests, run record and a snapshot, made by the same code that a run uses. Cost: a second at the
+size of a tiny model.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from pipeline.driver.plan import Plan, make_plan, missing
+from pipeline.embed.loading import load_engine_of
+from pipeline.job.resolve import Job, resolve
+from pipeline.job.spec import JobSpec, spec_from
+from pipeline.output.known_vectors import Index
+from pipeline.output.run_folder import create_run
+from pipeline.output.snapshots import commit_snapshot, load_manifests, load_snapshot
+from pipeline.output.text_index import update_index
+from pipeline.read.parts import Todo, cut
+from pipeline.storage.lineage import Manifest, Snapshot
+from pipeline.storage.store import Store
+from pipeline.tokenize import load_tokenizer
+from pipeline.workers.steps import embed, prepare
+from pipeline.write.create import create_generation
+from pipeline.write.part import generation_of, write_part
+
+Document = Mapping[str, Any]
+DOCUMENTS: tuple[Document, ...] = tuple(
+    {"id": f"doc-{n}", "text": text, "lang": "en"}
+    for n, text in enumerate(
+        [
+            "The library opens a stored file and reads its first line.",
+            "A function returns the number of arguments it was called with.",
+            "Press the button to insert a table into the document.",
+            "Strings are sequences of characters; they cannot be changed in place.",
+            "The printer settings are found in the file menu.",
+            "An exception is raised when the key is not in the dictionary.",
+            "Choose a colour for the background of the selected cells.",
+            "The loop stops as soon as the condition becomes false.",
+        ]
+    )
+)
+
+
+def write_shard(path: Path, documents: Sequence[Document]) -> Path:
+    """Write documents in the format that the suffixes of `path` name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inner = path.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
+    if inner.endswith(".parquet"):
+        # small row groups: a reader that gets the first row of a later group wrong is found
+        pq.write_table(pa.Table.from_pylist([dict(d) for d in documents]), path, row_group_size=3)
+        return path
+    if inner.endswith(".csv"):
+        sink = io.StringIO(newline="")
+        writer = csv.DictWriter(sink, list(documents[0]))
+        writer.writeheader()
+        writer.writerows(documents)
+        data = sink.getvalue().encode()
+    else:
+        data = b"".join(json.dumps(d, ensure_ascii=False).encode() + b"\n" for d in documents)
+    if path.name.endswith(".gz"):
+        data = gzip.compress(data, mtime=0)
+    elif path.name.endswith(".zst"):
+        data = zstandard.compress(data)
+    elif path.name.endswith(".bz2"):
+        data = bz2.compress(data)
+    path.write_bytes(data)
+    return path
+
+
+def make_spec(
+    input_uri: str | Sequence[str], output_uri: str, model: Path, /, **sections: Mapping[str, Any]
+) -> JobSpec:
+    """A spec with ids and one kept column; `sections` are merged over it (input={"id_column":
+    None}, …)."""
+    fields: dict[str, Any] = {
+        "name": "test",
+        "input": {"uri": input_uri, "id_column": "id", "keep_columns": ["lang"]},
+        "model": {"path": str(model)},
+        "output": {"uri": output_uri},
+        "runtime": {"device": "cpu", "max_reject_fraction": 1.0},
+    }
+    for section, values in sections.items():
+        fields[section] = {**fields.get(section, {}), **values}
+    return spec_from(fields)
+
+
+def run_without_ray(
+    spec: JobSpec,
+    *,
+    complete: bool = True,
+    only: Callable[[Plan], Sequence[Todo]] = lambda plan: plan.todo,
+    change: Callable[[pa.Table, Any], tuple[pa.Table, Any]] = lambda rows, vectors: (rows, vectors),
+) -> Snapshot | None:
+    """One run of `spec` in this process. `only` picks the splits to do; `change` may tamper with
+    rows and vectors.
+
+    Returns the snapshot, or None when `complete` is False: then parts are published and nothing is
+    committed.
+    """
+    store = Store(spec.output.uri, spec.output.storage_options)
+    job = resolve(spec, "cpu")
+    plan = make_plan(job, store)
+    create_run(store, plan.run_id, job.spec, [todo.split for todo in plan.todo])
+    if plan.todo:
+        index = Index(store, job.fingerprint, update_index(store, job.fingerprint, plan.earlier))
+        publish_todo(job, only(plan), store, plan.run_id, change, index)
+    if not complete:
+        return None
+    finished = load_manifests(store, job.fingerprint, plan.done)
+    assert not missing(plan, finished)
+    live = plan.parts_of(finished)
+    return commit_snapshot(
+        store,
+        live,
+        run_id=plan.run_id,
+        fingerprint=job.fingerprint,
+        parent=load_snapshot(store),
+        complete=True,
+    )
+
+
+def publish_todo(
+    job: Job,
+    todos: Sequence[Todo],
+    store: Store,
+    run_id: str,
+    change: Callable[[pa.Table, Any], tuple[pa.Table, Any]],
+    index: Index | None = None,
+) -> list[Manifest]:
+    """Read, embed and publish the missing parts of some splits."""
+    model = job.model()
+    tokenizer = load_tokenizer(model, max_tokens=job.max_tokens, prompt=job.prompt)
+    engine = load_engine_of(job, model, tokenizer.prompt_tokens)
+    made = []
+    for todo in todos:
+        for part in cut(todo.split, job):
+            if part.index in todo.finished:
+                continue
+            prepared = prepare(part, job, tokenizer, run_id, index)
+            rows, vectors = change(
+                prepared.rows, embed(prepared.tokens, prepared.rows, engine, job.normalize)
+            )
+            header = {
+                **prepared.header,
+                "seconds": {},
+                "n_padded_tokens": 0,
+                "engine": {"name": engine.name},
+            }
+            create_generation(store, generation_of(job, engine.dim))
+            made.append(write_part(header, rows, prepared.rejects, vectors, job, store))
+    return made

@@ -1,0 +1,214 @@
+"""A run without torch, transformers and Ray: the real flow of a part and the real commit protocol
+round a stand-in model.
+
+In: a job spec. Out: the same objects under the output as a run makes. The stand-in tokenizer gives
+the bytes of a text, the stand-in engine hashes them, so that equal texts have equal vectors and
+nothing has to be loaded. Cost: half a second of imports in a fresh process, milliseconds a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.driver.plan import Plan, make_plan, missing
+from pipeline.job.resolve import Job
+from pipeline.job.spec import JobSpec, spec_from
+from pipeline.output import dataset
+from pipeline.output.known_vectors import Index
+from pipeline.output.run_folder import create_run
+from pipeline.output.snapshots import commit_snapshot, load_manifests
+from pipeline.output.text_index import update_index
+from pipeline.read.parts import cut
+from pipeline.storage.failpoints import failpoint
+from pipeline.storage.lineage import Manifest, Snapshot
+from pipeline.storage.store import Store
+from pipeline.tokenize.tokens import Tokens
+from pipeline.workers import steps
+from pipeline.write.create import create_generation
+from pipeline.write.part import generation_of, write_part
+
+DIM = 8
+
+
+class ByteTokenizer:
+    """One id a byte of UTF-8; no special tokens."""
+
+    prompt_tokens = 0
+    special_tokens = 0
+
+    def __init__(self, max_tokens: int = 512, prompt: str = "") -> None:
+        self.max_tokens, self.prompt = max_tokens, prompt
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        ids = [
+            np.frombuffer((self.prompt + text).encode(), np.uint8).astype(np.int32)
+            for text in texts
+        ]
+        offsets = np.cumsum([0, *(min(len(found), self.max_tokens) for found in ids)]).astype(
+            np.int64
+        )
+        flat = np.concatenate([np.empty(0, np.int32), *(found[: self.max_tokens] for found in ids)])
+        return Tokens(
+            flat, offsets, np.array([len(found) > self.max_tokens for found in ids], bool)
+        )
+
+    def count(self, texts: Sequence[str]) -> np.ndarray:
+        return np.array([len(text.encode()) for text in texts], np.int64)
+
+
+class HashEngine:
+    """(N, DIM) float32 from a hash of the ids; remembers how many texts it saw."""
+
+    name = "stand-in"
+    dim = DIM
+
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+
+    def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        texts = [ids[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
+        self.seen += texts
+        return np.array([vector_of(text) for text in texts], np.float32).reshape(-1, DIM)
+
+
+def vector_of(ids: bytes) -> np.ndarray:
+    digest = np.frombuffer(hashlib.sha256(ids).digest()[: 2 * DIM], np.uint16).astype(np.float32)
+    return digest / 65536 - 0.5
+
+
+def vector_of_text(text: str) -> np.ndarray:
+    return vector_of(np.frombuffer(text.encode(), np.uint8).astype(np.int32).tobytes())
+
+
+def make_spec(
+    input_uri: str | Sequence[str] | Path, output_uri: str | Path, **sections: dict[str, Any]
+) -> JobSpec:
+    uri = input_uri if isinstance(input_uri, list | tuple) else str(input_uri)
+    fields: dict[str, Any] = {
+        "name": "stand-in",
+        "input": {"uri": uri, "id_column": "id"},
+        "model": {"path": "stand-in"},
+        "output": {"uri": str(output_uri)},
+        "runtime": {"device": "cpu", "max_reject_fraction": 1.0},
+    }
+    for section, values in sections.items():
+        fields[section] = {**fields.get(section, {}), **values}
+    return spec_from(fields)
+
+
+def job_of(spec: JobSpec, **changes: Any) -> Job:
+    """What `resolve` would give, without a model directory."""
+    identity = {
+        "model": {
+            "files": {"weights": "0" * 64},
+            "pooling": "mean",
+            "normalize": False,
+            "prompt": None,
+            "max_tokens": 512,
+            "dtype": "float32",
+            "truncate_dim": None,
+        },
+        "prepare": spec.prepare.model_dump(mode="json"),
+        "input": spec.input.model_dump(mode="json", exclude={"uri", "storage_options"}),
+        "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
+    }
+    fields = {
+        "spec": spec,
+        "device": "cpu",
+        "dtype": "float32",
+        "pooling": "mean",
+        "normalize": False,
+        "prompt": None,
+        "max_tokens": 512,
+        "identity": identity,
+        "model_license": None,
+    }
+    return Job(**{**fields, **changes})
+
+
+def store_of(spec: JobSpec) -> Store:
+    return Store(spec.output.uri, spec.output.storage_options)
+
+
+def prepared_parts(
+    spec: JobSpec, plan: Plan, tokenizer: ByteTokenizer | None = None
+) -> Iterator[steps.Prepared]:
+    """The parts of a plan that have no manifest yet, up to the model."""
+    store, fingerprint = store_of(spec), plan.job.fingerprint
+    index = (
+        Index(store, fingerprint, update_index(store, fingerprint, plan.earlier))
+        if plan.todo
+        else None
+    )
+    for todo in plan.todo:
+        for part in cut(todo.split, plan.job):
+            if part.index not in todo.finished:
+                yield steps.prepare(
+                    part, plan.job, tokenizer or ByteTokenizer(), plan.run_id, index
+                )
+
+
+def publish_prepared(
+    prepared: steps.Prepared, job: Job, store: Store, engine: HashEngine
+) -> Manifest:
+    vectors = steps.embed(prepared.tokens, prepared.rows, engine, job.normalize)
+    header = {
+        **prepared.header,
+        "seconds": {},
+        "n_padded_tokens": len(engine.seen),
+        "engine": {"name": engine.name},
+    }
+    create_generation(store, generation_of(job, engine.dim))
+    return write_part(header, prepared.rows, prepared.rejects, vectors, job, store)
+
+
+def run(
+    spec: JobSpec,
+    engine: HashEngine | None = None,
+    *,
+    stop_after: int | None = None,
+    tokenizer: ByteTokenizer | None = None,
+) -> Snapshot | None:
+    """One run. `stop_after`: publish so many parts and end without a commit, as a killed run would;
+    returns None."""
+    store, job = store_of(spec), job_of(spec)
+    engine = engine or HashEngine()
+    plan = make_plan(job, store)
+    if plan.nothing_to_do:
+        return plan.head
+    create_run(store, plan.run_id, spec, [todo.split for todo in plan.todo])
+    failpoint("after_plan")
+    for number, prepared in enumerate(prepared_parts(spec, plan, tokenizer)):
+        if number == stop_after:
+            return None
+        publish_prepared(prepared, job, store, engine)
+    finished = load_manifests(store, job.fingerprint, plan.done)
+    assert not missing(plan, finished)
+    return commit_plan(plan, store, finished)
+
+
+def commit_plan(
+    plan: Plan, store: Store, finished: Sequence[Manifest], *, complete: bool = True
+) -> Snapshot:
+    """The snapshot of a plan, on the head that it was planned on."""
+    live = plan.parts_of(finished)
+    duplicates = (
+        dataset.count_duplicate_ids(store, live)
+        if complete and plan.job.spec.input.id_column
+        else None
+    )
+    return commit_snapshot(
+        store,
+        live,
+        run_id=plan.run_id,
+        fingerprint=plan.job.fingerprint,
+        parent=plan.head,
+        complete=complete,
+        n_duplicate_ids=duplicates,
+    )

@@ -1,0 +1,240 @@
+"""The work of the stages round poison: children that really die, and rejects with the position of
+what killed them.
+
+Oracle: the documents written, and the vectors that the stand-in engine gives each text alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.driver.plan import make_plan
+from pipeline.errors import WorkerError
+from pipeline.job.resolve import Job
+from pipeline.job.spec import JobSpec
+from pipeline.output.dataset import open_dataset
+from pipeline.output.snapshots import load_manifests
+from pipeline.read.parts import Part, cut, read
+from pipeline.tokenize.tokens import Tokens
+from pipeline.workers import guarded_steps, steps
+from pipeline.workers.isolate import Child, here
+from pipeline.write.create import create_generation
+from pipeline.write.part import generation_of, write_part
+from tests.support.outputs import write_shard
+from tests.support.poison import KILLS_READER, n_deaths, poison
+from tests.support.stand_in import (
+    ByteTokenizer,
+    HashEngine,
+    commit_plan,
+    job_of,
+    make_spec,
+    store_of,
+    vector_of_text,
+)
+
+KILLS, RAISES, TOO_BIG, NAN, SPREADS = "<kills>", "<raises>", "<too big>", "<nan>", "<spreads>"
+
+
+class PoisonedTokenizer(ByteTokenizer):
+    """Segfaults on one kind of text and raises on another."""
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        if any(KILLS in text for text in texts):
+            ctypes.string_at(0)
+        if any(RAISES in text for text in texts):
+            raise ValueError("cannot be tokenized")
+        return super().encode(texts)
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+class PoisonedEngine(HashEngine):
+    """Raises on texts, gives NaN for one, and for a whole call where another one is not alone."""
+
+    def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        texts = [bytes(ids[a:b].tolist()).decode() for a, b in itertools.pairwise(offsets)]
+        if any(TOO_BIG in text for text in texts):
+            raise OutOfMemoryError("CUDA out of memory")
+        if any(RAISES in text for text in texts):
+            raise ValueError("cannot be embedded")
+        vectors = super().embed(ids, offsets)
+        vectors[[NAN in text for text in texts]] = np.nan
+        if len(texts) > 1 and any(SPREADS in text for text in texts):
+            vectors[:] = np.inf
+        return vectors
+
+
+def load_poisoned(job: Job) -> Callable[[Part], steps.Prepared]:
+    tokenizer = PoisonedTokenizer()
+    return lambda part: steps.prepare(part, job, tokenizer, "run")
+
+
+def run(spec: JobSpec, engine: HashEngine, prepare: Callable[[Part], steps.Prepared]) -> None:
+    """The stages one after the other, as stages.py puts them together."""
+    store, job = store_of(spec), job_of(spec)
+    plan = make_plan(job, store)
+    for todo in plan.todo:
+        for part in cut(todo.split, job):
+            prepared = guarded_steps.prepare(part, prepare)
+            gentle = guarded_steps.CarefulEngine(engine)
+            vectors = steps.embed(prepared.tokens, prepared.rows, gentle, False)
+            failed = gentle.failed_documents(prepared.tokens, prepared.rows)
+            header = {
+                **prepared.header,
+                "seconds": {},
+                "n_padded_tokens": 0,
+                "engine": {},
+                "failed": failed,
+            }
+            create_generation(store, generation_of(job, engine.dim))
+            write_part(header, prepared.rows, prepared.rejects, vectors, job, store)
+    commit_plan(plan, store, load_manifests(store, job.fingerprint, plan.done))
+
+
+def rejects_of(spec: JobSpec) -> dict[str, tuple[str, str, int]]:
+    rows = [
+        row
+        for path in Path(spec.output.uri).glob("_meta/rejects/**/*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    ]
+    return {row["doc_id"]: (row["reason"], row["detail"], row["source_record"]) for row in rows}
+
+
+def write(
+    tmp_path: Path, poisons: dict[int, str], n: int = 40
+) -> tuple[JobSpec, list[dict[str, Any]], list[int]]:
+    """A spec over one shard, its documents and the byte position of each."""
+    docs = [{"id": f"d{i}", "text": f"text {i} {poisons.get(i, '')}"} for i in range(n)]
+    path = write_shard(tmp_path / "in/a.jsonl", docs)
+    lengths = [len(line) for line in path.read_bytes().splitlines(keepends=True)]
+    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024})
+    return spec, docs, [0, *itertools.accumulate(lengths)]
+
+
+def check_rows(spec: JobSpec, docs: list[dict[str, Any]], poisons: dict[int, str]) -> None:
+    rows = {row["doc_id"]: row for row in open_dataset(spec.output.uri).to_table().to_pylist()}
+    assert set(rows) == {doc["id"] for n, doc in enumerate(docs) if n not in poisons}
+    for doc in docs:
+        if doc["id"] in rows:
+            np.testing.assert_array_equal(
+                np.float32(rows[doc["id"]]["embedding"]), vector_of_text(doc["text"])
+            )
+
+
+def test_texts_the_engine_fails_on_are_rejects_with_position_and_neighbours_of_nan_are_not(
+    tmp_path: Path,
+) -> None:
+    poisons = {0: RAISES, 3: NAN, 11: TOO_BIG, 12: TOO_BIG, 39: RAISES}
+    spec, docs, positions = write(tmp_path, {**poisons, 20: SPREADS})
+    run(
+        spec,
+        PoisonedEngine(),
+        here(lambda part: steps.prepare(part, job_of(spec), ByteTokenizer(), "run")),
+    )
+    check_rows(spec, docs, poisons)
+    crashed = ("crashed_worker", "ValueError: cannot be embedded")
+    memory = ("out_of_memory", "OutOfMemoryError: CUDA out of memory")
+    nan = ("not_finite", "the vector holds NaN or infinity")
+    whys = {0: crashed, 3: nan, 11: memory, 12: memory, 39: crashed}
+    assert rejects_of(spec) == {f"d{n}": (*why, positions[n]) for n, why in whys.items()}
+
+
+def test_equal_texts_and_all_chunks_of_a_document_share_the_fate_of_a_poison_text(
+    tmp_path: Path,
+) -> None:
+    long = {"id": "long", "text": f"One sentence here. Another {RAISES} one. A third one."}
+    docs = [
+        {"id": "a", "text": f"same {RAISES}"},
+        {"id": "b", "text": f"same {RAISES}"},
+        long,
+        {"id": "ok", "text": "fine"},
+    ]
+    write_shard(tmp_path / "in/a.jsonl", docs)
+    chunking = {"long_documents": "chunk", "chunk": {"max_tokens": 24, "overlap_tokens": 0}}
+    spec = make_spec(tmp_path / "in", tmp_path / "out", prepare=chunking)
+    run(
+        spec,
+        PoisonedEngine(),
+        here(lambda part: steps.prepare(part, job_of(spec), ByteTokenizer(), "run")),
+    )
+    assert open_dataset(spec.output.uri).to_table()["doc_id"].to_pylist() == ["ok"]
+    assert {doc_id: reject[0] for doc_id, reject in rejects_of(spec).items()} == dict.fromkeys(
+        ["a", "b", "long"], "crashed_worker"
+    )
+
+
+@pytest.mark.faults
+def test_texts_that_kill_the_tokenizer_are_rejects_with_position(tmp_path: Path) -> None:
+    poisons = {9: RAISES, 11: KILLS}
+    spec, docs, positions = write(tmp_path, poisons, n=12)
+    with Child(load_poisoned, job_of(spec)) as child:
+        run(spec, HashEngine(), child.ask)
+    check_rows(spec, docs, poisons)
+    whys = {9: "ValueError: cannot be tokenized", 11: "the worker process died: SIGSEGV"}
+    assert rejects_of(spec) == {
+        f"d{n}": ("crashed_worker", why, positions[n]) for n, why in whys.items()
+    }
+
+
+def test_an_engine_that_fails_on_everything_stops_the_run_and_rejects_nothing(
+    tmp_path: Path,
+) -> None:
+    class Broken(HashEngine):
+        def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+            raise RuntimeError("out of order")
+
+    spec, _, _ = write(tmp_path, {}, n=2)
+    with pytest.raises(WorkerError, match="out of order"):
+        run(
+            spec,
+            Broken(),
+            here(lambda part: steps.prepare(part, job_of(spec), ByteTokenizer(), "run")),
+        )
+    assert not list(Path(spec.output.uri).glob("_meta/manifests/**/*.json"))
+
+
+@pytest.mark.faults
+def test_a_shard_that_kills_its_reader_ends_there_and_other_shards_of_the_split_come_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filler = "x" * 400
+    for name in "abc":
+        docs = [
+            {"id": f"{name}{i}", "text": f"{i} {filler}"} for i in range(4000 if name == "b" else 5)
+        ]
+        if name == "b":
+            docs[3900]["text"] += KILLS_READER
+        write_shard(tmp_path / f"in/{name}.jsonl.gz", docs)
+    monkeypatch.setenv("PYTHONPATH", poison(tmp_path / "poison")["PYTHONPATH"])
+    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": "32MiB"})
+    job = job_of(spec)
+    (todo,) = make_plan(job, store_of(spec)).todo
+    undisturbed = list(read(todo.split, job))
+    found = list(guarded_steps.read(todo.split, job))
+    assert n_deaths(tmp_path / "poison") == 2
+    ids = [doc_id for _, table in found for doc_id in table["doc_id"].to_pylist()]
+    killed = next(
+        n
+        for n, (_, table) in enumerate(undisturbed)
+        if KILLS_READER in "".join(table["text"].to_pylist())
+    )
+    assert [table.equals(undisturbed[n][1]) for n, (_, table) in enumerate(found[:killed])] == [
+        True
+    ] * killed
+    assert ids[-6:] == [None, "c0", "c1", "c2", "c3", "c4"]
+    (reject,) = [row for _, table in found for row in table.to_pylist() if row["reason"]]
+    assert (reject["reason"], reject["detail"]) == (
+        "damaged_shard",
+        "reading on from here: the worker process died: SIGSEGV",
+    )
+    assert reject["source_record"] > undisturbed[killed - 1][1]["source_record"][-1].as_py() > 0
