@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.driver.limits import check_deletions
 from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.run import finish
 from pipeline.driver.run import run as run_job
-from pipeline.driver.tally import check_deletions, outcome
+from pipeline.driver.tally import outcome
 from pipeline.errors import CommitConflict, SpecError, TooManyDeletions
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset

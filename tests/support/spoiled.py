@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from tests.faults import thrift
+from tests.support import thrift
 
 FORMATS = ("jsonl", "text", "csv", "warc", "parquet")
 SUFFIXES = {
