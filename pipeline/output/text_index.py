@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pipeline.storage import layout
 from pipeline.storage.data_files import READERS, read_columns
-from pipeline.storage.lineage import FORMAT_VERSION, Manifest, Record, content_hash
+from pipeline.storage.lineage import FORMAT_VERSION, Manifest, StoredRecord, content_hash
 from pipeline.storage.store import Store
 
 RUN_ROWS, RUN_PARTS = 4 << 20, 8192
@@ -32,7 +32,7 @@ MANY_RUNS = 16
 of nightly ones."""
 
 
-class IndexRun(Record):
+class IndexRun(StoredRecord):
     """What one run of the index covers."""
 
     format_version: int = FORMAT_VERSION

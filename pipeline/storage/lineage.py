@@ -11,10 +11,11 @@ counter or a random number.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import pydantic
@@ -34,8 +35,8 @@ def content_hash(value: Any, hex_digits: int = 32) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:hex_digits]
 
 
-class Record(pydantic.BaseModel):
-    """Base of all records: immutable, closed, equal by value."""
+class StoredRecord(pydantic.BaseModel):
+    """Base of everything that is stored as JSON: immutable, closed, equal by value."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -63,7 +64,7 @@ class Record(pydantic.BaseModel):
             ) from error
 
 
-class Shard(Record):
+class Shard(StoredRecord):
     """One input object. `etag` is the store's ETag, or a hash of modification time and size where
     there is none."""
 
@@ -72,7 +73,7 @@ class Shard(Record):
     size_bytes: int
 
 
-class Span(Record):
+class Span(StoredRecord):
     """A contiguous run [start, stop) of one shard; `stop=None` means to its end.
 
     The unit of `start` and `stop` belongs to the format: bytes (line formats), row groups
@@ -92,7 +93,7 @@ class Span(Record):
         return (self.start, self.stop) == (0, None)
 
 
-class Split(Record):
+class Split(StoredRecord):
     """What one reader reads from first to last: a run of a large shard, or a group of small shards.
 
     Parts are cut from it while reading, at bounds that depend on nothing but the split
@@ -104,12 +105,19 @@ class Split(Record):
     part_bytes: int
     part_records: int = RECORDS_PER_PART
 
-    @property
+    @functools.cached_property
     def split_id(self) -> str:
+        """The hash of all fields, computed once: every loop over manifests asks for it."""
         spans = [
             (s.shard.uri, s.shard.etag, s.shard.size_bytes, s.start, s.stop) for s in self.spans
         ]
         return content_hash([spans, self.part_bytes, self.part_records])
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, which alone would give a changed copy the id of its original."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("split_id", None)
+        return copy
 
 
 def part_id(fingerprint: str, split_id: str, index: int) -> str:
@@ -118,7 +126,7 @@ def part_id(fingerprint: str, split_id: str, index: int) -> str:
     return content_hash([fingerprint, split_id, index])
 
 
-class Source(Record):
+class Source(StoredRecord):
     """What one part took from one shard: positions are those of the column `source_record`."""
 
     uri: str
@@ -129,7 +137,7 @@ class Source(Record):
     damaged: bool = False
 
 
-class DataFile(Record):
+class DataFile(StoredRecord):
     """One Parquet file of the output. `path` is relative to the output root; `partition` holds its
     Hive values."""
 
@@ -140,7 +148,7 @@ class DataFile(Record):
     sha256: str
 
 
-class Manifest(Record):
+class Manifest(StoredRecord):
     """The receipt of one finished part. Invariant: n_records = n_documents + n_rejects.
 
     Counts: `n_rows` are chunks (documents where nothing is chunked), `n_reused` of them with the
@@ -208,7 +216,7 @@ def totals_of(parts: Iterable[Manifest]) -> dict[str, Any]:
     }
 
 
-class Generation(Record):
+class Generation(StoredRecord):
     """All data of one fingerprint: what is in it, and the facts that every data file of it shares."""
 
     format_version: int = FORMAT_VERSION
@@ -222,7 +230,7 @@ class Generation(Record):
     model_license: str | None
 
 
-class Snapshot(Record):
+class Snapshot(StoredRecord):
     """One atomic, numbered version of the output. `file_list` names an immutable list of live
     parts.
 

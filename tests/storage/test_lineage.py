@@ -9,6 +9,7 @@ import json
 import pytest
 
 from pipeline.errors import OutputError
+from pipeline.storage import lineage
 from pipeline.storage.lineage import Shard, Snapshot, Span, Split, content_hash, part_id
 
 SHARD = Shard(uri="s3://lake/a.jsonl", etag="abc", size_bytes=10)
@@ -79,6 +80,26 @@ def test_whatever_changes_the_bounds_of_parts_changes_the_id_of_the_split(
     assert Split(spans=(Span(shard=SHARD),), part_bytes=1).split_id != (
         Split(**{"spans": (Span(shard=SHARD),), "part_bytes": 1, **change}).split_id
     )
+
+
+def test_the_id_of_a_split_is_computed_once_and_a_changed_copy_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every loop over manifests asks for it, and a split can hold thousands of spans."""
+    hashed: list[object] = []
+
+    def counted(value: object) -> str:
+        hashed.append(value)
+        return content_hash(value)
+
+    monkeypatch.setattr(lineage, "content_hash", counted)
+    split = Split(spans=(Span(shard=SHARD),), part_bytes=1)
+    assert len({split.split_id for _ in range(3)}) == 1
+    assert len(hashed) == 1
+    assert split == Split(spans=(Span(shard=SHARD),), part_bytes=1)
+    changed = split.model_copy(update={"part_bytes": 2})
+    assert changed.split_id == Split(spans=(Span(shard=SHARD),), part_bytes=2).split_id
+    assert changed.split_id != split.split_id
 
 
 def test_a_record_survives_its_json() -> None:
