@@ -28,8 +28,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from pipeline.errors import ClusterError, SpecError
 from pipeline.job.spec import JobSpec
 from pipeline.storage.addresses import shown
+from pipeline.storage.filesystems import reason
 from pipeline.storage.lineage import content_hash
-from pipeline.storage.store import reason
 
 T = TypeVar("T")
 

@@ -20,7 +20,8 @@ from typing import Any
 from pipeline.errors import ModelError, SpecError
 from pipeline.job.model_dir import ModelDir, read_model
 from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, hashes, is_wanted
-from pipeline.storage.store import cache_folder, etag_of, filesystem
+from pipeline.storage.filesystems import etag_of, filesystem
+from pipeline.storage.store import cache_folder
 
 __all__ = ["resolve"]
 

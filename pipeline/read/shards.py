@@ -17,9 +17,9 @@ from typing import Any, TypeVar, cast
 
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.storage.addresses import shown
+from pipeline.storage.filesystems import RANGE_BYTES, etag_of, filesystem, reason, refusal
 from pipeline.storage.lineage import Shard
 from pipeline.storage.retry import retried
-from pipeline.storage.store import RANGE_BYTES, etag_of, filesystem, reason, refusal
 
 T = TypeVar("T")
 

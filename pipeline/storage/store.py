@@ -1,8 +1,8 @@
-"""Objects in, objects out: the output root.
+"""The root of an output: whole objects are read and created under it.
 
 `Store` offers whole-object reads, listings, and `put_if_absent`, the one primitive that the commit
 protocol stands on. What is tried again is in `pipeline/storage/retry.py`, the input side (listing
-and pinned reading of shards) in `pipeline/read/shards.py`. Measured facts behind both are in
+and pinned reading of shards) in `pipeline/read/shards.py`. The measurements behind both are in
 docs/design.md.
 """
 
@@ -13,72 +13,18 @@ import datetime
 import errno
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-import fsspec
-
-from pipeline.errors import OutputError, SpecError, StorageError
+from pipeline.errors import OutputError, StorageError
 from pipeline.storage import layout
-from pipeline.storage.addresses import problem_of, problem_of_options, shown
-from pipeline.storage.retry import causes, count_quick_retries, retried
+from pipeline.storage.addresses import shown
+from pipeline.storage.filesystems import filesystem, reason, refusal
+from pipeline.storage.retry import retried
 
 T = TypeVar("T")
-
-RANGE_BYTES = 8 << 20
-"""One ranged request of a reader that goes front to back."""
-
-CLOCK_TOLERANCE_S = 240
-"""Stores refuse requests signed with a time that is 5 to 15 minutes off. Only an error text rests
-on this."""
-
-
-def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """The fsspec file system of a URI and the path in it. Raises SpecError for what
-    `pipeline/storage/addresses.py` refuses."""
-    if problem := problem_of(uri) or problem_of_options(options):
-        raise SpecError(f"{shown(uri)}: {problem}.")
-    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
-    fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
-    if protocol in ("s3", "s3a"):
-        # botocore tries one request (a page of a listing) again; what is above that is `retried`,
-        # and has a deadline
-        count_quick_retries()
-        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 3}}
-        options = {**options, "config_kwargs": {**config, **options.get("config_kwargs", {})}}
-        # one request reads a whole object: S3 gives a checksum for that, and none for a range
-        fixed |= {"default_block_size": RANGE_BYTES, "max_concurrency": 1}
-    try:
-        fs = fsspec.filesystem(protocol, **{**fixed, **options})
-    except (ImportError, ValueError, TypeError) as error:
-        raise SpecError(f"{shown(uri)}: protocol '{protocol}' cannot be used: {error}") from error
-    if protocol in ("s3", "s3a"):
-        # not s3fs' 5 on top of these: they are not counted, and a store that hangs would take 15
-        # timeouts
-        fs.retries = 1
-    path = str(fs._strip_protocol(uri))
-    return fs, os.path.abspath(path) if protocol == "file" else path
-
-
-def etag_of(info: Mapping[str, Any]) -> str:
-    """Which version of an object a file system describes: its ETag or the like, else when it was
-    changed, and its size."""
-    for key in ("ETag", "etag", "md5Hash", "generation", "VersionId"):
-        if info.get(key):
-            return str(info[key]).strip('"')
-    changed = (
-        info.get("mtime")
-        or info.get("LastModified")
-        or info.get("last_modified")
-        or info.get("created")
-        or ""
-    )
-    # no inode number: network and FUSE mounts give one file another number on every node
-    return f"{changed}-{info.get('size')}".replace(" ", "T")
 
 
 def cache_folder(name: str) -> Path:
@@ -94,37 +40,37 @@ class Store:
     inside."""
 
     def __init__(self, uri: str, options: Mapping[str, Any] | None = None) -> None:
-        self.uri, self.options = uri, dict(options or {})
+        self.uri = uri
+        self.options = dict(options or {})
         self.fs, self.root = filesystem(uri, self.options)
-        self.local = "file" in (
-            self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
-        )
+        protocols = self.fs.protocol
+        self.local = "file" in ((protocols,) if isinstance(protocols, str) else protocols)
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
         return Store, (self.uri, self.options)
 
     def path(self, relative: str) -> str:
-        """Full path of a relative one. Raises StorageError if it would leave the root, by its steps
-        or by a link."""
+        """The full path of a relative one. Raises StorageError if it would leave the root, by its
+        steps or by a link."""
         if any(step in ("", ".", "..") for step in relative.split("/")):
             raise StorageError(f"{shown(self.uri)}: '{relative}' is not a path inside the output")
         path = f"{self.root}/{relative}"
-        if self.local and not (real := os.path.realpath(path)).startswith(
-            os.path.realpath(self.root) + "/"
-        ):
+        target = os.path.realpath(path) if self.local else path
+        if self.local and not target.startswith(os.path.realpath(self.root) + "/"):
             raise StorageError(
-                f"{shown(self.uri)}/{relative}: a link leads out of the output, to {real}. Remove it."
+                f"{shown(self.uri)}/{relative}: a link leads out of the output, to {target}. "
+                "Remove the link."
             )
         return path
 
     def read(self, relative: str) -> bytes:
-        """One whole object. Raises FileNotFoundError when it is not there."""
-        return cast(
-            bytes, self._asked(lambda: self.fs.cat_file(self.path(relative)), "read", relative)
-        )
+        """One whole object. Raises FileNotFoundError when it does not exist."""
+        path = self.path(relative)
+        return cast(bytes, self._request(lambda: self.fs.cat_file(path), "read", relative))
 
     def read_many(self, relatives: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Many small objects, fetched side by side; memory is one batch of them."""
+        """(path, content) of many small objects in their order, fetched side by side, 256 at a
+        time."""
         # not fs.cat(paths), which would take "[" in a path for a glob
         with ThreadPoolExecutor(max_workers=32) as pool:
             for start in range(0, len(relatives), 256):
@@ -132,55 +78,59 @@ class Store:
                 yield from zip(batch, pool.map(self.read, batch), strict=True)
 
     def read_or_none(self, relative: str) -> bytes | None:
+        """One whole object, or None when it does not exist."""
         try:
             return self.read(relative)
         except FileNotFoundError:
             return None
 
     def open(self, relative: str) -> BinaryIO:
-        """A seekable reader of one object, for footers and single columns: it fetches what is asked
-        for and no more."""
+        """A seekable reader of one object, for footers and single columns: it fetches the bytes
+        that are asked for and no others."""
+        path = self.path(relative)
         exact = {} if self.local else {"cache_type": "none"}
         return cast(
-            BinaryIO,
-            self._asked(lambda: self.fs.open(self.path(relative), "rb", **exact), "open", relative),
+            BinaryIO, self._request(lambda: self.fs.open(path, "rb", **exact), "open", relative)
         )
 
     def list(self, prefix: str) -> dict[str, int]:
-        """Sizes in bytes of all objects under a relative prefix (a folder), by relative path,
-        sorted."""
+        """The size in bytes of every object below a relative folder, by relative path, sorted."""
         path = self.path(prefix)
-        found = self._asked(lambda: self.fs.find(path, detail=True), "list", prefix)
-        cut = len(self.root) + 1
+        infos = self._request(lambda: self.fs.find(path, detail=True), "list", prefix)
+        root_length = len(self.root) + 1
         # SeaweedFS also lists an emptied folder itself, as an object without bytes
         return {
-            name[cut:]: int(info["size"])
-            for name, info in sorted(found.items())
+            name[root_length:]: int(info["size"])
+            for name, info in sorted(infos.items())
             if name.startswith(f"{path}/")
         }
 
     def put_if_absent(self, relative: str, data: bytes) -> bool:
         """Create one object whole, or not at all. Returns False when the name is taken.
 
-        False can also mean that an earlier attempt of ours landed and its answer was lost, so a
-        caller that is refused reads back what is there. Local: temporary file, fsync, hard link,
+        False can also mean that an earlier attempt of this call succeeded and its answer was lost,
+        so a caller that gets False reads the object back. Local: temporary file, fsync, hard link,
         fsync of the folder. Elsewhere: one conditional PUT (`If-None-Match: *`).
         """
         path = self.path(relative)
         create = self._link if self.local else self._conditional_put
-        return self._asked(lambda: create(path, data), "write", relative)
+        return self._request(lambda: create(path, data), "write", relative)
 
     def delete(self, relative: str) -> None:
+        """Remove one object, if it exists."""
+        path = self.path(relative)
         with contextlib.suppress(FileNotFoundError):
-            self._asked(lambda: self.fs.rm_file(self.path(relative)), "delete", relative)
+            self._request(lambda: self.fs.rm_file(path), "delete", relative)
 
     def info(self, relative: str) -> dict[str, Any]:
-        """What the file system says of one object. Raises FileNotFoundError when it is not there."""
-        return dict(self._asked(lambda: self.fs.info(self.path(relative)), "read", relative))
+        """The file system's description of one object. Raises FileNotFoundError when it does not
+        exist."""
+        path = self.path(relative)
+        return dict(self._request(lambda: self.fs.info(path), "read", relative))
 
     def time(self) -> float:
-        """Seconds since 1970 by the store's own clock: when it says that an object written now was
-        changed."""
+        """Seconds since 1970 by the store's own clock: the modification time of an object that is
+        written now, and removed again."""
         probe = layout.probe(os.urandom(8).hex())
         self.put_if_absent(probe, b"time")
         try:
@@ -189,11 +139,11 @@ class Store:
             self.delete(probe)
 
     def changed_at(self, info: Mapping[str, Any]) -> float:
-        """When an object was last changed, from its `info`, by the store's clock: no decision rests
-        on one of ours.
+        """When the object of an `info` was last changed, in seconds since 1970 by the store's own
+        clock: no decision depends on the clock of a client.
 
-        S3 says LastModified, in whole seconds; a disk has mtimes. Raises OutputError where a store
-        says nothing.
+        S3 gives LastModified, in whole seconds; a disk has mtimes. Raises OutputError where a store
+        reports neither.
         """
         for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
             value = info.get(key)
@@ -204,7 +154,8 @@ class Store:
             if isinstance(value, int | float):
                 return float(value)
         raise OutputError(
-            f"{shown(self.uri)}: the store does not say when objects were changed, so no age can be told"
+            f"{shown(self.uri)}: this store reports no modification times, so the age of objects "
+            "is unknown"
         )
 
     def check_conditional_put(self) -> None:
@@ -214,38 +165,41 @@ class Store:
         """
         probe = layout.probe(os.urandom(8).hex())
         try:
-            self.put_if_absent(probe, b"1")  # the answer may be lost: what counts is what is there
-            second, first = self.put_if_absent(probe, b"2"), self.read_or_none(probe) == b"1"
-            # a writer that may not delete leaves a byte behind
+            # the answer to the first may be lost, so the content decides
+            self.put_if_absent(probe, b"1")
+            is_overwritten = self.put_if_absent(probe, b"2")
+            is_first = self.read_or_none(probe) == b"1"
+            # a writer that is not allowed to delete leaves one byte behind
             with contextlib.suppress(StorageError):
                 self.delete(probe)
         except (OSError, StorageError) as error:
             raise StorageError(
                 f"{shown(self.uri)}: the output cannot be written: {reason(error)}"
             ) from error
-        if not first or second:
+        if is_overwritten or not is_first:
             raise StorageError(
-                f"{shown(self.uri)}: this store does not honour conditional writes (create-only PUT), which the "
-                "commit protocol needs. Use a store that has If-None-Match: S3, MinIO, SeaweedFS, Ceph, or a local disk."
+                f"{shown(self.uri)}: this store does not honour conditional writes (create-only "
+                "PUT), which the commit protocol needs. Use a store that supports If-None-Match: "
+                "S3, MinIO, SeaweedFS, Ceph, or a local disk."
             )
 
     def _conditional_put(self, path: str, data: bytes) -> bool:
+        # one request up to S3's limit of a single PUT: a multipart upload could leave parts behind
+        limit = {"chunksize": 5 << 30} if "s3" in self.fs.protocol else {}
         try:
-            # one request up to the limit of a single PUT: a multipart upload could leave parts
-            # behind
-            limit = {"chunksize": 5 << 30} if "s3" in self.fs.protocol else {}
             self.fs.pipe_file(path, data, mode="create", **limit)
         except FileExistsError:
             return False
         except OSError as error:
-            cause = getattr(error.__cause__, "response", {}) or {}
-            if cause.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
+            answer = getattr(error.__cause__, "response", {}) or {}
+            if answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
                 return False
             raise
         return True
 
     def _link(self, path: str, data: bytes) -> bool:
-        folder, staging = Path(path).parent, Path(self.path(layout.STAGING))
+        folder = Path(path).parent
+        staging = Path(self.path(layout.STAGING))
         for directory in (folder, staging):
             directory.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=staging)
@@ -266,37 +220,19 @@ class Store:
             os.close(descriptor)
         return True
 
-    def _asked(self, request: Callable[[], T], verb: str, relative: str) -> T:
-        """One request, again after transient failures; a store that refuses it or is full as our
-        error."""
-        what = f"{verb} {shown(self.uri)}/{relative}"
+    def _request(self, request: Callable[[], T], verb: str, relative: str) -> T:
+        """The answer to one request, tried again after transient failures. Raises StorageError when
+        the store refuses it or is full."""
+        action = f"{verb} {shown(self.uri)}/{relative}"
         try:
-            return retried(request, what)
+            return retried(request, action)
         except OSError as error:
-            refused, full = (
-                isinstance(error, PermissionError),
-                error.errno in (errno.ENOSPC, errno.EDQUOT),
-            )
-            if not (refused or full):
+            if isinstance(error, PermissionError):
+                problem = f"access was refused. {refusal(error)}"
+            elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+                problem = "no room. Make room"
+            else:
                 raise
-            hint = f"access was refused. {refusal(error)}" if refused else "no room. Make room"
             raise StorageError(
-                f"{what}: {hint}, then run the same command again ({reason(error)})."
+                f"{action}: {problem}, then run the same command again ({reason(error)})."
             ) from error
-
-
-def refusal(error: BaseException) -> str:
-    """What to mend after a PermissionError. S3 also refuses requests that were signed at a wrong
-    time of day."""
-    for link in causes(error):
-        answer = getattr(link, "response", None) or {}
-        date = parsedate_tz(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"))
-        if date and abs(off_s := time.time() - mktime_tz(date)) > CLOCK_TOLERANCE_S:
-            return (
-                f"The clock of this machine is {off_s:+.0f} s off that of the store: set it right"
-            )
-    return "Check the credentials and what they permit"
-
-
-def reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -20,8 +20,9 @@ from pipeline.output import dataset
 from pipeline.output.run_folder import read_spec
 from pipeline.output.snapshots import live_parts
 from pipeline.storage.addresses import shown
+from pipeline.storage.filesystems import reason
 from pipeline.storage.lineage import Generation, Manifest, Snapshot
-from pipeline.storage.store import Store, reason
+from pipeline.storage.store import Store
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,9 @@ from pipeline.output import dataset
 from pipeline.output.snapshots import live_parts, snapshot_numbers
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
+from pipeline.storage.filesystems import reason
 from pipeline.storage.lineage import Generation, Manifest, Snapshot, content_hash
-from pipeline.storage.store import Store, reason
+from pipeline.storage.store import Store
 
 NUMBER = "corpus-embed.snapshot"
 
