@@ -77,8 +77,8 @@ from pipeline.storage.lineage import Shard, Span
 from pipeline.job.spec import InputSpec
 from pipeline.read import READERS
 span = Span(shard=Shard(uri="a.parquet", etag="e", size_bytes=1))
-options = InputSpec(uri="a.parquet", id_column="id", keep_columns=["lang"], max_record_bytes=1000)
-for table in READERS["parquet"].records(open({str(shard)!r}, "rb"), span, options):
+spec = InputSpec(uri="a.parquet", id_column="id", keep_columns=["lang"], max_record_bytes=1000)
+for table in READERS["parquet"].records(open({str(shard)!r}, "rb"), span, spec):
     print("READ", table.num_rows)
 """
     assert "READ 1" in with_rays_type(code)

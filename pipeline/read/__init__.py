@@ -39,8 +39,8 @@ class Reader(Protocol):
         planning. Never raises for damage."""
         ...
 
-    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
-        """The records of `span` in order, as non-empty tables of `records_schema(options.keep)` of
+    def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
+        """The records of `span` in order, as non-empty tables of `records_schema(spec.keep)` of
         bounded size.
 
         `file` is raw (compressed if the URI says so) and seekable. Raises ShardDamaged at the
@@ -101,10 +101,10 @@ def is_compressed(uri: str) -> bool:
     return compression_of(uri) is not None
 
 
-def read_span(reader: Reader, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
+def read_span(reader: Reader, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
     """The records of `span`; a damaged shard ends with one row of reason `damaged_shard` at the
     position of the damage."""
     try:
-        yield from reader.records(file, span, options)
+        yield from reader.records(file, span, spec)
     except ShardDamaged as error:
-        yield damaged_table(error.position, str(error), options)
+        yield damaged_table(error.position, str(error), spec)

@@ -54,21 +54,21 @@ class CsvReader:
     ) -> list[Span]:
         return [Span(shard=shard)]
 
-    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
+    def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
         # The limit is global to the process and 128 KiB at first; it is only ever raised here.
-        csv.field_size_limit(max(csv.field_size_limit(), options.max_record_bytes + 1))
+        csv.field_size_limit(max(csv.field_size_limit(), spec.max_record_bytes + 1))
         delimiter = (
             "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
         )
-        rows = _Rows(_lines(file, span, options), delimiter, options.max_record_bytes)
+        rows = _Rows(_lines(file, span, spec), delimiter, spec.max_record_bytes)
         header = next(rows, None)
         if header is None:
             return
-        names = check_columns(header.fields, span.shard.uri, options)
+        names = check_columns(header.fields, span.shard.uri, spec)
         places = {name: header.fields.index(name) for name in names}
         first_row = 0
         for batch in batched(rows, lambda row: row.n_bytes):
-            yield _table(batch, first_row, len(header.fields), places, options)
+            yield _table(batch, first_row, len(header.fields), places, spec)
             first_row += len(batch)
 
 
@@ -84,10 +84,10 @@ class _Row(NamedTuple):
 _Line = tuple[str, int]  # content with its line end, length in bytes without
 
 
-def _lines(file: BinaryIO, span: Span, options: InputSpec) -> Iterator[Iterable[_Line]]:
+def _lines(file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[Iterable[_Line]]:
     """Batches of lines. Bytes that are not UTF-8 travel as surrogates, so that only their row is
     rejected."""
-    for batch in read_lines(file, span, options.max_record_bytes):
+    for batch in read_lines(file, span, spec.max_record_bytes):
         content = b"\n".join(batch.lines).decode("utf-8", "surrogateescape").split("\n")
         yield zip([line + "\n" for line in content], batch.n_bytes.tolist(), strict=True)
 
@@ -165,7 +165,7 @@ class _Rows(Iterator[_Row]):
 
 
 def _table(
-    rows: list[_Row], first_row: int, n_fields: int, places: dict[str, int], options: InputSpec
+    rows: list[_Row], first_row: int, n_fields: int, places: dict[str, int], spec: InputSpec
 ) -> pa.Table:
     rejects: Rejects = {}
     for number, row in enumerate(rows):
@@ -183,17 +183,17 @@ def _table(
         name: [None if row is None else row[place] for row in whole]
         for name, place in places.items()
     }
-    text = string_column(columns[options.text_column], rejects, "invalid_utf8", "not UTF-8")
+    text = string_column(columns[spec.text_column], rejects, "invalid_utf8", "not UTF-8")
     reject_nul(text, rejects)
     doc_id = None
-    if options.id_column is not None:
-        doc_id = string_column(columns[options.id_column], rejects, "invalid_id", "not UTF-8")
+    if spec.id_column is not None:
+        doc_id = string_column(columns[spec.id_column], rejects, "invalid_id", "not UTF-8")
     kept = [
         column_from_values(name, _empty_as_null(columns[name], type_), type_, rejects)
-        for name, type_ in options.keep.items()
+        for name, type_ in spec.keep.items()
     ]
     return records_table(
-        options,
+        spec,
         source_record=np.arange(first_row, first_row + len(rows), dtype=np.int64),
         record_bytes=np.array([row.n_bytes for row in rows], np.int64),
         doc_id=doc_id,

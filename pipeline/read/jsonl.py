@@ -45,36 +45,36 @@ class JsonlReader:
     ) -> list[Span]:
         return line_spans(shard, part_bytes)
 
-    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
-        for batch in read_lines(file, span, options.max_record_bytes):
-            table = _table(batch, options)
+    def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
+        for batch in read_lines(file, span, spec.max_record_bytes):
+            table = _table(batch, spec)
             if table.num_rows:
                 yield table
 
 
-def _table(batch: LineBatch, options: InputSpec) -> pa.Table:
+def _table(batch: LineBatch, spec: InputSpec) -> pa.Table:
     rejects: Rejects = {}
     values = _decode(batch.lines)
     if values is None:
         batch = batch.without_blank()
-        reject_large(batch.n_bytes, options, rejects)
+        reject_large(batch.n_bytes, spec, rejects)
         values = _decode_each(batch, rejects)
-    text = _text_column([value.get(options.text_column, _MISSING) for value in values], rejects)
+    text = _text_column([value.get(spec.text_column, _MISSING) for value in values], rejects)
     reject_nul(text, rejects)
     doc_id = None
-    if options.id_column is not None:
+    if spec.id_column is not None:
         ids = _restored(
-            [value.get(options.id_column, _MISSING) for value in values], options.id_column, batch
+            [value.get(spec.id_column, _MISSING) for value in values], spec.id_column, batch
         )
-        doc_id = _id_column(ids, options.id_column, rejects)
+        doc_id = _id_column(ids, spec.id_column, rejects)
     kept = [
         column_from_values(
             name, _restored([value.get(name) for value in values], name, batch), type_, rejects
         )
-        for name, type_ in options.keep.items()
+        for name, type_ in spec.keep.items()
     ]
     return records_table(
-        options,
+        spec,
         source_record=batch.starts,
         record_bytes=batch.n_bytes,
         doc_id=doc_id,

@@ -86,23 +86,23 @@ class ParquetReader:
         stops = [*starts[1:], None]
         return [Span(shard=shard, start=a, stop=b) for a, b in zip(starts, stops, strict=True)]
 
-    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
+    def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
         source = _Source(file)
         parquet = _open(source, span.shard.uri)
-        names = check_columns(parquet.schema_arrow.names, span.shard.uri, options)
+        names = check_columns(parquet.schema_arrow.names, span.shard.uri, spec)
         metadata = parquet.metadata
         row = sum(metadata.row_group(group).num_rows for group in range(span.start))
         stop = metadata.num_row_groups if span.stop is None else span.stop
-        most_bytes = PAGES_BYTES + 4 * options.max_record_bytes
+        most_bytes = PAGES_BYTES + 4 * spec.max_record_bytes
         for group in range(span.start, stop):
             n_rows, n_read = metadata.row_group(group).num_rows, 0
             try:
                 for batch in _batches(source, span.shard.uri, metadata, group, names, most_bytes):
-                    yield _table(batch, row + n_read, options)
+                    yield _table(batch, row + n_read, spec)
                     n_read += batch.num_rows
             except ShardDamaged as error:
                 detail = f"row group {group}: rows {row + n_read} to {row + n_rows - 1} cannot be read: {error}"
-                yield damaged_table(row + n_read, detail, options)
+                yield damaged_table(row + n_read, detail, spec)
             row += n_rows
 
 
@@ -221,24 +221,24 @@ def _decoded(
         yield batch
 
 
-def _table(batch: pa.RecordBatch, first_row: int, options: InputSpec) -> pa.Table:
+def _table(batch: pa.RecordBatch, first_row: int, spec: InputSpec) -> pa.Table:
     rejects: Rejects = {}
-    text = plain(batch.column(options.text_column))
+    text = plain(batch.column(spec.text_column))
     n_bytes = np.zeros(len(text), np.int64)
     if pat.is_binary(text.type):
         n_bytes = pc.binary_length(text).fill_null(0).cast(pa.int64()).to_numpy()
-    reject_large(n_bytes, options, rejects)
+    reject_large(n_bytes, spec, rejects)
     text = _text_column(text, rejects)
     reject_nul(text, rejects)
     doc_id = None
-    if options.id_column is not None:
-        doc_id = _id_column(plain(batch.column(options.id_column)), options.id_column, rejects)
+    if spec.id_column is not None:
+        doc_id = _id_column(plain(batch.column(spec.id_column)), spec.id_column, rejects)
     kept = [
         column_from_array(name, batch.column(name), type_, rejects)
-        for name, type_ in options.keep.items()
+        for name, type_ in spec.keep.items()
     ]
     return records_table(
-        options,
+        spec,
         source_record=np.arange(first_row, first_row + len(batch)),
         record_bytes=n_bytes,
         doc_id=doc_id,

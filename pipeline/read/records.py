@@ -1,4 +1,4 @@
-"""What every reader takes and yields: options in, tables of `schema.records_schema` out.
+"""What every reader shares: a batch of records becomes a table of `schema.records_schema`.
 
 A reader collects one value a record for each column, and a sparse `Rejects` for the few that are no
 good. Here they become one Arrow table: a rejected record keeps its position, length and id, and has
@@ -64,13 +64,13 @@ def batched(
         raise damage
 
 
-def check_columns(found: Sequence[str], uri: str, options: InputSpec) -> list[str]:
+def check_columns(found: Sequence[str], uri: str, spec: InputSpec) -> list[str]:
     """The columns that are asked for, each once. Raises InputError for one that a shard with
     columns `found` lacks."""
-    wanted = dict.fromkeys(options.keep, "keep_columns")
-    if options.id_column is not None:
-        wanted[options.id_column] = "id_column"
-    wanted[options.text_column] = "text_column"
+    wanted = dict.fromkeys(spec.keep, "keep_columns")
+    if spec.id_column is not None:
+        wanted[spec.id_column] = "id_column"
+    wanted[spec.text_column] = "text_column"
     for name, setting in wanted.items():
         if (n_found := found.count(name)) != 1:
             columns = ", ".join(found).encode("utf-8", "replace").decode()
@@ -81,10 +81,10 @@ def check_columns(found: Sequence[str], uri: str, options: InputSpec) -> list[st
     return list(wanted)
 
 
-def reject_large(n_bytes: npt.NDArray[np.int64], options: InputSpec, rejects: Rejects) -> None:
+def reject_large(n_bytes: npt.NDArray[np.int64], spec: InputSpec, rejects: Rejects) -> None:
     """Reject the records of (N,) lengths that are over the limit."""
-    for row in rows_where(n_bytes > options.max_record_bytes):
-        detail = f"{n_bytes[row]} bytes, input.max_record_bytes is {options.max_record_bytes}"
+    for row in rows_where(n_bytes > spec.max_record_bytes):
+        detail = f"{n_bytes[row]} bytes, input.max_record_bytes is {spec.max_record_bytes}"
         reject(rejects, row, "record_too_large", detail)
 
 
@@ -111,7 +111,7 @@ def rows_where(mask: pa.BooleanArray | npt.NDArray[np.bool_]) -> list[int]:
 
 
 def records_table(
-    options: InputSpec,
+    spec: InputSpec,
     *,
     source_record: npt.NDArray[np.int64],
     record_bytes: npt.NDArray[np.int64],
@@ -120,11 +120,11 @@ def records_table(
     kept: Sequence[pa.Array],
     rejects: Rejects,
 ) -> pa.Table:
-    """One batch as a table of `records_schema(options.keep)`: N rows, text null exactly where a
+    """One batch as a table of `records_schema(spec.keep)`: N rows, text null exactly where a
     reason is set.
 
     source_record, record_bytes: (N,). doc_id (None where there are no ids), text: (N,) string.
-    kept: one (N,) array of the declared type a kept column, in the order of `options.keep`. A good
+    kept: one (N,) array of the declared type a kept column, in the order of `spec.keep`. A good
     row must have a text; a null one here is a reader's bug.
     """
     n_records = len(source_record)
@@ -139,20 +139,20 @@ def records_table(
         text = pc.if_else(reason.is_valid(), pa.scalar(None, pa.string()), text)
     numbers = [pa.array(source_record, pa.int64()), pa.array(record_bytes, pa.int64())]
     columns = [*numbers, nulls if doc_id is None else doc_id, text, reason, detail, *kept]
-    return pa.Table.from_arrays(columns, schema=records_schema(options.keep))
+    return pa.Table.from_arrays(columns, schema=records_schema(spec.keep))
 
 
-def damaged_table(position: int, detail: str, options: InputSpec) -> pa.Table:
+def damaged_table(position: int, detail: str, spec: InputSpec) -> pa.Table:
     """The one-row table that stands for everything unreadable of a shard from `position` on."""
     rejects: Rejects = {}
     reject(rejects, 0, "damaged_shard", detail)
     return records_table(
-        options,
+        spec,
         source_record=np.array([position]),
         record_bytes=np.zeros(1, np.int64),
         doc_id=None,
         text=pa.nulls(1, pa.string()),
-        kept=[pa.nulls(1, type_) for type_ in options.keep.values()],
+        kept=[pa.nulls(1, type_) for type_ in spec.keep.values()],
         rejects=rejects,
     )
 

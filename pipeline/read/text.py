@@ -27,29 +27,29 @@ class TextReader:
     ) -> list[Span]:
         return line_spans(shard, part_bytes)
 
-    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
-        wanted = [*([options.id_column] if options.id_column else []), *options.keep]
+    def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
+        wanted = [*([spec.id_column] if spec.id_column else []), *spec.keep]
         if wanted:
             raise InputError(
                 f"{span.shard.uri}: plain text has no columns, and {', '.join(wanted)} was asked for. "
                 "Remove input.id_column and input.keep_columns."
             )
-        for batch in read_lines(file, span, options.max_record_bytes):
-            table = _table(batch, options)
+        for batch in read_lines(file, span, spec.max_record_bytes):
+            table = _table(batch, spec)
             if table.num_rows:
                 yield table
 
 
-def _table(batch: LineBatch, options: InputSpec) -> pa.Table:
+def _table(batch: LineBatch, spec: InputSpec) -> pa.Table:
     batch = batch.without_blank()
     rejects: Rejects = {}
-    reject_large(batch.n_bytes, options, rejects)
+    reject_large(batch.n_bytes, spec, rejects)
     text = utf8_column(
         pa.array(batch.lines, pa.binary()), rejects, "invalid_utf8", "the line is not UTF-8"
     )
     reject_nul(text, rejects)
     return records_table(
-        options,
+        spec,
         source_record=batch.starts,
         record_bytes=batch.n_bytes,
         doc_id=None,

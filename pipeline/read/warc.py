@@ -55,14 +55,14 @@ class WarcReader:
     ) -> list[Span]:
         return [Span(shard=shard)]
 
-    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
+    def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
         file.seek(0)
         stream = ByteStream(decompressed_blocks(file, span.shard.uri))
-        documents = _documents(stream, span.shard.uri, options.max_record_bytes)
+        documents = _documents(stream, span.shard.uri, spec.max_record_bytes)
         for batch in batched(
             documents, lambda document: len(document.text or b"") + document.n_head
         ):
-            yield _table(batch, options)
+            yield _table(batch, spec)
 
 
 class _BadFraming(ShardDamaged):
@@ -154,7 +154,7 @@ def _parse_headers(head: bytes) -> dict[str, str]:
     return headers
 
 
-def _table(documents: list[_Document], options: InputSpec) -> pa.Table:
+def _table(documents: list[_Document], spec: InputSpec) -> pa.Table:
     rejects: Rejects = {}
     for row, document in enumerate(documents):
         if document.why:
@@ -167,8 +167,8 @@ def _table(documents: list[_Document], options: InputSpec) -> pa.Table:
         return [document.headers.get(name.lower()) for document in documents]
 
     doc_id = None
-    if options.id_column is not None:
-        name = options.id_column
+    if spec.id_column is not None:
+        name = spec.id_column
         doc_id = string_column(header(name), rejects, "invalid_id", f"{name}: not UTF-8")
         reject_all(
             rejects,
@@ -177,11 +177,10 @@ def _table(documents: list[_Document], options: InputSpec) -> pa.Table:
             f"{name}: the record has no such header",
         )
     kept = [
-        column_from_values(name, header(name), type_, rejects)
-        for name, type_ in options.keep.items()
+        column_from_values(name, header(name), type_, rejects) for name, type_ in spec.keep.items()
     ]
     return records_table(
-        options,
+        spec,
         source_record=np.array([document.start for document in documents], np.int64),
         record_bytes=np.array([document.n_bytes for document in documents], np.int64),
         doc_id=doc_id,

@@ -47,10 +47,8 @@ def read(
 ) -> list[dict[str, Any]]:
     formats = {"jsonl": "jsonl", "txt": "text", "csv": "csv", "warc": "warc", "parquet": "parquet"}
     span = Span(shard=Shard(uri=uri, etag="e", size_bytes=len(data)))
-    options = input_spec("text", id_column, keep or {}, max_record_bytes)
-    tables = read_span(
-        READERS[format or formats[uri.split(".")[1]]], io.BytesIO(data), span, options
-    )
+    spec = input_spec("text", id_column, keep or {}, max_record_bytes)
+    tables = read_span(READERS[format or formats[uri.split(".")[1]]], io.BytesIO(data), span, spec)
     return [row for table in tables for row in table.to_pylist()]
 
 

@@ -137,10 +137,10 @@ def test_a_truncated_shard_keeps_its_whole_records_and_ends_with_one_reject_at_t
     data = content()
     packed = COMPRESSORS[suffix](data)[:-20]
     span = Span(shard=Shard(uri="a.jsonl" + suffix, etag="e", size_bytes=len(packed)))
-    options = input_spec("text", None, {}, 999)
+    spec = input_spec("text", None, {}, 999)
     rows = [
         row
-        for table in read_span(READERS["jsonl"], io.BytesIO(packed), span, options)
+        for table in read_span(READERS["jsonl"], io.BytesIO(packed), span, spec)
         for row in table.to_pylist()
     ]
     readable = blocks(packed, suffix)[0]

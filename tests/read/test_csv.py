@@ -28,10 +28,10 @@ def read(
     max_record_bytes: int = 1 << 20,
 ) -> list[dict[str, Any]]:
     span = Span(shard=Shard(uri=uri, etag="e", size_bytes=len(data)))
-    options = input_spec("text", id_column, keep or {}, max_record_bytes)
+    spec = input_spec("text", id_column, keep or {}, max_record_bytes)
     rows = []
-    for table in read_span(READERS["csv"], io.BytesIO(data), span, options):
-        assert table.schema == records_schema(options.keep)
+    for table in read_span(READERS["csv"], io.BytesIO(data), span, spec):
+        assert table.schema == records_schema(spec.keep)
         table.validate(full=True)
         rows += table.to_pylist()
     return rows

@@ -26,11 +26,11 @@ class PairsReader:
     ) -> list[Span]:
         return [Span(shard=shard)]
 
-    def records(self, file: BinaryIO, span: Span, options: InputSpec) -> Iterator[pa.Table]:
+    def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
         lines = file.read().decode().split("\n")
         n_records = len(lines) // 2
         yield records_table(
-            options,
+            spec,
             source_record=np.arange(n_records),
             record_bytes=np.ones(n_records, np.int64),
             doc_id=pa.array(lines[0 : 2 * n_records : 2]),

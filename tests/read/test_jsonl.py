@@ -33,12 +33,12 @@ def read(
     max_record_bytes: int = 1 << 20,
     spans: list[Span] | None = None,
 ) -> list[dict[str, Any]]:
-    options = input_spec("text", id_column, keep or {}, max_record_bytes)
+    spec = input_spec("text", id_column, keep or {}, max_record_bytes)
     rows = []
     for span in spans or [Span(shard=shard(data))]:
-        for table in read_span(READERS[format], io.BytesIO(data), span, options):
+        for table in read_span(READERS[format], io.BytesIO(data), span, spec):
             assert table.num_rows
-            assert table.schema == records_schema(options.keep)
+            assert table.schema == records_schema(spec.keep)
             table.validate(full=True)
             rows += table.to_pylist()
     for row in rows:
@@ -252,9 +252,9 @@ class Generated(io.RawIOBase):
 def test_a_line_of_100_mb_is_rejected_in_bounded_memory(format: str) -> None:
     file = Generated(b'{"text": "a"}\n{"text": "', b"x" * 1_000_000, 100, b'"}\n{"text": "b"}\n')
     span = Span(shard=Shard(uri="a.jsonl", etag="e", size_bytes=file.size))
-    options = input_spec("text", None, {}, max_record_bytes=4 << 20)
+    spec = input_spec("text", None, {}, max_record_bytes=4 << 20)
     tracemalloc.start()
-    tables = list(read_span(READERS[format], file, span, options))
+    tables = list(read_span(READERS[format], file, span, spec))
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     rows = pa.concat_tables(tables).to_pylist()

@@ -40,11 +40,11 @@ def read(
     max_record_bytes: int = 1 << 20,
     span: Span | None = None,
 ) -> list[dict[str, Any]]:
-    options = input_spec("text", id_column, keep or {}, max_record_bytes)
+    spec = input_spec("text", id_column, keep or {}, max_record_bytes)
     rows = []
-    for table in read_span(READER, io.BytesIO(data), span or Span(shard=shard(data)), options):
+    for table in read_span(READER, io.BytesIO(data), span or Span(shard=shard(data)), spec):
         assert 0 < table.num_rows <= 4096
-        assert table.schema == records_schema(options.keep)
+        assert table.schema == records_schema(spec.keep)
         table.validate(full=True)
         rows += table.to_pylist()
     for row in rows:
@@ -254,10 +254,10 @@ def test_errors_of_the_file_pass_through_and_are_not_taken_for_damage() -> None:
             return super().read(size)
 
     data = numbered(1000, row_group_size=100)
-    options = input_spec("text", None, {}, 999)
+    spec = input_spec("text", None, {}, 999)
     for n_good in range(6):  # noqa: B007 - read by Flaky
         with pytest.raises(ConnectionResetError, match="peer"):
-            list(read_span(READER, Flaky(data), Span(shard=shard(data)), options))
+            list(read_span(READER, Flaky(data), Span(shard=shard(data)), spec))
 
 
 def test_a_page_that_claims_two_gigabytes_costs_its_rows_and_no_memory() -> None:

@@ -28,8 +28,8 @@ def read(
     max_record_bytes: int = 1 << 20,
 ) -> list[dict[str, Any]]:
     span = Span(shard=Shard(uri=uri, etag="e", size_bytes=len(data)))
-    options = input_spec("text", id_column, keep or {}, max_record_bytes)
-    tables = list(read_span(READERS["warc"], io.BytesIO(data), span, options))
+    spec = input_spec("text", id_column, keep or {}, max_record_bytes)
+    tables = list(read_span(READERS["warc"], io.BytesIO(data), span, spec))
     assert all(0 < table.num_rows <= BATCH_RECORDS for table in tables)
     return [row for table in tables for row in table.to_pylist()]
 

@@ -43,7 +43,7 @@ MiB; the others 256 MiB. Parquet: the limit counts what is mapped, and Arrow's a
 to 1 GiB mapped that is not in memory yet."""
 LIMIT_CPU_S = 30
 MAX_RECORD_BYTES = 1 << 20
-OPTIONS = {
+SPECS = {
     "jsonl": input_spec("text", "id", {"n": pa.int64(), "tags": pa.string()}, MAX_RECORD_BYTES),
     "csv": input_spec("text", "id", {}, MAX_RECORD_BYTES),
     "parquet": input_spec("text", "id", {"n": pa.int64(), "tags": pa.string()}, MAX_RECORD_BYTES),
@@ -98,12 +98,12 @@ def _shard(shard: Spoiled) -> Shard:
 def _rows(
     shard: Spoiled, spans: list[Span]
 ) -> tuple[list[dict[str, Any]], CorpusEmbedError | None]:
-    options = OPTIONS[shard.format]
+    spec = SPECS[shard.format]
     rows: list[dict[str, Any]] = []
     try:
         for span in spans:
-            for table in read_span(READERS[shard.format], io.BytesIO(shard.data), span, options):
-                if not table.num_rows or table.schema != records_schema(options.keep):
+            for table in read_span(READERS[shard.format], io.BytesIO(shard.data), span, spec):
+                if not table.num_rows or table.schema != records_schema(spec.keep):
                     raise Broken(f"a table of {table.num_rows} rows with schema {table.schema}")
                 table.validate(full=True)
                 rows += table.to_pylist()
