@@ -11,6 +11,7 @@ the reference, which takes such tokens out before MeCab. Cost: MeCab is the floo
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import unicodedata
@@ -124,9 +125,11 @@ class MecabTokenizer(ReferenceTokenizer):
         return parsed.split()
 
 
+@functools.cache
 def _wakati(dictionary: str) -> fugashi.GenericTagger:
     """MeCab with the dictionary of that package, as transformers starts it, but writing words and
-    spaces only."""
+    spaces only. One per process and dictionary: fugashi 1.5 never frees a tagger, and each maps the
+    dictionary again (66 MB of resident memory for every tokenizer that a long process loads)."""
     try:
         directory = importlib.import_module(dictionary).DICDIR
     except ImportError as error:

@@ -205,6 +205,18 @@ def test_a_full_cache_starts_anew_and_changes_no_id(reference: Any, whole: Mecab
     assert len(small._ids_of) <= 20
 
 
+def test_tokenizers_of_one_process_share_one_dictionary(reference: Any) -> None:
+    def n_mappings() -> int:
+        return Path("/proc/self/maps").read_text().count("sys.dic")
+
+    first = MecabTokenizer(reference, max_tokens=512, prompt=None)
+    before = n_mappings()
+    others = [MecabTokenizer(reference, max_tokens=n, prompt=None) for n in (8, 16, 32)]
+    assert n_mappings() == before > 0
+    for other in others:
+        assert rows(first.encode(["東京都に住む。"])) == rows(other.encode(["東京都に住む。"]))
+
+
 def directory_with(source: Path, target: Path, **settings: Any) -> Path:
     shutil.copytree(source, target)
     config = json.loads((target / "tokenizer_config.json").read_text())
