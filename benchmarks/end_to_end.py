@@ -120,6 +120,7 @@ def engine_of_one_process(
     seconds: Queue[float],
 ) -> None:
     from pipeline.embed import load_engine
+    from pipeline.job.engine_options import EngineOptions
     from pipeline.job.model_store import resolve
     from pipeline.tokenize import load_tokenizer
 
@@ -128,8 +129,7 @@ def engine_of_one_process(
     tokens = load_tokenizer(found, max_tokens=found.max_tokens).encode(texts)
     loaded = load_engine(
         found,
-        dtype=options.dtype,
-        device=options.device,
+        EngineOptions.of(found, dtype=options.dtype, device=options.device),
         threads=1 if options.device == "cpu" else None,
     )
     loaded.embed(tokens.ids[: tokens.offsets[64]], tokens.offsets[:65])  # warm

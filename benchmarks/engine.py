@@ -13,6 +13,7 @@ multiplications done for real tokens (last layer trimmed where the candidate tri
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import json
 import statistics
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 
 from pipeline.embed import Engine, load_engine
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import read_model
 from tests.support.model_dirs import SAMPLE, bert_japanese
 
@@ -209,14 +211,15 @@ def compare(path: Path, options: argparse.Namespace) -> None:
         engines[name] = engine
 
     engines: dict[str, Engine] = {}
-    add("engine padded", load_engine(model, engine="padded"), full)
+    add("engine padded", load_engine(model, EngineOptions.of(model, engine="padded")), full)
     is_trimmed = model.pooling in ("cls", "last_token")
     for budget in [int(b) for b in options.budgets.split(",") if b] or [None]:
         name = f"engine packed{f' {budget}' if budget else ''}"
-        engine = load_engine(model, engine="packed", max_batch_tokens=budget)
+        packed = EngineOptions.of(model, engine="packed", max_batch_tokens=budget)
+        engine = load_engine(model, packed)
         add(name, engine, trimmed if is_trimmed else full)
         if options.bfloat16:
-            engine = load_engine(model, engine="packed", max_batch_tokens=budget, dtype="bfloat16")
+            engine = load_engine(model, dataclasses.replace(packed, dtype="bfloat16"))
             add(f"{name} bfloat16", engine, trimmed if is_trimmed else full)
 
     ceilings: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}

@@ -35,6 +35,7 @@ import torch
 from benchmarks.engine import encode_from_ids, min_cosine
 from pipeline.embed import load_engine, packed_bert, packed_llama
 from pipeline.embed.fused import Step
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import read_model
 from tests.support.model_files import save_spread, write_modules, write_readme, write_vocab
 
@@ -213,17 +214,19 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
         )
     if options.ray and (recipe := ray_recipe(path, texts, batch, options)):
         candidates["D ray + encode"] = recipe
+    padded, packed = (
+        EngineOptions.of(model, engine=engine, dtype=dtype, device=device)
+        for engine in ("padded", "packed")
+    )
     engines = {
-        f"engine {kind}": load_engine(model, engine=kind, dtype=dtype, device=device)
-        for kind in ("padded", "packed")
+        "engine padded": load_engine(model, padded),
+        "engine packed": load_engine(model, packed),
     }
     with (
         mock.patch.multiple(packed_bert, fastest=plain),
         mock.patch.multiple(packed_llama, fastest=plain),
     ):
-        engines["engine packed, plain steps"] = load_engine(
-            model, engine="packed", dtype=dtype, device=device
-        )
+        engines["engine packed, plain steps"] = load_engine(model, packed)
     for name, engine in engines.items():
         candidates[name] = lambda engine=engine: engine.embed(ids, offsets)
 

@@ -39,7 +39,8 @@ from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.watch import log_notes
 from pipeline.embed.attention import pack
 from pipeline.embed.buckets import packed_buckets
-from pipeline.embed.engine import Engine, EngineOptions, EngineStats
+from pipeline.embed.engine import Engine, EngineStats
+from pipeline.job.engine_options import EngineOptions
 from pipeline.output.run_folder import plan_table
 from pipeline.output.snapshots import commit_snapshot, live_parts, load_manifests, load_snapshot
 from pipeline.storage.layout import manifest as manifest_path
@@ -262,7 +263,7 @@ class FreeEngine(Engine):
     name, dim = "free", 1024
 
     def __init__(self) -> None:
-        super().__init__(EngineOptions("cls", True, "float32", "cpu", None, 32_768, 0))
+        super().__init__(EngineOptions("cls", normalize=True), 32_768)
         self._result = torch.rand(self.budget_tokens, self.dim)
 
     def _buckets(self, n_tokens: Any, budget_tokens: Any) -> Iterator[Any]:
@@ -287,7 +288,7 @@ def measure_embedder(folder: Path, options: argparse.Namespace) -> None:
         for _ in range(options.rounds):
             engine.stats, started = EngineStats(), time.perf_counter()
             rows, tokens = stages.cell(sent, "rows"), stages.cell(sent, "tokens")
-            vectors = steps.embed(tokens, rows, CarefulEngine(engine), job.normalize)
+            vectors = steps.embed(tokens, rows, CarefulEngine(engine), job.engine.normalize)
             stages.row(
                 {},
                 vectors,

@@ -68,8 +68,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     )
     table.add_row(
         "model",
-        f"{spec.model.path}{f'@{revision}' if revision else ''} ({licence}), {plan.job.pooling} pooling, {limit}, "
-        f"{plan.job.dtype} on {plan.job.device}"
+        f"{spec.model.path}{f'@{revision}' if revision else ''} ({licence}), {plan.job.engine.pooling} pooling, {limit}, "
+        f"{plan.job.engine.dtype} on {plan.job.engine.device}"
         + (f", prompt {plan.job.prompt!r}" if plan.job.prompt else ""),
     )
     table.add_row("fingerprint", facts["fingerprint"])

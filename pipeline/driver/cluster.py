@@ -58,7 +58,7 @@ def pool_sizes(job: Job, n_splits: int, n_parts: int) -> Pools:
     """
     runtime, resources = job.spec.runtime, ray.cluster_resources()
     cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
-    on_gpu = job.device == "cuda"
+    on_gpu = job.engine.device == "cuda"
     tokenize, embed, write = (0.7, 0.0, 0.1) if on_gpu else (0.1, 0.8, 0.1)
     most = max(1, n_parts) if runtime.embedders == "auto" else runtime.embedders
     embedders = (

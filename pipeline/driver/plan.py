@@ -105,8 +105,8 @@ class Plan:
             "fingerprint": self.job.fingerprint,
             "model": self.job.spec.model.path,
             "model_license": self.job.model_license,
-            "dtype": self.job.dtype,
-            "device": self.job.device,
+            "dtype": self.job.engine.dtype,
+            "device": self.job.engine.device,
             "shards": len(self.shards),
             "shard_changes": {
                 name: getattr(self.changes, name)

@@ -136,7 +136,7 @@ def attempt_facts(
         "hardware": {
             "machine": platform.machine(),
             "driver_cpus": os.cpu_count(),
-            "device": job.device,
+            "device": job.engine.device,
             **resources,
         },
         "shards": {

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.embed.buckets import Rows
 from pipeline.errors import ModelError
+from pipeline.job.engine_options import EngineOptions
 
 log = logging.getLogger(__name__)
 
@@ -52,31 +53,21 @@ class EngineStats:
         return 1 - self.n_tokens / self.n_padded_tokens if self.n_padded_tokens else 0.0
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """What `load_engine` resolved: no "auto" is left. `pooling` may join several modes with "+"."""
-
-    pooling: str
-    normalize: bool
-    dtype: str
-    device: str
-    truncate_dim: int | None
-    max_batch_tokens: int
-    prompt_tokens: int  # leading ids of every text that pooling leaves out
-
-
 class Engine(ABC):
-    """Vectors for ragged token ids. Not thread-safe; one engine per process and device."""
+    """Vectors for ragged token ids. Not thread-safe; one engine per process and device.
+
+    default_budget_tokens: what a forward pass holds unless the options say otherwise.
+    """
 
     name: str
     dim: int
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, default_budget_tokens: int) -> None:
         self.options = options
         self.device = options.device
         self.dtype = options.dtype
         self.stats = EngineStats()
-        self.budget_tokens = options.max_batch_tokens
+        self.budget_tokens = options.max_batch_tokens or default_budget_tokens
 
     @abstractmethod
     def _buckets(

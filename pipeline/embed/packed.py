@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.embed.attention import attention_for, pack
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.budget import device_key, remembered_budget
-from pipeline.embed.engine import DTYPES, Engine, EngineOptions, check_ids
+from pipeline.embed.engine import DTYPES, Engine, check_ids
 from pipeline.embed.head import load_head
 from pipeline.embed.int8 import Int8Linear
 from pipeline.embed.linear import ACTIVATIONS, Linear
@@ -28,6 +28,7 @@ from pipeline.embed.packed_llama import PackedLlama
 from pipeline.embed.pooling import keep_real, pool, single_token_index
 from pipeline.embed.weights import read_weights
 from pipeline.errors import ModelError
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
 
 __all__ = ["PackedEngine", "load_packed"]
@@ -48,18 +49,22 @@ class PackedEngine(Engine):
     """Runs a packed forward. `name` is packed_ and the model type: packed_bert, packed_llama, …"""
 
     def __init__(
-        self, model: ModelDir, options: EngineOptions, body: PackedBert | PackedLlama
+        self,
+        model: ModelDir,
+        options: EngineOptions,
+        unpooled_tokens: int,
+        body: PackedBert | PackedLlama,
     ) -> None:
-        super().__init__(options)
+        default_budget = body.default_budget_tokens[options.device.split(":")[0]]
+        if options.device == "cpu" and options.dtype != "float32":
+            default_budget *= 2  # the cache holds twice as many: 2-8 % (benchmarks/LOG.md)
+        super().__init__(options, default_budget)
+        self._unpooled_tokens = unpooled_tokens
         self.name = f"packed_{model.config['model_type']}"
         self._body = body
         self._head = load_head(model, options.normalize, options.truncate_dim).to(options.device)
         self._trims = options.pooling in body.single_token_poolings
         self._attention = attention_for(options.device)
-        default = body.default_budget_tokens[options.device.split(":")[0]]
-        if options.device == "cpu" and options.dtype != "float32":
-            default *= 2  # the cache holds twice as many: 2-8 % (benchmarks/LOG.md)
-        self.budget_tokens = options.max_batch_tokens or default
         with torch.inference_mode():
             self.dim = int(
                 self._forward(np.zeros(1, np.int32), np.array([0, 1]), np.array([0])).shape[1]
@@ -86,7 +91,7 @@ class PackedEngine(Engine):
     def _forward(
         self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
     ) -> torch.Tensor:
-        mode, prompt_tokens = self.options.pooling, self.options.prompt_tokens
+        mode, prompt_tokens = self.options.pooling, self._unpooled_tokens
         batch = pack(ids, offsets, rows, self.device)
         self.stats.n_padded_tokens += int(batch.ids.shape[0])
         if self._trims:
@@ -97,7 +102,9 @@ class PackedEngine(Engine):
         return self._head(pool(hidden, batch, mode, prompt_tokens))
 
 
-def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
+def load_packed(
+    model: ModelDir, options: EngineOptions, unpooled_tokens: int
+) -> PackedEngine | str:
     """The engine, or the reason why this model or these options need the padded one. Raises
     ModelError for damage.
     """
@@ -130,4 +137,4 @@ def load_packed(model: ModelDir, options: EngineOptions) -> PackedEngine | str:
         model.transformer_path, family.shapes(config), prefix, dtype, options.device
     )
     linear = Int8Linear if options.dtype == "int8" else Linear
-    return PackedEngine(model, options, family(config, weights, linear))
+    return PackedEngine(model, options, unpooled_tokens, family(config, weights, linear))

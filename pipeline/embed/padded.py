@@ -22,9 +22,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers.utils import logging as transformers_logging
 
 from pipeline.embed.buckets import Rows, flat_index, padded_buckets
-from pipeline.embed.engine import DTYPES, Engine, EngineOptions, to_device
+from pipeline.embed.engine import DTYPES, Engine, to_device
 from pipeline.embed.head import Head, drop_last_normalize
 from pipeline.errors import ModelError
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import POOLINGS, ModelDir
 
 DEFAULT_BUDGET_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -40,11 +41,9 @@ class PaddedEngine(Engine):
 
     name = "padded"
 
-    def __init__(self, model: ModelDir, options: EngineOptions) -> None:
-        super().__init__(options)
-        self.budget_tokens = (
-            options.max_batch_tokens or DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]]
-        )
+    def __init__(self, model: ModelDir, options: EngineOptions, unpooled_tokens: int) -> None:
+        super().__init__(options, DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]])
+        self._unpooled_tokens = unpooled_tokens
         with _quiet_loading():
             modules = _load_modules(model, options)
         pooled_at = next(i for i, module in enumerate(modules) if isinstance(module, Pooling))
@@ -71,7 +70,7 @@ class PaddedEngine(Engine):
     def embed_one_token(self) -> torch.Tensor:
         """(1, dim): the dimension is measured, never read from a config file."""
         with torch.inference_mode():
-            n_ids = 1 + self.options.prompt_tokens
+            n_ids = 1 + self._unpooled_tokens
             return self._forward(np.zeros(n_ids, np.int32), np.array([0, n_ids]), np.array([0]))
 
     def _buckets(
@@ -93,8 +92,8 @@ class PaddedEngine(Engine):
         features = {"input_ids": input_ids, "attention_mask": attention_mask, "modality": "text"}
         if self._has_types:
             features["token_type_ids"] = torch.zeros_like(input_ids)
-        if self.options.prompt_tokens:
-            features["prompt_length"] = self.options.prompt_tokens
+        if self._unpooled_tokens:
+            features["prompt_length"] = self._unpooled_tokens
         pooled = self._body(features)["sentence_embedding"]  # (n, D)
         self.stats.n_padded_tokens += batch[0].size
         return self._head(pooled.float())

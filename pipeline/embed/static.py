@@ -20,9 +20,10 @@ from torch.nn.functional import embedding_bag
 
 from pipeline.embed.attention import pack
 from pipeline.embed.buckets import Rows, packed_buckets
-from pipeline.embed.engine import DTYPES, Engine, EngineOptions, check_ids
+from pipeline.embed.engine import DTYPES, Engine, check_ids
 from pipeline.embed.head import load_head
 from pipeline.errors import ModelError
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
 
 __all__ = ["StaticEngine"]
@@ -36,13 +37,14 @@ class StaticEngine(Engine):
     name = "static"
 
     def __init__(self, model: ModelDir, options: EngineOptions) -> None:
-        if options.pooling != "mean" or options.dtype == "int8":
+        if options.pooling != "mean" or options.dtype == "int8" or options.engine != "auto":
             raise ModelError(
-                f"{model.path}: a StaticEmbedding model takes the mean of its tokens, in a floating dtype; found pooling "
-                f"{options.pooling!r} and dtype {options.dtype!r}. Set both to 'auto'."
+                f"{model.path}: a StaticEmbedding model takes the mean of its tokens, in a "
+                "floating dtype and an engine of its own; the job asks for pooling "
+                f"{options.pooling!r}, dtype {options.dtype!r} and engine {options.engine!r}. "
+                "Set model.pooling, model.dtype and runtime.engine to 'auto'."
             )
-        super().__init__(options)
-        self.budget_tokens = options.max_batch_tokens or DEFAULT_BUDGET_TOKENS
+        super().__init__(options, DEFAULT_BUDGET_TOKENS)
         self._table = (
             _read_table(model.transformer_path).to(DTYPES[options.dtype]).float().to(options.device)
         )

@@ -1,8 +1,7 @@
 """The resolved job: a spec and what its model directory says in, a `Job` with its fingerprint out.
 
 A fingerprint is the hash of the identity: everything that can change a vector or a row, as nested
-plain data. Cost: one SHA-256 pass over the model files. No torch before `load_engine_of`, and no
-ray.
+plain data. Cost: one SHA-256 pass over the model files. Neither torch nor ray is imported.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import ModelError, SpecError
 from pipeline.job import model_store
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
 from pipeline.job.spec import JobSpec
 from pipeline.job.tokenizer_versions import versions
@@ -33,10 +33,7 @@ class Job:
     """A spec with every `auto` resolved, and its fingerprint: what each worker needs to know."""
 
     spec: JobSpec
-    device: str
-    dtype: str
-    pooling: str
-    normalize: bool
+    engine: EngineOptions
     prompt: str | None
     max_tokens: int
     identity: dict[str, Any]
@@ -83,15 +80,16 @@ def resolve(spec: JobSpec, device: str) -> Job:
             named,
         )
     prompt = prompt or None
-    pooling = wanted.pooling if wanted.pooling != "auto" else model.pooling
-    if pooling is None:
-        raise ModelError(
-            f"{wanted.path}: the directory does not say how to pool (no Pooling in modules.json). Set model.pooling."
-        )
-    dtype = (
-        wanted.dtype if wanted.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
+    default_dtype = "bfloat16" if device == "cuda" else "float32"
+    engine = EngineOptions.of(
+        model,
+        pooling=wanted.pooling,
+        normalize=wanted.normalize,
+        truncate_dim=wanted.truncate_dim,
+        dtype=default_dtype if wanted.dtype == "auto" else wanted.dtype,
+        device=device,
+        **batching(spec),
     )
-    normalize = model.normalize if wanted.normalize == "auto" else wanted.normalize
     max_tokens = (
         model.max_tokens
         if wanted.max_tokens == "auto"
@@ -104,19 +102,26 @@ def resolve(spec: JobSpec, device: str) -> Job:
         "algorithm": ALGORITHM,
         "model": {
             "files": model.files,
-            "pooling": pooling,
-            "normalize": normalize,
+            "pooling": engine.pooling,
+            "normalize": engine.normalize,
             "prompt": prompt,
             "max_tokens": max_tokens,
-            "dtype": dtype,
-            "truncate_dim": wanted.truncate_dim or model.truncate_dim,
+            "dtype": engine.dtype,
+            "truncate_dim": engine.truncate_dim,
         },
         "tokenizer": versions(model),
         "prepare": prepare,
         "input": spec.input.model_dump(mode="json", exclude={"uri", "storage_options"}),
         "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
     }
-    return Job(spec, device, dtype, pooling, normalize, prompt, max_tokens, identity, model.license)
+    return Job(spec, engine, prompt, max_tokens, identity, model.license)
+
+
+def batching(spec: JobSpec) -> dict[str, Any]:
+    """The engine options that change no vector, as a spec gives them."""
+    runtime = spec.runtime
+    budget = runtime.max_batch_tokens
+    return {"engine": runtime.engine, "max_batch_tokens": None if budget == "auto" else budget}
 
 
 def device_here() -> str:

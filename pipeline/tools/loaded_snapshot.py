@@ -13,8 +13,9 @@ import functools
 import pyarrow as pa
 
 from pipeline.errors import OutputError
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
-from pipeline.job.resolve import Job, device_here
+from pipeline.job.resolve import Job, batching, device_here
 from pipeline.job.spec import JobSpec
 from pipeline.output import dataset
 from pipeline.output.run_folder import read_spec
@@ -45,11 +46,15 @@ class Recorded:
         model = self.generation.identity["model"]
         return Job(
             spec=self.spec,
-            # the snapshot may come from a cluster that this machine is no part of
-            device="cpu" if self.spec.runtime.device == "cpu" else device_here(),
-            dtype=model["dtype"],
-            pooling=model["pooling"],
-            normalize=model["normalize"],
+            engine=EngineOptions(
+                pooling=model["pooling"],
+                normalize=model["normalize"],
+                truncate_dim=model["truncate_dim"],
+                dtype=model["dtype"],
+                # the snapshot may come from a cluster that this machine is no part of
+                device="cpu" if self.spec.runtime.device == "cpu" else device_here(),
+                **batching(self.spec),
+            ),
             prompt=model["prompt"],
             max_tokens=model["max_tokens"],
             identity=self.generation.identity,

@@ -100,9 +100,9 @@ def embed_query(recorded: Recorded, text: str, prompt_name: str | None = None) -
     prompt = model.prompts.get(name) if name else None
     tokenizer = load_tokenizer(model, max_tokens=job.max_tokens, prompt=prompt or None)
     # torch: seconds that other users of this file do without
-    from pipeline.embed.loading import load_engine_of
+    from pipeline.embed.loading import load_engine
 
-    engine = load_engine_of(job, model, tokenizer.prompt_tokens)
+    engine = load_engine(model, job.engine, tokenizer.prompt_tokens)
     if engine.dim != recorded.generation.dimension:
         raise ModelError(
             f"{job.spec.model.path}: gives vectors of dimension {engine.dim}, the snapshot has {recorded.generation.dimension}"

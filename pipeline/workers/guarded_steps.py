@@ -121,9 +121,9 @@ def _ask(child: Child, stats: Any, ids: Ids, offsets: Offsets) -> Vectors:
 def load_embedder(job: Job, prompt_tokens: int, threads: int | None) -> Callable[[Any], Any]:
     """For a Child: (ids, offsets) ─► (vectors, figures of the engine for this call)."""
     # torch: seconds that other users of this file do without
-    from pipeline.embed.loading import load_engine_of
+    from pipeline.embed.loading import load_engine
 
-    engine = load_engine_of(job, job.model(), prompt_tokens, threads)
+    engine = load_engine(job.model(), job.engine, prompt_tokens, threads)
 
     def embed(texts: tuple[Ids, Offsets]) -> tuple[Vectors, dict[str, Any]]:
         engine.stats = type(engine.stats)()

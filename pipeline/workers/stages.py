@@ -148,9 +148,9 @@ class EmbedParts:
             prompt_tokens = _prompt_tokens(job)
             self.loading = (job, prompt_tokens, threads)
             # torch: seconds that other users of this file do without
-            from pipeline.embed.loading import load_engine_of
+            from pipeline.embed.loading import load_engine
 
-            self.engine = load_engine_of(job, job.model(), prompt_tokens, threads)
+            self.engine = load_engine(job.model(), job.engine, prompt_tokens, threads)
         self.idle_since = time.perf_counter()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -166,7 +166,7 @@ class EmbedParts:
             Child(guarded_steps.load_embedder, *self.loading) as child,  # starts at the first `ask`
         ):
             engine = guarded_steps.CarefulEngine(self.engine, child if is_careful else None)
-            vectors = embed(tokens, rows, engine, self.job.normalize)
+            vectors = embed(tokens, rows, engine, self.job.engine.normalize)
         header["failed"] = engine.failed_documents(tokens, rows)
         self.idle_since = time.perf_counter()
         header["seconds"]["embed"] = self.idle_since - clock

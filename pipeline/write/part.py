@@ -189,7 +189,7 @@ def _footer(header: dict[str, Any], job: Job, dimension: int) -> dict[str, objec
         "model_license": job.model_license,
         "dimension": dimension,
         "vector_precision": job.spec.output.vector_precision,
-        "normalized": job.normalize,
+        "normalized": job.engine.normalize,
         "engine": header["engine"],
         "n_sources": len(sources),
         "sources": sources[:FOOTER_SOURCES],

@@ -18,9 +18,9 @@ import torch
 import transformers as t
 from sentence_transformers import SentenceTransformer
 
-from pipeline.embed import load_engine
 from pipeline.job.model_dir import read_model
 from pipeline.tokenize import load_tokenizer
+from tests.support.engines import engine_of
 from tests.support.model_files import save_spread, write_modules, write_vocab
 
 pytestmark = pytest.mark.parity
@@ -123,7 +123,7 @@ def test_the_padded_engine_is_as_near_to_float32_as_encode(
             str(tmp_path), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)}
         )
         theirs[dtype] = st.encode(texts, batch_size=1)
-        engine = load_engine(model, dtype=dtype, max_batch_tokens=1200)
+        engine = engine_of(model, dtype=dtype, max_batch_tokens=1200)
         assert engine.name == "padded"
         ours[dtype] = engine.embed(tokens.ids, tokens.offsets)
     assert distance(ours["float32"], theirs["float32"]) < 1e-5

@@ -18,11 +18,11 @@ import torch
 from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
 
-from pipeline.embed import load_engine
 from pipeline.errors import ModelError
 from pipeline.job.model_dir import POOLINGS
 from pipeline.job.model_store import resolve
 from pipeline.tokenize import load_tokenizer
+from tests.support.engines import engine_of
 from tests.support.model_dirs import (
     bert_dense_normalize,
     bert_japanese,
@@ -127,7 +127,7 @@ def assert_texts_differ(vectors: np.ndarray) -> None:
 def test_every_family_equals_encode(made, family, kind):
     theirs, ids, offsets, _ = oracle(made(family))
     assert_texts_differ(theirs)
-    engine = load_engine(resolve(str(made(family))), engine=kind, max_batch_tokens=700)
+    engine = engine_of(resolve(str(made(family))), engine=kind, max_batch_tokens=700)
     ours = engine.embed(ids, offsets)
     assert engine.name.startswith(kind)
     assert_same_direction(ours, theirs, 0.99999)
@@ -143,7 +143,7 @@ def test_every_pooling_equals_encode(made, tmp_path, family, pooling):
     )
     theirs, ids, offsets, _ = oracle(path)
     for kind in ("packed", "padded"):
-        ours = load_engine(resolve(str(path)), engine=kind).embed(ids, offsets)
+        ours = engine_of(resolve(str(path)), engine=kind).embed(ids, offsets)
         assert_same_direction(ours, theirs, 0.99999)
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
 
@@ -164,7 +164,7 @@ def test_prompt_tokens_are_left_out_of_pooling_where_the_directory_says_so(
     beyond = np.diff(offsets) > prompt_tokens
     assert beyond.sum() > beyond.size // 2
     for kind in ("packed", "padded"):
-        ours = load_engine(model, engine=kind, prompt_tokens=prompt_tokens).embed(ids, offsets)
+        ours = engine_of(model, engine=kind, prompt_tokens=prompt_tokens).embed(ids, offsets)
         assert_same_direction(ours[beyond], theirs[beyond], 0.99999)
 
 
@@ -172,7 +172,7 @@ def test_prompt_tokens_are_left_out_of_pooling_where_the_directory_says_so(
 @pytest.mark.parametrize("family", ["bert_japanese", "bert_dense_normalize"])
 def test_truncated_vectors_point_where_encode_points(made, family, kind):
     theirs, ids, offsets, _ = oracle(made(family), truncate_dim=20, normalize_embeddings=True)
-    engine = load_engine(resolve(str(made(family))), engine=kind, truncate_dim=20, normalize=True)
+    engine = engine_of(resolve(str(made(family))), engine=kind, truncate_dim=20, normalize=True)
     ours = engine.embed(ids, offsets)
     assert engine.dim == 20
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -180,7 +180,7 @@ def test_truncated_vectors_point_where_encode_points(made, family, kind):
 
 def test_prompt_tokens_count_where_the_directory_does_not_leave_them_out(made):
     theirs, ids, offsets, prompt_tokens = oracle(made("bert_mean"), prompt="search query: ")
-    ours = load_engine(resolve(str(made("bert_mean"))), prompt_tokens=prompt_tokens).embed(
+    ours = engine_of(resolve(str(made("bert_mean"))), prompt_tokens=prompt_tokens).embed(
         ids, offsets
     )
     assert_same_direction(ours, theirs, 0.99999)
@@ -192,7 +192,7 @@ def test_normalize_can_be_switched_on_and_off(made, kind):
     model = resolve(str(made("bert_dense_normalize")))
     lengths = {
         setting: np.linalg.norm(
-            load_engine(model, engine=kind, normalize=setting).embed(ids, offsets), axis=1
+            engine_of(model, engine=kind, normalize=setting).embed(ids, offsets), axis=1
         )
         for setting in ("auto", True, False)
     }
@@ -210,7 +210,7 @@ def test_a_static_model_equals_encode(tmp_path, layout):
     path = static(tmp_path / "m", **layout)
     kept = [text for text in texts() if text.strip()]
     model, st = resolve(str(path)), SentenceTransformer(str(path), device="cpu")
-    engine, rounded = load_engine(model, max_batch_tokens=700), load_engine(model, dtype="bfloat16")
+    engine, rounded = engine_of(model, max_batch_tokens=700), engine_of(model, dtype="bfloat16")
     assert engine.name == "static"
     for prompt in (None, "検索文書: "):
         theirs = st.encode(kept, prompt=prompt)
@@ -227,7 +227,7 @@ def test_a_static_model_equals_encode(tmp_path, layout):
 )
 def test_a_static_model_refuses_what_it_cannot_do(static_dir, wrong):
     with pytest.raises(ModelError, match="StaticEmbedding"):
-        load_engine(resolve(str(static_dir)), **wrong)
+        engine_of(resolve(str(static_dir)), **wrong)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_damaged_table_of_a_static_model_is_named(static_dir, tmp_path, stored
     path = Path(shutil.copytree(static_dir, tmp_path / "m"))
     save_file(stored, path / "0_StaticEmbedding" / "model.safetensors")
     with pytest.raises(ModelError, match=r"model\.safetensors"):
-        load_engine(resolve(str(path)))
+        engine_of(resolve(str(path)))
 
 
 def with_setting(path: Path, copy: Path, setting: dict) -> Path:
@@ -265,7 +265,7 @@ def with_setting(path: Path, copy: Path, setting: dict) -> Path:
 def test_another_output_of_the_transformer_is_not_packed(made, tmp_path, setting):
     model = resolve(str(with_setting(made("llama"), tmp_path / "m", setting)))
     with pytest.raises(ModelError, match=next(iter(setting))):
-        load_engine(model, engine="packed")
+        engine_of(model, engine="packed")
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_what_sentence_transformers_config_says_about_the_forward_is_followed(
     path = with_setting(made("llama"), tmp_path / "m", setting)
     model = resolve(str(path))
     theirs, ids, offsets, _ = oracle(path)
-    engine = load_engine(model, max_batch_tokens=700)
+    engine = engine_of(model, max_batch_tokens=700)
     assert engine.name == "padded"
     assert_same_direction(engine.embed(ids, offsets), theirs, 0.99999)
 
@@ -291,9 +291,7 @@ def test_what_sentence_transformers_config_says_about_the_forward_is_followed(
 @pytest.mark.parametrize("family", ["bert_japanese", "llama", "minilm"])
 def test_bfloat16_stays_close_to_float32(made, family, kind):
     theirs, ids, offsets, _ = oracle(made(family))
-    ours = load_engine(resolve(str(made(family))), engine=kind, dtype="bfloat16").embed(
-        ids, offsets
-    )
+    ours = engine_of(resolve(str(made(family))), engine=kind, dtype="bfloat16").embed(ids, offsets)
     assert_same_direction(ours, theirs, 0.999)
 
 
@@ -304,7 +302,7 @@ def test_int8_stays_close_to_float32(made, family, least):
     """No promise but a record: what these models were seen at, rounded down. minilm has trained
     weights (0.985 at least)."""
     theirs, ids, offsets, _ = oracle(made(family))
-    ours = load_engine(resolve(str(made(family))), dtype="int8").embed(ids, offsets)
+    ours = engine_of(resolve(str(made(family))), dtype="int8").embed(ids, offsets)
     assert_same_direction(ours, theirs, least)
 
 
@@ -321,6 +319,6 @@ def test_rotary_scaling_with_fixed_frequencies_is_packed_and_equal(made, tmp_pat
     }
     (path / "config.json").write_text(json.dumps(config))
     theirs, ids, offsets, _ = oracle(path)
-    engine = load_engine(resolve(str(path)))
+    engine = engine_of(resolve(str(path)))
     assert engine.name == "packed_llama"
     assert_same_direction(engine.embed(ids, offsets), theirs, 0.99999)

@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.embed import fused, linear, load_engine, packed_bert, packed_llama
+from pipeline.embed import fused, linear, packed_bert, packed_llama
 from pipeline.embed.linear import ACTIVATIONS, Linear
 from pipeline.job.model_store import resolve
+from tests.support.engines import engine_of
 from tests.support.model_dirs import bert_mean, llama_last_token
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {"bert": bert_mean, "llama": llama_last_token}
@@ -82,7 +83,7 @@ def test_a_forward_of_compiled_steps_gives_the_same_vectors_without_compiling_ag
     model = resolve(str(FAMILIES[family](tmp_path / "model")))
     # so that the steps stand alone, as on a GPU
     monkeypatch.setattr(linear, "_has_onednn", lambda _dtype: False)
-    plain = load_engine(model).embed(ids, offsets)
+    plain = engine_of(model).embed(ids, offsets)
     taken: list[str] = []
 
     def compiled(step: fused.Step, arguments: fused.Sample, _device: str) -> fused.Step:
@@ -96,7 +97,7 @@ def test_a_forward_of_compiled_steps_gives_the_same_vectors_without_compiling_ag
 
     for module in (packed_bert, packed_llama):
         monkeypatch.setattr(module, "fastest", compiled)
-    engine = load_engine(model)
+    engine = engine_of(model)
     assert taken == {"bert": ["_plain_summed_norm"], "llama": ["_rotate", "_plain_gated"]}[family]
     with torch.compiler.set_stance("fail_on_recompile"):
         found = engine.embed(ids, offsets)

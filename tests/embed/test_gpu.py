@@ -19,8 +19,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.gpu import make_model
-from pipeline.embed import load_engine, packed_bert, packed_llama
+from pipeline.embed import packed_bert, packed_llama
 from pipeline.job.model_dir import ModelDir, read_model
+from tests.support.engines import engine_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -67,7 +68,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["packed", "padded"])
 def test_vectors_are_those_of_sentence_transformers(case: Case, kind: str, dtype: str) -> None:
-    engine = load_engine(case.model, engine=kind, dtype=dtype, device="cuda")
+    engine = engine_of(case.model, engine=kind, dtype=dtype, device="cuda")
     st = SentenceTransformer(
         str(case.model.path), device="cuda", model_kwargs={"dtype": getattr(torch, dtype)}
     )
@@ -78,7 +79,7 @@ def test_vectors_are_those_of_sentence_transformers(case: Case, kind: str, dtype
 
 
 def test_float32_on_a_gpu_is_float32(case: Case) -> None:
-    engine = load_engine(case.model, dtype="float32", device="cuda")
+    engine = engine_of(case.model, dtype="float32", device="cuda")
     assert engine.name == "padded"
     assert cosines(engine.embed(case.ids, case.offsets), case.exact).min() >= 0.99999
 
@@ -86,10 +87,10 @@ def test_float32_on_a_gpu_is_float32(case: Case) -> None:
 @pytest.mark.parametrize("dtype", LEAST)
 @pytest.mark.parametrize("budget", [512, 4096])
 def test_vectors_do_not_depend_on_the_batch(case: Case, budget: int, dtype: str) -> None:
-    whole = load_engine(
+    whole = engine_of(
         case.model, engine="packed", dtype=dtype, device="cuda", max_batch_tokens=32768
     )
-    small = load_engine(
+    small = engine_of(
         case.model, engine="packed", dtype=dtype, device="cuda", max_batch_tokens=budget
     )
     a, b = (engine.embed(case.ids, case.offsets) for engine in (whole, small))
@@ -102,17 +103,17 @@ def test_steps_that_were_compiled_give_what_plain_ones_give(
     case: Case, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
     options = {"engine": "packed", "dtype": dtype, "device": "cuda", "max_batch_tokens": 8192}
-    chosen = load_engine(case.model, **options).embed(case.ids, case.offsets)
+    chosen = engine_of(case.model, **options).embed(case.ids, case.offsets)
     for family in (packed_bert, packed_llama):
         monkeypatch.setattr(family, "fastest", lambda step, _sample, _device: step)
-    plain = load_engine(case.model, **options).embed(case.ids, case.offsets)
+    plain = engine_of(case.model, **options).embed(case.ids, case.offsets)
     assert cosines(chosen, plain).min() >= LEAST[dtype]
 
 
 @pytest.mark.parametrize("pooling", ["auto", "mean", "max", "weighted_mean"])
 def test_nothing_in_the_loop_waits_for_the_device(case: Case, pooling: str) -> None:
     options = {"engine": "packed", "dtype": "bfloat16", "device": "cuda", "max_batch_tokens": 2048}
-    engine = load_engine(case.model, pooling=pooling, **options)
+    engine = engine_of(case.model, pooling=pooling, **options)
     engine.embed(case.ids, case.offsets)  # warms up
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -122,7 +123,7 @@ def test_nothing_in_the_loop_waits_for_the_device(case: Case, pooling: str) -> N
 
 
 def test_out_of_memory_halves_the_bucket_and_loses_no_row(case: Case) -> None:
-    engine = load_engine(
+    engine = engine_of(
         case.model, engine="packed", dtype="bfloat16", device="cuda", max_batch_tokens=1 << 22
     )
     ids, offsets = (

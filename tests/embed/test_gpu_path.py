@@ -59,7 +59,8 @@ def test_nothing_of_it_is_on_the_host_or_asks_for_a_value(
 
     # the parts of a PackedEngine; its own __init__ asks for a directory
     engine: Any = SimpleNamespace(
-        options=SimpleNamespace(pooling=pooling, prompt_tokens=prompt_tokens),
+        options=SimpleNamespace(pooling=pooling),
+        _unpooled_tokens=prompt_tokens,
         device="meta",
         stats=EngineStats(),
         _trims=pooling in body.single_token_poolings,

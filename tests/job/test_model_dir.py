@@ -15,7 +15,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipeline.embed.loading import load_engine_of
+from pipeline.embed.loading import load_engine
 from pipeline.errors import ModelError
 from pipeline.job import resolve as job_module
 from pipeline.job.model_store import resolve
@@ -191,7 +191,7 @@ def test_without_a_pooling_none_is_assumed_and_a_plan_asks_for_it(copy, tmp_path
     assert (
         job_module.resolve(
             make_spec("in", str(tmp_path / "out"), copy, model={"pooling": "cls"}), "cpu"
-        ).pooling
+        ).engine.pooling
         == "cls"
     )
 
@@ -272,7 +272,7 @@ def test_a_file_that_changes_after_planning_is_noticed_on_every_worker(copy, tmp
         (copy / file).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         for load in (
             there.model,
-            lambda: load_engine_of(there, there.model(), 0),
+            lambda: load_engine(there.model(), there.engine),
             lambda: load_preparer(there, "run", Store("memory://none"), []),
         ):
             with pytest.raises(ModelError, match="model files on this node differ"):

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from pipeline.driver.plan import Plan, make_plan, missing
-from pipeline.embed.loading import load_engine_of
+from pipeline.embed.loading import load_engine
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.output.known_vectors import Index
@@ -144,7 +144,7 @@ def publish_todo(
     """Read, embed and publish the missing parts of some splits."""
     model = job.model()
     tokenizer = load_tokenizer(model, max_tokens=job.max_tokens, prompt=job.prompt)
-    engine = load_engine_of(job, model, tokenizer.prompt_tokens)
+    engine = load_engine(model, job.engine, tokenizer.prompt_tokens)
     made = []
     for todo in todos:
         for part in cut(todo.split, job):
@@ -152,7 +152,7 @@ def publish_todo(
                 continue
             prepared = prepare(part, job, tokenizer, run_id, index)
             rows, vectors = change(
-                prepared.rows, embed(prepared.tokens, prepared.rows, engine, job.normalize)
+                prepared.rows, embed(prepared.tokens, prepared.rows, engine, job.engine.normalize)
             )
             header = {
                 **prepared.header,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.driver.plan import Plan, make_plan, missing
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.resolve import Job
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.output import dataset
@@ -120,10 +121,7 @@ def job_of(spec: JobSpec, **changes: Any) -> Job:
     }
     fields = {
         "spec": spec,
-        "device": "cpu",
-        "dtype": "float32",
-        "pooling": "mean",
-        "normalize": False,
+        "engine": EngineOptions(pooling="mean", normalize=False),
         "prompt": None,
         "max_tokens": 512,
         "identity": identity,
@@ -157,7 +155,7 @@ def prepared_parts(
 def publish_prepared(
     prepared: steps.Prepared, job: Job, store: Store, engine: HashEngine
 ) -> Manifest:
-    vectors = steps.embed(prepared.tokens, prepared.rows, engine, job.normalize)
+    vectors = steps.embed(prepared.tokens, prepared.rows, engine, job.engine.normalize)
     header = {
         **prepared.header,
         "seconds": {},

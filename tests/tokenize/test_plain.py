@@ -139,8 +139,9 @@ def test_ids_are_those_of_transformers_or_it_loads_the_directory(
 TOKENIZE = "from pipeline.tokenize import load_tokenizer; load_tokenizer(model, prompt='a: ').encode(['東京 text'])"
 EMBED = """
 from pipeline.embed import load_engine
+from pipeline.job.engine_options import EngineOptions
 import numpy as np
-load_engine(model).embed(np.array([2, 5, 3], np.int32), np.array([0, 3]))"""
+load_engine(model, EngineOptions.of(model)).embed(np.array([2, 5, 3], np.int32), np.array([0, 3]))"""
 
 
 @pytest.mark.parametrize("directory", ["bert_japanese_dir", "llama_dir", "minilm_dir"])

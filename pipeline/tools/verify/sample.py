@@ -138,11 +138,11 @@ def _embedded_again(
                 f"{rows[n]['doc_id']} chunk {rows[n]['chunk']}: {n_tokens} tokens here, {rows[n]['n_tokens']} then"
             )
     # torch: seconds that other users of this file do without
-    from pipeline.embed.loading import load_engine_of
+    from pipeline.embed.loading import load_engine
 
-    engine = load_engine_of(job, recorded.model, tokenizer.prompt_tokens)
+    engine = load_engine(recorded.model, job.engine, tokenizer.prompt_tokens)
     fresh = vector_columns(
-        embed(tokens, again, engine, job.normalize), recorded.generation.vector_precision
+        embed(tokens, again, engine, job.engine.normalize), recorded.generation.vector_precision
     )
     similarity, limit = _similarity(stored[there], dataset.vectors_of(fresh["embedding"]), job)
     for n, found in zip(there, similarity.tolist(), strict=True):
@@ -178,10 +178,10 @@ def _similarity(
     stored: npt.NDArray[Any], fresh: npt.NDArray[Any], job: Job
 ) -> tuple[npt.NDArray[np.float64], float]:
     """Row-wise similarity of (N, W) vectors of one precision, and how low it may be."""
-    limit = MIN_COSINE[job.dtype]
+    limit = MIN_COSINE[job.engine.dtype]
     if stored.dtype == np.uint8:
         differ = np.bitwise_count(stored ^ fresh).sum(axis=1, dtype=np.int64)
-        return 1 - differ / (8 * stored.shape[1]), MIN_EQUAL_BITS[job.dtype]
+        return 1 - differ / (8 * stored.shape[1]), MIN_EQUAL_BITS[job.engine.dtype]
     a, b = stored.astype(np.float64), fresh.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = (a * b).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)

@@ -7,6 +7,7 @@ where its actors are placed, is as in production. Every call of an engine takes 
 more and leaves a line in a file of its process under FAKE_GPU_CALLS.
 """
 
+import dataclasses
 import importlib.abc
 import importlib.machinery
 import json
@@ -35,8 +36,8 @@ class OnCpu(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         os.chdir("/")
         self.found.loader.exec_module(module)
         load = module.load_engine
-        module.load_engine = lambda *args, **options: noted(
-            load(*args, **{**options, "device": "cpu"})
+        module.load_engine = lambda model, options, *rest: noted(
+            load(model, dataclasses.replace(options, device="cpu"), *rest)
         )
 
 

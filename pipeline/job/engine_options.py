@@ -1,0 +1,62 @@
+"""The settled options of an engine: what a job or a model directory says, with no "auto" left.
+
+In: a `ModelDir` and what somebody chose instead of it. Out: `EngineOptions`, which a `Job` carries
+to every worker and `load_engine` follows. No torch: the driver and tokenizing workers do without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import ModelError
+from pipeline.job.model_dir import POOLINGS, ModelDir
+
+__all__ = ["EngineOptions"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine pools, normalizes and computes, and on which device."""
+
+    pooling: str
+    """cls | mean | max | last_token | weighted_mean | mean_sqrt_len, several joined by "+"."""
+    normalize: bool
+    truncate_dim: int | None = None
+    """Leading dimensions of a vector that are kept; None keeps all."""
+    dtype: str = "float32"
+    """float32 | bfloat16 | float16 | int8."""
+    device: str = "cpu"
+    """cpu | cuda, or cuda:0 and so on."""
+    engine: str = "auto"
+    """packed | padded; "auto" takes the fastest engine that serves the model."""
+    max_batch_tokens: int | None = None
+    """Tokens of one forward pass; None takes the engine's own budget."""
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelDir,
+        *,
+        pooling: str = "auto",
+        normalize: bool | str = "auto",
+        truncate_dim: int | None = None,
+        **others: Any,
+    ) -> EngineOptions:
+        """The options of `model`: "auto" and None mean what its directory says.
+
+        Raises ModelError when neither `pooling` nor the directory names a pooling.
+        """
+        named = model.pooling if pooling == "auto" else pooling
+        if named is None:
+            raise ModelError(
+                f"{model.path}: the directory names no pooling (no Pooling in modules.json). "
+                f"Set model.pooling to one of {sorted(POOLINGS.values())}; the model card says "
+                "which."
+            )
+        return cls(
+            pooling=named,
+            normalize=model.normalize if normalize == "auto" else bool(normalize),
+            truncate_dim=model.truncate_dim if truncate_dim is None else truncate_dim,
+            **others,
+        )
