@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.driver.plan import Plan
-from pipeline.job.model_dir import NO_LIMIT
+from pipeline.job.model_settings import NO_LIMIT
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Snapshot
 from pipeline.workers.metrics import TROUBLES, Progress

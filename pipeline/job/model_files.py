@@ -1,19 +1,26 @@
-"""Which files of a model directory can change a vector, and their hashes: what the fingerprint and
-the planned run hold on to.
+"""The files of a model directory: which of them can change a vector, their hashes, and their JSON.
 
-In: a directory. Out: relative POSIX path → SHA-256. Cost: one pass over the weights (about 1 GB/s a
-core).
+A directory comes in; relative POSIX path → SHA-256 comes out, which the fingerprint and every
+worker of a run hold the model to. Cost: one pass over the weights (about 1 GB/s a core).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-__all__ = ["OTHER_BACKENDS", "SUFFIXES", "hashes", "is_wanted"]
+from pipeline.errors import ModelError
+
+__all__ = ["OTHER_BACKENDS", "SUFFIXES", "changes_vectors", "hashes", "load_json"]
 
 SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".vocab", ".bpe", ".jinja"}
+"""Suffixes of files that can change a vector."""
+
 OTHER_BACKENDS = {"onnx", "openvino"}
+"""Folders with copies of the model for runtimes that this package does not use."""
+
 _NOT_IN_A_VECTOR = {
     "all_results.json",
     "data_config.json",
@@ -26,23 +33,37 @@ _NOT_IN_A_VECTOR = {
 }
 
 
-def is_wanted(name: str) -> bool:
-    """Can this file (relative POSIX path) change a vector? Unknown JSON counts: a re-embed too many
-    beats a stale one."""
+def changes_vectors(name: str) -> bool:
+    """Whether a file (relative POSIX path) can change a vector. JSON of an unknown name counts: an
+    unneeded new embedding does less harm than a stale one."""
     path = PurePosixPath(name)
-    hidden = any(part.startswith(".") for part in path.parts)
+    is_hidden = any(step.startswith(".") for step in path.parts)
     return (
         path.suffix in SUFFIXES
-        and not hidden
+        and not is_hidden
         and not OTHER_BACKENDS & set(path.parts)
         and path.name.lower() not in _NOT_IN_A_VECTOR
     )
 
 
 def hashes(path: Path) -> dict[str, str]:
-    hashes = {}
+    """Relative POSIX path → SHA-256 of every file below `path` that can change a vector, sorted."""
+    digests = {}
     for name in sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()):
-        if is_wanted(name):
+        if changes_vectors(name):
             with (path / name).open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def load_json(path: Path, source: str, default: Any = None) -> Any:
+    """A JSON file of the model that messages call `source`; `default`, where one is given, for a
+    file that does not exist. Raises ModelError when it cannot be read."""
+    if default is not None and not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{source}: {path} could not be read as JSON: {error}. Restore it from its source."
+        ) from error

@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.errors import ModelError, SpecError
 from pipeline.job.model_dir import ModelDir, read_model
-from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, hashes, is_wanted
+from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
 from pipeline.storage.filesystems import etag_of, filesystem
 from pipeline.storage.store import cache_folder
 
@@ -85,7 +85,7 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
     root = root.rstrip("/")
     objects = {name[len(root) :].lstrip("/"): info for name, info in sorted(listing.items())}
     objects = {
-        name: info for name, info in objects.items() if is_wanted(name) or name == "README.md"
+        name: info for name, info in objects.items() if changes_vectors(name) or name == "README.md"
     }
     if not objects:
         raise ModelError(

@@ -1,0 +1,52 @@
+"""Loading a model directory never runs code that came with it: what could is refused here.
+
+The directories of a model come in; ModelError is raised for a setting that makes transformers load
+Python code or a compiled kernel from a repository, and for pickled weights, which can run code when
+they are loaded. Cost: every config file is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ModelError
+from pipeline.job.model_files import load_json
+
+__all__ = ["check_configs", "check_weights"]
+
+
+def check_configs(path: Path, directories: Iterable[Path], source: str) -> None:
+    """Raises ModelError for a config file that names code; `path` is the model directory, `source`
+    what messages call it."""
+    for directory in directories:
+        for file in sorted(directory.glob("*config*.json")):
+            _check_names_no_code(load_json(file, source), f"{source}: {file.relative_to(path)}")
+
+
+def check_weights(directory: Path, is_required: bool, source: str) -> None:
+    """Raises ModelError for pickled weights without safetensors next to them, and for no weights at
+    all where they are required."""
+    # only these names are loaded: next to other safetensors, a pickle would be
+    if any(directory.glob("model*.safetensors")):
+        return
+    pickles = sorted(path.name for path in directory.glob("pytorch_model*.bin"))
+    if pickles or is_required:
+        raise ModelError(
+            f"{source}: no model*.safetensors in {directory}, found {pickles or 'no weights'}. "
+            "Pickle files can run code and are never loaded. Convert once where you trust the "
+            "source: SentenceTransformer(model).save_pretrained(directory), and name that directory."
+        )
+
+
+def _check_names_no_code(config: Any, file: str) -> None:
+    """At any depth."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        is_kernel = key.endswith("attn_implementation") and "/" in str(value)
+        if value and (is_kernel or key in ("auto_map", "use_kernels", "kernel_config")):
+            raise ModelError(
+                f"{file} names custom code ({key}: {value!r:.100}), which is never run. "
+                "Use a model whose architecture is part of transformers itself."
+            )
+        _check_names_no_code(value, file)
