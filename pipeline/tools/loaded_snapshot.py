@@ -1,14 +1,18 @@
-"""What an output says about how it was made: snapshot ─► spec, job and engine, as they were then.
+"""A snapshot with everything that storage says about how it was made.
 
-verify, trace and search work from this and never from a spec that a person hands in, so they use
-the very model, cleaning and dtype that made the vectors: these come from the generation record (the
-identity behind the fingerprint), places (input, model path) from the spec stored with the run.
+In: a store and the number of a snapshot. Out: a `LoadedSnapshot`: the snapshot, its generation, its
+manifests, and the spec and job of its run. verify, trace and search work from this alone, so they
+use the very model, cleaning and dtype that made the vectors: those come from the generation (the
+identity behind the fingerprint); places (input, model path) come from the spec stored with the run.
+Cost: four small reads, one of them the file list.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,18 +31,23 @@ from pipeline.storage.store import Store
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded:
-    """One snapshot with all that storage says about it."""
+class LoadedSnapshot:
+    """One snapshot with its generation, its manifests and the spec of its run."""
 
     store: Store
     snapshot: Snapshot
     generation: Generation
-    parts: tuple[Manifest, ...]
+    manifests: tuple[Manifest, ...]
     spec: JobSpec
+
+    @property
+    def data_paths(self) -> list[str]:
+        """The paths of all data files, in the order of the manifests."""
+        return [file.path for manifest in self.manifests for file in manifest.data_files]
 
     @functools.cached_property
     def job(self) -> Job:
-        """The job that made the vectors, on the device that its spec allows here.
+        """The job that made the vectors, on the device that its spec allows on this machine.
 
         dtype, pooling, prompt and limits are those of the generation, whatever `auto` would mean on
         this machine, so the fingerprint is that of the snapshot.
@@ -51,7 +60,7 @@ class Recorded:
                 normalize=model["normalize"],
                 truncate_dim=model["truncate_dim"],
                 dtype=model["dtype"],
-                # the snapshot may come from a cluster that this machine is no part of
+                # the snapshot may come from a cluster that this machine is not part of
                 device="cpu" if self.spec.runtime.device == "cpu" else device_here(),
                 **batching(self.spec),
             ),
@@ -63,33 +72,34 @@ class Recorded:
 
     @functools.cached_property
     def model(self) -> ModelDir:
-        """The model that made the vectors. Raises ModelError when it is not there or its files are
-        others."""
+        """The model that made the vectors. Raises ModelError when it is missing or its files are
+        not those of the fingerprint."""
         return self.job.model()
 
 
-def read_recorded(
-    store: Store,
+def load_snapshot_with_lineage(
+    store_uri: str,
+    storage_options: Mapping[str, Any] | None = None,
     number: int | None = None,
     *,
-    spec: JobSpec | None = None,
     model_path: str | None = None,
-) -> Recorded:
-    """A snapshot (the newest by default), its generation, its live parts and the spec of its run.
+) -> LoadedSnapshot:
+    """Load a snapshot (the newest by default) with its generation, manifests and spec.
 
-    spec: instead of the stored one. model_path: where the model is now. Raises OutputError when a
-    record is missing.
+    model_path: where the model is now, if not where the run found it. Raises OutputError when there
+    is no such snapshot or one of its records is missing or unreadable.
     """
+    store = Store(store_uri, storage_options)
     snapshot, generation = dataset.read_head(store, number)
-    found = spec or read_spec(store, snapshot.run_id)
+    spec = read_spec(store, snapshot.run_id)
     if model_path is not None:
-        model = found.model.model_copy(update={"path": model_path, "revision": None})
-        found = found.model_copy(update={"model": model})
+        model = spec.model.model_copy(update={"path": model_path, "revision": None})
+        spec = spec.model_copy(update={"model": model})
     try:
-        parts = live_parts(store, snapshot)
+        manifests = live_parts(store, snapshot)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(
-            f"{shown(store.uri)}/{snapshot.file_list}: the file list of snapshot {snapshot.number} cannot be read: "
-            f"{reason(error)}. Take another snapshot."
+            f"{shown(store.uri)}/{snapshot.file_list}: the file list of snapshot {snapshot.number} "
+            f"cannot be read: {reason(error)}. Name another snapshot."
         ) from error
-    return Recorded(store, snapshot, generation, tuple(parts), found)
+    return LoadedSnapshot(store, snapshot, generation, tuple(manifests), spec)

@@ -1,15 +1,16 @@
-"""From one row of an output back to the bytes it was made of, and whether they still say the same.
+"""From one row of an output back to the bytes it was made of, and whether they are still the same.
 
 In: an output and a doc_id, or doc_id#chunk. Out: a `Trace` with data file, part, run, model and
 source of each matching row, the source text, and a verdict: the record is read again from the
 shard, pinned to the ETag that was planned, cleaned as the run cleaned it, and the SHA-256 of its
-characters [char_start, char_end) compared with the row's. Cost: the doc_id column of the snapshot,
-then one record (a compressed shard is decompressed up to it).
+characters [char_start, char_end) is compared with the row's. Cost: the columns doc_id and chunk of
+the snapshot, then one record (a compressed shard is decompressed up to it).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,24 +19,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import OutputError
-from pipeline.job.spec import JobSpec
 from pipeline.storage import data_files, layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest
-from pipeline.storage.store import Store
-from pipeline.tools.loaded_snapshot import Recorded, read_recorded
-from pipeline.tools.source_records import Record, key_of, problem_of, read_sources
+from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
+from pipeline.tools.source_records import (
+    SourceRecord,
+    read_source_records,
+    record_key,
+    row_problem,
+)
 
 MAX_ROWS = 100
-"""Rows traced in full; `Trace.n_rows` says how many there are."""
+"""The most rows that are traced in full; `Trace.n_rows` counts all of them."""
 TEXT_CHARS = 500
-"""How much of a source text a trace shows."""
+"""The most characters of a source text that a trace holds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TracedRow:
-    """One row and where it comes from. verdict: "same", or what was found instead. source_text: its
-    beginning."""
+    """One row and where it comes from. verdict: "same", or how its source differs. source_text: the
+    beginning of the row's text in the source."""
 
     doc_id: str
     chunk: int
@@ -62,7 +66,7 @@ class TracedRow:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """Every row that a doc_id names. Several documents may share an id: all of them are here."""
+    """Every row that a doc_id names, of every document that has this id."""
 
     row: str
     n_rows: int
@@ -76,16 +80,21 @@ class Trace:
     rows: tuple[TracedRow, ...]
 
     def lines(self) -> Iterator[str]:
-        """For people: the model once, then each row with its source text and the verdict."""
+        """The trace for people: the model, then each row with its source text and the verdict."""
+        license_name = self.model_license or "licence not stated"
         yield f"{self.n_rows} rows of {self.n_documents} documents in snapshot {self.snapshot}"
-        yield f"model {self.model} ({self.model_license or 'licence not stated'}), fingerprint {self.fingerprint}"
+        yield f"model {self.model} ({license_name}), fingerprint {self.fingerprint}"
         for row in self.rows:
+            truncated = ", truncated" if row.truncated else ""
+            size = f", {row.record_bytes} bytes" if row.record_bytes is not None else ""
             yield ""
-            yield f"{row.doc_id} chunk {row.chunk}: {row.n_tokens} tokens{', truncated' if row.truncated else ''}"
+            yield f"{row.doc_id} chunk {row.chunk}: {row.n_tokens} tokens{truncated}"
             yield f"  row     {row.data_file} (part {row.part_id}, run {row.run_id})"
             yield f"  source  {shown(row.source_uri)} ETag {row.source_etag}"
-            size = f", {row.record_bytes} bytes" if row.record_bytes is not None else ""
-            yield f"  record  {row.source_record}{size}, characters {row.char_start} to {row.char_end}"
+            yield (
+                f"  record  {row.source_record}{size}, "
+                f"characters {row.char_start} to {row.char_end}"
+            )
             yield f"  text    {' '.join((row.source_text or '').split())[:200]}"
             yield f"  sha256  {row.text_sha256}: {row.verdict}"
 
@@ -96,29 +105,31 @@ def trace(
     row: str,
     *,
     snapshot: int | None = None,
-    spec: JobSpec | None = None,
 ) -> Trace:
-    """Trace all rows of a doc_id, or the one row `doc_id#chunk` where no id is exactly `row`.
+    """Trace all rows of a doc_id, or the one row `doc_id#chunk` when no doc_id is exactly `row`.
 
     Raises OutputError when there is no such row or no such snapshot.
     """
-    recorded = read_recorded(Store(store_uri, storage_options), snapshot, spec=spec)
-    found = _find(recorded, row)
-    owners = {file.path: (part, file) for part in recorded.parts for file in part.data_files}
-    records = read_sources(
-        recorded, [(owners[fields["path"]][0], fields) for fields in found[:MAX_ROWS]]
+    loaded = load_snapshot_with_lineage(store_uri, storage_options, snapshot)
+    matches = _find(loaded, row)
+    owners = {
+        file.path: (manifest, file) for manifest in loaded.manifests for file in manifest.data_files
+    }
+    shown_rows = matches[:MAX_ROWS]
+    records = read_source_records(
+        loaded, [(owners[fields["path"]][0], fields) for fields in shown_rows]
     )
     rows = [
-        _traced(fields, *owners[fields["path"]], records[key_of(fields)])
-        for fields in found[:MAX_ROWS]
+        _traced(fields, *owners[fields["path"]], records[record_key(fields)])
+        for fields in shown_rows
     ]
-    generation = recorded.generation
+    generation = loaded.generation
     return Trace(
         row=row,
-        n_rows=len(found),
-        n_documents=len({key_of(fields) for fields in found}),
+        n_rows=len(matches),
+        n_documents=len({record_key(fields) for fields in matches}),
         ok=all(traced.ok for traced in rows),
-        snapshot=recorded.snapshot.number,
+        snapshot=loaded.snapshot.number,
         fingerprint=generation.fingerprint,
         model=generation.model_name,
         model_license=generation.model_license,
@@ -127,21 +138,21 @@ def trace(
     )
 
 
-def _find(recorded: Recorded, row: str) -> list[dict[str, Any]]:
-    """Rows by exact doc_id, else by doc_id#chunk, in the order of document and chunk."""
-    found = _select(recorded, pc.field("doc_id") == row)
-    doc_id, sharp, number = row.rpartition("#")
-    if not found and sharp and number.isdigit() and len(number) < 10:
-        found = _select(
-            recorded, (pc.field("doc_id") == doc_id) & (pc.field("chunk") == int(number))
+def _find(loaded: LoadedSnapshot, row: str) -> list[dict[str, Any]]:
+    """Rows by exact doc_id, otherwise by doc_id#chunk, in the order of document and chunk."""
+    matches = _select(loaded, pc.field("doc_id") == row)
+    doc_id, sharp, chunk = row.rpartition("#")
+    if not matches and sharp and chunk.isdigit() and len(chunk) < 10:
+        matches = _select(
+            loaded, (pc.field("doc_id") == doc_id) & (pc.field("chunk") == int(chunk))
         )
-    if not found:
+    if not matches:
         raise OutputError(
-            f"{shown(recorded.store.uri)}: no row '{row}' in snapshot {recorded.snapshot.number}. Give a doc_id, or "
-            "doc_id#chunk; where the spec names no id column, a doc_id is <uri>#<record>. It may also be a reject: see "
-            f"{layout.all_rejects()}."
+            f"{shown(loaded.store.uri)}: no row '{row}' in snapshot {loaded.snapshot.number}. Give "
+            "a doc_id, or doc_id#chunk; without input.id_column in the spec, a doc_id is "
+            f"<uri>#<record>. The record may also have been rejected: see {layout.all_rejects()}."
         )
-    return found
+    return matches
 
 
 _COLUMNS = (
@@ -159,36 +170,36 @@ _COLUMNS = (
 )
 
 
-def _select(recorded: Recorded, condition: pc.Expression) -> list[dict[str, Any]]:
-    paths = [file.path for part in recorded.parts for file in part.data_files]
-    found: dict[str, list[int]] = {}
-    for number, first_row, batch in data_files.scan(recorded.store, paths, ["doc_id", "chunk"]):
-        numbered = batch.append_column(
-            "row", pa.array(np.arange(first_row, first_row + len(batch)))
-        )
-        if hits := numbered.filter(condition)["row"].to_pylist():
-            found.setdefault(paths[number], []).extend(hits)
+def _select(loaded: LoadedSnapshot, condition: pc.Expression) -> list[dict[str, Any]]:
+    """Columns _COLUMNS of the rows that fulfil a condition, and the path of their data file."""
+    paths = loaded.data_paths
+    row_indices: dict[str, list[int]] = defaultdict(list)
+    for file, first_row, batch in data_files.scan(loaded.store, paths, ["doc_id", "chunk"]):
+        numbers = pa.array(np.arange(first_row, first_row + len(batch)))
+        if matches := batch.append_column("row", numbers).filter(condition)["row"].to_pylist():
+            row_indices[paths[file]] += matches
     rows: list[dict[str, Any]] = []
-    for path, wanted in found.items():
-        table = data_files.rows_at(recorded.store, path, np.array(wanted), _COLUMNS)
+    for path, numbers in row_indices.items():
+        table = data_files.rows_at(loaded.store, path, np.array(numbers), _COLUMNS)
         rows += ({**fields, "path": path} for fields in table.to_pylist())
-    return sorted(rows, key=lambda fields: (*key_of(fields), fields["chunk"]))
+    return sorted(rows, key=lambda fields: (*record_key(fields), fields["chunk"]))
 
 
 def _traced(
-    fields: Mapping[str, Any], part: Manifest, file: DataFile, record: Record | str
+    fields: Mapping[str, Any], manifest: Manifest, file: DataFile, record: SourceRecord | str
 ) -> TracedRow:
-    problem, text = problem_of(record, fields), record.text if isinstance(record, Record) else None
+    problem = row_problem(record, fields)
+    text = record.text if isinstance(record, SourceRecord) else None
     return TracedRow(
         **{name: fields[name] for name in _COLUMNS},
         verdict=problem or "same",
         ok=problem is None,
-        record_bytes=record.record_bytes if isinstance(record, Record) else None,
+        record_bytes=record.record_bytes if isinstance(record, SourceRecord) else None,
         source_text=text and text[fields["char_start"] : fields["char_end"]][:TEXT_CHARS],
         data_file=file.path,
         data_file_sha256=file.sha256,
-        part_id=part.part_id,
-        split_id=part.split.split_id,
-        part_index=part.index,
-        device=part.engine,
+        part_id=manifest.part_id,
+        split_id=manifest.split.split_id,
+        part_index=manifest.index,
+        device=manifest.engine,
     )

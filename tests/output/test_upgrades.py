@@ -26,7 +26,7 @@ from pipeline.storage import schema
 from pipeline.storage.layout import manifest as manifest_path
 from pipeline.storage.lineage import FORMAT_VERSION, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
-from pipeline.tools.loaded_snapshot import read_recorded
+from pipeline.tools.loaded_snapshot import load_snapshot_with_lineage
 from pipeline.tools.trace import trace
 from pipeline.tools.vacuum import vacuum
 from pipeline.tools.verify.verification import verify
@@ -89,7 +89,7 @@ def test_vacuum_knows_every_name_in_it(root: Path) -> None:
 def test_a_run_goes_on_where_the_first_release_stopped(root: Path, s3_session: Any) -> None:
     upload(s3_session, root / "in")
     store = Store(str(root / "out"))
-    job = read_recorded(store).job
+    job = load_snapshot_with_lineage(str(root / "out")).job
     plan = make_plan(job, store)
     assert plan.nothing_to_do
     (lost, *_) = plan.done

@@ -13,8 +13,7 @@ from pipeline.errors import ModelError, SpecError
 from pipeline.output.dataset import open_dataset
 from pipeline.storage import data_files
 from pipeline.storage.data_files import Rows
-from pipeline.storage.store import Store
-from pipeline.tools.loaded_snapshot import read_recorded
+from pipeline.tools.loaded_snapshot import load_snapshot_with_lineage
 from pipeline.tools.search import embed_query, search, similarities
 from pipeline.tools.trace import trace
 from pipeline.tools.verify.verification import verify
@@ -69,7 +68,7 @@ def test_a_document_finds_itself_and_every_precision_ranks_as_brute_force_does(
 ):
     uri = make(tmp_path, bert_mean_dir, output={"vector_precision": precision})
     assert search(uri, None, outputs.DOCUMENTS[6]["text"], k=1)[0].doc_id == "doc-6"
-    query = embed_query(read_recorded(Store(uri)), QUERY).astype(np.float64)
+    query = embed_query(load_snapshot_with_lineage(uri), QUERY).astype(np.float64)
     if precision == "ubinary":
         signs = np.where(query > 0, 1.0, -1.0)
         expected = oracle(
@@ -131,7 +130,7 @@ def test_a_query_gets_the_query_prompt_of_the_model_unless_another_is_named(tmp_
     )
     uri = make(tmp_path, model)
     found = {
-        name: embed_query(read_recorded(Store(uri)), QUERY, name)
+        name: embed_query(load_snapshot_with_lineage(uri), QUERY, name)
         for name in (None, "query", "plain")
     }
     np.testing.assert_array_equal(found[None], found["query"])

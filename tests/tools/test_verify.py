@@ -24,7 +24,7 @@ from pipeline.output.snapshots import create_file_list, live_parts, load_snapsho
 from pipeline.storage.layout import manifest as manifest_path
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
-from pipeline.tools.loaded_snapshot import read_recorded
+from pipeline.tools.loaded_snapshot import load_snapshot_with_lineage
 from pipeline.tools.verify.verification import Verification, verify
 from pipeline.write import parquet as write_parquet
 from pipeline.write.vectors import vector_columns
@@ -44,7 +44,7 @@ def detail(found: Verification, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, bert_mean_dir: Path) -> tuple[Path, JobSpec]:
-    """Two shards in two parts, one with a record without text. Tests copy it and damage the copy."""
+    """Two shards in two parts, one of them with a record without text. Tests damage copies of it."""
     root = tmp_path_factory.mktemp("verify")
     documents = outputs.DOCUMENTS
     outputs.write_shard(
@@ -178,7 +178,7 @@ def test_a_deleted_data_file_is_named(output):
     path.unlink()
     found = verify(str(output), None)
     assert failed(found) == {"files"}
-    assert f"{path.name}: gone" in detail(found, "files")
+    assert f"{path.name}: missing" in detail(found, "files")
 
 
 @pytest.mark.faults
@@ -434,7 +434,7 @@ def test_without_a_snapshot_there_is_nothing_to_verify(tmp_path):
 
 def test_the_stored_spec_is_the_one_of_the_run(made):
     root, spec = made
-    found = read_recorded(Store(str(root / "out")))
+    found = load_snapshot_with_lineage(str(root / "out"))
     assert found.spec == spec
     assert found.job.fingerprint == found.snapshot.fingerprint
 
@@ -442,7 +442,7 @@ def test_the_stored_spec_is_the_one_of_the_run(made):
 def test_equal_hashes_of_different_keys_are_no_finding(made, monkeypatch):
 
     monkeypatch.setattr(
-        "pipeline.tools.verify.rows._hashes",
+        "pipeline.tools.verify.repeated_keys._hashes",
         lambda rows, columns: np.zeros(rows.num_rows, np.int64),
     )
     assert failed(verify(str(made[0] / "out"), None, sample=0)) == set()

@@ -1,15 +1,15 @@
-"""A sample of rows against their sources: read again, cleaned, chunked, tokenized, embedded here,
-and compared.
+"""A sample of rows against their sources: read again, cleaned, chunked, tokenized, embedded on this
+machine, and compared.
 
-In: rows as they lie in the data files. Out: findings, and the lowest cosine. The records go through
-the functions of a run (`prepare`, `embed`), the model files through the hashes of the fingerprint;
-vectors are brought to the output's precision before they are compared. Cost: loading the model, one
-embedding of each sampled row.
+In: rows as they lie in the data files. Out: findings and the lowest similarity. The records go
+through the functions of a run, the model files through the hashes of the fingerprint; vectors are
+brought to the output's precision before they are compared. Cost: loading the model, one embedding
+of each sampled row.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +24,15 @@ from pipeline.read.parts import Part
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Shard, Span, Split
 from pipeline.tokenize import load_tokenizer
-from pipeline.tools.loaded_snapshot import Recorded
-from pipeline.tools.source_records import SOURCE_GONE, Key, Record, key_of, problem_of, read_sources
+from pipeline.tools.loaded_snapshot import LoadedSnapshot
+from pipeline.tools.source_records import (
+    SOURCE_GONE,
+    RecordKey,
+    SourceRecord,
+    read_source_records,
+    record_key,
+    row_problem,
+)
 from pipeline.workers.steps import Prepared, embed, prepare, renumbered
 from pipeline.write.vectors import vector_columns
 
@@ -34,155 +41,155 @@ MIN_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99, "int8": 0.9
 about 1e-6; a half precision rounds every product (2^-11, 2^-9), and another device or batch
 rounds others; at int8 a value at the edge of two steps falls to either side."""
 MIN_COSINE_INT8 = 0.999
-"""A value at the edge of two of the 255 steps falls to either side: one step of one value is at
-most 1/127."""
+"""For int8 vectors: a value at the edge of two of the 255 steps falls to either side, and one step
+of one value is at most 1/127."""
 MIN_EQUAL_BITS = {"float32": 0.98, "float16": 0.97, "bfloat16": 0.95, "int8": 0.97}
 """ubinary keeps signs; the sign of a value within rounding of zero is chance."""
 
-RowKey = tuple[Key, int]
+Row = Mapping[str, Any]
+Vectors = npt.NDArray[Any]
 
 
 def compare(
-    recorded: Recorded, tables: Sequence[pa.Table]
+    loaded: LoadedSnapshot, tables: Sequence[pa.Table]
 ) -> tuple[list[str], str, dict[str, Any]]:
-    """Compare sampled rows (tables of verify_rows.SAMPLE_COLUMNS) with what their sources give now.
+    """Compare sampled rows (tables of file_scan.SAMPLE_COLUMNS) with what their sources give now.
 
-    Returns findings, a sentence, and figures: rows compared, rows without a source, lowest
-    similarity, the limit. A source that is gone or another object now is counted and is no finding.
+    Returns findings, a sentence, and figures: rows compared, rows whose source is gone, lowest
+    similarity, its limit. A source that was deleted or replaced is counted and is no finding.
     Raises ModelError when the model files are not those of the fingerprint.
     """
-    rows = [fields for table in tables for fields in table.drop_columns(["embedding"]).to_pylist()]
-    stored = (
-        np.concatenate([dataset.vectors_of(c) for t in tables for c in t["embedding"].chunks])
-        if rows
-        else None
-    )
-    owners = {part.part_id: part for part in recorded.parts}
-    records = read_sources(recorded, [(owners.get(fields["part_id"]), fields) for fields in rows])
-    findings, good = [], []
-    gone: dict[str, int] = defaultdict(int)
-    for number, fields in enumerate(rows):
-        record = records[key_of(fields)]
+    rows = [row for table in tables for row in table.drop_columns(["embedding"]).to_pylist()]
+    manifests = {manifest.part_id: manifest for manifest in loaded.manifests}
+    records = read_source_records(loaded, [(manifests.get(row["part_id"]), row) for row in rows])
+    findings: list[str] = []
+    intact: list[int] = []
+    gone: Counter[str] = Counter()
+    for index, row in enumerate(rows):
+        record = records[record_key(row)]
         if isinstance(record, str) and record.startswith(SOURCE_GONE):
-            gone[fields["source_uri"]] += 1
-        elif problem := _text_problem(recorded, fields, record):
-            findings.append(f"{fields['doc_id']} chunk {fields['chunk']}: {problem}")
+            gone[row["source_uri"]] += 1
+        elif problem := _problem(loaded, row, record):
+            findings.append(f"{_name(row)}: {problem}")
         else:
-            good.append(number)
+            intact.append(index)
     figures: dict[str, Any] = {
         "rows": len(rows),
-        "embedded_again": len(good),
-        "source_gone": sum(gone.values()),
+        "embedded_again": len(intact),
+        "source_gone": gone.total(),
     }
-    detail = f"{len(good)} of {len(rows)} rows read again from their shards, hashes agree"
-    if good and stored is not None:
-        keys = [(key_of(rows[n]), rows[n]["chunk"]) for n in good]
-        lowest, limit, different = _embedded_again(
-            recorded, keys, records, [rows[n] for n in good], stored[good]
+    detail = f"{len(intact)} of {len(rows)} rows read again from their shards, hashes agree"
+    if intact:
+        columns = (chunk for table in tables for chunk in table["embedding"].chunks)
+        stored = np.concatenate([dataset.vectors_of(column) for column in columns])
+        lowest, limit, differences = _compare_vectors(
+            loaded, [rows[index] for index in intact], stored[intact], records
         )
-        findings += different
+        findings += differences
         figures |= {"lowest_similarity": lowest, "limit": limit}
         detail += f", embedded again with similarity >= {lowest:.6f} (limit {limit})"
+        stored_versions = loaded.generation.identity["tokenizer"]
+        if (current := versions(loaded.model)) != stored_versions:
+            detail += f"; tokenizer software differs: {stored_versions} then, {current} now"
     if gone:
         shards = ", ".join(shown(uri) for uri in sorted(gone)[:3])
-        detail += f"; {sum(gone.values())} rows not compared, {SOURCE_GONE}: {shards}"
-    software = versions(recorded.model) if good else recorded.generation.identity["tokenizer"]
-    if software != recorded.generation.identity["tokenizer"]:
-        detail += f"; tokenizer software differs: {recorded.generation.identity['tokenizer']} then, {software} here"
+        detail += f"; {gone.total()} rows not compared, {SOURCE_GONE}: {shards}"
     return findings, detail, figures
 
 
-def _text_problem(
-    recorded: Recorded, fields: Mapping[str, Any], record: Record | str
-) -> str | None:
-    if (problem := problem_of(record, fields)) or isinstance(record, str):
+def _name(row: Row) -> str:
+    return f"{row['doc_id']} chunk {row['chunk']}"
+
+
+def _problem(loaded: LoadedSnapshot, row: Row, record: SourceRecord | str) -> str | None:
+    problem = row_problem(record, row)
+    if problem is not None or isinstance(record, str):
         return problem
-    default = f"{fields['source_uri']}#{fields['source_record']}"
-    found = default if recorded.spec.input.id_column is None else record.raw["doc_id"][0].as_py()
-    return None if found == fields["doc_id"] else f"its record has the id {found!r}"
+    if loaded.spec.input.id_column is None:
+        doc_id = f"{row['source_uri']}#{row['source_record']}"
+    else:
+        doc_id = record.raw["doc_id"][0].as_py()
+    return None if doc_id == row["doc_id"] else f"its record has the id {doc_id!r}"
 
 
-def _embedded_again(
-    recorded: Recorded,
-    keys: Sequence[RowKey],
-    records: Mapping[Key, Record | str],
-    rows: Sequence[Mapping[str, Any]],
-    stored: npt.NDArray[Any],
+def _compare_vectors(
+    loaded: LoadedSnapshot,
+    rows: Sequence[Row],
+    stored: Vectors,
+    records: Mapping[RecordKey, SourceRecord | str],
 ) -> tuple[float, float, list[str]]:
-    """(lowest similarity, limit, findings) of stored vectors (N, W) against fresh ones."""
-    job = recorded.job
-    tokenizer = load_tokenizer(recorded.model, max_tokens=job.max_tokens, prompt=job.prompt)
-    prepared = prepare(
-        _part(dict.fromkeys(key for key, _ in keys), records),
-        job,
-        tokenizer,
-        recorded.snapshot.run_id,
+    """(lowest similarity, its limit, findings) of stored vectors (N, W) and fresh ones of the same
+    N rows."""
+    job = loaded.job
+    tokenizer = load_tokenizer(loaded.model, max_tokens=job.max_tokens, prompt=job.prompt)
+    part = _part({record_key(row): records[record_key(row)] for row in rows})
+    prepared = prepare(part, job, tokenizer, loaded.snapshot.run_id)
+    keys = prepared.rows.select(["source_uri", "source_etag", "source_record", "chunk"]).to_pylist()
+    fresh_index = {(record_key(key), key["chunk"]): index for index, key in enumerate(keys)}
+    findings: list[str] = []
+    matched: list[int] = []
+    for index, row in enumerate(rows):
+        if (record_key(row), row["chunk"]) in fresh_index:
+            matched.append(index)
+        else:
+            findings.append(f"{_name(row)}: the record gives no such chunk")
+    rows = [rows[index] for index in matched]
+    fresh_rows, tokens = _only(
+        prepared, [fresh_index[record_key(row), row["chunk"]] for row in rows]
     )
-    columns = ("source_uri", "source_etag", "source_record", "chunk")
-    listed = zip(*(prepared.rows[name].to_pylist() for name in columns), strict=True)
-    place: dict[RowKey, int] = {
-        ((uri, etag, record), chunk): n for n, (uri, etag, record, chunk) in enumerate(listed)
-    }
-    absent = [rows[n] for n, key in enumerate(keys) if key not in place]
-    findings = [
-        f"{fields['doc_id']} chunk {fields['chunk']}: the record gives no such chunk"
-        for fields in absent
-    ]
-    there = [n for n, key in enumerate(keys) if key in place]
-    again, tokens = _only(prepared, [place[keys[n]] for n in there])
-    for n, digest, n_tokens in zip(
-        there, again["text_sha256"].to_pylist(), again["n_tokens"].to_pylist(), strict=True
-    ):
-        if (digest, n_tokens) != (rows[n]["text_sha256"], rows[n]["n_tokens"]):
-            findings.append(
-                f"{rows[n]['doc_id']} chunk {rows[n]['chunk']}: {n_tokens} tokens here, {rows[n]['n_tokens']} then"
-            )
-    # torch: seconds that other users of this file do without
+    fresh_tokens = fresh_rows.select(["text_sha256", "n_tokens"]).to_pylist()
+    for row, fresh in zip(rows, fresh_tokens, strict=True):
+        if any(fresh[name] != row[name] for name in fresh):
+            findings.append(f"{_name(row)}: {fresh['n_tokens']} tokens now, {row['n_tokens']} then")
+    # imported late: torch takes seconds, and a sample without intact rows does not need it
     from pipeline.embed.loading import load_engine
 
-    engine = load_engine(recorded.model, job.engine, tokenizer.prompt_tokens)
-    fresh = vector_columns(
-        embed(tokens, again, engine, job.engine.normalize), recorded.generation.vector_precision
+    engine = load_engine(loaded.model, job.engine, tokenizer.prompt_tokens)
+    vectors = embed(tokens, fresh_rows, engine, job.engine.normalize)
+    columns = vector_columns(vectors, loaded.generation.vector_precision)
+    similarities, limit = _similarities(
+        stored[matched], dataset.vectors_of(columns["embedding"]), job
     )
-    similarity, limit = _similarity(stored[there], dataset.vectors_of(fresh["embedding"]), job)
-    for n, found in zip(there, similarity.tolist(), strict=True):
-        if not found >= limit:
-            what = f"{rows[n]['doc_id']} chunk {rows[n]['chunk']}"
+    for row, similarity in zip(rows, similarities.tolist(), strict=True):
+        if not similarity >= limit:
             findings.append(
-                f"{what}: similarity {found:.6f} to the vector of its text here, the limit is {limit}"
+                f"{_name(row)}: similarity {similarity:.6f} to the vector of its text on this "
+                f"machine, the limit is {limit}"
             )
-    return float(similarity.min(initial=1.0)), limit, findings
+    return float(similarities.min(initial=1.0)), limit, findings
 
 
-def _part(keys: Mapping[Key, None], records: Mapping[Key, Record | str]) -> Part:
+def _part(records: Mapping[RecordKey, SourceRecord | str]) -> Part:
     """The sampled records as a part of their own."""
-    shards = list(dict.fromkeys((uri, etag) for uri, etag, _ in keys))
+    shards = list(dict.fromkeys((uri, etag) for uri, etag, _ in records))
     spans = tuple(Span(shard=Shard(uri=uri, etag=etag, size_bytes=0)) for uri, etag in shards)
-    pieces = []
-    for key in keys:
-        record = records[key]
-        if isinstance(record, Record):
-            pieces.append((shards.index(key[:2]), record.raw))
-    return Part(Split(spans=spans, part_bytes=1), 0, True, tuple(pieces))
+    pieces = tuple(
+        (shards.index(key[:2]), record.raw)
+        for key, record in records.items()
+        if isinstance(record, SourceRecord)
+    )
+    return Part(Split(spans=spans, part_bytes=1), 0, True, pieces)
 
 
-def _only(prepared: Prepared, rows: Sequence[int]) -> tuple[pa.Table, pa.Table]:
-    """Some rows of a prepared part, and only the distinct texts that these rows need."""
-    taken = prepared.rows.take(pa.array(rows, pa.int64()))
-    texts, used = renumbered(taken["texts"])
-    taken = taken.set_column(taken.column_names.index("texts"), "texts", texts)
-    return taken, prepared.tokens.take(pa.array(used, pa.int64()))
+def _only(prepared: Prepared, indices: Sequence[int]) -> tuple[pa.Table, pa.Table]:
+    """(rows, tokens): some rows of a prepared part, and only the distinct texts that they need."""
+    rows = prepared.rows.take(pa.array(indices, pa.int64()))
+    texts, used = renumbered(rows["texts"])
+    rows = rows.set_column(rows.column_names.index("texts"), "texts", texts)
+    return rows, prepared.tokens.take(pa.array(used, pa.int64()))
 
 
-def _similarity(
-    stored: npt.NDArray[Any], fresh: npt.NDArray[Any], job: Job
+def _similarities(
+    stored: Vectors, fresh: Vectors, job: Job
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """Row-wise similarity of (N, W) vectors of one precision, and how low it may be."""
-    limit = MIN_COSINE[job.engine.dtype]
+    """(N,) similarities of two arrays (N, W) of one precision, row by row, and their lower limit:
+    the share of equal bits for ubinary, otherwise the cosine."""
     if stored.dtype == np.uint8:
-        differ = np.bitwise_count(stored ^ fresh).sum(axis=1, dtype=np.int64)
-        return 1 - differ / (8 * stored.shape[1]), MIN_EQUAL_BITS[job.engine.dtype]
-    a, b = stored.astype(np.float64), fresh.astype(np.float64)
+        n_different = np.bitwise_count(stored ^ fresh).sum(axis=1, dtype=np.int64)
+        return 1 - n_different / (8 * stored.shape[1]), MIN_EQUAL_BITS[job.engine.dtype]
+    a = stored.astype(np.float64)
+    b = fresh.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = (a * b).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    return cosine, min(limit, MIN_COSINE_INT8) if stored.dtype == np.int8 else limit
+    cosines = (a * b).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    limit = MIN_COSINE[job.engine.dtype]
+    return cosines, min(limit, MIN_COSINE_INT8) if stored.dtype == np.int8 else limit

@@ -1,10 +1,11 @@
 """Is an output what its records say, and do its vectors still follow from their sources?
 
-In: an output on storage, nothing else. Out: a `Verification`, one `Check` a promise. Files and
-rejects are fetched one by one, each whole, and looked at in bulk (`pipeline/tools/verify/rows.py`);
-a random sample of rows is read again from its shards, chunked, embedded on this machine and
-compared (`pipeline/tools/verify/sample.py`). Writes nothing. Cost: one read of everything, SHA-256
-twice over it (files, texts), 16 bytes a row of memory, one model for the sample.
+In: an output in storage, nothing else. Out: a `Verification` with one `Check` per promise. Data
+files and rejects are fetched one by one, each whole (`verify/file_scan.py`); the records are
+compared with each other (`verify/stored_records.py`); a random sample of rows is read again from
+its shards, chunked, embedded on this machine and compared (`verify/sample.py`). Writes nothing.
+Cost: one read of everything, SHA-256 twice over it (files, texts), 16 bytes of memory a row, one
+model for the sample.
 """
 
 from __future__ import annotations
@@ -16,22 +17,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.job.spec import JobSpec
 from pipeline.output.run_folder import read_planned_split_ids
 from pipeline.storage import layout
 from pipeline.storage.lineage import Span, by_split, is_complete, totals_of
-from pipeline.storage.store import Store
-from pipeline.tools.loaded_snapshot import Recorded, read_recorded
-from pipeline.tools.verify.records import records, rejects
-from pipeline.tools.verify.rows import Rows
+from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
+from pipeline.tools.verify.file_scan import FileScan
+from pipeline.tools.verify.stored_records import record_findings, reject_findings
 
-SHOWN = 5
-"""Findings that a check's detail names; `figures` has the number of all."""
+MAX_SHOWN = 5
+"""The most findings that the detail of a check names; its `figures` count all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One promise: whether it holds, what was found (for people), and the figures behind it."""
+    """One promise: whether it holds, a sentence for people, and the figures behind it."""
 
     name: str
     ok: bool
@@ -56,97 +55,101 @@ def verify(
     store_uri: str,
     storage_options: Mapping[str, Any] | None,
     *,
-    spec: JobSpec | None = None,
     snapshot: int | None = None,
     sample: int = 32,
     seed: int = 0,
     model_path: str | None = None,
 ) -> Verification:
-    """Check a snapshot (the newest by default) against its manifests and, for `sample` rows,
+    """Check a snapshot (the newest by default) against its manifests and, for `sample` random rows,
     against its sources.
 
-    spec: instead of the one stored with the run. model_path: where the model is now. Sources that
-    are gone or changed are reported and are no failure. Raises OutputError when there is no
-    snapshot or its records cannot be read, ModelError when the sample's model is not the one that
-    made the vectors, StorageError when the store fails.
+    model_path: where the model is now, if not where the run found it. Sources that are gone or
+    changed are reported and are no failure. Raises OutputError when there is no such snapshot or
+    its records cannot be read, ModelError when the sample's model is not the one that made the
+    vectors, StorageError when the store fails.
     """
-    recorded = read_recorded(
-        Store(store_uri, storage_options), snapshot, spec=spec, model_path=model_path
-    )
+    loaded = load_snapshot_with_lineage(store_uri, storage_options, snapshot, model_path=model_path)
     if sample:
-        _ = recorded.model  # before hours of reading: without the model there is no sample
-    rows = Rows(recorded, sample=sample, seed=seed)
-    rows.read()
-    head = recorded.snapshot
+        _ = loaded.model  # raises before hours of reading: without the model there is no sample
+    scan = FileScan(loaded, n_sample=sample, seed=seed)
+    scan.run()
+    head = loaded.snapshot
+    findings = scan.findings
+    id_findings, id_detail = scan.shared_ids()
     checks = [
-        check(
+        _check(
             "files",
-            rows.findings["files"],
-            f"{rows.n_files} data files have the size and SHA-256 of their manifests",
+            findings["files"],
+            f"{scan.n_files} data files have the size and SHA-256 of their manifests",
         ),
-        check(
-            "pages", rows.findings["pages"], f"{rows.n_rows} rows decode, every page checksum holds"
-        ),
-        check(
+        _check("pages", findings["pages"], f"{scan.n_rows} rows decode, every page checksum holds"),
+        _check(
             "schema",
-            rows.findings["schema"],
-            f"vectors of dimension {recorded.generation.dimension} in every file",
+            findings["schema"],
+            f"vectors of dimension {loaded.generation.dimension} in every file",
         ),
-        check(
+        _check(
             "lineage",
-            rows.findings["lineage"],
+            findings["lineage"],
             "every row names its part, and a shard that the part read",
         ),
-        check(
+        _check(
             "counts",
-            [*_counts(recorded), *rows.findings["counts"]],
+            [*_counts(loaded), *findings["counts"]],
             f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects",
         ),
-        check(
+        _check(
             "manifests",
-            records(recorded),
-            f"{len(recorded.parts)} manifests are as the snapshot lists them",
+            record_findings(loaded),
+            f"{len(loaded.manifests)} manifests are as the snapshot lists them",
         ),
-        check(
+        _check(
             "rejects",
-            rejects(recorded),
-            f"{head.n_rejects} dead letters, as many as the manifests say",
+            reject_findings(loaded),
+            f"{head.n_rejects} rejects in files, as many as the manifests count",
         ),
-        check("splits", _splits(recorded), _split(recorded)),
-        check("records", *rows.doubled_records(), n_documents=rows.n_documents),
-        check("ids", *rows.shared_ids()),
-        check("finite", rows.findings["finite"], "no NaN, no infinity"),
-        check("nonzero", rows.findings["nonzero"], "no vector of zeros"),
-        check("tokens", rows.findings["tokens"], "every row has at least one token"),
+        _check("splits", _splits(loaded), _split(loaded)),
+        _check(
+            "records",
+            scan.repeated_records(),
+            f"{scan.n_documents} documents, no two of them from the same record",
+            n_documents=scan.n_documents,
+        ),
+        _check("ids", id_findings, id_detail),
+        _check("finite", findings["finite"], "no NaN, no infinity"),
+        _check("nonzero", findings["nonzero"], "no vector of zeros"),
+        _check("tokens", findings["tokens"], "every row has at least one token"),
     ]
-    if "text" in rows.schema.names:
+    if "text" in scan.schema.names:
         checks.append(
-            check(
+            _check(
                 "text_hashes",
-                rows.findings["text_hashes"],
+                findings["text_hashes"],
                 "text_sha256 is the SHA-256 of every text",
             )
         )
     if sample:
+        # imported late: it brings the tokenizer and the stages with it
         from pipeline.tools.verify.sample import compare
 
-        findings, detail, figures = compare(recorded, rows.sample)
-        checks.append(check("sample", findings, detail, **figures))
+        sample_findings, detail, figures = compare(loaded, scan.sample)
+        checks.append(_check("sample", sample_findings, detail, **figures))
     return Verification(head.number, head.fingerprint, tuple(checks))
 
 
-def check(name: str, findings: Iterable[str], fine: str, **figures: Any) -> Check:
-    """A check that holds when there are no findings."""
-    found = list(findings)
-    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    detail = "; ".join([*found[:SHOWN], *more]) or fine
-    return Check(name, not found, detail, {"findings": len(found), **figures})
+def _check(name: str, findings: Iterable[str], success: str, **figures: Any) -> Check:
+    """A check that holds when there are no findings. success: its detail when it holds."""
+    findings = list(findings)
+    n_hidden = len(findings) - MAX_SHOWN
+    shown = [*findings[:MAX_SHOWN], *([f"and {n_hidden} more"] if n_hidden > 0 else [])]
+    detail = "; ".join(shown) or success
+    return Check(name, not findings, detail, {"findings": len(findings), **figures})
 
 
-def _counts(recorded: Recorded) -> Iterator[str]:
+def _counts(loaded: LoadedSnapshot) -> Iterator[str]:
     """Records = documents + rejects in every part, its sources add up to it, the parts to the
     snapshot."""
-    snapshot, parts = recorded.snapshot, recorded.parts
+    snapshot, parts = loaded.snapshot, loaded.manifests
     for part in parts:
         records = sum(source.n_records for source in part.sources)
         rejects = sum(source.n_rejects for source in part.sources)
@@ -165,17 +168,17 @@ def _counts(recorded: Recorded) -> Iterator[str]:
             yield f"snapshot {snapshot.number} says {name} = {getattr(snapshot, name)}, its parts have {total}"
 
 
-def _split(recorded: Recorded) -> str:
-    shards = {span.shard.uri for part in recorded.parts for span in part.split.spans}
-    if recorded.snapshot.complete:
+def _split(loaded: LoadedSnapshot) -> str:
+    shards = {span.shard.uri for part in loaded.manifests for span in part.split.spans}
+    if loaded.snapshot.complete:
         return f"{len(shards)} shards are covered from their first to their last record, without gap or overlap"
     return f"{len(shards)} shards, no overlap (a partial snapshot: the run has not ended)"
 
 
-def _splits(recorded: Recorded) -> Iterator[str]:
+def _splits(loaded: LoadedSnapshot) -> Iterator[str]:
     """Parts of a split run from first to last; spans of a shard tile it; what the run planned is
     there."""
-    splits, complete = by_split(recorded.parts), recorded.snapshot.complete
+    splits, complete = by_split(loaded.manifests), loaded.snapshot.complete
     for split_id, parts in splits.items():
         found = [part.index for part in parts]
         gap = complete and not is_complete(parts)
@@ -189,7 +192,7 @@ def _splits(recorded: Recorded) -> Iterator[str]:
     for uri, of_shard in spans.items():
         yield from _tiled(uri, sorted(of_shard, key=lambda span: span.start), complete)
     if complete:
-        yield from _missing_of_plan(recorded, set(splits))
+        yield from _missing_of_plan(loaded, set(splits))
 
 
 def _tiled(uri: str, spans: list[Span], complete: bool) -> Iterator[str]:
@@ -206,11 +209,11 @@ def _tiled(uri: str, spans: list[Span], complete: bool) -> Iterator[str]:
         yield f"{uri}: never read from {reached:.0f} on"
 
 
-def _missing_of_plan(recorded: Recorded, found: set[str]) -> Iterator[str]:
-    run_id = recorded.snapshot.run_id
+def _missing_of_plan(loaded: LoadedSnapshot, found: set[str]) -> Iterator[str]:
+    run_id = loaded.snapshot.run_id
     path = layout.run_plan(run_id)
     try:
-        planned = read_planned_split_ids(recorded.store, run_id)
+        planned = read_planned_split_ids(loaded.store, run_id)
     except (pa.ArrowException, OSError) as error:
         yield f"{path}: cannot be read: {error}"
         return
