@@ -1,5 +1,5 @@
-"""What schedulers read: Kubernetes manifests, the image, the Airflow DAG, the scripts. None of them
-runs on its own system here; they are held against the fields that those systems know.
+"""What schedulers read: Kubernetes manifests, the image, the Airflow DAG. None of them runs on its
+own system here; they are held against the fields that those systems know.
 
 Oracle: the fields of KubeRay's custom resources (v1.7), read from its CRDs by hand on 2026-11-23
 and written down here; for the CronJob's script, bash with a stand-in for kubectl.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,17 +279,3 @@ def test_the_airflow_dag_submits_with_the_end_of_the_data_interval() -> None:
     assert {keyword.arg: ast.unparse(keyword.value) for keyword in dag.keywords}[
         "max_active_runs"
     ] == "1"
-
-
-@pytest.mark.parametrize("name", ["submit", "refresh"])
-def test_the_scripts_are_the_commands(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / f"{name}.py"), "no-such.yaml"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=ROOT.parent,
-    )
-    assert done.returncode == 2
-    assert "SpecError: no-such.yaml" in done.stderr

@@ -1,10 +1,10 @@
-"""Builds the sample corpus of this folder from larger jsonl.gz shards of help pages and manuals.
+"""Build the sample corpus of this folder from larger jsonl.gz shards of help pages and manuals.
 
-In: a directory of `*.jsonl.gz` with id, lang, source, text, where `source` is the path a Debian
-package installs the page at. Out: four shards beside this file with id, lang, title, text, source.
-Page furniture is cut, whole lines are kept up to `MAX_CHARS`, documents are chosen by the hash of
-their source, and gzip carries no clock: the same input gives the same bytes. Run with `python
-jobs/sample/build.py DIRECTORY`; seconds.
+Reads a directory of `*.jsonl.gz` files with id, lang, source and text, where `source` is the path
+at which a Debian package installs the page. Writes four shards next to this file with id, lang,
+title, text and source. Navigation is removed, whole lines are kept up to `MAX_CHARS`, documents are
+chosen by the hash of their source, and gzip stores no time: the same input gives the same bytes.
+Run it with `python jobs/sample/build.py DIRECTORY`; it takes seconds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 MAX_CHARS = 2_000
 MIN_CHARS = 200
 N_SHARDS = 4
-# source prefix -> (documents to take, least share of kana and kanji: half of the Japanese help is
-# still in English)
-WANTED = {
+# source prefix -> (documents to take, minimum share of kana and kanji: half of the Japanese help
+# is still in English)
+SOURCES = {
     "usr/share/libreoffice/help/ja/": (220, 0.45),
     "usr/share/doc/python3.11/html/": (120, 0.0),
 }
@@ -49,8 +49,8 @@ def body_lines(text: str) -> list[str]:
 
 
 def cut(lines: list[str]) -> str:
-    """As many whole lines from the top as fit into MAX_CHARS characters, ending where a sentence
-    does when cut."""
+    """As many whole lines from the top as fit into MAX_CHARS characters; where lines are cut off, the
+    text ends at the end of a sentence."""
     kept: list[str] = []
     n_chars = 0
     for line in lines:
@@ -68,13 +68,13 @@ def documents(directory: Path) -> Iterator[dict[str, str]]:
     for shard in sorted(directory.glob("*.jsonl.gz")):
         with gzip.open(shard, "rt", encoding="utf-8") as rows:
             for row in map(json.loads, rows):
-                prefix = next((p for p in WANTED if row["source"].startswith(p)), None)
+                prefix = next((p for p in SOURCES if row["source"].startswith(p)), None)
                 if prefix is None or SKIPPED.search(row["source"]):
                     continue
                 text = cut(body_lines(row["text"]))
                 japanese = len(JAPANESE.findall(text)) / max(1, len(text))
                 title = text.split("\n", 1)[0]
-                if len(text) < MIN_CHARS or japanese < WANTED[prefix][1] or len(title) < 2:
+                if len(text) < MIN_CHARS or japanese < SOURCES[prefix][1] or len(title) < 2:
                     continue
                 yield {
                     "id": row["id"],
@@ -86,23 +86,23 @@ def documents(directory: Path) -> Iterator[dict[str, str]]:
 
 
 def choose(rows: Iterator[dict[str, str]]) -> list[dict[str, str]]:
-    """The wanted number per source, one per distinct text, ordered by the SHA-256 of the source
-    path."""
+    """The number of documents that each source contributes, one per distinct text, ordered by the
+    SHA-256 of the source path."""
     ordered = sorted(rows, key=lambda row: hashlib.sha256(row["source"].encode()).hexdigest())
-    left = {prefix: n_documents for prefix, (n_documents, _) in WANTED.items()}
+    n_missing = {prefix: n_documents for prefix, (n_documents, _) in SOURCES.items()}
     seen: set[str] = set()
     chosen = []
     for row in ordered:
-        prefix = next(p for p in WANTED if row["source"].startswith(p))
-        if left[prefix] and row["text"] not in seen:
-            left[prefix] -= 1
+        prefix = next(p for p in SOURCES if row["source"].startswith(p))
+        if n_missing[prefix] and row["text"] not in seen:
+            n_missing[prefix] -= 1
             seen.add(row["text"])
             chosen.append(row)
     return chosen
 
 
 def main(directory: str) -> None:
-    """Write the four shards beside this file."""
+    """Write the four shards next to this file."""
     chosen = choose(documents(Path(directory)))
     for shard in range(N_SHARDS):
         lines = "".join(

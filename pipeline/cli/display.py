@@ -1,36 +1,31 @@
-"""What a person sees: the plan, the moving figures of a run, its report. Plain lines when there is
-no terminal.
+"""How a run looks: the plan, the progress and the report.
 
-Reads `Plan` and `Progress`, prints with rich; nothing here decides anything.
+Prints `Plan`, `Progress` and `Snapshot` with rich, as plain lines when the output is not a
+terminal. Nothing here decides anything.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-import pydantic_core
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from pipeline.driver.plan import Plan
 from pipeline.job.model_settings import NO_LIMIT
+from pipeline.job.resolve import Job
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Snapshot
 from pipeline.workers.metrics import TROUBLES, Progress
 
 PLAIN_SECONDS = 10.0
-"""Seconds between two lines where there is no terminal to redraw."""
+"""Seconds between two progress lines when the output is not a terminal that can be redrawn."""
 
 
 def human(n_bytes: float) -> str:
-    """1536 ─► '1.5 KiB'."""
+    """A number of bytes for people: 1536 ─► '1.5 KiB'."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(n_bytes) < 1024 or unit == "TiB":
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
@@ -39,7 +34,7 @@ def human(n_bytes: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """75 ─► '1:15'; None ─► '-'."""
+    """A number of seconds for people: 75 ─► '1:15'; None ─► '-'."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(int(seconds), 60)
@@ -48,97 +43,114 @@ def duration(seconds: float | None) -> str:
 
 
 def show_plan(console: Console, plan: Plan) -> None:
-    """The dry run, a line a fact."""
-    facts, spec = plan.summary(), plan.job.spec
+    """The dry run, one fact a line."""
+    facts = plan.summary()
+    job = plan.job
+    changed = ", ".join(plan.changed_identity[:6])
+    lines = [
+        (
+            "input",
+            f"{', '.join(map(shown, job.spec.input.uri))}: "
+            f"{facts['shards']} shards, {human(facts['input_bytes'])}",
+        ),
+        (
+            "output",
+            f"{shown(job.spec.output.uri)}, "
+            + (f"snapshot {facts['head']}" if facts["head"] else "new"),
+        ),
+        ("model", _model_line(job)),
+        ("fingerprint", facts["fingerprint"]),
+        (
+            "to do",
+            f"about {facts['parts_todo']} parts in {facts['splits_todo']} splits, "
+            f"{human(facts['bytes_todo'])} of records",
+        ),
+        ("shards", ", ".join(f"{n} {name}" for name, n in facts["shard_changes"].items())),
+        ("done", f"{facts['parts_done']} parts, {facts['documents_done']} documents"),
+        (
+            "stale",
+            f"{facts['parts_stale']} parts drop out of the next snapshot, "
+            f"with at most {facts['documents_removed_at_most']} documents",
+        ),
+    ]
+    if changed:
+        lines.insert(
+            4, ("", f"[yellow]full re-embed: differs from the live one in {changed}[/yellow]")
+        )
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    revision = spec.model.revision
-    licence = facts["model_license"] or "no licence stated"
-    limit = (
-        f"at most {plan.job.max_tokens} tokens"
-        if plan.job.max_tokens < NO_LIMIT
-        else "texts of any length"
-    )
-    table.add_row(
-        "input",
-        f"{', '.join(map(shown, spec.input.uri))}: {facts['shards']} shards, {human(facts['input_bytes'])}",
-    )
-    table.add_row(
-        "output",
-        f"{shown(spec.output.uri)}, " + (f"snapshot {facts['head']}" if facts["head"] else "new"),
-    )
-    table.add_row(
-        "model",
-        f"{spec.model.path}{f'@{revision}' if revision else ''} ({licence}), {plan.job.engine.pooling} pooling, {limit}, "
-        f"{plan.job.engine.dtype} on {plan.job.engine.device}"
-        + (f", prompt {plan.job.prompt!r}" if plan.job.prompt else ""),
-    )
-    table.add_row("fingerprint", facts["fingerprint"])
-    if plan.changed_identity:
-        names = ", ".join(plan.changed_identity[:6])
-        table.add_row("", f"[yellow]full re-embed: differs from the live one in {names}[/yellow]")
-    table.add_row(
-        "to do",
-        f"about {facts['parts_todo']} parts in {facts['splits_todo']} splits, {human(facts['bytes_todo'])} of records",
-    )
-    table.add_row("shards", ", ".join(f"{n} {name}" for name, n in facts["shard_changes"].items()))
-    table.add_row("done", f"{facts['parts_done']} parts, {facts['documents_done']} documents")
-    removed = facts["documents_removed_at_most"]
-    table.add_row(
-        "stale",
-        f"{facts['parts_stale']} parts leave the next snapshot, with {removed} documents at most",
-    )
+    for line in lines:
+        table.add_row(*line)
     console.print(table)
-    if _restricted(plan.job.model_license):
+    if _restricted(job.model_license):
         console.print(
-            f"[yellow]The model's licence ({plan.job.model_license}) restricts its use; it is recorded in the output.[/yellow]"
+            f"[yellow]The model's licence ({job.model_license}) restricts its use; "
+            "it is recorded in the output.[/yellow]"
         )
 
 
+def _model_line(job: Job) -> str:
+    """Model, licence, pooling, limit, dtype, device and prompt in one line."""
+    model = job.spec.model
+    revision = f"@{model.revision}" if model.revision else ""
+    licence = job.model_license or "no licence stated"
+    limit = "texts of any length"
+    if job.max_tokens < NO_LIMIT:
+        limit = f"at most {job.max_tokens} tokens"
+    prompt = f", prompt {job.prompt!r}" if job.prompt else ""
+    return (
+        f"{model.path}{revision} ({licence}), {job.engine.pooling} pooling, {limit}, "
+        f"{job.engine.dtype} on {job.engine.device}{prompt}"
+    )
+
+
 def report(
-    console: Console, progress: Progress, uri: str, snapshot: Any, rows: Mapping[str, int]
+    console: Console, progress: Progress, uri: str, snapshot: Snapshot, rows: Mapping[str, int]
 ) -> None:
-    """The figures at the end of a run. rows: see `refresh.outcome`."""
-    seconds = progress.summary()["seconds"]
-    stages = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    """The figures at the end of a run. rows: number of rows by outcome, see `tally.outcome`."""
+    stages = progress.summary()["seconds"].items()
     console.print(
-        f"[green]snapshot {snapshot.number}[/green] of {shown(uri)}: {snapshot.n_rows} rows from {snapshot.n_documents} "
-        f"documents in {snapshot.n_files} files ({human(snapshot.size_bytes)}), {snapshot.n_rejects} rejects "
+        f"[green]snapshot {snapshot.number}[/green] of {shown(uri)}: {snapshot.n_rows} rows "
+        f"from {snapshot.n_documents} documents in {snapshot.n_files} files "
+        f"({human(snapshot.size_bytes)}), {snapshot.n_rejects} rejects "
         f"{snapshot.reject_reasons or ''}"
     )
     console.print("rows: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
     console.print(
-        f"this run: {progress['n_documents']} documents, {progress['n_tokens']} tokens in {duration(progress.elapsed_s)} "
-        f"({progress.tokens_per_s:.0f} tokens/s, {progress.padding_share:.1%} padding); worker seconds: {stages}"
+        f"this run: {progress['n_documents']} documents, {progress['n_tokens']} tokens "
+        f"in {duration(progress.elapsed_s)} ({progress.tokens_per_s:.0f} tokens/s, "
+        f"{progress.padding_share:.1%} padding); worker seconds: "
+        + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages)
     )
     if progress.busy_share is not None:
         console.print(
-            f"embedders busy {progress.busy_share:.0%} of their time; the limit was: {progress.bottleneck}"
+            f"embedders busy {progress.busy_share:.0%} of their time; "
+            f"bottleneck: {progress.bottleneck}"
         )
     troubles = [f"{progress[name]} {words}" for name, words in TROUBLES.items() if progress[name]]
     if troubles:
         console.print(f"[yellow]recovered from: {', '.join(troubles)}[/yellow]")
     if snapshot.n_duplicate_ids:
         console.print(
-            f"[yellow]{snapshot.n_duplicate_ids} document ids occur more than once; `verify` lists them[/yellow]"
+            f"[yellow]{snapshot.n_duplicate_ids} document ids occur more than once; "
+            "`verify` lists them[/yellow]"
         )
 
 
 class Watcher:
-    """Shows `Progress` while a run goes on; use as a context manager, call with (progress, notes)."""
+    """Shows the `Progress` of a run: a context manager that is called with (progress, notes)."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.last = console, 0.0
-        self.live = (
-            Live(
+        self.console = console
+        self.printed_at = 0.0
+        self.live: Live | None = None
+        if console.is_terminal:
+            self.live = Live(
                 console=console,
                 refresh_per_second=4,
                 transient=True,
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            if console.is_terminal
-            else None
-        )
 
     def __enter__(self) -> Watcher:
         if self.live:
@@ -154,8 +166,8 @@ class Watcher:
             self.console.print(f"[yellow]{note}[/yellow]")
         if self.live:
             self.live.update(self._line(progress))
-        elif time.monotonic() - self.last > PLAIN_SECONDS:
-            self.last = time.monotonic()
+        elif time.monotonic() - self.printed_at > PLAIN_SECONDS:
+            self.printed_at = time.monotonic()
             self.console.print(self._line(progress))
 
     @staticmethod
@@ -163,8 +175,9 @@ class Watcher:
         if not progress["parts"]:
             return f"starting workers and loading the model … {duration(progress.elapsed_s)}"
         return (
-            f"{progress.fraction:.0%}  eta={duration(progress.eta_s)} documents={progress['n_documents']} "
-            f"tokens/s={progress.tokens_per_s:.0f} padding={progress.padding_share:.1%} rejects={progress['n_rejects']} "
+            f"{progress.fraction:.0%}  eta={duration(progress.eta_s)} "
+            f"documents={progress['n_documents']} tokens/s={progress.tokens_per_s:.0f} "
+            f"padding={progress.padding_share:.1%} rejects={progress['n_rejects']} "
             f"parts={progress['parts']} elapsed={duration(progress.elapsed_s)}"
         )
 
@@ -173,65 +186,3 @@ def _restricted(licence: str | None) -> bool:
     return licence is not None and any(
         word in licence.lower().replace("-", "") for word in ("noncommercial", "ccbync")
     )
-
-
-def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
-    text = json.dumps(value, ensure_ascii=False, indent=1, default=pydantic_core.to_jsonable_python)
-    sys.stdout.write(text + "\n")
-
-
-def show_fields(found: Any, as_json: bool) -> None:
-    """The fields of a dataclass, a line each, or as JSON."""
-    fields = dataclasses.asdict(found)
-    if as_json:
-        print_json(fields)
-        return
-    out = stdout()
-    for name, value in fields.items():
-        out.print(f"{name}: ", end="", style="bold")
-        out.print(
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
-            markup=False,
-        )
-
-
-def show_status(head: Snapshot | None, numbers: Sequence[int], waiting: int) -> None:
-    """The newest snapshot in three lines; `waiting`: finished parts that are not in it."""
-    out = stdout()
-    if head is None:
-        out.print(f"no snapshot yet; {waiting} parts are finished")
-        return
-    state = "complete" if head.complete else "partial: its run has not ended"
-    out.print(
-        f"snapshot {head.number} ({state}), {len(numbers)} kept, run {head.run_id}, fingerprint {head.fingerprint}"
-    )
-    out.print(
-        f"{head.n_rows} rows, {head.n_documents} documents, {head.n_rejects} rejects {head.reject_reasons or ''}"
-    )
-    out.print(
-        f"{head.n_files} files, {human(head.size_bytes)}, {head.n_tokens} tokens; {waiting} parts outside the head"
-    )
-
-
-def show_checks(checks: Sequence[Any]) -> None:
-    """A line a check of `verify`."""
-    for check in checks:
-        stdout().print("[green]ok  [/green]" if check.ok else "[red]FAIL[/red]", end=" ")
-        stdout().print(f"{check.name}: {check.detail}", markup=False)
-
-
-def show_hits(hits: Sequence[Any]) -> None:
-    """The hits of `search` as a table."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("score", "doc_id", "chunk", "text"):
-        table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
-    for hit in hits:
-        text = " ".join((hit.text or "").split())[:100]
-        table.add_row(f"{hit.score:.4f}", Text(hit.doc_id), str(hit.chunk), Text(text))
-    stdout().print(table)
-
-
-def stdout() -> Console:
-    """Where answers go; wide enough not to fold when it is no terminal."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and the console they talk through."""
+"""Arguments and options that several commands share, and the console for their messages."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Overrides = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-Number = Annotated[
+SnapshotNumber = Annotated[
     int | None, typer.Option("--snapshot", help="snapshot number; the newest by default")
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="Ray cluster; RAY_ADDRESS, or one on this machine, by default"),
+    typer.Option("--address", help="Ray cluster; by default RAY_ADDRESS, or one on this machine"),
 ]
-Options = Annotated[
+StorageOptions = Annotated[
     str,
     typer.Option(
         "--storage-options",
@@ -45,28 +45,30 @@ NominalTime = Annotated[
     typer.Option(
         "--nominal-time",
         metavar="TIME",
-        help="the time this refresh stands for (ISO 8601), from the scheduler",
+        help="scheduled time that this run stands for (ISO 8601)",
     ),
 ]
 
 
 def json_object(text: str, option: str = "--storage-options") -> dict[str, Any]:
-    """The value of an option that takes a JSON object. Raises SpecError when it is none."""
+    """Parse the value of an option that takes a JSON object. Raises SpecError if it is not one."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
-        raise SpecError(f"{option}: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise SpecError(f"{option}: a JSON object is needed")
-    return found
+        raise SpecError(f"{option}: the value is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise SpecError(f"{option}: a JSON object is needed, not {type(value).__name__}")
+    return value
 
 
 def as_time(text: str | None) -> datetime.datetime | None:
-    """A nominal time; without a zone it is UTC. Raises SpecError when it is not ISO 8601."""
+    """Parse a nominal time; without a zone it is UTC. Raises SpecError when it is not ISO 8601."""
+    if not text:
+        return None
     try:
-        found = datetime.datetime.fromisoformat(text) if text else None
+        time = datetime.datetime.fromisoformat(text)
     except ValueError as error:
         raise SpecError(
-            f"--nominal-time {text}: write it as 2026-11-23T04:00:00+09:00: {error}"
+            f"--nominal-time {text}: {error}. Write it as 2026-11-23T04:00:00+09:00."
         ) from error
-    return found.replace(tzinfo=datetime.UTC) if found and not found.tzinfo else found
+    return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)

@@ -1,4 +1,4 @@
-"""Commands on the snapshots of an output that is there: vacuum, compact, diff, publish."""
+"""Commands that clean up, rewrite or export an output: vacuum, compact, diff, publish."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import pydantic
 import typer
 
-from pipeline.cli import display
-from pipeline.cli.options import AsJson, Options, Output, json_object
+from pipeline.cli import answers
+from pipeline.cli.options import AsJson, Output, StorageOptions, json_object
 from pipeline.errors import SpecError
 from pipeline.job.field_types import Duration
 from pipeline.job.spec import PublishSpec
@@ -25,61 +25,67 @@ def vacuum(
     keep: Annotated[int, typer.Option(min=1, help="complete snapshots to keep")] = 2,
     older_than: Annotated[
         str,
-        typer.Option("--older-than", help="grace period by the store's clock, as 90min, 24h, 7d"),
+        typer.Option(
+            "--older-than", help="grace period by the store's clock, for instance 90min, 24h or 7d"
+        ),
     ] = "24h",
-    delete: Annotated[
-        bool, typer.Option("--delete", help="really delete; without it only listed")
-    ] = False,
-    options: Options = "{}",
+    delete: Annotated[bool, typer.Option("--delete", help="delete; without it, only list")] = False,
+    storage_options: StorageOptions = "{}",
     as_json: AsJson = False,
 ) -> None:
-    """List (or with --delete remove) what the kept snapshots do not need."""
+    """List (or, with --delete, remove) what the kept snapshots do not need."""
     from pipeline.tools.vacuum import vacuum as vacuum_output
 
     grace: datetime.timedelta = _quantity(Duration, older_than, "--older-than", "90min, 24h or 7d")
-    found = vacuum_output(
-        output, json_object(options), keep_snapshots=keep, older_than=grace, delete=delete
+    leftovers = vacuum_output(
+        output, json_object(storage_options), keep_snapshots=keep, older_than=grace, delete=delete
     )
-    display.show_fields(found, as_json)
+    answers.show_fields(leftovers, as_json)
 
 
 @app.command()
 def compact(
     output: Output,
     target_bytes: Annotated[
-        str, typer.Option("--target-bytes", help="size from which a file is large")
+        str, typer.Option("--target-bytes", help="size that counts as large")
     ] = "128MiB",
-    options: Options = "{}",
+    storage_options: StorageOptions = "{}",
     as_json: AsJson = False,
 ) -> None:
-    """Join small data files into large ones, as a new snapshot; nothing is embedded."""
+    """Join small data files into large ones as a new snapshot, without embedding."""
     from pipeline.tools.compact import compact as compact_output
 
     n_bytes = int(_quantity(pydantic.ByteSize, target_bytes, "--target-bytes", "128MiB"))
-    display.show_fields(compact_output(output, json_object(options), target_bytes=n_bytes), as_json)
+    compaction = compact_output(output, json_object(storage_options), target_bytes=n_bytes)
+    answers.show_fields(compaction, as_json)
 
 
 @app.command()
 def diff(
     output: Output,
-    since: Annotated[int, typer.Argument(metavar="A", help="snapshot number; 0: nothing")],
+    since: Annotated[int, typer.Argument(metavar="A", help="snapshot number; 0: the empty store")],
     until: Annotated[int, typer.Argument(metavar="B", help="snapshot number")],
-    rows: Annotated[bool, typer.Option("--rows", help="also the keys (doc_id, chunk)")] = False,
-    options: Options = "{}",
+    list_keys: Annotated[
+        bool, typer.Option("--rows", help="also list the keys (doc_id, chunk)")
+    ] = False,
+    storage_options: StorageOptions = "{}",
     as_json: AsJson = False,
 ) -> None:
-    """What has to be put (+) and deleted (-) to go from snapshot A to snapshot B."""
+    """Show what to put (+) and to delete (-) to go from snapshot A to snapshot B."""
     from pipeline.output.change_feed import KEY, changes
 
-    found = changes(output, since, until, json_object(options))
+    feed = changes(output, since, until, json_object(storage_options))
     facts: dict[str, Any] = {"since": since, "until": until}
-    for name, batches in (("upserts", found.upserts(KEY)), ("deletes", found.deletes())):
-        keys = [key for batch in batches for key in (batch.to_pylist() if rows else [len(batch)])]
-        facts |= {f"n_{name}": len(keys), name: keys} if rows else {f"n_{name}": sum(keys)}
+    for name, batches in (("upserts", feed.upserts(KEY)), ("deletes", feed.deletes())):
+        if list_keys:
+            facts[name] = [key for batch in batches for key in batch.to_pylist()]
+            facts[f"n_{name}"] = len(facts[name])
+        else:
+            facts[f"n_{name}"] = sum(len(batch) for batch in batches)
     if as_json:
-        display.print_json(facts)
+        answers.print_json(facts)
         return
-    stdout = display.stdout()
+    stdout = answers.stdout()
     stdout.print(f"{facts['n_upserts']} upserts, {facts['n_deletes']} deletes")
     for sign, name in (("+", "upserts"), ("-", "deletes")):
         for key in facts.get(name, []):
@@ -97,48 +103,48 @@ def publish(
         typer.Option(
             "--catalog",
             metavar="JSON",
-            help="pyiceberg properties of its catalog; by default SQLite in OUTPUT",
+            help="pyiceberg properties of its catalog; by default a SQLite file in OUTPUT",
         ),
     ] = "{}",
     location: Annotated[
         str | None, typer.Option("--location", help="where a new Iceberg table keeps its metadata")
     ] = None,
     delta: Annotated[bool, typer.Option("--delta", help="a Delta table at OUTPUT")] = False,
-    options: Options = "{}",
+    storage_options: StorageOptions = "{}",
     as_json: AsJson = False,
 ) -> None:
-    """Bring tables up to the newest snapshot: those named, or all that OUTPUT was ever published
-    to."""
+    """Bring tables up to the newest snapshot: those named here, or all that OUTPUT was published to
+    before."""
     from pipeline.output import lake
 
-    store = Store(output, json_object(options))
+    store = Store(output, json_object(storage_options))
     if iceberg or delta:
         properties = json_object(catalog, "--catalog")
         named = {"table": iceberg, "catalog": properties, "location": location} if iceberg else None
         try:
-            wanted = [PublishSpec.model_validate({"iceberg": named, "delta": delta})]
+            tables = [PublishSpec.model_validate({"iceberg": named, "delta": delta})]
         except pydantic.ValidationError as error:
             raise SpecError("; ".join(detail["msg"] for detail in error.errors())) from None
     else:
-        wanted = lake.published(store)
-    if not wanted:
+        tables = lake.published(store)
+    if not tables:
         raise SpecError(
-            f"{shown(output)}: was published to no table yet. Name one with --iceberg or --delta."
+            f"{shown(output)} has not been published to any table yet. "
+            "Name one with --iceberg or --delta."
         )
-    held = {
-        name: number for tables in wanted for name, number in lake.publish(store, tables).items()
+    snapshot_of = {
+        name: number for spec in tables for name, number in lake.publish(store, spec).items()
     }
     if as_json:
-        display.print_json({"tables": held})
+        answers.print_json({"tables": snapshot_of})
         return
-    for name, number in held.items():
-        display.stdout().print(f"{name}: snapshot {number}", markup=False)
+    for name, number in snapshot_of.items():
+        answers.stdout().print(f"{name}: snapshot {number}", markup=False)
 
 
 def _quantity(kind: Any, text: str, option: str, example: str) -> Any:
-    """The value of an option with a unit. Raises SpecError, which shows an example, when it is
-    none."""
+    """Parse the value of an option with a unit. Raises SpecError with an example if it has none."""
     try:
         return pydantic.TypeAdapter(kind).validate_python(text)
     except pydantic.ValidationError as error:
-        raise SpecError(f"{option} {text}: write it as {example}") from error
+        raise SpecError(f"{option} {text}: this cannot be read; write it as {example}") from error

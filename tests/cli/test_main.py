@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.cli.main import main
+from pipeline.cli.main import _on_sigterm, main
 from pipeline.job.spec import load_spec
 from tests.support.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard
 
@@ -27,9 +29,9 @@ def spec_path(tmp_path: Path, bert_mean_dir: Path) -> Path:
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["corpus-embed", *arguments])
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as ending:
         main()
-    return int(left.value.code or 0)
+    return int(ending.value.code or 0)
 
 
 def test_plan_prints_what_is_to_do_and_writes_nothing(
@@ -49,7 +51,9 @@ def test_plan_prints_what_is_to_do_and_writes_nothing(
     assert not (tmp_path / "out").exists()
     run_without_ray(load_spec(spec_path))
     assert called(monkeypatch, "plan", str(spec_path)) == 0
-    assert "1 parts, 8 documents" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 parts, 8 documents" in printed
+    assert "0 parts drop out of the next snapshot, with at most 0 documents" in printed
 
 
 def test_run_with_nothing_new_needs_no_cluster_and_says_so(
@@ -90,6 +94,27 @@ def test_every_failure_has_its_exit_code_and_a_message_on_standard_error(
     assert message in " ".join(captured.err.split())
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "word"),
+    [
+        (signal.default_int_handler, 130, "Stopped"),
+        (_on_sigterm, 143, "Terminated"),
+    ],
+)
+def test_a_run_that_is_stopped_says_that_the_same_command_resumes(
+    stop: Callable[..., None],
+    code: int,
+    word: str,
+    spec_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("pipeline.cli.jobs.plan_job", lambda *_, **__: stop(signal.SIGINT, None))
+    assert called(monkeypatch, "plan", str(spec_path)) == code
+    sentence = f"{word}. Finished parts are kept; run the same command again to resume."
+    assert " ".join(capsys.readouterr().err.split()) == sentence
 
 
 def test_status_and_verify_and_trace_and_search_speak_json(
@@ -173,6 +198,6 @@ def test_plan_and_run_show_the_licence_and_say_so_when_it_forbids_commercial_use
             == 0
         )
         captured = capsys.readouterr()
-        said = " ".join((captured.out + captured.err).split())
-        assert f"({shown})" in said
-        assert ("licence" in said and "restricts its use" in said) is restricted
+        printed = " ".join((captured.out + captured.err).split())
+        assert f"({shown})" in printed
+        assert ("licence" in printed and "restricts its use" in printed) is restricted

@@ -1,0 +1,128 @@
+"""Commands that only look: status, verify, trace, search, schema."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import answers
+from pipeline.cli.options import AsJson, Output, SnapshotNumber, StorageOptions, json_object
+from pipeline.job.spec import JobSpec
+from pipeline.output.snapshots import (
+    count_waiting_parts,
+    live_parts,
+    load_snapshot,
+    snapshot_numbers,
+)
+from pipeline.storage.store import Store
+
+app = typer.Typer()
+ModelPath = Annotated[
+    str | None, typer.Option("--model", help="where the model is now, if it has moved")
+]
+
+
+@app.command()
+def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJson = False) -> None:
+    """Show the snapshots of an output, and how many finished parts are in no snapshot yet."""
+    store = Store(output, json_object(storage_options))
+    head = load_snapshot(store)
+    n_waiting = count_waiting_parts(store, live_parts(store, head))
+    numbers = snapshot_numbers(store)
+    if as_json:
+        answers.print_json(
+            {
+                "head": head.model_dump(mode="json") if head else None,
+                "snapshots": numbers,
+                "parts_not_in_head": n_waiting,
+            }
+        )
+        return
+    answers.show_status(head, numbers, n_waiting)
+
+
+@app.command()
+def verify(
+    output: Output,
+    sample: Annotated[
+        int, typer.Option(help="number of rows to embed again from their source")
+    ] = 32,
+    model_path: ModelPath = None,
+    snapshot: SnapshotNumber = None,
+    storage_options: StorageOptions = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Check an output against its manifests and, for a sample, against its sources."""
+    from pipeline.tools.verify.verification import verify as verify_output
+
+    verification = verify_output(
+        output,
+        json_object(storage_options),
+        snapshot=snapshot,
+        sample=sample,
+        model_path=model_path,
+    )
+    if as_json:
+        answers.print_json(dataclasses.asdict(verification) | {"ok": verification.ok})
+    else:
+        answers.show_checks(verification.checks)
+    if not verification.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def trace(
+    output: Output,
+    row: Annotated[str, typer.Argument(metavar="ROW", help="doc_id, or doc_id#chunk")],
+    snapshot: SnapshotNumber = None,
+    storage_options: StorageOptions = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Trace one row back to its shard, record and bytes, and check the hash of its source text."""
+    from pipeline.tools.trace import trace as trace_row
+
+    origin = trace_row(output, json_object(storage_options), row, snapshot=snapshot)
+    if as_json:
+        answers.print_json(dataclasses.asdict(origin) | {"ok": origin.ok})
+    else:
+        for line in origin.lines():
+            answers.stdout().print(line, markup=False)
+    if not origin.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    output: Output,
+    text: Annotated[str, typer.Argument(help="the text to search for")],
+    k: Annotated[int, typer.Option("-k", help="number of hits")] = 10,
+    prompt_name: Annotated[str | None, typer.Option(help="prompt of the model for queries")] = None,
+    model_path: ModelPath = None,
+    snapshot: SnapshotNumber = None,
+    storage_options: StorageOptions = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Find the k rows nearest to a text, by exact comparison with every row of the snapshot."""
+    from pipeline.tools.search import search as search_output
+
+    hits = search_output(
+        output,
+        json_object(storage_options),
+        text,
+        k=k,
+        snapshot=snapshot,
+        prompt_name=prompt_name,
+        model_path=model_path,
+    )
+    if as_json:
+        answers.print_json({"hits": [dataclasses.asdict(hit) for hit in hits]})
+        return
+    answers.show_hits(hits)
+
+
+@app.command()
+def schema(as_json: AsJson = True) -> None:
+    """Print the JSON Schema of a job spec, for editors and checks; always JSON."""
+    answers.print_json(JobSpec.model_json_schema())

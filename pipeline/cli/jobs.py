@@ -1,0 +1,136 @@
+"""Commands on a job spec: plan, run, refresh, submit."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import answers, display
+from pipeline.cli.options import (
+    Address,
+    AsJson,
+    NominalTime,
+    Overrides,
+    SpecPath,
+    as_time,
+    console,
+)
+from pipeline.driver.plan import plan_job
+from pipeline.job.spec import load_spec
+from pipeline.output import lease
+from pipeline.storage.store import Store
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    spec: SpecPath, overrides: Overrides = [], address: Address = None, as_json: AsJson = False
+) -> None:
+    """Show what a run would do: shards and parts to do, done and stale. Nothing is written."""
+    job_plan = plan_job(load_spec(spec, overrides), address=address)
+    if as_json:
+        answers.print_json(job_plan.summary())
+    else:
+        display.show_plan(answers.stdout(), job_plan)
+
+
+@app.command()
+def run(
+    spec: SpecPath,
+    overrides: Overrides = [],
+    address: Address = None,
+    nominal_time: NominalTime = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan, embed what is missing and commit a snapshot. Run again after any failure to resume."""
+    from pipeline.driver.cluster import disconnect, log_path
+    from pipeline.driver.run import run as run_job
+
+    job_spec = load_spec(spec, overrides)
+    if not as_json:
+        console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
+    # Ray reports dead workers on standard output, which is reserved for our JSON. Its threads and
+    # its atexit handler keep the stream that they were started with, so the log is never closed.
+    with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
+        result = run_job(
+            job_spec,
+            address=address,
+            watch=watch,
+            on_plan=lambda job_plan: display.show_plan(console, job_plan),
+            nominal_time=as_time(nominal_time),
+        )
+        disconnect()
+    if as_json:
+        answers.print_json(
+            {
+                "embedded": result.embedded,
+                "snapshot": result.snapshot.model_dump(mode="json"),
+                "rows": result.rows,
+                "run": result.progress.summary(),
+                "plan": result.plan.summary(),
+            }
+        )
+    elif result.snapshot != result.plan.head:
+        display.report(console, result.progress, job_spec.output.uri, result.snapshot, result.rows)
+    else:
+        console.print(
+            f"[green]nothing to do[/green]: snapshot {result.snapshot.number} "
+            f"already has all {result.snapshot.n_rows} rows"
+        )
+
+
+@app.command()
+def refresh(
+    spec: SpecPath,
+    overrides: Overrides = [],
+    nominal_time: NominalTime = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """`run` for schedulers: only one at a time works on an output, and it ends at once, without
+    Ray, when nothing has changed."""
+    output = load_spec(spec, overrides).output
+    with lease.hold(Store(output.uri, output.storage_options)):
+        run(spec, overrides, address, nominal_time, as_json)
+
+
+@app.command()
+def submit(
+    spec: SpecPath,
+    overrides: Overrides = [],
+    nominal_time: NominalTime = None,
+    address: Annotated[
+        str | None, typer.Option(help="job server, for instance http://127.0.0.1:8265")
+    ] = None,
+    code: Annotated[
+        str | None,
+        typer.Option(help="folder with `pipeline/` to send; by default the nodes' installation"),
+    ] = None,
+    runtime_env: Annotated[
+        str | None, typer.Option(help="YAML of a Ray runtime environment to add")
+    ] = None,
+    driver_cpus: Annotated[
+        float, typer.Option(min=0, help="CPUs of the driver; 0: it runs on the head node")
+    ] = 0.0,
+    stop_on_interrupt: Annotated[
+        bool, typer.Option("--stop-on-interrupt", help="Ctrl-C stops the job")
+    ] = False,
+) -> None:
+    """Run `refresh` on a Ray cluster through its job server, follow the log and exit with its exit
+    code."""
+    from pipeline.driver.submit import submit as submit_job
+
+    code_of_job = submit_job(
+        load_spec(spec, overrides),
+        address,
+        say=lambda text: console.print(text, markup=False),
+        nominal_time=as_time(nominal_time),
+        code=code,
+        runtime_env=runtime_env,
+        driver_cpus=driver_cpus,
+        stop_on_interrupt=stop_on_interrupt,
+    )
+    raise typer.Exit(code_of_job)
