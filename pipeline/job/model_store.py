@@ -1,8 +1,7 @@
-"""Where models come from: a local directory, the Hub, or an object-store prefix, brought to this
-node once.
+"""Bring a model to this node: from a local directory, the Hub, or a prefix of an object store.
 
-In: what `model.path` says. Out: the `ModelDir` of a local copy. Cost: the download, once a node;
-then one SHA-256 pass.
+The value of `model.path` comes in; the `ModelDir` of a local copy comes out. Cost: the download,
+once a node; then one SHA-256 pass over the model's files.
 """
 
 from __future__ import annotations
@@ -17,10 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ModelError, SpecError
+from pipeline.errors import CorpusEmbedError, ModelError
 from pipeline.job.model_dir import ModelDir, read_model
 from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
-from pipeline.storage.filesystems import etag_of, filesystem
+from pipeline.storage.addresses import shown
+from pipeline.storage.filesystems import etag_of, filesystem, reason
+from pipeline.storage.retry import retried
 from pipeline.storage.store import cache_folder
 
 __all__ = ["resolve"]
@@ -31,9 +32,11 @@ def resolve(
 ) -> ModelDir:
     """Bring the model to this node if it is elsewhere, and read what it says about itself.
 
-    `path`: local directory (also `file://`), Hub id (`revision` applies; HF_HOME and HF_HUB_OFFLINE
-    are honoured) or any fsspec URL of a prefix, kept under CORPUS_EMBED_CACHE (default
-    ~/.cache/corpus-embed). Raises ModelError when it cannot be found, reached, or used as it is.
+    path: a local directory (also `file://`), a Hub id (`revision` applies; HF_HOME and
+    HF_HUB_OFFLINE are honoured) or any fsspec URL of a prefix, whose copy is kept under
+    CORPUS_EMBED_CACHE (default ~/.cache/corpus-embed). Raises ModelError when the model cannot be
+    found, reached, or used as it is, SpecError for a URL that a spec must not hold, StorageError
+    when the store keeps failing.
     """
     local = Path(os.path.expanduser(path.removeprefix("file://")))
     if local.is_dir():
@@ -42,7 +45,8 @@ def resolve(
         return _from_prefix(path, dict(storage_options or {}))
     if path.startswith((".", "/", "~", "file://")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
         raise ModelError(
-            f"{path}: model directory not found. Set model.path to a directory, a Hub id or a URL prefix."
+            f"{path}: model directory not found. "
+            "Set model.path to a directory, a Hub id or a URL prefix."
         )
     return read_model(_from_hub(path, revision), path)
 
@@ -61,72 +65,79 @@ def _from_hub(repo_id: str, revision: str | None) -> Path:
             )
         )
     except Exception as error:  # the Hub client raises its own, httpx's and OSError alike
+        first_line = next(iter(str(error).splitlines()), "")
         raise ModelError(
-            f"{repo_id} (revision {revision or 'default'}): not a local directory, and the Hub did not give it: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} Check the name, the revision "
-            "and the network, or put the model in a directory or on the object store and name that."
+            f"{repo_id} (revision {revision or 'default'}): not a local directory, and the Hub did "
+            f"not deliver it: {type(error).__name__}: {first_line} Check the name, the revision and "
+            "the network, or put the model in a directory or on the object store and name that."
         ) from error
 
 
 def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
-    """Download once a node. The key is a hash of the listing, so a changed object is a new
-    directory; the directory appears by rename, so that several actors may start at once; a
-    damaged copy is noticed by its hashes.
+    """The copy on this node, downloaded where there is none.
+
+    Its key is a hash of the listing, so a changed object is a new directory; the directory appears
+    by rename, so that several actors can start at once; a damaged copy is noticed by its hashes.
+    Raises StorageError when the store keeps failing, ModelError for every other failure.
     """
     try:
         fs, root = filesystem(url, storage_options)
-        listing = fs.find(root, detail=True)
-    except SpecError:
+        listing = retried(lambda: fs.find(root, detail=True), f"list {shown(url)}")
+    except CorpusEmbedError:
         raise
-    except Exception as error:
-        raise ModelError(
-            f"{url}: the model could not be listed: {type(error).__name__}: {error}"
-        ) from error
+    except Exception as error:  # file systems raise their own
+        raise ModelError(f"{url}: the model could not be listed: {reason(error)}") from error
     root = root.rstrip("/")
-    objects = {name[len(root) :].lstrip("/"): info for name, info in sorted(listing.items())}
+    infos = {name[len(root) :].lstrip("/"): info for name, info in sorted(listing.items())}
     objects = {
-        name: info for name, info in objects.items() if changes_vectors(name) or name == "README.md"
+        name: info for name, info in infos.items() if changes_vectors(name) or name == "README.md"
     }
     if not objects:
         raise ModelError(
-            f"{url}: no model files below this prefix. Set model.path to the prefix with config.json."
+            f"{url}: no model files below this prefix. "
+            "Set model.path to the prefix that holds config.json."
         )
-    rows = [[name, info.get("size"), etag_of(info)] for name, info in objects.items()]
-    key = hashlib.sha256(json.dumps([url, rows], default=str).encode()).hexdigest()[:32]
+    versions = [[name, info.get("size"), etag_of(info)] for name, info in objects.items()]
+    key = hashlib.sha256(json.dumps([url, versions], default=str).encode()).hexdigest()[:32]
     cache = cache_folder("models")
-    final = cache / key
+    copy = cache / key
     for _ in range(2):
-        if not final.is_dir():
-            _download(fs, root, objects, final, url)
-        model = read_model(final, url)
-        if json.loads((final / ".sha256").read_text()) == model.files:
+        if not copy.is_dir():
+            _download(fs, root, objects, copy, url)
+        model = read_model(copy, url)
+        if json.loads((copy / ".sha256").read_text()) == model.files:
             return model
-        final.rename(tempfile.mkdtemp(prefix=f".damaged-{key}-", dir=cache))
+        copy.rename(tempfile.mkdtemp(prefix=f".damaged-{key}-", dir=cache))
     raise ModelError(
-        f"{url}: the copy in {final} changes while it is read. Clear {cache} and try again."
+        f"{url}: the copy in {copy} changes while it is read. Clear {cache} and try again."
     )
 
 
-def _download(fs: Any, root: str, objects: Mapping[str, Any], final: Path, url: str) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+def _download(fs: Any, root: str, objects: Mapping[str, Any], copy: Path, url: str) -> None:
+    """Fetch all objects into a new directory `copy`; where another process on this node creates it
+    first, that copy is used."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=copy.parent))
     try:
         for name, info in objects.items():
-            target = staging / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(f"{root}/{name}", str(target))
-            if info.get("size") is not None and target.stat().st_size != info["size"]:
-                raise ModelError(
-                    f"{url}/{name}: {target.stat().st_size} bytes arrived of {info['size']}. Try again."
-                )
+            _fetch(fs, f"{root}/{name}", staging / name, info.get("size"), f"{shown(url)}/{name}")
         (staging / ".sha256").write_text(json.dumps(hashes(staging)))
-        staging.rename(final)
-    except ModelError:
+        staging.rename(copy)
+    except CorpusEmbedError:
         raise
     except Exception as error:
-        if not final.is_dir():  # else another process on this node was first: its copy serves
+        if not copy.is_dir():
             raise ModelError(
-                f"{url}: the model could not be downloaded: {type(error).__name__}: {error}"
+                f"{url}: the model could not be downloaded: {reason(error)}"
             ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _fetch(fs: Any, source: str, target: Path, size_bytes: int | None, label: str) -> None:
+    """One object to local disk, from its first byte again after each transient failure."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    retried(lambda: fs.get_file(source, str(target)), f"read {label}")
+    n_bytes = target.stat().st_size
+    if size_bytes is not None and n_bytes != size_bytes:
+        raise ModelError(f"{label}: {n_bytes} bytes arrived of {size_bytes}. Try again.")
