@@ -21,6 +21,7 @@ import ray
 from pipeline.errors import ClusterError, SpecError
 from pipeline.job.resolve import Job, device_here
 from pipeline.job.spec import JobSpec
+from pipeline.storage.caches import cache_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +121,9 @@ def device_of(spec: JobSpec, address: str | None = None) -> str:
 
 
 def log_path() -> Path:
-    """Where Ray's own words go: `ray.log` in CORPUS_EMBED_LOG_DIR, by default
-    ~/.cache/corpus-embed/logs."""
-    folder = Path(
-        os.environ.get("CORPUS_EMBED_LOG_DIR", Path.home() / ".cache" / "corpus-embed" / "logs")
-    )
+    """The file that Ray's own messages go to: `ray.log` in CORPUS_EMBED_LOG_DIR, by default in the
+    cache folder `logs`."""
+    folder = Path(os.environ.get("CORPUS_EMBED_LOG_DIR") or cache_folder("logs"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder / "ray.log"
 

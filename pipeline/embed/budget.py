@@ -1,10 +1,11 @@
-"""The token budget of a GPU, found once per model and device and remembered.
+"""The token budget of a GPU, measured once for each model and kind of device, and kept.
 
 In: an engine and candidate budgets. Out: the budget that gave the most tokens a second. Method: the
-same synthetic texts through every candidate, smallest first, so that running out of memory ends the
-search with what was found. The result lies under ~/.cache/corpus-embed/budgets, by the hash of
-model files, device, dtype and torch. Cost: about a second on a GPU, a file read after that. A CPU
-keeps its default: its differences were within the noise (benchmarks/LOG.md).
+same synthetic texts go through every candidate, smallest first, so that running out of memory ends
+the search with the candidates measured so far. The result lies in the cache folder `budgets`, named
+by the hash of model files, device, dtype and torch version. Cost: about a second on a GPU, then one
+file read in each process. A CPU keeps its default: the differences there were within the noise
+(benchmarks/LOG.md).
 """
 
 from __future__ import annotations
@@ -12,16 +13,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.embed.engine import Engine, log
+from pipeline.storage.caches import cache_folder, write_whole
 
 __all__ = ["device_key", "find_budget", "remembered_budget"]
 
@@ -31,7 +30,7 @@ ROUNDS = 3
 
 
 def device_key(files: dict[str, str], engine: Engine) -> str:
-    """Name of what a budget holds for: these model files on this kind of device."""
+    """What a budget holds for, as a name: these model files on this kind of device."""
     device = (
         torch.cuda.get_device_name(engine.device) if engine.device.startswith("cuda") else "cpu"
     )
@@ -40,48 +39,45 @@ def device_key(files: dict[str, str], engine: Engine) -> str:
 
 
 def remembered_budget(engine: Engine, key: str, candidates: Sequence[int] = CANDIDATES) -> int:
-    """The budget found earlier under `key`, or the result of `find_budget`, kept for the next
-    process."""
-    home = os.environ.get("CORPUS_EMBED_CACHE_DIR", Path.home() / ".cache" / "corpus-embed")
-    path = Path(home) / "budgets" / f"{key}.json"
+    """The budget kept under `key`; where there is none, that of `find_budget`, which is then kept."""
+    path = cache_folder("budgets") / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return int(json.loads(path.read_text())["budget_tokens"])
-    found = find_budget(engine, candidates)
-    # a home that cannot be written costs the next process a second
+    budget_tokens = find_budget(engine, candidates)
+    facts = {"budget_tokens": budget_tokens, "device": engine.device, "engine": engine.name}
+    # a folder that cannot be written costs the next process a second
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(
-                {"budget_tokens": found, "device": engine.device, "engine": engine.name}, file
-            )
-        os.replace(file.name, path)
-    return found
+        write_whole(path, json.dumps(facts).encode())
+    return budget_tokens
 
 
 def find_budget(engine: Engine, candidates: Sequence[int]) -> int:
-    """The candidate with the most tokens a second; leaves the engine's statistics and budget as
-    they were."""
-    stats, budget = engine.stats, engine.budget_tokens
+    """The candidate with the most tokens a second. The engine's statistics and budget stay as they
+    were."""
+    stats = engine.stats
+    budget_tokens = engine.budget_tokens
     speeds: dict[int, float] = {}
     for candidate in candidates:
-        engine.stats, engine.budget_tokens = type(stats)(), candidate
-        # two buckets: copies overlap
+        engine.stats = type(stats)()
+        engine.budget_tokens = candidate
+        # two buckets, so that copies overlap with work
         offsets = np.arange(0, 2 * candidate + 1, TEXT_TOKENS, dtype=np.int64)
         ids = np.zeros(int(offsets[-1]), dtype=np.int32)
         try:
-            # the first one warms up
-            seconds = [_timed(engine, ids, offsets) for _ in range(ROUNDS + 1)][1:]
+            # the first call warms up
+            seconds = [_seconds(engine, ids, offsets) for _ in range(ROUNDS + 1)][1:]
         except torch.OutOfMemoryError:
             break
         if engine.stats.n_oom_halvings:
             break
         speeds[candidate] = ids.size / min(seconds)
-    engine.stats, engine.budget_tokens = stats, budget
+    engine.stats = stats
+    engine.budget_tokens = budget_tokens
     log.info("%s: tokens/s by budget: %s", engine.name, {k: round(v) for k, v in speeds.items()})
     return max(speeds, key=speeds.__getitem__, default=min(candidates))
 
 
-def _timed(engine: Engine, ids: np.ndarray, offsets: np.ndarray) -> float:
-    started = time.perf_counter()
-    engine.embed(ids, offsets)  # returns when the last result is here
-    return time.perf_counter() - started
+def _seconds(engine: Engine, ids: np.ndarray, offsets: np.ndarray) -> float:
+    start_s = time.perf_counter()
+    engine.embed(ids, offsets)  # returns when the last vector is on the host
+    return time.perf_counter() - start_s

@@ -20,9 +20,9 @@ from pipeline.errors import CorpusEmbedError, ModelError
 from pipeline.job.model_dir import ModelDir, read_model
 from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
 from pipeline.storage.addresses import shown
+from pipeline.storage.caches import cache_folder
 from pipeline.storage.filesystems import etag_of, filesystem, reason
 from pipeline.storage.retry import retried
-from pipeline.storage.store import cache_folder
 
 __all__ = ["resolve"]
 

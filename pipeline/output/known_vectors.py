@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,9 +23,10 @@ import pyarrow.compute as pc
 
 from pipeline.output.snapshots import load_generation
 from pipeline.output.text_index import keys_of, or_none
+from pipeline.storage.caches import cache_folder, write_whole
 from pipeline.storage.data_files import READERS, rows_at
 from pipeline.storage.lineage import content_hash
-from pipeline.storage.store import Store, cache_folder
+from pipeline.storage.store import Store
 from pipeline.write.vectors import restored_vectors
 
 LOCATIONS = 4
@@ -118,11 +117,7 @@ def _open(store: Store, path: str) -> dict[str, Any]:
     if not store.local:
         local = cache_folder("index") / content_hash([store.uri, path])
         if not local.exists():
-            local.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=local.parent)
-            with open(handle, "wb") as file:
-                file.write(store.read(path))
-            os.replace(temporary, local)
+            write_whole(local, store.read(path))
     table = pa.ipc.open_file(pa.memory_map(str(local))).read_all()
     arrays = {name: table[name].combine_chunks().to_numpy() for name in table.column_names}
     return {**arrays, "paths": json.loads(table.schema.metadata[b"paths"])}

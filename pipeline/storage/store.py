@@ -27,14 +27,6 @@ from pipeline.storage.retry import retried
 T = TypeVar("T")
 
 
-def cache_folder(name: str) -> Path:
-    """Where this node keeps copies of one kind: below CORPUS_EMBED_CACHE (default
-    ~/.cache/corpus-embed)."""
-    return (
-        Path(os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed") / name
-    )
-
-
 class Store:
     """A root under which whole objects are read and created. Paths are relative, with `/`, and stay
     inside."""

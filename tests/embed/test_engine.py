@@ -336,7 +336,7 @@ def test_stretched_rotary_positions_are_those_of_transformers(llama, tmp_path, r
 def test_the_budget_is_probed_once_for_a_model_and_device_and_read_from_then_on(
     bert, llama, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("CORPUS_EMBED_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CORPUS_EMBED_CACHE", str(tmp_path))
     model = resolve(str(bert))
     engine = engine_of(model)
     before = engine.stats

@@ -1,0 +1,35 @@
+"""The folders in which this node keeps what the next process would otherwise fetch or measure again.
+
+In: a kind ("models", "index", "budgets", "logs"). Out: a folder of local disk, below
+CORPUS_EMBED_CACHE. Standard library only, so that a GPU node needs no object-store library for it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ["cache_folder", "write_whole"]
+
+
+def cache_folder(kind: str) -> Path:
+    """`kind` below CORPUS_EMBED_CACHE, whose default is ~/.cache/corpus-embed. Not created here."""
+    root = os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed"
+    return Path(root) / kind
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Create or replace a file, folders included. Other processes see all of it or nothing.
+
+    Raises OSError when the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
