@@ -1,5 +1,5 @@
-"""The documents say what is so: commands, options and links exist, examples run, words match the
-code.
+"""The documents say what is so: commands, options, links and paths exist, examples run, words match
+the code.
 
 Oracle: the command line itself, the files on disk, and execution of every Python and SQL example
 against an output of the reader's own making.
@@ -26,12 +26,21 @@ from pipeline.read import EXTENSIONS, READERS
 from pipeline.storage import schema
 from tests import ROOT
 from tests.support.outputs import make_spec, run_without_ray, write_shard
+from tests.test_layers import FLOORS
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"\bcorpus-embed\s+([a-z]+)\b([^\n`]*)")
 OPTION = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)")
+
+
+OURS = re.compile(r"^(?:pipeline|tests|docs|jobs|benchmarks|\.ci|\.github)/|^[\w./-]+\.py\b")
+"""What a path of the repository looks like between backticks."""
+TREE = re.compile(r"^```\npipeline/\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -91,6 +100,28 @@ def test_every_relative_link_resolves(page: Path) -> None:
     ]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+def paths_named(page: Path) -> set[str]:
+    """Paths of the repository between backticks, without `::test`, and without code blocks."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    words = re.findall(r"`([^`\s]+)`", text)
+    return {word.split("::")[0] for word in words if OURS.match(word) and "*" not in word}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_path_of_the_repository_that_is_named_exists(page: Path) -> None:
+    to_be_written = {"pipeline/read/paragraphs.py"}  # the example of docs/extending.md
+    missing = {path for path in paths_named(page) - to_be_written if not (ROOT / path).exists()}
+    assert not missing
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
+def test_the_tree_of_rooms_is_that_of_the_package_in_the_order_of_its_floors(page: str) -> None:
+    (tree,) = TREE.findall((ROOT / page).read_text(encoding="utf-8"))
+    entries = re.findall(r"^  ([\w.]+)/? +\w.*$", tree, re.MULTILINE)
+    assert len(entries) == len(tree.splitlines()), "a room without a phrase"
+    assert entries == [room for floor in FLOORS for room in floor] + ["errors.py"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -185,22 +216,22 @@ def test_reading_examples_run(
     page: Path, number: int, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(output)
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     example = blocks(page, "python")[number]
     for library in {"faiss", "lance"} & set(re.findall(r"^import (\w+)$", example, re.MULTILINE)):
         pytest.importorskip(library)
-    exec(compile(example, name(page), "exec"), found)
-    if "index" in found:
-        assert (found["index"].ntotal, found["index"].d) == (6, 384)
-        assert "nearest" not in found or found["nearest"][0] == found["ids"][0]
-    if "table" in found and "lance" in found:
-        assert found["table"].count_rows() == 6
+    exec(compile(example, name(page), "exec"), names)
+    if "index" in names:
+        assert (names["index"].ntotal, names["index"].d) == (6, 384)
+        assert "nearest" not in names or names["nearest"][0] == names["ids"][0]
+    if "table" in names and "lance" in names:
+        assert names["table"].count_rows() == 6
         return
-    if "vectors" in found:
-        assert found["vectors"].shape == (6, 384)
-    if "table" in found:
-        assert found["table"].num_rows == 6
-        assert {"doc_id", "lang", "embedding"} <= set(found["table"].column_names)
+    if "vectors" in names:
+        assert names["vectors"].shape == (6, 384)
+    if "table" in names:
+        assert names["table"].num_rows == 6
+        assert {"doc_id", "lang", "embedding"} <= set(names["table"].column_names)
 
 
 def test_the_sql_example_runs(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,9 +288,8 @@ def links(page: Path) -> Iterator[str]:
 
 
 def test_readme_leads_to_every_page() -> None:
-    reached = {
-        (ROOT / target).resolve() for target in links(ROOT / "README.md") if "://" not in target
-    }
+    targets = {target for target in links(ROOT / "README.md") if "://" not in target}
+    reached = {(ROOT / target).resolve() for target in targets}
     assert {page.resolve() for page in PAGES if page.name != "README.md"} <= reached
 
 
@@ -276,9 +306,9 @@ def test_the_module_runs_as_the_script_does() -> None:
     assert yaml.safe_load(done.stdout)["title"] == "JobSpec"
 
 
-def test_every_test_that_a_guarantee_names_exists() -> None:
-    page = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+def test_every_test_that_a_page_names_exists() -> None:
+    test_name = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+    named = [pair for page in PAGES for pair in test_name.findall(page.read_text(encoding="utf-8"))]
     assert len(named) > 43
     missing = [
         f"{path}::{test}"
