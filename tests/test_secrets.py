@@ -91,11 +91,11 @@ def test_an_output_holds_no_credential_of_its_input_and_no_error_names_one(
         "endpoint_url": "http://127.0.0.1:9",
         "config_kwargs": {"retries": {"total_max_attempts": 1}},
     }
-    said = [error_of(lambda: list_shards([f"{s3.uri}/missing/*.jsonl"], s3.storage_options, bool))]
+    said = [error_of(lambda: list_shards([f"{s3.uri}/missing/*.jsonl"], s3.storage_options))]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     for options in (s3.storage_options, nobody):
         fresh = {**options, "skip_instance_cache": True}
-        said.append(error_of(lambda fresh=fresh: list_shards([f"{s3.uri}/in"], fresh, bool)))
+        said.append(error_of(lambda fresh=fresh: list_shards([f"{s3.uri}/in"], fresh)))
         said.append(
             error_of(lambda fresh=fresh: Store(f"{s3.uri}/out", fresh).check_conditional_put())
         )

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.driver.splits import claim, cut_rest, estimated_bytes
 from pipeline.driver.tally import ShardChanges, shard_changes
-from pipeline.errors import ShardChanged, SpecError
+from pipeline.errors import ShardChanged
 from pipeline.job.resolve import Job, differences, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output.snapshots import live_parts, load_generation, load_manifests, load_snapshot
-from pipeline.read import format_of
 from pipeline.read.parts import Todo
 from pipeline.read.shards import list_shards
 from pipeline.storage.lineage import (
@@ -152,8 +150,7 @@ def make_plan(job: Job, store: Store) -> Plan:
 
 def _plan(job: Job, store: Store) -> Plan:
     spec = job.spec
-    accept = functools.partial(_known_format, wanted=spec.input.format)
-    shards = list_shards(spec.input.uri, spec.input.storage_options, accept)
+    shards = list_shards(spec.input.uri, spec.input.storage_options, spec.input.format)
     head = load_snapshot(store)
     live = live_parts(store, head)
     manifests = load_manifests(store, job.fingerprint, live)
@@ -188,14 +185,6 @@ def missing(plan: Plan, parts: Sequence[Manifest]) -> list[Split]:
     """Splits of the plan that `parts` do not cover to their end."""
     found = by_split(parts)
     return [todo.split for todo in plan.todo if not is_complete(found.get(todo.split.split_id, []))]
-
-
-def _known_format(uri: str, wanted: str) -> bool:
-    try:
-        format_of(uri, wanted)
-    except SpecError:
-        return False
-    return True
 
 
 def _changes(store: Store, head: Snapshot | None, job: Job) -> list[str]:

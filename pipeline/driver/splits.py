@@ -77,7 +77,7 @@ def cut_rest(spec: JobSpec, shards: Sequence[Shard], claims: Claims) -> Iterator
         if not any(_free(Span(shard=shard), taken)):
             continue
         reader = READERS[format_of(shard.uri, spec.input.format)]
-        opener = functools.partial(open_shard, options=spec.input.storage_options)
+        opener = functools.partial(open_shard, storage_options=spec.input.storage_options)
         for span in reader.spans(shard, opener, part_bytes):
             for free in _free(span, taken):
                 if not free.is_whole or whole_bytes(shard) * GROUPED_BELOW > part_bytes:

@@ -1,10 +1,10 @@
-"""Readers: a raw shard in, tables of `schema.records_schema` out, every record good or rejected
-with its reason.
+"""Readers: a raw shard becomes tables of `schema.records_schema`, in which every record is good or
+rejected with a reason.
 
-One file a format. A new format is one file with a class that has `spans` and `records`, and one
-line in READERS (and its suffixes in EXTENSIONS). Compression (.gz .zst .bz2 .xz) is looked at here
-and in `compression`, not by the spec. Nothing is dropped silently: only blank lines of line formats
-are no records.
+There is one file per format. A new format is one file with a class that has `spans` and `records`,
+its name in `job.spec.FORMATS`, and a line each in READERS and EXTENSIONS. Compression (.gz .zst
+.bz2 .xz) is recognised by the suffix of a shard, not by the spec. Nothing is dropped silently: only
+blank lines of line formats are not records.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = ["EXTENSIONS", "READERS", "Reader", "format_of", "is_compressed", "rea
 
 
 class Reader(Protocol):
-    """What a format has to do."""
+    """What a format implements."""
 
     def spans(
         self, shard: Shard, open_shard: Callable[[Shard], BinaryIO], part_bytes: int
     ) -> list[Span]:
-        """Cut a shard into runs that can be read independently, of about `part_bytes` each; the
-        whole shard where it cannot be entered in the middle. Cheap: called on the driver while
-        planning. Never raises for damage."""
+        """Cut a shard into spans that can be read independently, of about `part_bytes` each; one
+        span for the whole shard where reading cannot start in the middle. It is called on the
+        driver while planning, so it must be cheap. It never raises an error for damage."""
         ...
 
     def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
         """The records of `span` in order, as non-empty tables of `records_schema(spec.keep)` of
         bounded size.
 
-        `file` is raw (compressed if the URI says so) and seekable. Raises ShardDamaged at the
-        position from which on nothing can be read, after everything before it; InputError for a
-        column that the shard does not have. Errors of the file itself pass through.
+        file: raw (compressed if the URI says so) and seekable. Raises ShardDamaged with the
+        position from which nothing can be read, after everything before it; InputError for a column
+        that the shard does not have. Errors of the file itself pass through.
         """
         ...
 
@@ -71,39 +71,38 @@ EXTENSIONS = {
 
 
 def format_of(uri: str, format: str = "auto") -> str:
-    """Name of the reader for `uri`: `format` itself, or by the suffix under the compression suffix.
+    """The name of the reader for `uri`: `format`, which is `input.format` of a spec, or for auto
+    the one of the suffix under the compression suffix.
 
-    Raises SpecError for an unknown format or suffix, and for compressed Parquet.
+    Raises SpecError for an unknown suffix and for compressed Parquet.
     """
-    inner = without_compression_suffix(uri)
     if format == "auto":
-        found = next(
-            (EXTENSIONS[suffix] for suffix in EXTENSIONS if inner.lower().endswith(suffix)), None
-        )
-        if found is None:
+        name = without_compression_suffix(uri).lower()
+        formats = [format for suffix, format in EXTENSIONS.items() if name.endswith(suffix)]
+        if not formats:
             raise SpecError(
-                f"{uri}: the format cannot be told from the name; known suffixes are {' '.join(EXTENSIONS)} "
-                f"(and .gz .zst .bz2 .xz after them). Set input.format to one of {', '.join(READERS)}."
+                f"{uri}: the name does not show the format; known suffixes are "
+                f"{' '.join(EXTENSIONS)} (and .gz .zst .bz2 .xz after them). Set input.format to "
+                f"one of {', '.join(READERS)}."
             )
-        format = found
-    if format not in READERS:
-        raise SpecError(f"input.format: {format!r} is not one of auto, {', '.join(READERS)}.")
+        format = formats[0]
     if format == "parquet" and compression_of(uri):
         raise SpecError(
-            f"{uri}: Parquet is compressed inside and has to be entered from its end. Decompress the file."
+            f"{uri}: Parquet is compressed inside and is read from its end, so a compressed file "
+            "cannot be read. Decompress it."
         )
     return format
 
 
 def is_compressed(uri: str) -> bool:
-    """Whether the shard's suffix says that it is compressed as a whole (and cannot be entered in
-    the middle)."""
+    """Whether the suffix says that the whole shard is compressed, so that reading cannot start in
+    the middle."""
     return compression_of(uri) is not None
 
 
 def read_span(reader: Reader, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
-    """The records of `span`; a damaged shard ends with one row of reason `damaged_shard` at the
-    position of the damage."""
+    """The records of `span`; those of a damaged shard end with one row of reason `damaged_shard` at
+    the position of the damage."""
     try:
         yield from reader.records(file, span, spec)
     except ShardDamaged as error:

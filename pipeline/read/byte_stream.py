@@ -1,5 +1,4 @@
-"""Blocks of bytes as a stream with a position, for formats whose records say how long they are.
-Used by `warc`."""
+"""Blocks of bytes as a stream with a position, for `warc`, whose records state their length."""
 
 from __future__ import annotations
 
@@ -7,17 +6,20 @@ from collections.abc import Iterator
 
 
 class ByteStream:
-    """Bytes with a position, over blocks; holds no more than it is asked for and one block."""
+    """Bytes with a position, over blocks. It holds one block more than a caller asks for.
+
+    position: offset of the next byte, from the start of the stream.
+    """
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
         self._buffer = bytearray()
-        # needle -> position before which it is not: no byte is searched twice
+        # needle -> position before which it does not start: no byte is searched twice
         self._clear: dict[bytes, int] = {}
         self.position = 0
 
     def fill(self, n_bytes: int) -> bool:
-        """Have `n_bytes` in the buffer; False at the end of the data."""
+        """Load `n_bytes` into the buffer; False when the data ends before that."""
         while len(self._buffer) < n_bytes:
             block = next(self._blocks, None)
             if block is None:
@@ -35,7 +37,7 @@ class ByteStream:
         return data
 
     def skip(self, n_bytes: int) -> bool:
-        """Pass over `n_bytes`; False when the data ends before."""
+        """Skip `n_bytes`; False when the data ends before that."""
         while n_bytes:
             if not self.fill(1):
                 return False
@@ -45,31 +47,31 @@ class ByteStream:
         return True
 
     def skip_any(self, unwanted: bytes) -> None:
-        """Pass over all bytes that are one of `unwanted`."""
+        """Skip the next bytes as long as each is one of `unwanted`."""
         while self.fill(1):
-            n_left = len(self._buffer.lstrip(unwanted))
-            self._drop(len(self._buffer) - n_left)
-            if n_left:
+            n_kept = len(self._buffer.lstrip(unwanted))
+            self._drop(len(self._buffer) - n_kept)
+            if n_kept:
                 return
 
     def find(self, needle: bytes, limit: int) -> int:
-        """Place of `needle` within the next `limit` bytes, or -1."""
-        at = max(0, self._clear.get(needle, 0) - self.position)
-        while (found := self._buffer.find(needle, at, limit)) < 0:
-            at = max(at, min(len(self._buffer), limit) - len(needle) + 1)
-            self._clear[needle] = self.position + at
+        """Index of `needle` within the next `limit` bytes, or -1."""
+        start = max(0, self._clear.get(needle, 0) - self.position)
+        while (index := self._buffer.find(needle, start, limit)) < 0:
+            start = max(start, min(len(self._buffer), limit) - len(needle) + 1)
+            self._clear[needle] = self.position + start
             if len(self._buffer) >= limit or not self.fill(len(self._buffer) + 1):
                 break
-        return found
+        return index
 
     def skip_to_line(self, first_bytes: bytes, step: int) -> None:
-        """On to the next line that starts with `first_bytes`, or to the end, looking at `step`
-        bytes at a time."""
+        """Skip to the next line that starts with `first_bytes`, or to the end of the data, in steps
+        of `step` bytes."""
         needle = b"\n" + first_bytes
-        while (found := self.find(needle, step)) < 0:
+        while (index := self.find(needle, step)) < 0:
             if not self.skip(step - len(needle)):
                 return
-        self._drop(found + 1)
+        self._drop(index + 1)
 
     def _drop(self, n_bytes: int) -> None:
         del self._buffer[:n_bytes]

@@ -1,15 +1,15 @@
-"""Kept columns: values of a record in, Arrow arrays of the declared type out, and the rows that do
-not fit.
+"""Kept columns: the values of records become Arrow arrays of the declared type, and rows whose
+value does not fit are rejected.
 
-A value is cast exactly or not at all: 3.0 is the integer 3, 3.5 is rejected; a number never becomes
-a date, because its unit is unknown, and a truth value never becomes a number. For a string column
-anything else becomes compact JSON. A batch is cast in one Arrow call; only a batch that fails is
-halved until the rows at fault are alone.
+A value is cast exactly or not at all: 3.0 is the integer 3, and 3.5 is rejected. A number never
+becomes a date, because its unit is unknown, and a boolean never becomes a number. In a string
+column every other value becomes compact JSON. A batch is cast in one Arrow call; only a batch that
+fails is halved until the rows at fault are alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ _JSON_TYPES: dict[pa.DataType, set[type]] = {
     pa.date32(): {str},
     pa.timestamp("us", tz="UTC"): {str},
 }
-"""Which JSON values a declared type takes; string takes all."""
+"""The Python types of JSON values that a declared type accepts; string accepts all."""
 
 _ARROW_TYPES: dict[pa.DataType, Callable[[pa.DataType], bool]] = {
     pa.int64(): lambda t: pat.is_integer(t) or pat.is_floating(t) or pat.is_decimal(t),
@@ -37,7 +37,7 @@ _ARROW_TYPES: dict[pa.DataType, Callable[[pa.DataType], bool]] = {
     pa.date32(): lambda t: pat.is_date(t) or pat.is_timestamp(t),
     pa.timestamp("us", tz="UTC"): lambda t: pat.is_date(t) or pat.is_timestamp(t),
 }
-"""Which Arrow columns a declared type takes besides strings; string takes all."""
+"""The Arrow types that a declared type accepts besides strings; string accepts all."""
 
 _CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 
@@ -45,39 +45,39 @@ _CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 def column_from_values(
     name: str, values: list[Any], type_: pa.DataType, rejects: Rejects
 ) -> pa.Array:
-    """(N,) Python values as JSON has them (None for absent) to (N,) of `type_`; null where a row is
-    rejected."""
-    found = {type(value) for value in values} - {type(None)}
+    """(N,) Python values as JSON has them, None where absent, as an array (N,) of `type_`; null
+    where a row is rejected. `values` is changed in place."""
+    python_types = {type(value) for value in values} - {type(None)}
     if pa.types.is_string(type_):
         try:
-            if found <= {str}:
+            if python_types <= {str}:
                 return pa.array(values, pa.string())
         except UnicodeEncodeError:
             pass
-        bad = _stringify(values)
+        bad_rows = _stringify(values)
     else:
-        takes = _JSON_TYPES[type_]
-        bad = [
+        accepted = _JSON_TYPES[type_]
+        bad_rows = [
             row
             for row, value in enumerate(values)
-            if value is not None and type(value) not in takes
+            if value is not None and type(value) not in accepted
         ]
-    for row in bad:
-        reject(
-            rejects, row, "invalid_column", f"{name}: {_shown(values[row])} is not of type {type_}"
-        )
+    for row in bad_rows:
+        detail = f"{name}: {_shown(values[row])} is not of type {type_}"
+        reject(rejects, row, "invalid_column", detail)
         values[row] = None
-    if len(found) > 1:  # one array would need one type, and make a float of an integer beside one
-        alone = [
+    if len(python_types) > 1:
+        # One array would need one type: next to a float, an integer would become a float.
+        single_values = [
             _cast(name, _array(name, [value], rejects, row), type_, rejects, row)
             for row, value in enumerate(values)
         ]
-        return pa.concat_arrays(alone)
+        return pa.concat_arrays(single_values)
     return _cast(name, _array(name, values, rejects), type_, rejects)
 
 
 def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: Rejects) -> pa.Array:
-    """(N,) Arrow column of any type to (N,) of `type_`; null where a row is rejected."""
+    """(N,) Arrow column of any type as an array (N,) of `type_`; null where a row is rejected."""
     array = plain(array)
     if pat.is_null(array.type):
         return pa.nulls(len(array), type_)
@@ -92,10 +92,10 @@ def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: R
             [_json_of(name, value, rejects, row) for row, value in enumerate(array)], pa.string()
         )
     if pat.is_date32(type_) and pat.is_timestamp(array.type) and array.type.unit in ("s", "ms"):
-        # days overflow in silence, this does not
+        # Arrow's cast to days overflows silently; this one fails.
         array = _cast(name, array, pa.timestamp("us", array.type.tz), rejects)
-    takes = _ARROW_TYPES.get(type_)
-    if takes is not None and not pat.is_string(array.type) and not takes(array.type):
+    accepts = _ARROW_TYPES.get(type_)
+    if accepts is not None and not pat.is_string(array.type) and not accepts(array.type):
         detail = f"{name}: {array.type} is not of type {type_}"
         reject_all(rejects, rows_where(array.is_valid()), "invalid_column", detail)
         return pa.nulls(len(array), type_)
@@ -103,8 +103,8 @@ def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: R
 
 
 def plain(array: pa.Array) -> pa.Array:
-    """The array without dictionary, extension, view and large encodings: strings come out as
-    unchecked binary."""
+    """The array without dictionary, extension, view and large encodings. Strings become binary that
+    is not checked for UTF-8."""
     while isinstance(array, pa.ExtensionArray) or pat.is_dictionary(array.type):
         array = array.storage if isinstance(array, pa.ExtensionArray) else array.dictionary_decode()
     type_ = array.type
@@ -116,8 +116,8 @@ def plain(array: pa.Array) -> pa.Array:
 
 
 def _json_of(name: str, value: pa.Scalar, rejects: Rejects, row: int) -> str | None:
-    """A nested value as compact JSON; rejected where Python has no such value (names twice, not
-    UTF-8, far dates)."""
+    """A nested value as compact JSON. Rejected where Python cannot hold it: a struct with the same
+    name twice, bytes that are not UTF-8, dates outside of the years 1 to 9999."""
     try:
         return _json(value.as_py()) if value.is_valid else None
     except (TypeError, ValueError, OverflowError) as error:
@@ -126,8 +126,9 @@ def _json_of(name: str, value: pa.Scalar, rejects: Rejects, row: int) -> str | N
 
 
 def _stringify(values: list[Any]) -> list[int]:
-    """Replace what is not a string by its compact JSON, in place. Returns the rows that have none."""
-    bad = []
+    """Replace each value that is not a string by its compact JSON, in place. Returns the rows whose
+    value has no JSON."""
+    bad_rows = []
     for row, value in enumerate(values):
         try:
             if type(value) is str:
@@ -135,12 +136,12 @@ def _stringify(values: list[Any]) -> list[int]:
             elif value is not None:
                 values[row] = _json(value)
         except (TypeError, UnicodeEncodeError):
-            bad.append(row)
-    return bad
+            bad_rows.append(row)
+    return bad_rows
 
 
 def _json(value: Any) -> str:
-    if type(value) is int:  # orjson stops at 64 bits
+    if type(value) is int:  # orjson refuses more than 64 bits
         return str(value)
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
@@ -155,9 +156,8 @@ def _array(name: str, values: list[Any], rejects: Rejects, first_row: int = 0) -
             try:
                 pa.array([value])
             except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError) as error:
-                reject(
-                    rejects, first_row + row, "invalid_column", f"{name}: {_shown(value)}: {error}"
-                )
+                detail = f"{name}: {_shown(value)}: {error}"
+                reject(rejects, first_row + row, "invalid_column", detail)
                 values[row] = None
         return pa.array(values)
 
@@ -165,27 +165,27 @@ def _array(name: str, values: list[Any], rejects: Rejects, first_row: int = 0) -
 def _cast(
     name: str, array: pa.Array, type_: pa.DataType, rejects: Rejects, first_row: int = 0
 ) -> pa.Array:
-    """Cast safely; the rows that cannot be cast are rejected and null."""
+    """Cast safely; a row that cannot be cast is rejected and becomes null."""
     try:
         return array.cast(type_)
     except _CAST_ERRORS:
-        bad = list(_uncastable(array, type_, 0))
-    for row, error in bad:
+        failures = _uncastable(array, type_, 0)
+    for row, error in failures:
         reject(rejects, first_row + row, "invalid_column", f"{name}: {error}")
-    mask = np.isin(np.arange(len(array)), [row for row, _ in bad])
+    mask = np.isin(np.arange(len(array)), [row for row, _ in failures])
     return pc.if_else(pa.array(mask), pa.scalar(None, array.type), array).cast(type_)
 
 
-def _uncastable(array: pa.Array, type_: pa.DataType, first_row: int) -> Sequence[tuple[int, str]]:
-    """Rows of `array` that fail the cast, found by halving: at most log2(N) casts a row at fault."""
+def _uncastable(array: pa.Array, type_: pa.DataType, first_row: int) -> list[tuple[int, str]]:
+    """(row, error) for each row that cannot be cast, by halving: at most log2(N) casts for each."""
     try:
         array.cast(type_)
     except _CAST_ERRORS as error:
         if len(array) == 1:
             return [(first_row, str(error))]
         half = len(array) // 2
-        tail = _uncastable(array[half:], type_, first_row + half)
-        return [*_uncastable(array[:half], type_, first_row), *tail]
+        failures = _uncastable(array[:half], type_, first_row)
+        return failures + _uncastable(array[half:], type_, first_row + half)
     return []
 
 

@@ -3,12 +3,12 @@ quoted field may hold newlines.
 
 Python's own `csv` reads the rows, fed line by line from `lines`, so that one bad row costs one row:
 Arrow's CSV reader fails the whole block for it. `source_record` is the number of the row, counted
-from 0 after the header, blank lines not counted; `record_bytes` its length without line ends. A row
-with too many or too few fields is rejected. A quote that is never closed would swallow the rest of
-the shard: its first line is rejected and reading goes on with the line after it; so is the first
-line of a quoted field of more than `max_record_bytes`. Among the lines that are read again for
-that, each further failure halves the bytes that a field may run on for, so that the work stays
-linear. A line end inside a field comes out as \n, whatever it was.
+from 0 after the header without blank lines; `record_bytes` its length without line ends. A row with
+too many or too few fields is rejected. A quote that is never closed would swallow the rest of the
+shard: its first line is rejected, and reading continues with the line after it. The same happens to
+a quoted field of more than `max_record_bytes`. Among the lines that are read again for that, each
+further failure halves the bytes that a field can extend over, so that the work stays linear. Every
+line end inside a field becomes \n.
 
 Cost: about 50 MB/s on a core with lines of 40 bytes, more with longer ones. Memory: a row of up to
 `max_record_bytes`, twice.
@@ -42,8 +42,8 @@ from pipeline.read.records import (
 from pipeline.storage.lineage import Shard, Span
 
 _MAX_LINES = 1 << 18
-"""Of a quoted field: each is a Python string of its own until the field ends, a hundred bytes for
-an empty one."""
+"""The most lines of a quoted field. Until the field ends each line is a Python string of its own,
+which takes a hundred bytes even when it is empty."""
 
 
 class CsvReader:
@@ -55,7 +55,7 @@ class CsvReader:
         return [Span(shard=shard)]
 
     def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
-        # The limit is global to the process and 128 KiB at first; it is only ever raised here.
+        # The limit is global to the process and 128 KiB by default; it is only raised here.
         csv.field_size_limit(max(csv.field_size_limit(), spec.max_record_bytes + 1))
         delimiter = (
             "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
@@ -73,7 +73,7 @@ class CsvReader:
 
 
 class _Row(NamedTuple):
-    """One parsed row, or with `reason` one that could not be parsed."""
+    """One parsed row, or one that could not be parsed: then `reason` is set."""
 
     fields: list[str]
     n_bytes: int
@@ -81,11 +81,12 @@ class _Row(NamedTuple):
     detail: str = ""
 
 
-_Line = tuple[str, int]  # content with its line end, length in bytes without
+_Line = tuple[str, int]
+"""Content with its line end, and the length in bytes without it."""
 
 
 def _lines(file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[Iterable[_Line]]:
-    """Batches of lines. Bytes that are not UTF-8 travel as surrogates, so that only their row is
+    """Batches of lines. Bytes that are not UTF-8 become surrogates, so that only their row is
     rejected."""
     for batch in read_lines(file, span, spec.max_record_bytes):
         content = b"\n".join(batch.lines).decode("utf-8", "surrogateescape").split("\n")
@@ -93,7 +94,7 @@ def _lines(file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[Iterable[_Li
 
 
 class _Overflow(Exception):
-    """The row that csv is putting together is over the limit."""
+    """The row that `csv` is assembling is over the limit."""
 
 
 class _Rows(Iterator[_Row]):
@@ -104,17 +105,18 @@ class _Rows(Iterator[_Row]):
         self, lines: Iterator[Iterable[_Line]], delimiter: str, max_record_bytes: int
     ) -> None:
         self._source = itertools.chain.from_iterable(lines)
-        self._again: deque[_Line] = deque()  # lines to be read once more
+        self._again: deque[_Line] = deque()  # lines to read again
         self._row_lines: list[_Line] = []
         self._n_row_bytes = 0
-        self._max_bytes = self._max_field_bytes = max_record_bytes
+        self._max_bytes = max_record_bytes
+        self._max_field_bytes = max_record_bytes
         self._delimiter = delimiter
         self._reader = self._new_reader()
         self._damage: ShardDamaged | None = None
         self._n_rows = -1  # after the header
 
     def _new_reader(self) -> Iterator[list[str]]:
-        # strict: a quote that the end of the shard closes is an error and not a field
+        # strict: a quote that is still open at the end of the shard is an error, not a field
         return csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
 
     def _feed(self) -> Iterator[str]:
@@ -134,7 +136,8 @@ class _Rows(Iterator[_Row]):
         while True:
             if not self._again:
                 self._max_field_bytes = self._max_bytes
-            self._row_lines, self._n_row_bytes = [], 0
+            self._row_lines = []
+            self._n_row_bytes = 0
             try:
                 fields = next(self._reader)
             except (csv.Error, _Overflow, StopIteration) as error:
@@ -153,15 +156,18 @@ class _Rows(Iterator[_Row]):
         (_, n_bytes), *rest = self._row_lines
         self._again.extendleft(reversed(rest))
         self._reader = self._new_reader()
-        if isinstance(error, _Overflow):
-            detail = f"a line is over input.max_record_bytes, {self._max_bytes}"
-            if rest:
-                detail = f"a quoted field that starts here does not end in {self._max_field_bytes} bytes, {_MAX_LINES} lines"
+        max_field_bytes = self._max_field_bytes
         if rest:
-            self._max_field_bytes = min(self._max_field_bytes, self._n_row_bytes) // 2
-        if isinstance(error, _Overflow):
-            return _Row([], n_bytes, "record_too_large", detail)
-        return _Row([], n_bytes, "invalid_column", f"not CSV: {error}")
+            self._max_field_bytes = min(max_field_bytes, self._n_row_bytes) // 2
+        if not isinstance(error, _Overflow):
+            return _Row([], n_bytes, "invalid_column", f"not CSV: {error}")
+        detail = f"a line is longer than input.max_record_bytes, {self._max_bytes}"
+        if rest:
+            detail = (
+                f"a quoted field that starts in this line does not end within {max_field_bytes} "
+                f"bytes and {_MAX_LINES} lines"
+            )
+        return _Row([], n_bytes, "record_too_large", detail)
 
 
 def _table(
@@ -172,15 +178,10 @@ def _table(
         if row.reason is not None:
             reject(rejects, number, row.reason, row.detail)
         elif len(row.fields) != n_fields:
-            reject(
-                rejects,
-                number,
-                "invalid_column",
-                f"{len(row.fields)} fields, the header has {n_fields}",
-            )
-    whole = [None if number in rejects else row.fields for number, row in enumerate(rows)]
+            detail = f"{len(row.fields)} fields, the header has {n_fields}"
+            reject(rejects, number, "invalid_column", detail)
     columns = {
-        name: [None if row is None else row[place] for row in whole]
+        name: [None if number in rejects else row.fields[place] for number, row in enumerate(rows)]
         for name, place in places.items()
     }
     text = string_column(columns[spec.text_column], rejects, "invalid_utf8", "not UTF-8")
@@ -204,5 +205,5 @@ def _table(
 
 
 def _empty_as_null(values: list[str | None], type_: pa.DataType) -> list[str | None]:
-    """An empty field is an empty string, but no number, date or truth value: null."""
+    """An empty field is an empty string; in a column of numbers, dates or booleans it is null."""
     return list(values) if pa.types.is_string(type_) else [value or None for value in values]

@@ -1,10 +1,10 @@
-"""JSON Lines: one object a line, cut at byte ranges when it is not compressed.
+"""JSON Lines: one object per line, cut at byte ranges when it is not compressed.
 
-Each line is decoded by orjson; only the lines that it refuses are looked at again by the slow
-standard decoder, to say what is wrong with them. Everything else is done a batch (1 MiB) at a time:
-one list comprehension and one Arrow array a column. `source_record` is the byte offset of the line
-in the decompressed shard, `record_bytes` its length without the line end. Lines of nothing but
-ASCII white space are not records. Of a repeated key the last value counts.
+Each line is decoded by orjson; only the lines that it refuses are decoded again by the slow
+standard decoder, to find out what is wrong with them. Everything else is done a batch (1 MiB) at a
+time: one list comprehension and one Arrow array per column. `source_record` is the byte offset of
+the line in the decompressed shard, `record_bytes` its length without the line end. Lines that are
+only ASCII white space are not records. The last value of a repeated key counts.
 
 Identifiers stay as written: "0012" is "0012", the integer 12 is "12".
 
@@ -63,9 +63,8 @@ def _table(batch: LineBatch, spec: InputSpec) -> pa.Table:
     reject_nul(text, rejects)
     doc_id = None
     if spec.id_column is not None:
-        ids = _restored(
-            [value.get(spec.id_column, _MISSING) for value in values], spec.id_column, batch
-        )
+        ids = [value.get(spec.id_column, _MISSING) for value in values]
+        ids = _restored(ids, spec.id_column, batch)
         doc_id = _id_column(ids, spec.id_column, rejects)
     kept = [
         column_from_values(
@@ -85,7 +84,7 @@ def _table(batch: LineBatch, spec: InputSpec) -> pa.Table:
 
 
 def _decode(lines: list[bytes]) -> list[dict[str, Any]] | None:
-    """All lines as objects, or None when any of them is something else."""
+    """All lines as objects, or None when one of them is not an object."""
     try:
         values = list(map(orjson.loads, lines))
     except orjson.JSONDecodeError:
@@ -94,7 +93,7 @@ def _decode(lines: list[bytes]) -> list[dict[str, Any]] | None:
 
 
 def _decode_each(batch: LineBatch, rejects: Rejects) -> list[dict[str, Any]]:
-    """Line by line; a rejected line gives an empty object."""
+    """The lines one by one; a rejected line becomes an empty object."""
     values = []
     for row, line in enumerate(batch.lines):
         value: Any = {}
@@ -111,17 +110,16 @@ def _decode_each(batch: LineBatch, rejects: Rejects) -> list[dict[str, Any]]:
 
 
 def _decode_refused(line: bytes, row: int, error: str, rejects: Rejects) -> Any:
-    """Say why orjson refused the line. A lone surrogate is only a fault in a column that is used:
-    the value is given."""
+    """Reject the line with the reason for which orjson refused it. A lone surrogate is only wrong
+    in a column that is used, so a line that is otherwise valid returns its value.
+
+    error: what orjson reported.
+    """
     try:
         text = line.decode()
     except UnicodeDecodeError as decode_error:
-        reject(
-            rejects,
-            row,
-            "invalid_utf8",
-            f"byte {decode_error.start} of the record: {decode_error.reason}",
-        )
+        detail = f"byte {decode_error.start} of the record: {decode_error.reason}"
+        reject(rejects, row, "invalid_utf8", detail)
         return {}
     try:
         value = _slow_loads(text)
@@ -134,7 +132,7 @@ def _decode_refused(line: bytes, row: int, error: str, rejects: Rejects) -> Any:
 
 
 def _restored(values: list[Any], name: str, batch: LineBatch) -> list[Any]:
-    """The values of one column with their digits: orjson makes a float of an integer over 64 bits."""
+    """The values of one column with all digits: orjson turns large integers into floats."""
     if float in set(map(type, values)):
         for row, value in enumerate(values):
             if type(value) is float and abs(value) >= 2**63:
@@ -143,8 +141,8 @@ def _restored(values: list[Any], name: str, batch: LineBatch) -> list[Any]:
 
 
 def _slow_loads(text: str | bytes) -> Any:
-    # orjson goes 1,024 levels deep whatever lies on the stack. Python counts them among its frames,
-    # 1,000 of both at first.
+    # orjson accepts 1,024 levels of nesting. Python counts levels and stack frames together, and
+    # its limit for both is 1,000 by default.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 4000))
     return json.loads(text, parse_constant=_refuse_constant)
 
@@ -154,7 +152,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _text_column(values: list[Any], rejects: Rejects) -> pa.Array:
-    """(N,) string; null and rejected where the value is no text."""
+    """(N,) string; null and rejected where the value is not a string."""
     for row, value in () if set(map(type, values)) <= {str} else enumerate(values):
         if type(value) is str:
             continue
@@ -176,8 +174,8 @@ def _id_column(ids: list[Any], id_column: str, rejects: Rejects) -> pa.Array:
         if type(value) is int:
             ids[row] = str(value)
         elif type(value) is not str:
-            found = "absent" if value is _MISSING else f"a JSON {_json_type(value)}"
-            reject(rejects, row, "invalid_id", f"{id_column}: {found}")
+            cause = "absent" if value is _MISSING else f"a JSON {_json_type(value)}"
+            reject(rejects, row, "invalid_id", f"{id_column}: {cause}")
             ids[row] = None
     return string_column(ids, rejects, "invalid_id", f"{id_column}: a lone surrogate")
 

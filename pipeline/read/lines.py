@@ -1,17 +1,17 @@
-r"""Lines of a shard with their byte offsets: blocks of bytes in, batches of lines out. Shared by
-JSONL, text and CSV.
+r"""Lines of a shard with their byte offsets, in batches, for JSONL, text and CSV.
 
 A line ends at \n and nowhere else (U+2028, form feed and a lone \r are text); a \r before the \n is
 not part of the line. A byte-order mark at offset 0 belongs to the first line's bytes and not to its
-content. A line of more than `max_record_bytes` is passed over in blocks and reported by its length
+content. A line of more than `max_record_bytes` is skipped block by block and reported by its length
 alone.
 
 Spans: a line belongs to the span that holds its first byte. A reader that starts in the middle
-therefore looks one byte back, and skips to the first line that starts inside; one that stops reads
-on to the end of its last line. The spans of a shard give exactly its lines, wherever it is cut.
+therefore looks one byte back, and skips to the first line that starts inside; a reader that stops
+in the middle reads its last line to the end. The spans of a shard give exactly its lines, wherever
+it is cut.
 
-Method: one `bytes.split` a block of 1 MiB, offsets by cumulative sum; no Python per line. Memory: a
-block, plus a line of up to `max_record_bytes` while it is put together.
+Method: one `bytes.split` per block of 1 MiB, offsets by cumulative sum; no Python per line. Memory:
+a block, plus a line of up to `max_record_bytes` while its pieces are collected.
 """
 
 from __future__ import annotations
@@ -32,20 +32,23 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class LineBatch:
-    """N lines in order. `n_bytes` is without the line end; a line over the limit is b"" with its
-    true `n_bytes`."""
+    """N lines in order.
+
+    lines: their content; b"" for a line over the limit. starts: (N,) offset of the first byte of
+    each in the decompressed shard. n_bytes: (N,) true length of each, without the line end.
+    """
 
     lines: list[bytes]
-    starts: npt.NDArray[np.int64]  # (N,) offset of the first byte in the decompressed shard
-    n_bytes: npt.NDArray[np.int64]  # (N,)
+    starts: npt.NDArray[np.int64]
+    n_bytes: npt.NDArray[np.int64]
 
     def select(self, keep: npt.NDArray[np.bool_]) -> LineBatch:
         lines = [line for line, kept in zip(self.lines, keep.tolist(), strict=True) if kept]
         return LineBatch(lines, self.starts[keep], self.n_bytes[keep])
 
     def without_blank(self) -> LineBatch:
-        """Without the lines of nothing but ASCII white space, which are no records."""
-        # no content but bytes: a byte-order mark alone (3), or a line over the limit
+        """Without the lines that are only ASCII white space, which are not records."""
+        # An empty line with a length is a byte-order mark alone (3 bytes) or over the limit.
         is_long = (self.n_bytes > len(BYTE_ORDER_MARK)).tolist()
         pairs = zip(self.lines, is_long, strict=True)
         return self.select(
@@ -54,7 +57,7 @@ class LineBatch:
 
 
 def line_spans(shard: Shard, part_bytes: int) -> list[Span]:
-    """Byte ranges of `part_bytes`, the last one open; the whole shard when it is small or
+    """Byte ranges of `part_bytes`, the last one open-ended; the whole shard when it is small or
     compressed."""
     if compression_of(shard.uri) or shard.size_bytes <= part_bytes:
         return [Span(shard=shard)]
@@ -65,20 +68,21 @@ def line_spans(shard: Shard, part_bytes: int) -> list[Span]:
 
 
 def read_lines(file: BinaryIO, span: Span, max_record_bytes: int) -> Iterator[LineBatch]:
-    """The lines that start in `span`, in non-empty batches of about 1 MiB; `file` is raw and
-    seekable.
+    """The lines that start in `span`, in non-empty batches of about 1 MiB.
 
-    Raises ShardDamaged after every whole line before the damage.
+    file: raw and seekable. Raises ShardDamaged after every whole line before the damage.
     """
-    file.seek(max(span.start - 1, 0))
-    lines = _Lines(max_record_bytes, start=max(span.start - 1, 0), skip_first=span.start > 0)
+    start = max(span.start - 1, 0)
+    file.seek(start)
+    lines = _Lines(max_record_bytes, start, skip_first=span.start > 0)
     blocks = decompressed_blocks(file, span.shard.uri)
     garbage: TrailingGarbage | None = None
     while span.stop is None or lines.next_start < span.stop:
+        block = None
         try:
             block = next(blocks, None)
-        except TrailingGarbage as error:  # the data before it is complete, its last line too
-            garbage, block = error, None
+        except TrailingGarbage as error:
+            garbage = error  # the data before it is complete, and so is its last line
         batch = lines.last() if block is None else lines.add(block)
         if span.stop is not None and len(batch.starts) and batch.starts[-1] >= span.stop:
             batch = batch.select(batch.starts < span.stop)
@@ -91,17 +95,19 @@ def read_lines(file: BinaryIO, span: Span, max_record_bytes: int) -> Iterator[Li
 
 
 class _Lines:
-    """Puts lines together that run over several blocks."""
+    """Joins the pieces of lines that extend over several blocks.
+
+    next_start: offset of the first line that `add` has not returned yet.
+    """
 
     def __init__(self, max_record_bytes: int, start: int, skip_first: bool) -> None:
         self._max_bytes = max_record_bytes
-        # of the line that is not finished yet, empty once it is over the limit
+        # Of the line that is not finished yet; empty once it is over the limit.
         self._pieces: list[bytes] = []
         self._n_pending = 0
         self._skip_first = skip_first
         self._saw_return = False
         self.next_start = start
-        """Offset of the first line that `add` has not given yet."""
 
     def add(self, block: bytes) -> LineBatch:
         """The lines that end in `block`."""
@@ -112,16 +118,18 @@ class _Lines:
             return _batch([], [], self.next_start)
         last_end = block.rfind(b"\n")
         self._keep(block[:first_end])
-        lines, lengths = [b"".join(self._pieces)], [self._n_pending]
+        lines = [b"".join(self._pieces)]
+        lengths = [self._n_pending]
         if last_end > first_end:
             whole = block[first_end + 1 : last_end].split(b"\n")
             lines += whole
             lengths += map(len, whole)
-        self._pieces, self._n_pending = [], 0
-        return self._give(lines, lengths, block[last_end + 1 :])
+        self._pieces = []
+        self._n_pending = 0
+        return self._finish(lines, lengths, block[last_end + 1 :])
 
     def last(self) -> LineBatch:
-        """The line that the end of the shard ends, if there is one."""
+        """The unfinished line at the end of the shard, if any."""
         return self.add(b"\n") if self._n_pending else _batch([], [], self.next_start)
 
     def _keep(self, piece: bytes) -> None:
@@ -129,18 +137,21 @@ class _Lines:
         # One byte more than the limit: the \r of a line end does not count.
         self._pieces = [*self._pieces, piece] if self._n_pending <= self._max_bytes + 1 else []
 
-    def _give(self, lines: list[bytes], lengths: list[int], rest: bytes) -> LineBatch:
+    def _finish(self, lines: list[bytes], lengths: list[int], rest: bytes) -> LineBatch:
         start = self.next_start
         self.next_start += sum(lengths) + len(lines)
         self._keep(rest)
         if self._skip_first:
             start += lengths[0] + 1
-            lines, lengths, self._skip_first = lines[1:], lengths[1:], False
-        return self._checked(_batch(lines, lengths, start))
+            self._skip_first = False
+            lines = lines[1:]
+            lengths = lengths[1:]
+        return self._cleaned(_batch(lines, lengths, start))
 
-    def _checked(self, batch: LineBatch) -> LineBatch:
-        """Take \r, the byte-order mark and lines over the limit out of the content."""
-        lines, n_bytes = batch.lines, batch.n_bytes
+    def _cleaned(self, batch: LineBatch) -> LineBatch:
+        """The batch without \r, the byte-order mark and the content of lines over the limit."""
+        lines = batch.lines
+        n_bytes = batch.n_bytes
         if self._saw_return:
             n_bytes = n_bytes - np.fromiter(
                 (line.endswith(b"\r") for line in lines), np.int64, len(lines)

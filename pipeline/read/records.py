@@ -1,9 +1,9 @@
 """What every reader shares: a batch of records becomes a table of `schema.records_schema`.
 
-A reader collects one value a record for each column, and a sparse `Rejects` for the few that are no
-good. Here they become one Arrow table: a rejected record keeps its position, length and id, and has
-a reason instead of a text. Built in bulk, a batch of about 1 MiB of text at a time, so a reader's
-memory is bounded by its batch.
+A reader collects one value per record for each column, and a sparse `Rejects` for the few records
+that are rejected. Here they become one Arrow table: a rejected record keeps its position, length
+and id, and has a reason instead of a text. Tables are built in bulk, from about 1 MiB of text at a
+time, so a reader's memory is bounded by its batch.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from pipeline.storage.schema import REASONS, records_schema
 T = TypeVar("T")
 
 BATCH_BYTES = 1 << 20
-"""About how much source text goes into one table."""
+"""About how many bytes of source text become one table."""
 
 BATCH_RECORDS = 4096
-"""Most records in one table of a row-wise format."""
+"""The most records in one table of a format that is read record by record."""
 
 DETAIL_CHARS = 200
-"""A `detail` is for people: what was found, cut to this length."""
+"""The most characters of a `detail`, which tells a person what is wrong with a record."""
 
 Rejects = dict[int, tuple[str, str]]
-"""Row number within the batch -> (reason, detail). The first reason found for a row stays."""
+"""Row number within the batch -> (reason, detail). The first reason given for a row stays."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -41,58 +41,65 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def batched(
     items: Iterator[T], n_bytes: Callable[[T], int], n_records: int = BATCH_RECORDS
 ) -> Iterator[list[T]]:
-    """Lists of items of about BATCH_BYTES; what is there when the shard breaks off comes out before
-    ShardDamaged."""
+    """Lists of items of about BATCH_BYTES, at most `n_records` each. The items before damage are
+    yielded before ShardDamaged is raised."""
     batch: list[T] = []
     n_batch_bytes = 0
     damage: ShardDamaged | None = None
     while True:
+        item = None
         try:
             item = next(items, None)
         except ShardDamaged as error:
-            item, damage = None, error
+            damage = error
         if item is None:
             break
         batch.append(item)
         n_batch_bytes += n_bytes(item)
         if n_batch_bytes >= BATCH_BYTES or len(batch) >= n_records:
             yield batch
-            batch, n_batch_bytes = [], 0
+            batch = []
+            n_batch_bytes = 0
     if batch:
         yield batch
     if damage is not None:
         raise damage
 
 
-def check_columns(found: Sequence[str], uri: str, spec: InputSpec) -> list[str]:
-    """The columns that are asked for, each once. Raises InputError for one that a shard with
-    columns `found` lacks."""
-    wanted = dict.fromkeys(spec.keep, "keep_columns")
+def check_columns(columns: Sequence[str], uri: str, spec: InputSpec) -> list[str]:
+    """The columns that `spec` uses, each once.
+
+    columns: those of the shard. Raises InputError for a column of `spec` that the shard does not
+    have, or has more than once.
+    """
+    settings = dict.fromkeys(spec.keep, "keep_columns")
     if spec.id_column is not None:
-        wanted[spec.id_column] = "id_column"
-    wanted[spec.text_column] = "text_column"
-    for name, setting in wanted.items():
-        if (n_found := found.count(name)) != 1:
-            columns = ", ".join(found).encode("utf-8", "replace").decode()
+        settings[spec.id_column] = "id_column"
+    settings[spec.text_column] = "text_column"
+    for name, setting in settings.items():
+        count = columns.count(name)
+        if count != 1:
+            names = ", ".join(columns).encode("utf-8", "replace").decode()
             raise InputError(
-                f"{uri}: column {name!r} {'found twice' if n_found else 'not found'}; columns are {columns}. "
-                f"Set input.{setting}."
+                f"{uri}: column {name!r} {'found twice' if count else 'not found'}; columns are "
+                f"{names}. Set input.{setting}."
             )
-    return list(wanted)
+    return list(settings)
 
 
 def reject_large(n_bytes: npt.NDArray[np.int64], spec: InputSpec, rejects: Rejects) -> None:
-    """Reject the records of (N,) lengths that are over the limit."""
+    """Reject the records that are longer than `input.max_record_bytes`. n_bytes: (N,) lengths."""
     for row in rows_where(n_bytes > spec.max_record_bytes):
         detail = f"{n_bytes[row]} bytes, input.max_record_bytes is {spec.max_record_bytes}"
         reject(rejects, row, "record_too_large", detail)
 
 
 def reject(rejects: Rejects, row: int, reason: str, detail: str) -> None:
-    """Mark `row` as no good, unless an earlier rule already did."""
+    """Reject `row`, unless an earlier rule already did."""
     if row not in rejects:
-        shown = detail if len(detail) <= DETAIL_CHARS else detail[: DETAIL_CHARS - 1] + "…"
-        rejects[row] = (reason, shown.encode("utf-8", "backslashreplace").decode())
+        if len(detail) > DETAIL_CHARS:
+            detail = detail[: DETAIL_CHARS - 1] + "…"
+        rejects[row] = (reason, detail.encode("utf-8", "backslashreplace").decode())
 
 
 def reject_all(rejects: Rejects, rows: Iterable[int], reason: str, detail: str) -> None:
@@ -101,13 +108,10 @@ def reject_all(rejects: Rejects, rows: Iterable[int], reason: str, detail: str) 
 
 
 def rows_where(mask: pa.BooleanArray | npt.NDArray[np.bool_]) -> list[int]:
-    """Numbers of the rows where a mask (N,) is true; null is not."""
-    found = (
-        mask
-        if isinstance(mask, np.ndarray)
-        else mask.fill_null(False).to_numpy(zero_copy_only=False)
-    )
-    return np.flatnonzero(found).tolist()
+    """Indices of the rows where a mask (N,) is true; null counts as false."""
+    if not isinstance(mask, np.ndarray):
+        mask = mask.fill_null(False).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(mask).tolist()
 
 
 def records_table(
@@ -124,18 +128,21 @@ def records_table(
     reason is set.
 
     source_record, record_bytes: (N,). doc_id (None where there are no ids), text: (N,) string.
-    kept: one (N,) array of the declared type a kept column, in the order of `spec.keep`. A good
-    row must have a text; a null one here is a reader's bug.
+    kept: for each kept column one (N,) array of its declared type, in the order of `spec.keep`. A
+    good row must have a text; without one the reader has a bug.
     """
     n_records = len(source_record)
-    reason = detail = nulls = pa.nulls(n_records, pa.string())
+    nulls = pa.nulls(n_records, pa.string())
+    reason = nulls
+    detail = nulls
     if rejects:
         reasons: list[str | None] = [None] * n_records
         details: list[str | None] = [None] * n_records
         for row, (reasons[row], details[row]) in rejects.items():
             if reasons[row] not in REASONS:
                 raise ValueError(f"{reasons[row]!r} is not in schema.REASONS")
-        reason, detail = pa.array(reasons, pa.string()), pa.array(details, pa.string())
+        reason = pa.array(reasons, pa.string())
+        detail = pa.array(details, pa.string())
         text = pc.if_else(reason.is_valid(), pa.scalar(None, pa.string()), text)
     numbers = [pa.array(source_record, pa.int64()), pa.array(record_bytes, pa.int64())]
     columns = [*numbers, nulls if doc_id is None else doc_id, text, reason, detail, *kept]
@@ -158,8 +165,8 @@ def damaged_table(position: int, detail: str, spec: InputSpec) -> pa.Table:
 
 
 def reject_nul(text: pa.Array, rejects: Rejects) -> None:
-    """Reject the rows of `text` that hold U+0000: C tokenizers would stop there and embed half a
-    text."""
+    """Reject the rows of `text` that contain U+0000: tokenizers written in C would stop there and
+    embed half a text."""
     data = text.buffers()[2]
     # ten times faster than the search by row
     if data is not None and (np.frombuffer(data, np.uint8) == 0).any():
@@ -172,10 +179,9 @@ def reject_nul(text: pa.Array, rejects: Rejects) -> None:
 
 
 def utf8_column(data: pa.Array, rejects: Rejects, reason: str, detail: str) -> pa.Array:
-    """(N,) binary to (N,) string without trusting the bytes; what is not UTF-8 is rejected and
-    null.
+    """(N,) binary to (N,) string; a row that is not valid UTF-8 is rejected and becomes null.
 
-    Arrow checks the whole batch at once; only a batch that fails is looked at row by row.
+    Arrow checks the whole batch at once; only a batch that fails is checked row by row.
     """
     try:
         return data.cast(pa.string())
@@ -187,13 +193,13 @@ def utf8_column(data: pa.Array, rejects: Rejects, reason: str, detail: str) -> p
 def string_column(
     values: Sequence[str | None], rejects: Rejects, reason: str, detail: str
 ) -> pa.Array:
-    """(N,) string; a value with half of a surrogate pair has no UTF-8 form, and is rejected and
-    null."""
+    """(N,) string. A value with half of a surrogate pair has no UTF-8 form: it is rejected and
+    becomes null."""
     try:
         return pa.array(values, pa.string())
     except UnicodeEncodeError:
-        bad = {row for row, value in enumerate(values) if value and _SURROGATE.search(value)}
-    reject_all(rejects, bad, reason, detail)
+        bad_rows = {row for row, value in enumerate(values) if value and _SURROGATE.search(value)}
+    reject_all(rejects, bad_rows, reason, detail)
     return pa.array(
-        [None if row in bad else value for row, value in enumerate(values)], pa.string()
+        [None if row in bad_rows else value for row, value in enumerate(values)], pa.string()
     )

@@ -1,8 +1,8 @@
-"""Plain text: one document a line, cut at byte ranges when it is not compressed.
+"""Plain text: one document per line, cut at byte ranges when it is not compressed.
 
-The whole line is the text: there are no other columns, so `id_column` and kept columns are refused
-as a mistake in the spec, and `text_column` is not looked at. Lines of nothing but ASCII white space
-are not records. `source_record` is the byte offset of the line in the decompressed shard.
+The whole line is the text. There are no other columns, so `id_column` and kept columns are refused
+as a mistake in the spec, and `text_column` is ignored. Lines that are only ASCII white space are
+not records. `source_record` is the byte offset of the line in the decompressed shard.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class TextReader:
         return line_spans(shard, part_bytes)
 
     def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
-        wanted = [*([spec.id_column] if spec.id_column else []), *spec.keep]
-        if wanted:
+        columns = [*([spec.id_column] if spec.id_column else []), *spec.keep]
+        if columns:
             raise InputError(
-                f"{span.shard.uri}: plain text has no columns, and {', '.join(wanted)} was asked for. "
-                "Remove input.id_column and input.keep_columns."
+                f"{span.shard.uri}: plain text has no columns, and the spec names "
+                f"{', '.join(columns)}. Remove input.id_column and input.keep_columns."
             )
         for batch in read_lines(file, span, spec.max_record_bytes):
             table = _table(batch, spec)

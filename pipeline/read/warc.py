@@ -1,17 +1,16 @@
 """WARC and WET: every `conversion`, `response` and `resource` record is a document; warcinfo,
-request, metadata and revisit records are none and are passed over.
+request, metadata and revisit records are skipped.
 
-The text of a text/plain record is its payload (all of WET is that); text/html goes through
-resiliparse (extra "html"); other content types are rejected. HTTP headers and encodings of
-`response` records are fastwarc's work (extra "warc"). `id_column` and kept columns name WARC
-headers (WARC-Record-ID, WARC-Target-URI, WARC-Date, ...); `text_column` is not looked at.
-`source_record` is the byte offset of the record in the decompressed shard, `record_bytes` its
-length with its headers.
+The text of a text/plain record is its payload, as in all of WET. text/html is converted by
+resiliparse (extra "html"); other content types are rejected. fastwarc (extra "warc") decodes the
+HTTP headers and encodings of `response` records. `id_column` and kept columns name WARC headers
+(WARC-Record-ID, WARC-Target-URI, WARC-Date, ...); `text_column` is ignored. `source_record` is the
+byte offset of the record in the decompressed shard, `record_bytes` its length with its headers.
 
-Why the framing is read here: fastwarc returns a record that is cut off as if it were whole, and
-warcio passes over it in silence. Here a record counts only when all of its Content-Length is there.
-Where no record starts although one should (a wrong Content-Length, overwritten bytes), one
-`damaged_shard` row says so and reading goes on at the next record.
+Why the framing is parsed in this module: fastwarc returns a record that is cut off as if it were
+whole, and warcio skips it silently. Here a record counts only when its whole Content-Length can be
+read. Where no record starts although one should (a wrong Content-Length, overwritten bytes), one
+`damaged_shard` row reports it, and reading continues at the next record.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ from pipeline.read.warc_text import NoText, text_of
 from pipeline.storage.lineage import Shard, Span
 
 DOCUMENT_TYPES = {"conversion", "response", "resource"}
-_HEADER_BYTES = 1 << 20  # longest header block that is looked for
+_HEADER_BYTES = 1 << 20
+"""The longest header block of a record."""
 _RECORD_START = b"WARC/1."
 
 
@@ -59,49 +59,55 @@ class WarcReader:
         file.seek(0)
         stream = ByteStream(decompressed_blocks(file, span.shard.uri))
         documents = _documents(stream, span.shard.uri, spec.max_record_bytes)
-        for batch in batched(
-            documents, lambda document: len(document.text or b"") + document.n_head
-        ):
+        for batch in batched(documents, lambda doc: len(doc.text or b"") + doc.n_head_bytes):
             yield _table(batch, spec)
 
 
 class _BadFraming(ShardDamaged):
-    """The bytes are there, but no record starts where one should."""
+    """The bytes can be read, but no record starts where one should."""
 
 
 @dataclass(frozen=True)
 class _Document:
-    """A record that counts, or a stretch without records; `why` is reason and detail of a reject."""
+    """A record, or a place where none starts.
+
+    n_head_bytes: of its version and header lines. headers: by name in lower case. reject: reason
+    and detail.
+    """
 
     start: int
     n_bytes: int = 0
-    n_head: int = 0
-    headers: dict[str, str] = field(default_factory=dict)  # names in lower case
+    n_head_bytes: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
     text: bytes | None = None
-    why: tuple[str, str] | None = None
+    reject: tuple[str, str] | None = None
+
+    @property
+    def type(self) -> str:
+        return self.headers.get("warc-type", "").lower()
 
 
 def _documents(stream: ByteStream, uri: str, max_bytes: int) -> Iterator[_Document]:
-    is_lost = False  # since the last record
+    is_lost = False  # whether no record was found since the last one
     while True:
         try:
             document = _next_record(stream, uri, max_bytes)
         except _BadFraming as error:
             if not is_lost:
-                yield _Document(error.position, why=("damaged_shard", str(error)))
+                yield _Document(error.position, reject=("damaged_shard", str(error)))
             is_lost = True
             stream.skip_to_line(_RECORD_START, _HEADER_BYTES)
             continue
         if document is None:
             return
         is_lost = False
-        if document.headers.get("warc-type", "").lower() in DOCUMENT_TYPES:
+        if document.type in DOCUMENT_TYPES:
             yield document
 
 
 def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | None:
     """The record at the stream's position, or None at its end. Raises ShardDamaged for a record
-    that is cut off, and _BadFraming where no record is."""
+    that is cut off, and _BadFraming where no record starts."""
     stream.skip_any(b"\r\n")  # two line ends close a record; some writers add more
     start = stream.position
     if not stream.peek(1):
@@ -109,7 +115,7 @@ def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | No
     if stream.peek(len(_RECORD_START)) != _RECORD_START:
         raise _BadFraming(f"{uri}: no WARC record starts at decompressed byte {start}", start)
     end = stream.find(b"\r\n\r\n", _HEADER_BYTES)
-    # the end may be that of the next record
+    # The end that was found may be that of the next record.
     if end < 0 or stream.find(b"\n" + _RECORD_START, end) >= 0:
         raise _BadFraming(
             f"{uri}: the headers of the record at decompressed byte {start} do not end", start
@@ -121,24 +127,29 @@ def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | No
         raise _BadFraming(
             f"{uri}: the record at decompressed byte {start} has no valid Content-Length", start
         )
-    n_payload, n_bytes = int(length), len(head) + int(length)
-    payload = None if n_bytes > max_bytes else stream.take(n_payload)
-    if (len(payload) < n_payload) if payload is not None else not stream.skip(n_payload):
-        message = f"{uri}: the record at decompressed byte {start} ends before its {n_payload} bytes are there"
-        raise ShardDamaged(message, start)
-    found = _Document(start, n_bytes, len(head), headers)
-    if payload is None:
-        detail = f"{n_bytes} bytes, input.max_record_bytes is {max_bytes}"
-        return replace(found, why=("record_too_large", detail))
-    kind = headers.get("warc-type", "").lower()
-    if kind not in DOCUMENT_TYPES:
-        return found
+    n_payload_bytes = int(length)
+    document = _Document(start, len(head) + n_payload_bytes, len(head), headers)
+    is_large = document.n_bytes > max_bytes
+    payload = b"" if is_large else stream.take(n_payload_bytes)
+    is_whole = stream.skip(n_payload_bytes) if is_large else len(payload) == n_payload_bytes
+    if not is_whole:
+        raise ShardDamaged(
+            f"{uri}: the record at decompressed byte {start} ends before the {n_payload_bytes} "
+            "bytes of its Content-Length",
+            start,
+        )
+    if is_large:
+        detail = f"{document.n_bytes} bytes, input.max_record_bytes is {max_bytes}"
+        return replace(document, reject=("record_too_large", detail))
+    if document.type not in DOCUMENT_TYPES:
+        return document
+    content_type = headers.get("content-type", "")
     try:
         return replace(
-            found, text=text_of(head, payload, kind, headers.get("content-type", ""), max_bytes)
+            document, text=text_of(head, payload, document.type, content_type, max_bytes)
         )
     except NoText as error:
-        return replace(found, why=(error.reason, str(error)))
+        return replace(document, reject=(error.reason, str(error)))
 
 
 def _parse_headers(head: bytes) -> dict[str, str]:
@@ -157,8 +168,8 @@ def _parse_headers(head: bytes) -> dict[str, str]:
 def _table(documents: list[_Document], spec: InputSpec) -> pa.Table:
     rejects: Rejects = {}
     for row, document in enumerate(documents):
-        if document.why:
-            reject(rejects, row, *document.why)
+        if document.reject:
+            reject(rejects, row, *document.reject)
     payloads = pa.array([document.text for document in documents], pa.binary())
     text = utf8_column(payloads, rejects, "invalid_utf8", "the payload is not UTF-8")
     reject_nul(text, rejects)
@@ -170,12 +181,8 @@ def _table(documents: list[_Document], spec: InputSpec) -> pa.Table:
     if spec.id_column is not None:
         name = spec.id_column
         doc_id = string_column(header(name), rejects, "invalid_id", f"{name}: not UTF-8")
-        reject_all(
-            rejects,
-            rows_where(doc_id.is_null()),
-            "invalid_id",
-            f"{name}: the record has no such header",
-        )
+        detail = f"{name}: the record has no such header"
+        reject_all(rejects, rows_where(doc_id.is_null()), "invalid_id", detail)
     kept = [
         column_from_values(name, header(name), type_, rejects) for name, type_ in spec.keep.items()
     ]

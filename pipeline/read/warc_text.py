@@ -1,7 +1,7 @@
-"""The text of one WARC record: its payload, its HTTP body, or what is seen of its HTML page.
+"""The text of one WARC record: its payload, its HTTP body, or the visible text of its HTML page.
 
-Comes from `warc`, which has read the record whole. fastwarc (extra "warc") undoes HTTP, resiliparse
-(extra "html") finds the text of a page; both are loaded only when a record needs them.
+`warc` has read the whole record. fastwarc (extra "warc") decodes HTTP, and resiliparse (extra
+"html") extracts the text of a page; both are imported only when a record needs them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import io
 from pipeline.errors import SpecError
 
 _NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
-"""Python's codecs that no page is written in. Two of them need time with the square of the length.
-"""
+"""Python codecs that no page is written in. Two of them take time quadratic in the length."""
 
 
 class NoText(Exception):
@@ -27,11 +26,11 @@ class NoText(Exception):
 def text_of(
     head: bytes, payload: bytes, record_type: str, content_type: str, max_bytes: int
 ) -> bytes:
-    """The document's text as UTF-8 (unchecked where the record says that it is).
+    """The document's text as UTF-8, not checked where the record declares it to be UTF-8.
 
-    head: the record's version and header lines with the empty line. max_bytes: of an HTTP body when
-    it is decoded, because 16 KB of gzip can be 16 MB. Raises NoText, and SpecError for a missing
-    extra.
+    head: the record's version and header lines with the empty line. max_bytes: the limit for an
+    HTTP body after decoding, because 16 KB of gzip can be 16 MB. Raises NoText, and SpecError for a
+    missing extra.
     """
     if record_type == "response":
         payload, content_type = _http_body(head + payload + b"\r\n\r\n", max_bytes)
@@ -71,7 +70,8 @@ def _http_body(record: bytes, max_bytes: int) -> tuple[bytes, str]:
         from fastwarc.warc import ArchiveIterator
     except ImportError as error:
         raise SpecError(
-            "WARC response records need fastwarc to read HTTP. Install corpus-embed[warc], or read WET shards."
+            "WARC response records need fastwarc to read HTTP. Install corpus-embed[warc], or read "
+            "WET shards."
         ) from error
     try:
         parsed = next(
@@ -81,26 +81,23 @@ def _http_body(record: bytes, max_bytes: int) -> tuple[bytes, str]:
             raise NoText("text_not_a_string", "the response has no HTTP headers")
         body = parsed.reader.read(max_bytes + 1)
         if len(body) > max_bytes:
-            raise NoText(
-                "record_too_large",
-                f"the decoded HTTP body is over input.max_record_bytes, {max_bytes}",
-            )
+            detail = f"the decoded HTTP body is over input.max_record_bytes, {max_bytes}"
+            raise NoText("record_too_large", detail)
         return body, parsed.http_headers.get("Content-Type") or ""
-    except (OSError, ValueError) as error:  # the whole record is in memory: no network in here
-        raise NoText(
-            "text_not_a_string", f"the HTTP response cannot be decoded: {error}"
-        ) from error
+    except (OSError, ValueError) as error:  # never of the network: the record is in memory
+        detail = f"the HTTP response cannot be decoded: {error}"
+        raise NoText("text_not_a_string", detail) from error
 
 
 def _visible_text(html: bytes, charset: str | None) -> bytes:
-    """What a reader of the page sees, boilerplate included."""
+    """What a person sees of the page, boilerplate included."""
     try:
         from resiliparse.extract.html2text import extract_plain_text
         from resiliparse.parse.encoding import bytes_to_str, detect_encoding
     except ImportError as error:
         raise SpecError(
-            "WARC records of type text/html need resiliparse to find their text. Install corpus-embed[html], "
-            "or read WET shards."
+            "WARC records of type text/html need resiliparse to extract their text. Install "
+            "corpus-embed[html], or read WET shards."
         ) from error
     try:
         known = charset is not None and _codec(charset) not in _NO_CHARSETS

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from pipeline.errors import ShardDamaged
-from pipeline.read import READERS, read_span
+from pipeline.read import READERS, compression, read_span
 from pipeline.read.compression import (
     TrailingGarbage,
     decompressed_blocks,
@@ -161,6 +161,15 @@ def test_a_bomb_is_read_in_bounded_memory(suffix: str) -> None:
     tracemalloc.stop()
     assert n_out == n_bytes
     assert peak_bytes < (40 << 20 if suffix == ".zst" else 12 << 20)  # zstd: 16 MiB, joined once
+
+
+def test_everything_below_the_limit_of_a_bomb_is_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compression, "MAX_RATIO", 1)
+    monkeypatch.setattr(compression, "_FREE_BYTES", 1000)
+    out, error = blocks(gzip.compress(bytes(300)) * 5, ".gz")
+    assert error is not None
+    assert "may be a decompression bomb" in str(error)
+    assert (len(out), error.position) == (1000, 1000)
 
 
 def test_zstd_skippable_frames_are_skipped() -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import ShardDamaged, SpecError
-from pipeline.job.spec import InputSpec
+from pipeline.job.spec import FORMATS, InputSpec
 from pipeline.read import EXTENSIONS, READERS, format_of, is_compressed, read_span
 from pipeline.read.records import records_table
 from pipeline.storage.lineage import Shard, Span
@@ -76,11 +76,18 @@ def test_the_format_is_told_by_the_suffix_under_the_compression(uri: str, expect
     assert is_compressed(uri) == (not uri.endswith((".jsonl", ".parquet", ".warc")))
 
 
+def test_the_spec_allows_exactly_the_formats_that_have_a_reader() -> None:
+    assert tuple(READERS) == FORMATS
+    assert set(EXTENSIONS.values()) == set(FORMATS)
+
+
 def test_what_cannot_be_told_or_read_is_a_mistake_in_the_spec() -> None:
-    with pytest.raises(SpecError, match=r"a\.json: the format cannot be told.*Set input\.format"):
+    with pytest.raises(
+        SpecError, match=r"a\.json: the name does not show the format.*Set input\.format"
+    ):
         format_of("a.json")
-    with pytest.raises(SpecError, match="'yaml' is not one of auto, jsonl"):
-        format_of("a.yaml", "yaml")
+    with pytest.raises(ValueError, match="'yaml' is not one of auto, jsonl"):
+        InputSpec(uri="a.yaml", format="yaml")
     with pytest.raises(SpecError, match="Parquet is compressed inside"):
         format_of("a.parquet.gz")
 

@@ -207,7 +207,7 @@ def test_an_empty_shard_has_no_records() -> None:
 
 
 def test_plain_text_refuses_columns() -> None:
-    with pytest.raises(InputError, match="no columns, and lang"):
+    with pytest.raises(InputError, match="no columns, and the spec names lang"):
         read(b"a", format="text", keep={"lang": pa.string()})
 
 

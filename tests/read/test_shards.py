@@ -12,20 +12,11 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, ShardChanged, SpecError
-from pipeline.read import format_of
 from pipeline.read import shards as shards_module
 from pipeline.read.parts import cut
 from pipeline.read.shards import list_shards, open_shard
 from pipeline.storage.lineage import Span, Split
 from tests.support.stand_in import job_of, make_spec
-
-
-def accept(uri: str) -> bool:
-    try:
-        format_of(uri)
-    except SpecError:
-        return False
-    return True
 
 
 def names(found: list[Any], root: str) -> list[str]:
@@ -54,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_gives_every_visible_file_of_a_known_format_sorted(folder: Path) -> None:
-    found = list_shards([str(folder)], {}, accept)
+    found = list_shards([str(folder)], {})
     assert names(found, str(folder)) == ["a.jsonl.gz", "b.jsonl", "sub/c.txt", "sub/deep/d.parquet"]
     assert [shard.size_bytes for shard in found] == [10, 7, 9, 18]
 
@@ -70,18 +61,18 @@ def test_a_folder_gives_every_visible_file_of_a_known_format_sorted(folder: Path
     ],
 )
 def test_a_glob_gives_what_it_matches(folder: Path, pattern: str, expected: list[str]) -> None:
-    assert names(list_shards([f"{folder}/{pattern}"], {}, accept), str(folder)) == expected
+    assert names(list_shards([f"{folder}/{pattern}"], {}), str(folder)) == expected
 
 
 def test_a_file_named_twice_is_one_shard_and_any_name_can_be_named(folder: Path) -> None:
     uris = [f"{folder}/b.jsonl", f"file://{folder}/b.jsonl", str(folder), f"{folder}/readme.md"]
-    found = names(list_shards(uris, {}, accept), str(folder))
+    found = names(list_shards(uris, {}), str(folder))
     assert found == ["a.jsonl.gz", "b.jsonl", "readme.md", "sub/c.txt", "sub/deep/d.parquet"]
 
 
 def test_a_name_with_glob_characters_is_found(tmp_path: Path) -> None:
     (tmp_path / "part [1] 100%?.jsonl").write_text("x")
-    found = list_shards([f"{tmp_path}/part [1] 100%?.jsonl"], {}, accept)
+    found = list_shards([f"{tmp_path}/part [1] 100%?.jsonl"], {})
     with open_shard(found[0], {}) as file:
         assert file.read() == b"x"
 
@@ -97,7 +88,7 @@ def test_a_linked_file_is_read_as_the_file_behind_it_and_a_dead_link_or_pipe_is_
     (tmp_path / "in/folder-link.jsonl").symlink_to(tmp_path / "in/.store")
     os.mkfifo(tmp_path / "in/pipe.jsonl")  # opening it would wait for ever
     for uri in (f"{tmp_path}/in", f"{tmp_path}/in/*.jsonl"):
-        found = list_shards([uri], {}, accept)
+        found = list_shards([uri], {})
         assert names(found, str(tmp_path / "in")) == ["a.jsonl"]
         with open_shard(found[0], {}) as file:
             assert file.read() == b"content"
@@ -120,8 +111,8 @@ def test_a_link_that_leads_out_of_the_named_folder_is_an_error_and_its_target_is
         with pytest.raises(
             SpecError, match=r"sub/linked\.jsonl is a link to .*private/b\.jsonl, outside of"
         ):
-            list_shards([uri], {}, accept)
-    (found,) = list_shards([f"{tmp_path}/in/sub/linked.jsonl"], {}, accept)  # somebody named it
+            list_shards([uri], {})
+    (found,) = list_shards([f"{tmp_path}/in/sub/linked.jsonl"], {})  # somebody named it
     assert found.size_bytes == len("not yours")
 
 
@@ -141,10 +132,10 @@ def test_linked_folders_are_not_entered_and_a_linked_root_is_a_root(tmp_path: Pa
         with contextlib.suppress(
             SpecError
         ):  # "no input found there", where a pattern wants a folder
-            assert names(list_shards([uri], {}, accept), f"{tmp_path}/in") == ["a.jsonl"]
+            assert names(list_shards([uri], {}), f"{tmp_path}/in") == ["a.jsonl"]
     (tmp_path / "root").symlink_to("in")
     (tmp_path / "in/inside.jsonl").symlink_to("a.jsonl")
-    assert names(list_shards([f"{tmp_path}/root"], {}, accept), "root") == [
+    assert names(list_shards([f"{tmp_path}/root"], {}), "root") == [
         "a.jsonl",
         "inside.jsonl",
     ]
@@ -154,16 +145,16 @@ def test_linked_folders_are_not_entered_and_a_linked_root_is_a_root(tmp_path: Pa
 def test_a_uri_that_names_nothing_is_a_mistake_in_the_spec(folder: Path, name: str) -> None:
     (folder.parent / "empty").mkdir()
     with pytest.raises(SpecError, match=r"Check input\.uri"):
-        list_shards([f"{folder.parent}/{name}"], {}, accept)
+        list_shards([f"{folder.parent}/{name}"], {})
 
 
 def test_an_unknown_protocol_is_a_mistake_in_the_spec() -> None:
     with pytest.raises(SpecError, match="protocol 'nosuch'"):
-        list_shards(["nosuch://bucket/a.jsonl"], {}, accept)
+        list_shards(["nosuch://bucket/a.jsonl"], {})
 
 
 def one(path: Path) -> Any:
-    return list_shards([str(path)], {}, accept)[0]
+    return list_shards([str(path)], {})[0]
 
 
 def test_an_empty_shard_is_read_as_nothing(tmp_path: Path) -> None:
@@ -252,7 +243,7 @@ def test_s3_prefix_key_and_glob_are_listed_with_etag_and_size(s3: Any) -> None:
         (f"{s3.uri}/sub/*.jsonl", ["sub/b.jsonl"]),
         (f"{s3.uri}/a.jsonl", ["a.jsonl"]),
     ):
-        found = list_shards([uri], s3.storage_options, accept)
+        found = list_shards([uri], s3.storage_options)
         assert names(found, s3.key) == expected
     head = s3.filesystem.info(f"{s3.key}/a.jsonl")
     assert (found[0].uri, found[0].etag) == (f"{s3.uri}/a.jsonl", head["ETag"].strip('"'))
@@ -264,7 +255,7 @@ def test_s3_prefix_key_and_glob_are_listed_with_etag_and_size(s3: Any) -> None:
 def test_an_s3_shard_that_changes_between_plan_and_read_is_not_read(s3: Any, change: str) -> None:
     key = f"{s3.key}/a.jsonl"
     s3.filesystem.pipe_file(key, b"planned")
-    shard = list_shards([s3.uri], s3.storage_options, accept)[0]
+    shard = list_shards([s3.uri], s3.storage_options)[0]
     if change == "gone":
         s3.filesystem.rm_file(key)
     else:
@@ -281,7 +272,7 @@ def test_an_s3_shard_that_changes_while_it_is_read_ends_the_read_and_is_never_mi
     monkeypatch.setattr(shards_module, "RANGE_BYTES", 1 << 16)
     key, size = f"{s3.key}/a.jsonl", 5 << 20
     s3.filesystem.pipe_file(key, b"a" * size)
-    shard = list_shards([s3.uri], s3.storage_options, accept)[0]
+    shard = list_shards([s3.uri], s3.storage_options)[0]
     seen = b""
 
     def read_all() -> None:
@@ -309,7 +300,7 @@ def test_a_missing_bucket_is_a_mistake_in_the_spec(s3: Any) -> None:
         "s3://no-such-bucket-here",
     ):
         with pytest.raises(SpecError, match=r"Check input\.uri"):
-            list_shards([uri], s3.storage_options, accept)
+            list_shards([uri], s3.storage_options)
 
 
 @pytest.mark.s3
@@ -317,16 +308,16 @@ def test_wrong_or_absent_credentials_are_a_clear_error_without_secrets(
     s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3.filesystem.pipe_file(f"{s3.key}/a.jsonl", b"x")
-    shard = list_shards([s3.uri], s3.storage_options, accept)[0]
+    shard = list_shards([s3.uri], s3.storage_options)[0]
     fresh = {**s3.storage_options, "skip_instance_cache": True}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-not-the-key")
     for uri in (s3.uri, f"{s3.uri}/*.jsonl", f"{s3.uri}/a.jsonl"):
         with pytest.raises(InputError, match="Check the credentials") as caught:
-            list_shards([uri], fresh, accept)
+            list_shards([uri], fresh)
         assert "canary" not in str(caught.value)
     with pytest.raises(InputError, match="Check the credentials"):
         open_shard(shard, fresh)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(InputError, match="Check the credentials"):
-        list_shards([s3.uri], fresh, accept)
+        list_shards([s3.uri], fresh)

@@ -82,7 +82,7 @@ def test_a_secret_among_storage_options_is_refused_at_any_depth_and_not_repeated
 @pytest.mark.parametrize("uri", SECRET_URIS)
 def test_the_same_holds_where_no_spec_is_in_between(uri: str) -> None:
     """`corpus-embed status URI`, and the functions of the package."""
-    for use in (lambda: Store(uri), lambda: list_shards([uri], {}, bool), lambda: resolve(uri)):
+    for use in (lambda: Store(uri), lambda: list_shards([uri], {}), lambda: resolve(uri)):
         with pytest.raises(SpecError, match="environment") as caught:
             use()
         assert "canary" not in str(caught.value)

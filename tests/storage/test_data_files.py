@@ -70,14 +70,14 @@ def test_a_file_of_pythons_is_read_by_the_callers_thread_alone() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=place)
 def test_arrow_reads_parquet_in_two_modules_only(path: Path) -> None:
-    """Everything else asks pipeline/storage/data_files.py (outputs) or pipeline/read/parquet.py
+    """Everything else asks pipeline/storage/data_files.py (outputs) or pipeline/read/row_groups.py
     (input), which know why."""
     calls = {
         ast.unparse(node.func)
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
     }
-    if place(path) not in ("storage/data_files.py", "read/parquet.py"):
+    if place(path) not in ("storage/data_files.py", "read/row_groups.py"):
         assert not calls & {
             "pq.read_table",
             "pq.ParquetFile",

@@ -43,7 +43,7 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 }
 LOST_BYTES = {".zst": 512, ".bz2": 8192, ".xz": 8192}
 """Compressed bytes before corrupt ones whose output the decoders may take with them
-(pipeline/read/compression.py)."""
+(pipeline/read/decoders.py)."""
 
 WORDS = [
     "plain", "良い文書", "naïve", "🦉", "a,b", '"quoted"', "line\u2028sep", "tab\t", "back\\slash", "\ufeff", "\u200b", "e\u0301",

@@ -49,7 +49,7 @@ def documents(n: int) -> list[dict[str, Any]]:
 
 
 def split_of(path: Path, part_bytes: int, **more: Any) -> Split:
-    shards = list_shards([str(path)], {}, lambda uri: True)
+    shards = list_shards([str(path)], {})
     return Split(spans=tuple(Span(shard=shard) for shard in shards), part_bytes=part_bytes, **more)
 
 
