@@ -35,7 +35,7 @@ import pyarrow as pa
 
 import pipeline
 from pipeline.driver.plan import make_plan
-from pipeline.driver.tally import outcome
+from pipeline.driver.tally import row_counts
 from pipeline.job.resolve import resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output.snapshots import live_parts, load_snapshot
@@ -176,7 +176,7 @@ def nights(options: argparse.Namespace, root: Path, model: Path) -> None:
         run_without_ray(spec_of("scratch", "32MiB"))
         rebuild_s = time.perf_counter() - clock
         live = live_parts(store, load_snapshot(store))
-        split = outcome(store, plan.live, live)
+        split = row_counts(store, plan.live, live)
         before = {part.part_id for part in plan.live}
         seen = sum(part.n_embedded for part in live if part.part_id not in before)
         cosine = lowest_cosine(str(root / "out"), str(root / "scratch"))

@@ -106,7 +106,7 @@ def _model_line(job: Job) -> str:
 def report(
     console: Console, progress: Progress, uri: str, snapshot: Snapshot, rows: Mapping[str, int]
 ) -> None:
-    """The figures at the end of a run. rows: number of rows by outcome, see `tally.outcome`."""
+    """The figures at the end of a run. rows: number of rows by outcome, see `tally.row_counts`."""
     stages = progress.summary()["seconds"].items()
     console.print(
         f"[green]snapshot {snapshot.number}[/green] of {shown(uri)}: {snapshot.n_rows} rows "

@@ -1,34 +1,58 @@
-"""The limits of a spec on what a run may lose: records that are rejected, and documents that leave.
+"""The limits of a spec on what a run can lose: rejected records, and documents that disappear.
 
-In: counts. Out: nothing, or the error that keeps a snapshot from being made. Cost: none.
+They stand before every commit. `check_plan` asks what a plan can know before anything is embedded,
+`check_parts` what the finished parts say, and `check_rejects` the figures of a run under way. Each
+returns nothing, or raises the error that keeps a snapshot from being made. Cost: a pass over the
+manifests.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pipeline.driver.plan import Plan
 from pipeline.errors import TooManyDeletions, TooManyRejects
 from pipeline.job.spec import JobSpec
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
-from pipeline.storage.lineage import Snapshot
+from pipeline.storage.lineage import Manifest
 
 
-def check_deletions(spec: JobSpec, head: Snapshot | None, n_documents: int, found: str) -> None:
-    """Stop a run whose next snapshot has `n_documents`, too few beside the head. `found`: who says so. Raises
-    TooManyDeletions."""
-    limit = spec.runtime.max_delete_fraction
-    if head is not None and head.n_documents - n_documents > limit * head.n_documents:
-        raise TooManyDeletions(
-            f"{shown(spec.output.uri)}: snapshot {head.number} has {head.n_documents} documents, {found} {n_documents}. "
-            f"runtime.max_delete_fraction allows {limit:.1%} fewer. If the input is meant to shrink, run again with "
-            "--set runtime.max_delete_fraction=1; else mend input.uri or the input. No snapshot was made."
+def check_plan(plan: Plan) -> None:
+    """Raises TooManyDeletions when the input, by a generous estimate, has too few documents."""
+    _check_deletions(plan, plan.changes.max_documents, "the input now has at most")
+
+
+def check_parts(plan: Plan, parts: Sequence[Manifest]) -> None:
+    """Raises TooManyRejects or TooManyDeletions for the parts of the next snapshot."""
+    n_records = sum(part.n_records for part in parts)
+    n_rejects = sum(part.n_rejects for part in parts)
+    check_rejects(plan.job.spec, n_records, n_rejects)
+    n_documents = sum(part.n_documents for part in parts)
+    _check_deletions(plan, n_documents, "the next one would have")
+
+
+def check_rejects(spec: JobSpec, n_records: int, n_rejects: int) -> None:
+    """Raises TooManyRejects."""
+    limit = spec.runtime.max_reject_fraction
+    if n_rejects > limit * n_records:
+        raise TooManyRejects(
+            f"{n_rejects} of {n_records} records were rejected ({n_rejects / n_records:.1%}; "
+            f"runtime.max_reject_fraction allows {limit:.1%}). The reasons are in "
+            f"{shown(spec.output.uri)}/{layout.all_rejects()}. Fix the input or the spec, or raise "
+            "the limit, and run again: finished parts stay finished. No snapshot was made."
         )
 
 
-def check_rejects(spec: JobSpec, records: int, rejects: int) -> None:
-    limit = spec.runtime.max_reject_fraction
-    if rejects > limit * records:
-        raise TooManyRejects(
-            f"{rejects} of {records} records were rejected ({rejects / records:.1%}; runtime.max_reject_fraction allows "
-            f"{limit:.1%}). Reasons are in {shown(spec.output.uri)}/{layout.all_rejects()}. Mend the input or the spec, or raise "
-            "the limit and run again: finished parts stay finished. No snapshot was made."
+def _check_deletions(plan: Plan, n_documents: int, source: str) -> None:
+    """source: what `n_documents` is a number of, as the words before it."""
+    spec = plan.job.spec
+    head = plan.head
+    limit = spec.runtime.max_delete_fraction
+    if head is not None and head.n_documents - n_documents > limit * head.n_documents:
+        raise TooManyDeletions(
+            f"{shown(spec.output.uri)}: snapshot {head.number} has {head.n_documents} documents, "
+            f"and {source} {n_documents}. runtime.max_delete_fraction allows {limit:.1%} fewer. If "
+            "the input is meant to shrink, run again with --set runtime.max_delete_fraction=1; "
+            "otherwise fix input.uri or the input. No snapshot was made."
         )

@@ -1,11 +1,12 @@
-"""What is to be done: listing and manifests in, a `Plan` out; it prints itself as the dry run.
+"""The plan of a run: what the listing of the input and the manifests of the output say is to be
+done.
 
 A plan is set arithmetic. Shards are what the store lists now. A finished or half-finished split
-whose shards are all still the same objects (URI, ETag, size) is kept as it was cut; what it does
-not cover is cut afresh. So a resume re-embeds nothing that has a manifest, a new file costs only
-itself, and a changed one only its own parts, whatever `runtime.part_bytes` says today. Cost: one
-listing, one small read per manifest that no snapshot lists yet, and a footer per Parquet shard
-larger than a part. Neither torch nor ray is imported here.
+whose shards are all still the same objects (URI, ETag, size) is kept as it was cut, and what it
+does not cover is cut again. So a resumed run embeds nothing that has a manifest, a new file costs
+only itself, and a changed one only its own parts, even when `runtime.part_bytes` has changed. Cost:
+one listing, one small read per manifest that no snapshot lists yet, and a footer per Parquet shard
+larger than a part. Neither torch nor ray is imported.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from pipeline.storage.lineage import (
 )
 from pipeline.storage.store import Store
 
-LISTINGS = 3
-"""How often the input is listed, because a shard changed between its listing and the look into it.
+MAX_LISTINGS = 3
+"""How often the input is listed at most, when shards change between being listed and being opened.
 """
 
 
@@ -43,10 +44,11 @@ LISTINGS = 3
 class Plan:
     """The whole content that the next snapshot should have, and what is missing for it.
 
-    live: parts of the head, stale those that leave. earlier: parts of this fingerprint from other
-    runs, live or not, whose vectors may be reused. What an earlier attempt at this very run
-    finished is not among them: it is done as it is, and the resume of a first run would pay for an
-    index of it.
+    shards: the input. todo: splits to read. done: finished parts of the planned content. live:
+    parts of the head. stale: live parts that the next snapshot does not have. earlier: parts of
+    this fingerprint from other runs, live or not, whose vectors can be reused; parts of this very
+    run are not among them, because they are done and indexing them would make resuming a first run
+    slower. changed_identity: dotted names of what differs from the identity of the head.
     """
 
     job: Job
@@ -69,35 +71,31 @@ class Plan:
 
     def parts_of(self, manifests: Sequence[Manifest]) -> list[Manifest]:
         """Those of `manifests` that belong to the planned content."""
-        targets = {todo.split.split_id for todo in self.todo} | {
-            part.split.split_id for part in self.done
-        }
-        return [part for part in manifests if part.split.split_id in targets]
+        split_ids = {todo.split.split_id for todo in self.todo}
+        split_ids |= {part.split.split_id for part in self.done}
+        return [part for part in manifests if part.split.split_id in split_ids]
 
     @property
     def todo_bytes(self) -> int:
-        """Bytes to read, decompressed by estimate, less what finished parts of half-done splits
-        took."""
-        total = sum(estimated_bytes(todo.split, self.job.spec.input.format) for todo in self.todo)
-        open_splits = {todo.split.split_id for todo in self.todo}
-        return max(
-            0,
-            total
-            - sum(part.record_bytes for part in self.done if part.split.split_id in open_splits),
-        )
+        """Estimate of the decompressed bytes to read, without those of finished parts."""
+        format = self.job.spec.input.format
+        split_bytes = sum(estimated_bytes(todo.split, format) for todo in self.todo)
+        split_ids = {todo.split.split_id for todo in self.todo}
+        finished = [part for part in self.done if part.split.split_id in split_ids]
+        return max(0, split_bytes - sum(part.record_bytes for part in finished))
 
     @property
     def todo_parts(self) -> int:
-        """Parts to do; an estimate where a compressed shard is cut only while it is read."""
-        sizes = (
-            estimated_bytes(todo.split, self.job.spec.input.format) / todo.split.part_bytes
-            - len(todo.finished)
+        """Number of parts to do: an estimate, since a split is cut into parts while it is read."""
+        format = self.job.spec.input.format
+        counts = [
+            estimated_bytes(todo.split, format) / todo.split.part_bytes - len(todo.finished)
             for todo in self.todo
-        )
-        return sum(max(1, round(size)) for size in sizes)
+        ]
+        return sum(max(1, round(count)) for count in counts)
 
     def summary(self) -> dict[str, Any]:
-        """The dry run as plain data."""
+        """The plan as plain data, which a dry run shows."""
         return {
             "run_id": self.run_id,
             "fingerprint": self.job.fingerprint,
@@ -125,7 +123,7 @@ class Plan:
 
 
 def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
-    """The plan of a spec; with a device in the spec, Ray is not imported. Raises what `make_plan`
+    """The plan of a spec. Ray is imported only for `runtime.device: auto`. Raises what `make_plan`
     and `resolve` raise."""
     device: str = spec.runtime.device
     if device == "auto":
@@ -136,13 +134,13 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
 
 
 def make_plan(job: Job, store: Store) -> Plan:
-    """Compare what is listed with what is done.
+    """Compare the shards that are listed with the parts that are done.
 
     Raises SpecError or InputError when the input cannot be listed, ShardChanged when shards keep
-    changing meanwhile, OutputError when the records of the output cannot be read.
+    changing meanwhile, OutputError when the metadata of the output cannot be read.
     """
-    for _ in range(LISTINGS - 1):
-        # listed, and another object when its footer was read
+    for _ in range(MAX_LISTINGS - 1):
+        # ShardChanged: a shard was replaced after it was listed and before its footer was read.
         with contextlib.suppress(ShardChanged):
             return _plan(job, store)
     return _plan(job, store)
@@ -155,17 +153,16 @@ def _plan(job: Job, store: Store) -> Plan:
     live = live_parts(store, head)
     manifests = load_manifests(store, job.fingerprint, live)
     kept, claims = claim(shards, manifests, {part.part_id for part in live})
-    fresh = list(cut_rest(spec, shards, claims))
-    todo = [Todo(split, frozenset()) for split in fresh]
+    new_splits = list(cut_rest(spec, shards, claims))
+    todo = [Todo(split, frozenset()) for split in new_splits]
     for parts in kept:
         if not is_complete(parts):
             todo.append(Todo(parts[0].split, frozenset(part.index for part in parts)))
     done = [part for parts in kept for part in parts]
-    keep_ids = {part.part_id for part in done}
-    targets = sorted(
-        [split.split_id for split in fresh] + [parts[0].split.split_id for parts in kept]
-    )
-    run_id = content_hash([job.fingerprint, targets], 16)
+    done_ids = {part.part_id for part in done}
+    split_ids = [split.split_id for split in new_splits]
+    split_ids += [parts[0].split.split_id for parts in kept]
+    run_id = content_hash([job.fingerprint, sorted(split_ids)], 16)
     return Plan(
         job=job,
         shards=shards,
@@ -173,24 +170,26 @@ def _plan(job: Job, store: Store) -> Plan:
         done=done,
         live=live,
         earlier=[part for part in manifests if part.run_id != run_id],
-        stale=[part for part in live if part.part_id not in keep_ids],
+        stale=[part for part in live if part.part_id not in done_ids],
         head=head,
         run_id=run_id,
-        changed_identity=_changes(store, head, job),
+        changed_identity=_changed_identity(store, head, job),
         changes=shard_changes(shards, live),
     )
 
 
 def missing(plan: Plan, parts: Sequence[Manifest]) -> list[Split]:
-    """Splits of the plan that `parts` do not cover to their end."""
-    found = by_split(parts)
-    return [todo.split for todo in plan.todo if not is_complete(found.get(todo.split.split_id, []))]
+    """The splits of the plan that `parts` do not complete."""
+    parts_of = by_split(parts)
+    return [
+        todo.split for todo in plan.todo if not is_complete(parts_of.get(todo.split.split_id, []))
+    ]
 
 
-def _changes(store: Store, head: Snapshot | None, job: Job) -> list[str]:
-    """What differs from the generation that is live now, as dotted names; empty when the
-    fingerprint is the same."""
+def _changed_identity(store: Store, head: Snapshot | None, job: Job) -> list[str]:
+    """Dotted names of what differs from the identity of the head; empty when the fingerprint is the
+    same."""
     if head is None or head.fingerprint == job.fingerprint:
         return []
-    before = load_generation(store, head.fingerprint)
-    return sorted(differences(before.identity if before else {}, job.identity))
+    generation = load_generation(store, head.fingerprint)
+    return sorted(differences(generation.identity if generation else {}, job.identity))

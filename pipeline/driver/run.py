@@ -22,9 +22,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import errors
 from pipeline.driver.cluster import Pools, connect, device_of, pool_sizes
-from pipeline.driver.limits import check_deletions, check_rejects
+from pipeline.driver.limits import check_parts, check_plan
 from pipeline.driver.plan import Plan, make_plan, missing
-from pipeline.driver.tally import attempt_facts, outcome
+from pipeline.driver.tally import attempt_facts, row_counts
 from pipeline.driver.watch import Totals, Watch, log_notes, show_retry, watching
 from pipeline.errors import CorpusEmbedError, InputError
 from pipeline.job.resolve import resolve
@@ -68,7 +68,7 @@ take an hour on a CPU."""
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run did. `embedded` is False when everything was done before. rows: see `outcome`."""
+    """What a run did. `embedded` is False when everything was done before. rows: see `row_counts`."""
 
     plan: Plan
     snapshot: Snapshot
@@ -104,10 +104,10 @@ def run(
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
             lake.publish(store, spec.publish)
-            return Result(plan, plan.head, progress, embedded, outcome(store, plan.live, plan.done))
-        check_deletions(
-            spec, plan.head, plan.changes.most_documents, "and the input now has at most"
-        )
+            return Result(
+                plan, plan.head, progress, embedded, row_counts(store, plan.live, plan.done)
+            )
+        check_plan(plan)
         create_run(store, plan.run_id, job.spec, [todo.split for todo in plan.todo])
         failpoint("after_plan")
         if plan.todo:
@@ -118,7 +118,7 @@ def run(
         if not missing(plan, finished):
             parts = plan.parts_of(finished)
             snapshot = finish(plan, store, parts, nominal_time)
-            rows = outcome(store, plan.live, parts)
+            rows = row_counts(store, plan.live, parts)
             resources = ray.cluster_resources() if ray.is_initialized() else {}
             record_attempt(
                 store,
@@ -242,10 +242,7 @@ def finish(
 
     Raises TooManyRejects, TooManyDeletions or CommitConflict.
     """
-    records, rejects = sum(part.n_records for part in parts), sum(part.n_rejects for part in parts)
-    check_rejects(plan.job.spec, records, rejects)
-    n_documents = sum(part.n_documents for part in parts)
-    check_deletions(plan.job.spec, plan.head, n_documents, "and the next one would have")
+    check_parts(plan, parts)
     duplicates = None
     if plan.job.spec.input.id_column is not None:
         duplicates = dataset.count_duplicate_ids(store, parts)

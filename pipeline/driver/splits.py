@@ -1,9 +1,9 @@
-"""Splits: which runs of shards finished work covers, and how the rest is cut.
+"""Splits: which spans of shards are covered by finished work, and how the rest is cut.
 
-In: shards as they are listed now, and manifests. Out: the splits to keep exactly as they were cut,
-and fresh ones for what they leave uncovered, so that every record belongs to one split whatever
-`runtime.part_bytes` was before. Positions are those of a Span: bytes, or row groups. Cost:
-arithmetic, and a footer per Parquet shard larger than a part.
+From the shards that are listed now and the manifests come the splits to keep exactly as they were
+cut, and new ones for what they leave uncovered, so that every record belongs to exactly one split
+even when `runtime.part_bytes` has changed. Positions are those of a Span: bytes, or row groups.
+Cost: arithmetic, and a footer per Parquet shard larger than a part.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ from pipeline.read.shards import open_shard
 from pipeline.storage.lineage import Manifest, Shard, Span, Split, by_split, is_complete
 
 COMPRESSION_RATIO = 4
-"""Guess of decompressed over compressed bytes of text: only sizes of groups and the display depend
-on it."""
+"""Estimate of decompressed over compressed bytes of text. Only the sizes of groups and the display
+depend on it."""
+
 GROUPED_BELOW = 4
 """A shard smaller than part_bytes / GROUPED_BELOW shares its split with others."""
 
-PARTS_OF_AN_INPUT, SMALLEST_PART, LARGEST_PART = 256, 256 << 10, 32 << 20
-"""What `runtime.part_bytes: auto` aims at, and its bounds in bytes."""
+AUTO_PARTS = 256
+"""How many parts `runtime.part_bytes: auto` aims at."""
+
+MIN_AUTO_BYTES = 256 << 10
+"""The smallest part, in bytes, that `runtime.part_bytes: auto` chooses."""
+
+MAX_AUTO_BYTES = 32 << 20
+"""The largest part, in bytes, that `runtime.part_bytes: auto` chooses."""
 
 Claims = Mapping[str, Sequence[tuple[int, float]]]
 """Covered intervals of each shard, by URI."""
@@ -33,11 +40,11 @@ Claims = Mapping[str, Sequence[tuple[int, float]]]
 def claim(
     shards: Sequence[Shard], manifests: Sequence[Manifest], live_ids: set[str]
 ) -> tuple[list[list[Manifest]], Claims]:
-    """Splits to keep as they are (the manifests of each, in order), and the intervals of shards
+    """The splits to keep as they are, each as its manifests in order, and the intervals of shards
     that they cover.
 
-    Where two splits overlap (two runs with different settings cut the same shard), the one that is
-    live wins, then the complete one.
+    Where two splits overlap, because two runs with different settings cut the same shard, a live
+    one is kept before others, then a complete one.
     """
     current = {shard.uri: shard for shard in shards}
     claims: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -59,11 +66,12 @@ def claim(
 
 
 def part_bytes_of(spec: JobSpec, shards: Sequence[Shard]) -> int:
-    """Bytes of records in a part. Auto: a small input still gives work to many embedders, which end
-    together."""
+    """Bytes of records in a part. Auto gives work to many embedders even for a small input, and
+    lets them finish at about the same time."""
     if spec.runtime.part_bytes != "auto":
         return int(spec.runtime.part_bytes)
-    return min(max(sum(map(whole_bytes, shards)) // PARTS_OF_AN_INPUT, SMALLEST_PART), LARGEST_PART)
+    part_bytes = sum(map(decompressed_bytes, shards)) // AUTO_PARTS
+    return min(max(part_bytes, MIN_AUTO_BYTES), MAX_AUTO_BYTES)
 
 
 def cut_rest(spec: JobSpec, shards: Sequence[Shard], claims: Claims) -> Iterator[Split]:
@@ -72,29 +80,28 @@ def cut_rest(spec: JobSpec, shards: Sequence[Shard], claims: Claims) -> Iterator
     group: list[Span] = []
     group_bytes = 0
     for shard in shards:
-        taken = sorted(claims.get(shard.uri, ()))
-        # covered from end to end: not even its footer is read
-        if not any(_free(Span(shard=shard), taken)):
-            continue
+        claimed = sorted(claims.get(shard.uri, ()))
+        if not any(_free(Span(shard=shard), claimed)):
+            continue  # covered from end to end: not even its footer is read
         reader = READERS[format_of(shard.uri, spec.input.format)]
         opener = functools.partial(open_shard, storage_options=spec.input.storage_options)
         for span in reader.spans(shard, opener, part_bytes):
-            for free in _free(span, taken):
-                if not free.is_whole or whole_bytes(shard) * GROUPED_BELOW > part_bytes:
+            for free in _free(span, claimed):
+                if not free.is_whole or decompressed_bytes(shard) * GROUPED_BELOW > part_bytes:
                     yield Split(spans=(free,), part_bytes=part_bytes)
                     continue
                 group.append(free)
-                group_bytes += whole_bytes(shard)
+                group_bytes += decompressed_bytes(shard)
                 if group_bytes >= part_bytes:
                     yield Split(spans=tuple(group), part_bytes=part_bytes)
-                    group, group_bytes = [], 0
+                    group = []
+                    group_bytes = 0
     if group:
         yield Split(spans=tuple(group), part_bytes=part_bytes)
 
 
 def estimated_bytes(split: Split, format: str) -> int:
-    """Bytes that reading a split will give, decompressed: a guess for the display. `format` is
-    input.format."""
+    """Estimate, for the display, of the decompressed bytes of a split. format: `input.format`."""
     return sum(_span_bytes(span, split.part_bytes, format) for span in split.spans)
 
 
@@ -106,10 +113,10 @@ def _overlaps(span: Span, claims: Claims) -> bool:
     )
 
 
-def _free(span: Span, taken: Sequence[tuple[int, float]]) -> Iterator[Span]:
-    """The pieces of a span outside the sorted, disjoint intervals `taken`."""
+def _free(span: Span, claimed: Sequence[tuple[int, float]]) -> Iterator[Span]:
+    """The pieces of a span outside the sorted, disjoint intervals `claimed`."""
     start, stop = span.interval
-    for other_start, other_stop in taken:
+    for other_start, other_stop in claimed:
         if other_stop <= start or other_start >= stop:
             continue
         if start < other_start:
@@ -120,15 +127,15 @@ def _free(span: Span, taken: Sequence[tuple[int, float]]) -> Iterator[Span]:
     yield Span(shard=span.shard, start=start, stop=span.stop)
 
 
-def whole_bytes(shard: Shard) -> int:
-    """Bytes that reading a whole shard will give, decompressed: a guess."""
+def decompressed_bytes(shard: Shard) -> int:
+    """Estimate of the decompressed bytes of a whole shard."""
     return shard.size_bytes * (COMPRESSION_RATIO if is_compressed(shard.uri) else 1)
 
 
 def _span_bytes(span: Span, part_bytes: int, format: str) -> int:
     if span.is_whole:
-        return whole_bytes(span.shard)
+        return decompressed_bytes(span.shard)
     if format_of(span.shard.uri, format) == "parquet":
-        return part_bytes  # row groups: the reader gathers them to about that
+        return part_bytes  # the reader collects row groups up to about that
     stop = span.shard.size_bytes if span.stop is None else min(span.stop, span.shard.size_bytes)
     return max(stop - span.start, 0)

@@ -1,9 +1,9 @@
-"""What a refresh changes: shards of the head against those listed now, rows of the head against
-those of the next one.
+"""What a refresh changes, in numbers: shards of the head compared with those listed now, and rows
+of the head compared with those of the next snapshot.
 
-In: live manifests, a listing, and later the parts of the next snapshot. Out: counts for people, and
-TooManyDeletions where more would go than the spec allows. Cost: a pass over the live manifests;
-where vectors were reused, one column of the parts that change and 8 bytes a row of theirs.
+Live manifests, a listing and later the parts of the next snapshot become counts for people and for
+`limits`. Cost: a pass over the live manifests; where vectors were reused, one column of the parts
+that change and 8 bytes for each of their rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.driver.splits import whole_bytes
+from pipeline.driver.splits import decompressed_bytes
 from pipeline.output.text_index import keys_of_files
 from pipeline.storage.lineage import Manifest, Shard, Snapshot
 from pipeline.storage.store import Store
@@ -28,24 +28,27 @@ if TYPE_CHECKING:
     from pipeline.driver.plan import Plan
     from pipeline.workers.metrics import Progress
 
-GENEROUS = 8
-"""Documents a byte that unread shards are given, in those of the head: a plan must not stop a run
-that could be fine."""
+DENSITY_FACTOR = 8
+"""How many times as many documents per byte a shard that nobody has read can have as those of the
+head: a plan must not stop a run that could be fine."""
 
-COUNTED_ROWS = 1 << 26
-"""Most rows whose texts the driver compares at the end of a run: 2 GiB of memory."""
+MAX_COMPARED_ROWS = 1 << 26
+"""The most rows whose texts the driver compares at the end of a run; they take 2 GiB of memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardChanges:
-    """Numbers of shards. most_documents: what the next snapshot can have, by a generous guess for
-    unread shards."""
+    """Numbers of shards.
+
+    max_documents: the most documents that the next snapshot can have, by a generous estimate for
+    shards that nobody has read.
+    """
 
     unchanged: int
     changed: int
     new: int
     removed: int
-    most_documents: int
+    max_documents: int
 
 
 def shard_changes(shards: Sequence[Shard], live: Sequence[Manifest]) -> ShardChanges:
@@ -58,54 +61,62 @@ def shard_changes(shards: Sequence[Shard], live: Sequence[Manifest]) -> ShardCha
     for part in live:
         for source in part.sources:
             documents[source.uri, source.etag] += source.n_records - source.n_rejects
-    unread_bytes = sum(map(whole_bytes, unread))
-    documents_a_byte = documents.total() / max(1, sum(part.record_bytes for part in live))
+    unread_bytes = sum(map(decompressed_bytes, unread))
+    documents_per_byte = documents.total() / max(1, sum(part.record_bytes for part in live))
+    read_documents = sum(documents[shard.uri, shard.etag] for shard in shards)
     return ShardChanges(
         unchanged=len(shards) - len(unread),
         changed=changed,
         new=len(unread) - changed,
         removed=len(uris - {shard.uri for shard in shards}),
-        most_documents=sum(documents[shard.uri, shard.etag] for shard in shards)
-        + round(GENEROUS * unread_bytes * documents_a_byte),
+        max_documents=read_documents + round(DENSITY_FACTOR * unread_bytes * documents_per_byte),
     )
 
 
-def outcome(store: Store, live: Sequence[Manifest], parts: Sequence[Manifest]) -> dict[str, int]:
-    """What became of the rows of the head (`live`) and where those of the next snapshot (`parts`)
-    come from.
+def row_counts(store: Store, live: Sequence[Manifest], parts: Sequence[Manifest]) -> dict[str, int]:
+    """How many rows of the next snapshot (`parts`) come from where, and how many of the head
+    (`live`) disappear.
 
-    carried: in parts that stay. reused: in new parts, with a stored vector. embedded: the rest.
-    removed: rows of parts that leave, without one of the same text in a new part; each row of a new
-    part stands for one. rejected: records of new parts.
+    carried: rows of parts that stay. reused: rows of new parts with a stored vector. embedded: the
+    other rows of new parts. removed: rows of parts that leave for which no row with the same text
+    is in a new part; each row of a new part replaces one. rejected: records of new parts.
     """
-    before, after = ({part.part_id for part in side} for side in (live, parts))
-    new = [part for part in parts if part.part_id not in before]
-    leaving = [part for part in live if part.part_id not in after]
-    rows, reused = sum(part.n_rows for part in new), sum(part.n_reused for part in new)
+    live_ids = {part.part_id for part in live}
+    next_ids = {part.part_id for part in parts}
+    new = [part for part in parts if part.part_id not in live_ids]
+    leaving = [part for part in live if part.part_id not in next_ids]
+    n_new = sum(part.n_rows for part in new)
+    n_reused = sum(part.n_reused for part in new)
+    n_moved = _moved(store, leaving, new) if n_reused else 0
     return {
-        "carried": sum(part.n_rows for part in parts) - rows,
-        "reused": reused,
-        "embedded": rows - reused,
-        "removed": sum(part.n_rows for part in leaving)
-        - (_moved(store, leaving, new) if reused else 0),
+        "carried": sum(part.n_rows for part in parts) - n_new,
+        "reused": n_reused,
+        "embedded": n_new - n_reused,
+        "removed": sum(part.n_rows for part in leaving) - n_moved,
         "rejected": sum(part.n_rejects for part in new),
     }
 
 
 def _moved(store: Store, leaving: Sequence[Manifest], new: Sequence[Manifest]) -> int:
-    """Rows of parts that leave which have a row of the same text in new parts, one for one: a guess
-    above COUNTED_ROWS."""
+    """How many rows of `leaving` have a row with the same text in `new`, each row counted once; an
+    estimate for more than MAX_COMPARED_ROWS."""
     n_leaving = sum(part.n_rows for part in leaving)
-    if n_leaving + sum(part.n_rows for part in new) > COUNTED_ROWS:
+    if n_leaving + sum(part.n_rows for part in new) > MAX_COMPARED_ROWS:
         return min(n_leaving, sum(part.n_reused for part in new))
+    old_texts, old_counts = _text_counts(store, leaving)
+    new_texts, new_counts = _text_counts(store, new)
+    _, in_old, in_new = np.intersect1d(
+        old_texts, new_texts, assume_unique=True, return_indices=True
+    )
+    return int(np.minimum(old_counts[in_old], new_counts[in_new]).sum())
 
-    def texts(parts: Sequence[Manifest]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-        keys = keys_of_files(store, [file.path for part in parts for file in part.data_files])
-        return np.unique(np.concatenate([np.zeros(0, np.uint64), *keys]), return_counts=True)
 
-    (old, n_old), (found, n_found) = texts(leaving), texts(new)
-    _, in_old, in_found = np.intersect1d(old, found, assume_unique=True, return_indices=True)
-    return int(np.minimum(n_old[in_old], n_found[in_found]).sum())
+def _text_counts(
+    store: Store, parts: Sequence[Manifest]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """(keys of the different texts, number of rows with each), both (N,)."""
+    keys = keys_of_files(store, [file.path for part in parts for file in part.data_files])
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *keys]), return_counts=True)
 
 
 def attempt_facts(
@@ -116,10 +127,10 @@ def attempt_facts(
     rows: Mapping[str, int],
     nominal_time: datetime.datetime | None,
 ) -> dict[str, Any]:
-    """What the record of an attempt says: what did the work, on what, how much of it and how long
-    it took.
+    """The content of the attempt's file: what was run, on what hardware, how much was done and how
+    long it took.
 
-    resources: what the cluster had (CPU, GPU, memory), as Ray names it. rows: see `outcome`.
+    resources: what the cluster had (CPU, GPU, memory), as Ray names it. rows: from `row_counts`.
     """
     job = plan.job
     return {

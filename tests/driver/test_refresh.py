@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.driver.limits import check_deletions
+from pipeline.driver.limits import check_plan
 from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.run import finish
 from pipeline.driver.run import run as run_job
-from pipeline.driver.tally import outcome
+from pipeline.driver.tally import row_counts
 from pipeline.errors import CommitConflict, SpecError, TooManyDeletions
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset
@@ -92,7 +92,7 @@ def test_the_plan_and_the_end_of_a_run_say_what_changes(spec: JobSpec, tmp_path:
     facts = plan.summary()
     assert facts["shard_changes"] == {"unchanged": 3, "changed": 1, "new": 1, "removed": 1}
     assert (facts["documents_done"], facts["documents_removed_at_most"]) == (30, 20)
-    assert outcome(store_of(spec), plan.live, published(spec, plan)) == {
+    assert row_counts(store_of(spec), plan.live, published(spec, plan)) == {
         "carried": 30,
         "reused": 7,
         "embedded": 10,
@@ -119,7 +119,7 @@ def test_removed_counts_the_rows_whose_text_is_gone_whatever_else_took_their_vec
         [*copies, *({**doc, "id": "x"} for doc in documents(15, 17)), *documents(60, 62)],
     )
     plan = plan_of(spec)
-    found = outcome(store_of(spec), plan.live, published(spec, plan))
+    found = row_counts(store_of(spec), plan.live, published(spec, plan))
     assert found == {"carried": 15, "reused": 28, "embedded": 2, "removed": 15, "rejected": 0}
 
 
@@ -129,7 +129,7 @@ def test_a_new_fingerprint_is_a_full_re_embed_that_carries_nothing(
     other = make_spec(tmp_path / "in", tmp_path / "out", prepare={"unicode": "NFKC"})
     plan = plan_of(other)
     assert plan.changes.unchanged == 5
-    assert outcome(store_of(other), plan.live, published(other, plan)) == {
+    assert row_counts(store_of(other), plan.live, published(other, plan)) == {
         "carried": 0,
         "reused": 0,
         "embedded": 50,
@@ -162,7 +162,7 @@ def test_a_listing_that_shrank_too_much_stops_the_run_before_anything_is_embedde
     if stops:
         with pytest.raises(
             TooManyDeletions,
-            match=r"50 documents, and the input now has at most 3?4?0\. .*=1; else",
+            match=r"50 documents, and the input now has at most 3?4?0\. .*=1; otherwise",
         ):
             run_job(spec)
         assert load_snapshot(store_of(spec)) == first
@@ -188,7 +188,7 @@ def test_changed_shards_that_shrank_stop_the_run_before_its_commit(
         long = [{"id": f"d{n}", "text": f"{n} " + "long " * 400}]
         write_shard(tmp_path / f"in/{n}.jsonl", long)
     plan, head = plan_of(spec), load_snapshot(store_of(spec))
-    check_deletions(spec, plan.head, plan.changes.most_documents, "")  # the plan cannot know
+    check_plan(plan)  # the plan cannot know
     parts = published(spec, plan)
     with pytest.raises(
         TooManyDeletions, match="snapshot 1 has 50 documents, and the next one would have 23"
