@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -89,13 +90,37 @@ def read_text(data: bytes, *names: str) -> dict[str, list[str]]:
     return {name: pc.fill_null(table[name].cast(pa.string()), "").to_pylist() for name in names}
 
 
-def read_footer(source: bytes | BinaryIO) -> tuple[int, bytes | None]:
-    """(rows, lineage JSON) of a data file. Raises OutputError when it is not a whole Parquet file."""
+def read_footer(source: bytes | BinaryIO) -> tuple[int, dict[str, Any]]:
+    """(number of rows, lineage) of a data file. Raises OutputError when it is not a whole Parquet
+    file or its lineage is damaged."""
     try:
-        found = opened(source).metadata
+        footer = opened(source).metadata
     except pa.ArrowException as error:
         raise OutputError(f"not a complete Parquet file: {error}") from error
-    return found.num_rows, (found.metadata or {}).get(schema.FOOTER_KEY)
+    return footer.num_rows, lineage_of(footer)
+
+
+def lineage_of(footer: pq.FileMetaData) -> dict[str, Any]:
+    """What a footer says about where the rows came from; {} when it says nothing. Raises
+    OutputError when that is damaged."""
+    try:
+        lineage = json.loads((footer.metadata or {}).get(schema.FOOTER_KEY, b"{}"))
+    except ValueError as error:
+        raise OutputError(f"the lineage in its footer is not JSON: {error}") from error
+    if not isinstance(lineage, dict):
+        raise OutputError("the lineage in its footer is not a JSON object")
+    return lineage
+
+
+def read_lineage(store: Store, path: str) -> dict[str, Any]:
+    """The lineage in the footer of a data file in a store. Raises OutputError as `read_footer`."""
+    with store.open(path) as source:
+        try:
+            return read_footer(source)[1]
+        except OutputError as error:
+            raise OutputError(
+                f"{shown(store.uri)}/{path}: {error}. Run `corpus-embed verify`."
+            ) from error
 
 
 def read_rows(

@@ -1,33 +1,28 @@
-"""What an output no longer needs: listings and kept snapshots in, a `VacuumPlan` out; with `delete`
-it is carried out.
+"""What an output no longer needs, as a `VacuumPlan`, which is carried out with `delete`.
 
 Kept is everything that these need: the newest `keep_snapshots` complete snapshots and every
 snapshot after the oldest of them; parts of the head's fingerprint, or of the one that was written
 to last, that no snapshot has named yet and that are younger than its last complete run (an
 unfinished run resumes from them); and whatever is younger than `older_than` by the store's own
 clock. The rest of what this package writes goes: dropped snapshots and their file lists, parts that
-only they name (manifest, data files, rejects), parts of a given-up fingerprint, parts that the last
-complete run had no use for, data files and rejects without a manifest, run records and generations
-that no kept row names, probes, temporary files. Anything else under the root is not ours and is
-never touched.
+only they name (manifest, data files, rejects), parts of an abandoned fingerprint, parts that the
+last complete run had no use for, data files and rejects without a manifest, run records and
+generations that no kept row names, probes, temporary files. Objects whose names this package does
+not make are never touched.
 
 Order of deletion: manifests first, then what they name, snapshots last. A vacuum that dies is
 finished by the next one, and a plan made meanwhile never counts a part as done whose files are
 gone. Do not vacuum with `delete` while a run on the same output is under way: it may be about to
-adopt an old orphan. Cost: one listing, one small read per manifest outside the kept snapshots; one
-footer per kept data file, only where a run record is to be judged.
+adopt an old orphan. Cost: one listing, one small read per manifest that an unfinished run could resume
+from; one footer per kept data file, only if there are old run records to judge.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
-import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pipeline.errors import OutputError
 from pipeline.output import lake
@@ -36,8 +31,8 @@ from pipeline.output.text_index import used_runs
 from pipeline.storage import data_files, layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Snapshot
-from pipeline.storage.retry import retried
 from pipeline.storage.store import Store
+from pipeline.tools.stored_objects import Objects, StoredObject, list_objects
 
 _REASONS = {
     "manifest": "a part that no kept snapshot names",
@@ -45,27 +40,20 @@ _REASONS = {
     "rejects": "rejects that no kept part names",
     "snapshot": "older than the kept snapshots",
     "file list": "no kept snapshot names it",
-    "index": "a larger one covers its parts, or they are gone",
+    "index": "a larger segment covers its parts, or they are gone",
     "generation": "nothing kept has its fingerprint",
     "run record": "nothing kept is from this run",
     "lease": "of a refresh that ended or died",
     "probe": "left behind by a check for conditional writes",
     "temporary": "left behind by a write that was killed",
 }
-"""Why an object of each kind of `layout.KINDS` may go."""
-
-
-class Listed(NamedTuple):
-    """One object that this package writes. changed: seconds since 1970 by the store's clock."""
-
-    location: layout.Location
-    size_bytes: int
-    changed: float
+"""Why an object of each kind of `layout.KINDS` is no longer needed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VacuumPlan:
-    """What is to go (or went, when `deleted`): reason by relative path,."""
+    """What is to be deleted, or was (`deleted`). paths: the reason by relative path, in the order of
+    deletion. n_too_young: objects that nothing needs but that are younger than `older_than`."""
 
     deleted: bool
     kept_snapshots: tuple[int, ...]
@@ -95,173 +83,126 @@ def vacuum(
     limit = store.time() - older_than.total_seconds()
     # listed before snapshots are read: a snapshot made in between names nothing that could be
     # judged without it
-    listed = dict(_list(store))
-    found_snapshots = (load_snapshot(store, number) for number in snapshot_numbers(store))
-    snapshots = [snapshot for snapshot in found_snapshots if snapshot]
-    kept = _kept(snapshots, keep_snapshots)
-    if not kept:
+    objects = dict(list_objects(store))
+    loaded = (load_snapshot(store, number) for number in snapshot_numbers(store))
+    snapshots = [snapshot for snapshot in loaded if snapshot]
+    complete = [snapshot.number for snapshot in snapshots if snapshot.complete]
+    if not complete:
         raise OutputError(
-            f"{shown(store.uri)}: no complete snapshot there, so nothing can be told from nothing needed"
+            f"{shown(store.uri)}: this output has no complete snapshot, so vacuum cannot tell what "
+            "is still needed"
         )
-    needed = _needed(store, kept, snapshots, listed)
-    unneeded = [path for path in listed if path not in needed]
-    old = {path for path in unneeded if listed[path].changed < limit}
-    old -= _lineage_of_kept_rows(store, {path: listed[path].location for path in old}, needed)
+    first_kept = complete[-keep_snapshots:][0]
+    kept = [snapshot for snapshot in snapshots if snapshot.number >= first_kept]
+    dropped = [snapshot for snapshot in snapshots if snapshot.number < first_kept]
+    needed = _needed(store, kept, dropped, objects)
+    unneeded = {path: item for path, item in objects.items() if path not in needed}
+    old = {path: item for path, item in unneeded.items() if item.changed_at < limit}
+    n_too_young = len(unneeded) - len(old)
+    for path in _records_of_kept_rows(store, old, needed):
+        del old[path]
     order = list(layout.KINDS)
-    going = sorted(old, key=lambda path: (order.index(listed[path].location.kind), path))
+    paths = sorted(old, key=lambda path: (order.index(old[path].location.kind), path))
     if delete:
         lake.prepare_vacuum(store, {snapshot.number for snapshot in kept})
-        for path in going:
+        for path in paths:
             store.delete(path)
     return VacuumPlan(
         deleted=delete,
         kept_snapshots=tuple(snapshot.number for snapshot in kept),
-        n_bytes=sum(listed[path].size_bytes for path in going),
-        n_too_young=sum(listed[path].changed >= limit for path in unneeded),
-        paths={path: _REASONS[listed[path].location.kind] for path in going},
+        n_bytes=sum(item.size_bytes for item in old.values()),
+        n_too_young=n_too_young,
+        paths={path: _REASONS[old[path].location.kind] for path in paths},
     )
 
 
-def _kept(snapshots: list[Snapshot], n_complete: int) -> list[Snapshot]:
-    complete = [snapshot.number for snapshot in snapshots if snapshot.complete]
-    if not complete:
-        return []
-    return [snapshot for snapshot in snapshots if snapshot.number >= complete[-n_complete:][0]]
+def _of_kind(objects: Objects, kind: str) -> dict[str, StoredObject]:
+    return {path: item for path, item in objects.items() if item.location.kind == kind}
 
 
 def _needed(
-    store: Store, kept: list[Snapshot], snapshots: list[Snapshot], listed: Mapping[str, Listed]
+    store: Store, kept: Sequence[Snapshot], dropped: Sequence[Snapshot], objects: Objects
 ) -> set[str]:
     """Paths that kept snapshots and resumable parts need."""
     live = {part.part_id: part for snapshot in kept for part in live_parts(store, snapshot)}
-    outside = _outside(store, live, listed)
-    once_live = {
-        part.part_id
-        for snapshot in snapshots
-        if snapshot not in kept
-        for part in _parts_or_none(store, snapshot)
-    }
-    current = {kept[-1].fingerprint, *_written_last(listed)}
-    settled = _settled(snapshots, listed)
+    once_live = {part.part_id for snapshot in dropped for part in _parts_or_none(store, snapshot)}
+    current = {kept[-1].fingerprint, *_last_written_fingerprints(objects)}
+    settled_at = _settled_at([*dropped, *kept], objects)
+    # what an unfinished run can resume from: no snapshot has named it, no run has completed since
     resumable = [
-        part
-        for part in outside
-        if part.fingerprint in current
-        and part.part_id not in once_live
-        and listed[layout.manifest(part.fingerprint, part.part_id)].changed
-        >= settled.get(part.fingerprint, 0.0)
+        path
+        for path, item in _of_kind(objects, "manifest").items()
+        if item.location.fingerprint in current
+        and item.location.part_id not in live.keys() | once_live
+        and item.changed_at >= settled_at.get(item.location.fingerprint, 0.0)
     ]
-    parts = [*live.values(), *resumable]
-    fingerprints = (
-        current | {snapshot.fingerprint for snapshot in kept} | {part.fingerprint for part in parts}
-    )
-    runs = {snapshot.run_id for snapshot in kept} | {part.run_id for part in parts}
-    ids = {part.part_id for part in parts}
-    indexed = [run for fingerprint in fingerprints for run in used_runs(store, fingerprint, ids)]
+    resumed = [Manifest.from_json(data, path) for path, data in store.read_many(resumable)]
+    manifests = [*live.values(), *resumed]
+    records: list[Snapshot | Manifest] = [*kept, *manifests]
+    fingerprints = current | {record.fingerprint for record in records}
+    run_ids = {record.run_id for record in records}
+    part_ids = {manifest.part_id for manifest in manifests}
     return {
-        *(layout.manifest(part.fingerprint, part.part_id) for part in parts),
-        *(file.path for part in parts for file in part.data_files),
-        *(part.rejects_path for part in parts if part.rejects_path),
+        *(layout.manifest(manifest.fingerprint, manifest.part_id) for manifest in manifests),
+        *(file.path for manifest in manifests for file in manifest.data_files),
+        *(manifest.rejects_path for manifest in manifests if manifest.rejects_path),
         *(layout.snapshot(snapshot.number) for snapshot in kept),
         *(snapshot.file_list for snapshot in kept),
         *(layout.generation(fingerprint) for fingerprint in fingerprints),
-        *(f"{run}.{suffix}" for run in indexed for suffix in ("arrow", "json")),
+        *(
+            f"{segment}.{suffix}"
+            for fingerprint in fingerprints
+            for segment in used_runs(store, fingerprint, part_ids)
+            for suffix in ("arrow", "json")
+        ),
         *(
             path
-            for path, found in listed.items()
-            if found.location.kind == "run record" and found.location.run_id in runs
+            for path, item in _of_kind(objects, "run record").items()
+            if item.location.run_id in run_ids
         ),
     }
 
 
-def _settled(snapshots: list[Snapshot], listed: Mapping[str, Listed]) -> dict[str, float]:
+def _settled_at(snapshots: Sequence[Snapshot], objects: Objects) -> dict[str, float]:
     """When a run last completed, by fingerprint. It took all parts that fitted its listing: what is
-    older and was left out is of shards that have changed. Not so a compaction, which has no
-    record of an attempt."""
+    older and was left out is of shards that have changed. A compaction, which has no record of an
+    attempt, does not count."""
     attempts = {
-        found.location.run_id for found in listed.values() if layout.is_attempt(found.location)
+        item.location.run_id for item in objects.values() if layout.is_attempt(item.location)
     }
     return {
-        snapshot.fingerprint: found.changed
+        snapshot.fingerprint: item.changed_at
         for snapshot in snapshots
         if snapshot.complete
         and snapshot.run_id in attempts
-        and (found := listed.get(layout.snapshot(snapshot.number)))
+        and (item := objects.get(layout.snapshot(snapshot.number)))
     }
 
 
-def _outside(
-    store: Store, live: Mapping[str, Manifest], listed: Mapping[str, Listed]
-) -> list[Manifest]:
-    """Manifests in storage that no kept snapshot names."""
-    names = [
-        path
-        for path, found in listed.items()
-        if found.location.kind == "manifest" and found.location.part_id not in live
-    ]
-    return [Manifest.from_json(data, path) for path, data in store.read_many(names)]
-
-
 def _parts_or_none(store: Store, snapshot: Snapshot) -> list[Manifest]:
-    """Parts of a dropped snapshot; none where an interrupted vacuum took its file list already."""
+    """Parts of a dropped snapshot; none if an interrupted vacuum has deleted its file list."""
     try:
         return live_parts(store, snapshot)
     except FileNotFoundError:
         return []
 
 
-def _written_last(listed: Mapping[str, Listed]) -> set[str]:
-    """The fingerprint with the youngest manifest: of a run that may be unfinished. Several where a
-    clock ticks in seconds."""
-    written = [
-        (found.changed, found.location.fingerprint)
-        for found in listed.values()
-        if found.location.kind == "manifest" and found.location.fingerprint
-    ]
-    newest = max((changed for changed, _ in written), default=0.0)
-    return {fingerprint for changed, fingerprint in written if changed == newest}
+def _last_written_fingerprints(objects: Objects) -> set[str]:
+    """The fingerprint of the youngest manifest, whose run may be unfinished. Several where a clock
+    ticks in seconds."""
+    manifests = _of_kind(objects, "manifest").values()
+    newest = max((item.changed_at for item in manifests), default=0.0)
+    written = (item.location.fingerprint for item in manifests if item.changed_at == newest)
+    return {fingerprint for fingerprint in written if fingerprint}
 
 
-def _lineage_of_kept_rows(
-    store: Store, old: Mapping[str, layout.Location], needed: Iterable[str]
-) -> set[str]:
+def _records_of_kept_rows(store: Store, old: Objects, needed: Iterable[str]) -> list[str]:
     """Run records among `old` that rows of kept data files name: a part may have adopted the file
     of an earlier run."""
-    records = {path: found.run_id for path, found in old.items() if found.kind == "run record"}
-    if not records:
-        return set()
-    runs: set[str] = set()
-    for path in needed:
-        if (found := layout.locate(path)) and found.kind == "data":
-            with store.open(path) as source:
-                footer = json.loads(data_files.read_footer(source)[1] or b"{}")
-            runs |= {footer.get("run_id"), *footer.get("run_ids", [])}
-    return {path for path, run_id in records.items() if run_id in runs}
-
-
-def _list(store: Store) -> Iterator[tuple[str, Listed]]:
-    """Every object under the root that this package gave its name."""
-    for path, size_bytes, changed in _walk(Path(store.root)) if store.local else _find(store):
-        if location := layout.locate(path):
-            yield path, Listed(location, size_bytes, changed)
-
-
-def _find(store: Store) -> Iterator[tuple[str, int, float]]:
-    found = retried(lambda: store.fs.find(store.root, detail=True), f"list {shown(store.uri)}")
-    top = f"{store.root}/"
-    for name, info in found.items():
-        if name.startswith(top):
-            yield name.removeprefix(top), int(info["size"]), store.changed_at(info)
-
-
-def _walk(root: Path) -> Iterator[tuple[str, int, float]]:
-    """Links are neither followed nor listed, so that nothing outside the root can be named."""
-    for directory, _, names in os.walk(root, followlinks=False):
-        for name in names:
-            path = Path(directory, name)
-            try:
-                status = os.lstat(path)
-            except FileNotFoundError:  # a temporary file of a run that is writing
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield path.relative_to(root).as_posix(), status.st_size, status.st_mtime
+    records = _of_kind(old, "run record")
+    run_ids: set[str | None] = set()
+    for path in needed if records else ():
+        if (location := layout.locate(path)) and location.kind == "data":
+            lineage = data_files.read_lineage(store, path)
+            run_ids |= {lineage.get("run_id"), *lineage.get("run_ids", [])}
+    return [path for path, item in records.items() if item.location.run_id in run_ids]

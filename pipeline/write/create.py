@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -79,8 +78,8 @@ def _create_or_adopt(
     found, wanted = store.read(path), data_files.read_table(data, keys)
     try:
         n_rows, lineage = data_files.read_footer(found)
-        owner = json.loads(lineage or b"{}").get("part_id")
-    except (OutputError, ValueError, AttributeError):
+        owner = lineage.get("part_id")
+    except OutputError:
         n_rows, owner = 0, None
     if owner != part_id:
         raise OutputError(

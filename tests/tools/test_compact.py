@@ -157,12 +157,12 @@ def test_a_run_that_commits_first_is_a_conflict_and_nothing_is_lost(
     publish = create_manifest
 
     def and_meanwhile_a_run(store: Any, manifest: Any) -> Any:
-        monkeypatch.setattr("pipeline.tools.compact.create_manifest", publish)
+        monkeypatch.setattr("pipeline.tools.joined_part.create_manifest", publish)
         write_shard(scene / "in/e.jsonl", [{"id": "e", "text": "e", "lang": "en"}])
         run(spec_of(scene))
         return publish(store, manifest)
 
-    monkeypatch.setattr("pipeline.tools.compact.create_manifest", and_meanwhile_a_run)
+    monkeypatch.setattr("pipeline.tools.joined_part.create_manifest", and_meanwhile_a_run)
     assert called(monkeypatch, "compact", str(scene / "out")) == 4
     assert "CommitConflict" in (said := capsys.readouterr().err)
     assert "Nothing is lost" in said

@@ -21,7 +21,7 @@ from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import commit_snapshot, live_parts, load_snapshot, snapshot_numbers
 from pipeline.storage.layout import manifest as manifest_path
 from pipeline.storage.store import Store
-from pipeline.tools import vacuum as vacuum_module
+from pipeline.tools import stored_objects
 from pipeline.tools.compact import compact
 from pipeline.tools.vacuum import vacuum
 from pipeline.tools.verify.verification import verify
@@ -192,9 +192,9 @@ def test_age_is_told_by_the_clock_of_the_store_and_not_by_this_machine(scene, mo
     everything young."""
     real = Store.changed_at
     monkeypatch.setattr(
-        vacuum_module,
+        stored_objects,
         "_walk",
-        lambda root, walk=vacuum_module._walk: (
+        lambda root, walk=stored_objects._walk: (
             (path, size_bytes, changed - 366 * 86400) for path, size_bytes, changed in walk(root)
         ),
     )
@@ -382,7 +382,7 @@ def test_an_interrupted_vacuum_is_finished_by_the_next(scene, monkeypatch):
 def test_without_a_complete_snapshot_nothing_is_judged(tmp_path, bert_mean_dir):
     scene = Scene(tmp_path, bert_mean_dir)
     scene.run(complete=False)
-    with pytest.raises(OutputError, match="no complete snapshot"):
+    with pytest.raises(OutputError, match="has no complete snapshot, so vacuum cannot tell"):
         scene.vacuum(older_than=NOW, delete=True)
     with pytest.raises(OutputError, match="keep_snapshots is 0"):
         scene.vacuum(keep_snapshots=0)

@@ -173,6 +173,15 @@ def test_a_flipped_byte_that_no_row_needs_is_found_by_hash_alone(output):
 
 
 @pytest.mark.faults
+def test_a_footer_whose_lineage_is_not_json_is_a_finding_and_not_a_crash(output):
+    path = data_files(output)[0]
+    path.write_bytes(path.read_bytes().replace(b'"fingerprint"', b'?fingerprint"'))
+    found = verify(str(output), None, sample=0)
+    assert failed(found) == {"files"}
+    assert "the lineage in its footer is not JSON" in detail(found, "files")
+
+
+@pytest.mark.faults
 def test_a_deleted_data_file_is_named(output):
     path = data_files(output)[0]
     path.unlink()

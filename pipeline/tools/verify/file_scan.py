@@ -8,7 +8,6 @@ Memory: one file, and two 64-bit hashes per row, which find repeated records and
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -17,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.errors import OutputError
 from pipeline.output import dataset
-from pipeline.storage import data_files, schema
+from pipeline.storage import data_files
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
@@ -117,7 +117,7 @@ class FileScan:
         except (pa.ArrowException, OSError) as error:
             self._note("pages", file, f"the footer cannot be read: {error}")
             return False
-        self._check_footer(manifest, file, parquet)
+        self._check_footer(manifest, file, parquet.metadata)
         if not self._check_schema(file, parquet.schema_arrow):
             return False
         try:
@@ -135,16 +135,22 @@ class FileScan:
     def _note(self, check: str, file: DataFile, finding: str) -> None:
         self.findings[check].append(f"{file.path}: {finding}")
 
-    def _check_footer(self, manifest: Manifest, file: DataFile, parquet: pq.ParquetFile) -> None:
-        lineage = json.loads((parquet.metadata.metadata or {}).get(schema.FOOTER_KEY, b"{}"))
-        stored = (parquet.metadata.num_rows, lineage.get("part_id"), lineage.get("fingerprint"))
+    def _check_footer(self, manifest: Manifest, file: DataFile, footer: pq.FileMetaData) -> None:
+        try:
+            lineage = data_files.lineage_of(footer)
+        except OutputError as error:
+            self._note("files", file, str(error))
+            return
+        stored = (footer.num_rows, lineage.get("part_id"), lineage.get("fingerprint"))
         expected = (file.n_rows, manifest.part_id, manifest.fingerprint)
         if stored != expected:
-            footer, receipt = (
-                f"{n_rows} rows of part {part_id} under {fingerprint}"
-                for n_rows, part_id, fingerprint in (stored, expected)
+            description = "{} rows of part {} under fingerprint {}"
+            self._note(
+                "files",
+                file,
+                f"the footer says {description.format(*stored)}, "
+                f"the manifest {description.format(*expected)}",
             )
-            self._note("files", file, f"the footer says {footer}, the manifest {receipt}")
 
     def _check_schema(self, file: DataFile, stored: pa.Schema) -> bool:
         for field in self.schema:
