@@ -7,6 +7,7 @@ against an output of the reader's own making.
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -184,6 +185,30 @@ def test_exit_codes_are_those_of_the_errors() -> None:
         for code in row.split(", ")
     }
     assert {getattr(errors, error).exit_code for error in errors.__all__} | {0, 130, 143} == codes
+
+
+def messages() -> str:
+    """Every text in the code of the package, a line each, with … for the values that it formats."""
+    texts = []
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                values = [getattr(value, "value", None) for value in node.values]
+                texts.append("".join(v if isinstance(v, str) else "…" for v in values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_every_error_of_the_table_of_failures_is_one_that_the_product_raises() -> None:
+    table = (ROOT / "docs/operations.md").read_text("utf-8").split("| exit | error |")[1]
+    rows = re.findall(r"^\| (\d) \| `(\w+)(?:: ([^`]*))?` \|", table, re.MULTILINE)
+    assert len(rows) > 12
+    given = messages()
+    for code, error, words in rows:
+        assert getattr(errors, error).exit_code == int(code), error
+        fragments = re.split(r"…|\bN\b|\b3\b", words)
+        assert not [text for text in fragments if text.strip() not in given], (error, words)
 
 
 def test_every_reject_reason_and_column_is_explained() -> None:
