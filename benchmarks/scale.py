@@ -26,7 +26,6 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,9 +44,10 @@ from pipeline.output.run_folder import plan_table
 from pipeline.output.snapshots import commit_snapshot, live_parts, load_manifests, load_snapshot
 from pipeline.storage.layout import manifest as manifest_path
 from pipeline.storage.lineage import Manifest, content_hash
-from pipeline.workers import stages, steps
-from pipeline.workers.guarded_steps import CarefulEngine
+from pipeline.workers import cells, guarded_steps, stages, steps
 from pipeline.workers.metrics import Progress
+from pipeline.write.create import create_generation
+from pipeline.write.part import generation_of
 from tests.support import stand_in
 
 DOCUMENT = "A document of the scale benchmark, number {}."
@@ -147,21 +147,12 @@ def one_manifest(folder: Path) -> tuple[Manifest, Any, Any]:
     return manifest, store, spec
 
 
-@dataclass
-class Stats:
-    n_tokens: int = 0
-    n_padded_tokens: int = 0
-    n_oom_halvings: int = 0
-
-
 class SleepingEngine(stand_in.HashEngine):
     """Takes `SCALE_BUSY_S` seconds for a part and no CPU."""
 
-    device, dtype = "cpu", "float32"
-
     def __init__(self) -> None:
         super().__init__()
-        self.stats, self.busy_s = Stats(), float(os.environ.get("SCALE_BUSY_S", "0"))
+        self.busy_s = float(os.environ.get("SCALE_BUSY_S", "0"))
 
     def embed(self, ids: Any, offsets: Any) -> Any:
         time.sleep(self.busy_s)
@@ -173,12 +164,13 @@ class Prepare(stages.PrepareParts):
     def __init__(self, job: Any, run_id: str, totals: Any, *_: Any) -> None:
         self.job, self.totals, self.loading = job, totals, ()
         tokenizer = stand_in.ByteTokenizer()
-        self.prepare = lambda part: steps.prepare(part, job, tokenizer, run_id)
+        self.prepare = lambda part: steps.prepare_part(part, job, tokenizer, run_id)
 
 
 class Embed(stages.EmbedParts):
-    def __init__(self, job: Any, threads: int | None, totals: Any) -> None:
+    def __init__(self, job: Any, store: Any, _: int, threads: int | None, totals: Any) -> None:
         self.job, self.totals, self.loading, self.engine = job, totals, (), SleepingEngine()
+        create_generation(store, generation_of(job, self.engine.dim))
         self.idle_since = time.perf_counter()
 
 
@@ -282,26 +274,19 @@ def measure_embedder(folder: Path, options: argparse.Namespace) -> None:
     spec = stand_in.make_spec(folder / "in.jsonl", folder / "out", runtime={"part_bytes": "64MiB"})
     job, engine = stand_in.job_of(spec), FreeEngine()
     for prepared in stand_in.prepared_parts(spec, make_plan(job, stand_in.store_of(spec))):
-        sent = stages.row(
-            prepared.header, rows=prepared.rows, tokens=prepared.tokens, rejects=prepared.rejects
-        )
+        sent = cells.pack(prepared)
         for _ in range(options.rounds):
             engine.stats, started = EngineStats(), time.perf_counter()
-            rows, tokens = stages.cell(sent, "rows"), stages.cell(sent, "tokens")
-            vectors = steps.embed(tokens, rows, CarefulEngine(engine), job.engine.normalize)
-            stages.row(
-                {},
-                vectors,
-                rows=rows.drop_columns(["reused"]),
-                rejects=stages.cell(sent, "rejects"),
-            )
+            part = cells.unpack(steps.PreparedPart, sent)
+            embedded = steps.embed_part(part, engine, job, guarded_steps.embed_texts)
+            cells.pack(embedded)
             seconds = time.perf_counter() - started
             around, device = (
                 seconds - engine.stats.seconds,
                 engine.stats.n_tokens / options.tokens_per_s,
             )
             print(
-                f"{len(vectors)} texts, {engine.stats.n_tokens} tokens: device {device:.2f} s; host beside it "
+                f"{len(embedded.vectors)} texts, {engine.stats.n_tokens} tokens: device {device:.2f} s; host beside it "
                 f"{engine.stats.seconds:.2f} s, before and after it {around:.3f} s: "
                 f"busy at most {device / (device + around):.1%}",
                 flush=True,

@@ -38,7 +38,7 @@ OWNERS = {
     "fugashi": ("tokenize/mecab.py",),
     "pyiceberg": ("output/lake/iceberg.py",),
     "deltalake": ("output/lake/delta.py",),
-    "ray": ("driver/", "workers/stages.py"),
+    "ray": ("driver/", "workers/stages.py", "workers/reports.py"),
 }
 """Libraries that only some modules may import: those that are heavy, and those that are extras."""
 

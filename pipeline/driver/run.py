@@ -27,7 +27,7 @@ from pipeline.driver.plan import Plan, make_plan, missing
 from pipeline.driver.tally import attempt_facts, row_counts
 from pipeline.driver.watch import Totals, Watch, log_notes, show_retry, watching
 from pipeline.errors import CorpusEmbedError, InputError
-from pipeline.job.resolve import resolve
+from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output import dataset, lake
 from pipeline.output.run_folder import create_run, record_attempt
@@ -39,6 +39,7 @@ from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.retry import tell_retries
 from pipeline.storage.store import Store
+from pipeline.tokenize import load_tokenizer
 from pipeline.workers.metrics import Progress
 from pipeline.workers.stages import EmbedParts, PartSink, PrepareParts
 
@@ -48,7 +49,7 @@ MAX_TRIES = 20
 """How often a task is started again because its worker died. Ray's own default is for ever, which
 turns a crash into a loop.
 
-A task that kills its worker does so `stages.CAREFUL_AFTER` times; up to three others on that worker
+A task that kills its worker does so `reports.CAREFUL_AFTER` times; up to three others on that worker
 die with it.
 """
 MAX_RESTARTS = 10_000
@@ -197,7 +198,7 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
         )
         .map_batches(
             EmbedParts,
-            fn_constructor_args=(job, pools.embedders.threads, totals),
+            fn_constructor_args=(job, store, _prompt_tokens(job), pools.embedders.threads, totals),
             compute=ActorPoolStrategy(
                 min_size=pools.embedders.workers,
                 max_size=pools.embedders.most,
@@ -210,6 +211,15 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
             **stage,
         )
     )
+
+
+def _prompt_tokens(job: Job) -> int:
+    """Leading ids of the prompt, which some models leave out of their pooling. Asked once, here:
+    embedders then load no tokenizer."""
+    if not job.prompt:
+        return 0
+    tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
+    return tokenizer.prompt_tokens
 
 
 def blocks_of(todo: Sequence[Todo]) -> list[pa.Table]:

@@ -1,15 +1,15 @@
 """Reading a split and cutting it into parts: shards ─► records ─► parts, in the order of the split.
 
-Every record of a split is in one part, as it was read; `pipeline/workers/steps.py` takes over from
-there. Memory is bounded by one part: `part_bytes` of records and one record more, `part_records`
-documents.
+Every record of a split is in exactly one part; `pipeline/workers/steps.py` takes over from there.
+Memory is bounded by one part: `part_bytes` of records and one record more, and `part_records`
+records.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,21 +17,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.job.resolve import Job
+from pipeline.job.spec import InputSpec
 from pipeline.read import READERS, format_of, read_span
 from pipeline.read.shards import open_shard
 from pipeline.storage import schema
-from pipeline.storage.lineage import Span, Split
+from pipeline.storage.lineage import Shard, Source, Span, Split
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Records of one part as they were read: pairs of (index of the span in the split, records
-    table)."""
+    """The records of one part, as they were read.
+
+    records: (N rows) schema.records_schema with `source_uri` and `source_etag` (strings); `doc_id`
+    is filled in where no column of the input names ids. index: the position of the part in its
+    split. last: whether the split ends with it.
+    """
 
     split: Split
     index: int
     last: bool
-    pieces: tuple[tuple[int, pa.Table], ...]
+    records: pa.Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +56,8 @@ class Todo:
 
 
 def read_tables(span: Span, job: Job) -> Iterator[pa.Table]:
-    """The records of one span in order. Raises ShardChanged when its shard is not the planned
-    object any more."""
+    """The records of one span in order. Raises ShardChanged when its shard is no longer the object
+    that was planned."""
     spec = job.spec.input
     reader = READERS[format_of(span.shard.uri, spec.format)]
     with open_shard(span.shard, spec.storage_options) as file:
@@ -60,38 +65,79 @@ def read_tables(span: Span, job: Job) -> Iterator[pa.Table]:
         file.verify()
 
 
-def read(split: Split, job: Job) -> Iterator[tuple[int, pa.Table]]:
-    """The records of a split in order, each table with the index of its span."""
-    for number, span in enumerate(split.spans):
+def read(split: Split, job: Job) -> Iterator[tuple[Shard, pa.Table]]:
+    """The records of a split in order, each table with its shard."""
+    for span in split.spans:
         for table in read_tables(span, job):
-            yield number, table
+            yield span.shard, table
 
 
 def cut(
-    split: Split, job: Job, tables: Iterable[tuple[int, pa.Table]] | None = None
+    split: Split, job: Job, tables: Iterable[tuple[Shard, pa.Table]] | None = None
 ) -> Iterator[Part]:
     """Cut what `read` (or `tables`) gives into parts, at bounds that depend on nothing but the
     split.
 
-    Raises ShardChanged when a shard is not the planned object any more; parts yielded before belong
-    to the old object, which nothing refers to from then on.
+    Raises ShardChanged when a shard is no longer the object that was planned. The parts yielded
+    before belong to the old object, and no snapshot will refer to them.
     """
-    pieces: list[tuple[int, pa.Table]] = []
+    pieces: list[pa.Table] = []
     index, n_bytes, n_records = 0, 0, 0
-    for number, rest in tables or read(split, job):
+    for shard, rest in tables or read(split, job):
         while rest.num_rows:
             if n_bytes >= split.part_bytes or n_records >= split.part_records:
-                yield Part(split, index, False, tuple(pieces))
+                yield Part(split, index, False, _joined(pieces, job.spec.input))
                 index, n_bytes, n_records, pieces = index + 1, 0, 0, []
             sizes = np.cumsum(_weights(rest))
             # up to the record that fills the part, which still belongs to it
             fits = int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1
             taken = rest.slice(0, min(fits, split.part_records - n_records))
-            pieces.append((number, taken))
+            pieces.append(with_source(taken, shard, job.spec.input))
             n_bytes += int(sizes[taken.num_rows - 1])
             n_records += taken.num_rows
             rest = rest.slice(taken.num_rows)
-    yield Part(split, index, True, tuple(pieces))
+    yield Part(split, index, True, _joined(pieces, job.spec.input))
+
+
+def with_source(records: pa.Table, shard: Shard, spec: InputSpec) -> pa.Table:
+    """Records of one shard with its URI and ETag, and with the default `doc_id` `<uri>#<record>`
+    where no column of the input names ids."""
+    if spec.id_column is None:
+        number = pc.cast(records["source_record"], pa.string())
+        default = pc.binary_join_element_wise(shard.uri, number, "#")
+        doc_id = pc.coalesce(records["doc_id"], default)
+        records = records.set_column(records.column_names.index("doc_id"), "doc_id", doc_id)
+    for name, value in (("source_uri", shard.uri), ("source_etag", shard.etag)):
+        records = records.append_column(name, pa.repeat(value, records.num_rows))
+    return records
+
+
+def sources_of(records: pa.Table) -> tuple[Source, ...]:
+    """What a part took from each shard, in order. Rejects are counted when the part is written."""
+    is_damage = pc.fill_null(pc.equal(records["reason"], "damaged_shard"), False)
+    grouped = (
+        records.append_column("damaged", is_damage)
+        .group_by(["source_uri", "source_etag"], use_threads=False)
+        .aggregate([("source_record", "min"), ("source_record", "count"), ("damaged", "any")])
+    )
+    return tuple(
+        Source(
+            uri=row["source_uri"],
+            etag=row["source_etag"],
+            first_record=row["source_record_min"],
+            n_records=row["source_record_count"],
+            n_rejects=0,
+            damaged=row["damaged_any"],
+        )
+        for row in grouped.to_pylist()
+    )
+
+
+def _joined(pieces: Sequence[pa.Table], spec: InputSpec) -> pa.Table:
+    """The pieces as one table, which has all columns even where there is no piece."""
+    empty = schema.records_schema(spec.keep).empty_table()
+    nowhere = Shard(uri="", etag="", size_bytes=0)
+    return pa.concat_tables([with_source(empty, nowhere, spec), *pieces])
 
 
 def _weights(records: pa.Table) -> npt.NDArray[np.int64]:

@@ -148,16 +148,16 @@ class DataFile(StoredRecord):
     sha256: str
 
 
-class Manifest(StoredRecord):
-    """The receipt of one finished part. Invariant: n_records = n_documents + n_rejects.
+class PartFacts(StoredRecord):
+    """What is known of a part before its files are written: it travels with the part from stage to
+    stage, each of which adds its own.
 
-    Counts: `n_rows` are chunks (documents where nothing is chunked), `n_reused` of them with the
-    vector that an earlier run made; `n_embedded` distinct texts went through the model with
-    `n_embedded_tokens` tokens, for which it computed `n_padded_tokens`; `n_oom_halvings`: buckets
-    that memory did not hold; `record_bytes` are those of the source.
+    `n_embedded` distinct texts go through the model with `n_embedded_tokens` tokens, for which it
+    computes `n_padded_tokens`; `n_oom_halvings` buckets did not fit into memory and were halved;
+    `record_bytes` is the length of the records in their source. seconds: by stage. engine: its
+    name, device and dtype.
     """
 
-    format_version: int = FORMAT_VERSION
     part_id: str
     fingerprint: str
     run_id: str
@@ -165,6 +165,27 @@ class Manifest(StoredRecord):
     index: int
     last: bool
     sources: tuple[Source, ...]
+    record_bytes: int
+    n_embedded: int
+    n_embedded_tokens: int = 0
+    n_padded_tokens: int = 0
+    n_oom_halvings: int = 0
+    seconds: dict[str, float] = {}
+    engine: dict[str, str] = {}
+
+    def timed(self, **seconds: float) -> Self:
+        """The same facts with the seconds of further stages."""
+        return self.model_copy(update={"seconds": {**self.seconds, **seconds}})
+
+
+class Manifest(PartFacts):
+    """The receipt of one finished part. Invariant: n_records = n_documents + n_rejects.
+
+    `n_rows` are chunks (documents where nothing is chunked), of which `n_reused` have a vector that
+    an earlier run computed.
+    """
+
+    format_version: int = FORMAT_VERSION
     data_files: tuple[DataFile, ...]
     rejects_path: str | None
     rejects_sha256: str | None = None
@@ -173,16 +194,9 @@ class Manifest(StoredRecord):
     n_rejects: int
     n_rows: int
     n_tokens: int
-    n_embedded_tokens: int = 0
-    n_padded_tokens: int
     n_truncated: int
-    record_bytes: int
-    n_embedded: int
-    n_oom_halvings: int = 0
     n_reused: int = 0
     reject_reasons: dict[str, int]
-    seconds: dict[str, float]
-    engine: dict[str, str]
 
 
 def by_split(parts: Iterable[Manifest]) -> dict[str, list[Manifest]]:

@@ -1,14 +1,14 @@
-"""Work that kills its process or raises because of one item, narrowed down to that item, so that
-all others come out.
+"""Work that raises or kills its process because of one item, narrowed down to that item, so that
+all other items are done.
 
-In: work over a run of items, tried in this process (`here`) or in a `Child` process that may die
-instead of the worker. Out: the results of what came through, and for each item that failed alone
-the reason of its reject. Method: a run that fails is cut into FAN_OUT runs, each tried on its own,
-down to one item. An item that killed a child alone is tried alone once more (something else may
-have killed that child), and nothing is blamed before a harmless item came through: else the fault
-is in the machine, the model or this program, and WorkerError says so. Cost: at most 2 + log_16(n)
-dead children an item of n, each as long as loading takes; MAX_DEATHS a part bounds them all. A hang
-is not a crash: nothing here ends a call that never returns.
+In: work over a range of items, attempted in this process (`in_process`) or in a `Child` process
+that dies in place of the worker. Out: for each item that failed alone, the reason of its reject.
+Method: a range that fails is cut into FAN_OUT ranges, each attempted on its own, down to one item.
+An item that killed a child alone is attempted alone once more (something else may have killed that
+child), and no item is blamed before a harmless one has succeeded: otherwise the fault is in the
+machine, the model or this program, and WorkerError says so. Cost: at most 3 + log_16(n) dead
+children for an item among n, each as long as loading takes; MAX_DEATHS bounds them for a part. A
+hang is not a crash: nothing here ends a call that never returns.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pipeline.errors import CorpusEmbedError, WorkerError
 from pipeline.read.records import DETAIL_CHARS
 
 FAN_OUT = 16
-"""Runs that a failed run is cut into: a poison text among 32,768 is found after five deaths, not
-after sixteen."""
+"""Ranges that a failed range is cut into: a poison text among 32,768 is identified after five
+deaths, not after sixteen."""
 MAX_DEATHS = 64
 """Children that may die for one part: enough for about twelve poison records."""
 MAX_LOADS = 3
@@ -39,21 +39,23 @@ EXIT_CUDA = 70
 
 
 class Crashed(Exception):
-    """One try failed because of what it was given: `reason` is one of schema.REASONS, `died` says
-    it took a process."""
+    """One attempt failed because of its items. `reason` is one of schema.REASONS; `died` says
+    whether it cost a process."""
 
     def __init__(self, reason: str, detail: str, died: bool = False) -> None:
         super().__init__(reason, detail, died)
-        self.reason, self.detail, self.died = reason, detail, died
+        self.reason = reason
+        self.detail = detail
+        self.died = died
 
 
-def here(work: Callable[..., Any]) -> Callable[..., Any]:
-    """`work` in this process: what it raises becomes Crashed, but for errors of ours and of stores,
-    which no item causes."""
+def in_process(work: Callable[..., Any]) -> Callable[..., Any]:
+    """`work` in this process: what it raises becomes Crashed, except errors of this package and of
+    stores, which no item causes."""
 
-    def attempt(*given: Any) -> Any:
+    def attempt(*arguments: Any) -> Any:
         try:
-            return work(*given)
+            return work(*arguments)
         except (CorpusEmbedError, OSError):
             raise
         except Exception as error:
@@ -68,11 +70,12 @@ def here(work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Child:
-    """A process that calls `load(*given)` once and then what that returned, for each `ask`; a new
-    one after a death."""
+    """A process that calls `load(*arguments)` once, and then what that returned for each `ask`. A
+    new process takes over after a death."""
 
-    def __init__(self, load: Callable[..., Callable[[Any], Any]], *given: Any) -> None:
-        self._load, self._given = load, given
+    def __init__(self, load: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
+        self._load = load
+        self._arguments = arguments
         self._process: Any = None
 
     def __enter__(self) -> Self:
@@ -97,17 +100,18 @@ class Child:
         for _ in range(MAX_LOADS):
             # a fork would copy threads and CUDA in an unknown state
             context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self._pipe, far_end = context.Pipe()
+            self._process = context.Process(target=_serve, args=(far_end,), daemon=True)
             self._process.start()
-            theirs.close()
-            answer = self._exchange((self._load, self._given))
+            far_end.close()
+            answer = self._exchange((self._load, self._arguments))
             if answer is None:
                 return
             if not (isinstance(answer, Crashed) and answer.died):
                 raise answer
         raise WorkerError(
-            f"a worker process dies while it loads: {answer.detail}. Check memory, driver and libraries."
+            f"a worker process died {MAX_LOADS} times while it loaded: {answer.detail}. Check "
+            "memory, driver and libraries."
         )
 
     def _exchange(self, question: Any) -> Any:
@@ -120,12 +124,13 @@ class Child:
     def _bury(self) -> str:
         self._pipe.close()
         self._process.join()
-        code, self._process = self._process.exitcode, None
+        code = self._process.exitcode
+        self._process = None
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _serve(pipe: Connection) -> None:
-    """The life of a child: ends when the other end of the pipe does, whatever ended that."""
+    """The life of a child: it ends when the other end of the pipe is closed or gone."""
     work: Callable[[Any], Any] | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -134,7 +139,7 @@ def _serve(pipe: Connection) -> None:
             try:
                 if work is None:
                     load, given = question
-                    work = here(load(*given))
+                    work = in_process(load(*given))
                 else:
                     answer = work(question)
             except (CorpusEmbedError, OSError, Crashed) as error:
@@ -143,19 +148,19 @@ def _serve(pipe: Connection) -> None:
 
 
 def isolate(
-    runs: Sequence[tuple[int, int]],
+    ranges: Sequence[tuple[int, int]],
     attempt: Callable[[int, int], object],
-    harmless: Callable[[], object],
+    attempt_harmless: Callable[[], object],
 ) -> dict[int, Crashed]:
-    """Call `attempt(start, stop)` until each item of `runs` came through or failed alone. Returns
-    the failed, by item.
+    """Call `attempt(start, stop)` until each item of `ranges` has succeeded or failed alone.
+    Returns the failed ones, by item.
 
-    harmless: does the same work on something that cannot fail. Raises WorkerError when that fails
-    too, or when more than MAX_DEATHS processes died.
+    attempt_harmless: does the same work on an item that cannot fail. Raises WorkerError when that
+    fails too, or when more than MAX_DEATHS processes died.
     """
     failed: dict[int, Crashed] = {}
     suspects: set[int] = set()
-    waiting, n_deaths = list(runs)[::-1], 0
+    waiting, n_deaths = list(ranges)[::-1], 0
     while waiting:
         start, stop = waiting.pop()
         try:
@@ -164,33 +169,34 @@ def isolate(
             n_deaths += crash.died
             if n_deaths > MAX_DEATHS:
                 raise WorkerError(
-                    f"{n_deaths} worker processes died on one part, the last one: {crash.detail}. {len(failed)} texts "
-                    "were found to kill them. Look for what they share with the others, or for a broken machine; "
-                    "finished parts stay finished."
+                    f"{n_deaths} worker processes died on one part, the last one: {crash.detail}. "
+                    f"{len(failed)} texts were found to kill them. Look for what these texts have "
+                    "in common, or for a broken machine; finished parts stay finished."
                 ) from crash
             if stop - start > 1:
-                waiting += smaller_runs(start, stop)[::-1]
+                waiting += smaller_ranges(start, stop)[::-1]
             elif crash.died and start not in suspects:
                 suspects.add(start)
                 waiting.append((start, stop))
             else:
                 if not failed:
-                    _check(harmless, crash)
+                    _check(attempt_harmless, crash)
                 failed[start] = crash
     return failed
 
 
-def smaller_runs(start: int, stop: int) -> list[tuple[int, int]]:
-    """A run cut into FAN_OUT runs of about the same length, fewer where it has fewer items."""
+def smaller_ranges(start: int, stop: int) -> list[tuple[int, int]]:
+    """A range cut into FAN_OUT ranges of about the same length, fewer where it has fewer items."""
     bounds = np.linspace(start, stop, min(FAN_OUT, stop - start) + 1).astype(int).tolist()
     return list(itertools.pairwise(bounds))
 
 
-def _check(harmless: Callable[[], object], crash: Crashed) -> None:
+def _check(attempt_harmless: Callable[[], object], crash: Crashed) -> None:
     try:
-        harmless()
+        attempt_harmless()
     except Crashed as worse:
         raise WorkerError(
-            f"a worker fails on every text, also on a harmless one ({worse.detail}), so the fault is in the model, the "
-            "libraries or the machine. Mend that and run again; finished parts stay finished."
+            f"a worker fails on every text, even on a harmless one ({worse.detail}), so the fault "
+            "is in the model, the libraries or the machine. Fix that and run again; finished parts "
+            "stay finished."
         ) from worse.__cause__ or crash

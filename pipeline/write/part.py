@@ -1,14 +1,14 @@
-"""The end of a part's way: rows and vectors ─► data files, rejects and a manifest, in that order, each created once.
+"""The end of a part's way: rows and vectors ─► data files, rejects and a manifest, each created
+once and in that order.
 
-In: what `prepare` and `embed` made of one part. Out: its manifest. Rows with a vector that is not
-finite become rejects here, so nothing that a search could choke on is ever written. Cost: one
-encode and one PUT per Hive partition of the part.
+In: a part with its vectors. Out: its manifest. Rows with a vector that is not finite become rejects
+here, so that nothing a search could choke on is ever written. Cost: one encoding and one PUT for
+each Hive partition of the part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pipeline.errors import OutputError
 from pipeline.job.resolve import Job
 from pipeline.storage import schema
-from pipeline.storage.lineage import FORMAT_VERSION, Generation, Manifest, Source, Split
+from pipeline.storage.lineage import FORMAT_VERSION, Generation, Manifest, PartFacts
 from pipeline.storage.store import Store
 from pipeline.write import parquet
 from pipeline.write.create import create_data_file, create_manifest, create_rejects
@@ -26,62 +26,59 @@ from pipeline.write.vectors import not_finite, vector_columns
 
 FOOTER_SOURCES = 64
 """Sources named in a data file's footer; the manifest always has all of them."""
-_AS_THEY_ARE = (
-    "part_id",
-    "run_id",
-    "index",
-    "last",
-    "record_bytes",
-    "n_embedded",
-    "n_embedded_tokens",
-    "n_padded_tokens",
-    "n_oom_halvings",
-    "seconds",
-    "engine",
-)
-"""Facts of a part's header that its manifest repeats."""
+
+FAILURES = pa.schema([("document", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
+"""Documents of a part for which no vector could be made, by their number in its rows."""
+
+Vectors = npt.NDArray[np.float32]
 
 
-def write_part(
-    header: dict[str, Any],
-    rows: pa.Table,
-    rejects: pa.Table,
-    vectors: npt.NDArray[np.float32],
-    job: Job,
-    store: Store,
-) -> Manifest:
-    """Write one part whole and return its manifest; whatever an earlier attempt left is adopted.
+@dataclasses.dataclass(frozen=True)
+class EmbeddedPart:
+    """A part as the model leaves it.
 
-    vectors: (rows, D) float32. Raises OutputError when records and results do not add up.
+    rows: N rows without their vectors, as in PreparedPart, but for `reused`. rejects:
+    schema.REJECT_COLUMNS of the records that did not reach the model. vectors: (N, D). failures:
+    FAILURES; the vectors of these documents are NaN.
     """
-    part_id = header["part_id"]
-    rows, vectors, lost = _without_broken_vectors(rows, vectors, header.get("failed", {}))
-    rejects = pa.concat_tables([rejects, lost])
-    table = _output_table(rows, vectors, header, job)
-    metadata = _footer(header, job, vectors.shape[1])
+
+    facts: PartFacts
+    rows: pa.Table
+    rejects: pa.Table
+    vectors: Vectors
+    failures: pa.Table
+
+
+def write_part(part: EmbeddedPart, job: Job, store: Store) -> Manifest:
+    """Write one part whole and return its manifest; what an earlier attempt has written is adopted.
+
+    Raises OutputError when records and results do not add up.
+    """
+    facts = part.facts
+    rows, vectors, lost = _without_broken_vectors(part)
+    rejects = pa.concat_tables([part.rejects, lost])
+    metadata = _footer(facts, job, vectors.shape[1])
+    table = _output_table(rows, vectors, facts, job)
     files = [
         create_data_file(
-            store, part_id, folder, values, found.num_rows, parquet.encode(found, metadata)
+            store, facts.part_id, folder, values, piece.num_rows, parquet.encode(piece, metadata)
         )
-        for values, folder, found in parquet.partitions(table, job.spec.output.partition_by)
-        if found.num_rows
+        for values, folder, piece in parquet.partitions(table, job.spec.output.partition_by)
+        if piece.num_rows
     ]
     rejects_path = rejects_sha256 = None
     if rejects.num_rows:
-        letters = _with_constants(rejects, header, job, schema.rejects_schema())
+        letters = _with_constants(rejects, facts, schema.rejects_schema())
         rejects_path, rejects_sha256 = create_rejects(
-            store, header["run_id"], part_id, letters, metadata
+            store, facts.run_id, facts.part_id, letters, metadata
         )
-    rejects_by_shard = _counts(rejects["source_uri"])
-    sources = [
-        Source(**source, n_rejects=rejects_by_shard.get(source["uri"], 0))
-        for source in header["sources"]
-    ]
+    n_rejects = _counts(rejects["source_uri"])
+    sources = tuple(
+        source.model_copy(update={"n_rejects": n_rejects.get(source.uri, 0)})
+        for source in facts.sources
+    )
     manifest = Manifest(
-        **{name: header[name] for name in _AS_THEY_ARE if name in header},
-        fingerprint=job.fingerprint,
-        split=Split.model_validate(header["split"]),
-        sources=tuple(sources),
+        **{**dict(facts), "sources": sources},
         data_files=tuple(files),
         rejects_path=rejects_path,
         rejects_sha256=rejects_sha256,
@@ -96,8 +93,9 @@ def write_part(
     )
     if manifest.n_records != manifest.n_documents + manifest.n_rejects:
         raise OutputError(
-            f"part {part_id}: {manifest.n_records} records were read, but {manifest.n_documents} documents and "
-            f"{manifest.n_rejects} rejects came out. This is a bug: report it with the manifest's split {manifest.split}"
+            f"part {facts.part_id}: {manifest.n_records} records were read, but "
+            f"{manifest.n_documents} documents and {manifest.n_rejects} rejects came out. This is "
+            f"a bug: report it with the manifest's split {manifest.split}"
         )
     return create_manifest(store, manifest)
 
@@ -117,31 +115,27 @@ def generation_of(job: Job, dimension: int) -> Generation:
     )
 
 
-def _without_broken_vectors(
-    rows: pa.Table, vectors: npt.NDArray[np.float32], failed: Mapping[str, Sequence[str]]
-) -> tuple[pa.Table, npt.NDArray[np.float32], pa.Table]:
-    """Rows with finite vectors, their vectors, and rejects for the documents of the others (all
-    their chunks go).
-
-    failed: (reason, detail) by document, where no vector could be made.
-    """
+def _without_broken_vectors(part: EmbeddedPart) -> tuple[pa.Table, Vectors, pa.Table]:
+    """Rows with finite vectors, their vectors, and rejects for the documents of the others, which
+    lose all their chunks."""
+    rows, vectors = part.rows, part.vectors
     documents = rows["document"].to_numpy()
-    broken = np.isin(documents, documents[not_finite(vectors)])
-    lost = rows.filter(pa.array(broken))
-    _, first = np.unique(lost["document"].to_numpy(), return_index=True)
-    lost = lost.take(pa.array(first))
-    why = [
-        failed.get(str(n), ("not_finite", "the vector holds NaN or infinity"))
-        for n in lost["document"].to_pylist()
-    ]
-    lost = lost.select(["doc_id", "source_uri", "source_etag", "source_record"])
-    for position, name in enumerate(("reason", "detail")):
-        lost = lost.add_column(
-            position + 1, name, pa.array([fields[position] for fields in why], pa.string())
-        )
-    if not broken.any():
-        return rows, vectors, lost
-    return rows.filter(pa.array(~broken)), vectors[~broken], lost
+    is_broken = np.isin(documents, documents[not_finite(vectors)])
+    broken = rows.filter(pa.array(is_broken))
+    _, first = np.unique(broken["document"].to_numpy(), return_index=True)
+    broken = broken.take(pa.array(first))
+    failures = part.failures.take(pc.index_in(broken["document"], part.failures["document"]))
+    why = {
+        "reason": pc.fill_null(failures["reason"], "not_finite"),
+        "detail": pc.fill_null(failures["detail"], "the vector holds NaN or infinity"),
+    }
+    rejects = broken.select(["doc_id", "source_uri", "source_etag", "source_record"])
+    for position, (name, values) in enumerate(why.items(), start=1):
+        rejects = rejects.add_column(position, name, values)
+    if is_broken.any():
+        rows = rows.filter(pa.array(~is_broken))
+        vectors = vectors[~is_broken]
+    return rows, vectors, rejects
 
 
 def _schema(job: Job, dimension: int) -> pa.Schema:
@@ -154,43 +148,34 @@ def _schema(job: Job, dimension: int) -> pa.Schema:
     )
 
 
-def _with_constants(
-    table: pa.Table, header: dict[str, Any], job: Job, wanted: pa.Schema
-) -> pa.Table:
+def _with_constants(table: pa.Table, facts: PartFacts, columns: pa.Schema) -> pa.Table:
     """The table with part, run and fingerprint in each row, and only the columns of a schema, in
     its order and types."""
-    constants = {
-        "part_id": header["part_id"],
-        "run_id": header["run_id"],
-        "fingerprint": job.fingerprint,
-    }
-    for name, value in constants.items():
-        table = table.append_column(name, pa.repeat(value, table.num_rows))
-    return table.select(wanted.names).cast(wanted)
+    for name in ("part_id", "run_id", "fingerprint"):
+        table = table.append_column(name, pa.repeat(getattr(facts, name), table.num_rows))
+    return table.select(columns.names).cast(columns)
 
 
-def _output_table(
-    rows: pa.Table, vectors: npt.NDArray[np.float32], header: dict[str, Any], job: Job
-) -> pa.Table:
-    """Rows in the order and types of schema.rows_schema (partition columns still in)."""
+def _output_table(rows: pa.Table, vectors: Vectors, facts: PartFacts, job: Job) -> pa.Table:
+    """Rows in the order and types of schema.rows_schema (partition columns still included)."""
     for name, column in vector_columns(vectors, job.spec.output.vector_precision).items():
         rows = rows.append_column(name, column)
-    return _with_constants(rows, header, job, _schema(job, vectors.shape[1]))
+    return _with_constants(rows, facts, _schema(job, vectors.shape[1]))
 
 
-def _footer(header: dict[str, Any], job: Job, dimension: int) -> dict[str, object]:
-    sources = header["sources"]
+def _footer(facts: PartFacts, job: Job, dimension: int) -> dict[str, object]:
+    sources = [source.model_dump(exclude={"n_rejects"}) for source in facts.sources]
     return {
         "format_version": FORMAT_VERSION,
-        "part_id": header["part_id"],
-        "run_id": header["run_id"],
+        "part_id": facts.part_id,
+        "run_id": facts.run_id,
         "fingerprint": job.fingerprint,
         "model": job.spec.model.path,
         "model_license": job.model_license,
         "dimension": dimension,
         "vector_precision": job.spec.output.vector_precision,
         "normalized": job.engine.normalize,
-        "engine": header["engine"],
+        "engine": facts.engine,
         "n_sources": len(sources),
         "sources": sources[:FOOTER_SOURCES],
     }

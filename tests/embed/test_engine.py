@@ -4,12 +4,14 @@ independence of batching."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.embed import linear
 from pipeline.embed.budget import device_key, find_budget, remembered_budget
@@ -74,6 +76,23 @@ def test_a_vector_does_not_depend_on_what_it_is_batched_with(family, kind, reque
         alone = engine.embed(ids[offsets[i] : offsets[i + 1]], np.array([0, LENGTHS[i]]))
         # 2e-5: GEMMs of other shapes sum in another order; the vectors have length of about 8
         np.testing.assert_allclose(together[i], alone[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["packed", "padded"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_nan_stays_in_the_vector_of_its_own_text(family, kind, request, tmp_path):
+    """So a vector that is not finite is never computed once more, its text alone."""
+    path = Path(shutil.copytree(request.getfixturevalue(family), tmp_path / "model"))
+    weights = load_file(path / "model.safetensors")
+    (table,) = (name for name in weights if re.search("word_embeddings|embed_tokens", name))
+    weights[table][7] = float("nan")
+    save_file(weights, path / "model.safetensors", {"format": "pt"})
+    ids, offsets = ragged()
+    ids[ids == 7] = 8
+    ids[offsets[4] + 3] = ids[offsets[9] - 1] = 7  # among rows of its length, and of others
+    vectors = engine_of(resolve(str(path)), engine=kind).embed(ids, offsets)
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    assert broken.tolist() == [3, 4, 8]  # row 3 has no tokens
 
 
 @pytest.mark.parametrize("kind", ["packed", "padded"])

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import bz2
 import csv
+import dataclasses
+import functools
 import gzip
 import io
 import json
@@ -23,19 +25,18 @@ import zstandard
 
 from pipeline.driver.plan import Plan, make_plan, missing
 from pipeline.embed.loading import load_engine
-from pipeline.job.resolve import Job, resolve
+from pipeline.job.resolve import resolve
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.output.known_vectors import Index
 from pipeline.output.run_folder import create_run
 from pipeline.output.snapshots import commit_snapshot, load_manifests, load_snapshot
 from pipeline.output.text_index import update_index
-from pipeline.read.parts import Todo, cut
-from pipeline.storage.lineage import Manifest, Snapshot
+from pipeline.read.parts import Todo
+from pipeline.storage.lineage import Snapshot
 from pipeline.storage.store import Store
 from pipeline.tokenize import load_tokenizer
-from pipeline.workers.steps import embed, prepare
-from pipeline.write.create import create_generation
-from pipeline.write.part import generation_of, write_part
+from pipeline.workers.steps import PreparedPart, do_splits, embed_part, prepare_part
+from pipeline.write.part import EmbeddedPart
 
 Document = Mapping[str, Any]
 DOCUMENTS: tuple[Document, ...] = tuple(
@@ -108,7 +109,7 @@ def run_without_ray(
     """One run of `spec` in this process. `only` picks the splits to do; `change` may tamper with
     rows and vectors.
 
-    Returns the snapshot, or None when `complete` is False: then parts are published and nothing is
+    Returns the snapshot, or None when `complete` is False: then parts are written and nothing is
     committed.
     """
     store = Store(spec.output.uri, spec.output.storage_options)
@@ -116,8 +117,7 @@ def run_without_ray(
     plan = make_plan(job, store)
     create_run(store, plan.run_id, job.spec, [todo.split for todo in plan.todo])
     if plan.todo:
-        index = Index(store, job.fingerprint, update_index(store, job.fingerprint, plan.earlier))
-        publish_todo(job, only(plan), store, plan.run_id, change, index)
+        execute(plan, store, only(plan), change)
     if not complete:
         return None
     finished = load_manifests(store, job.fingerprint, plan.done)
@@ -133,33 +133,25 @@ def run_without_ray(
     )
 
 
-def publish_todo(
-    job: Job,
-    todos: Sequence[Todo],
+def execute(
+    plan: Plan,
     store: Store,
-    run_id: str,
+    todos: Sequence[Todo],
     change: Callable[[pa.Table, Any], tuple[pa.Table, Any]],
-    index: Index | None = None,
-) -> list[Manifest]:
-    """Read, embed and publish the missing parts of some splits."""
-    model = job.model()
+) -> None:
+    """Do some splits of a plan in this process, with the real model."""
+    job, model = plan.job, plan.job.model()
+    index = Index(store, job.fingerprint, update_index(store, job.fingerprint, plan.earlier))
     tokenizer = load_tokenizer(model, max_tokens=job.max_tokens, prompt=job.prompt)
     engine = load_engine(model, job.engine, tokenizer.prompt_tokens)
-    made = []
-    for todo in todos:
-        for part in cut(todo.split, job):
-            if part.index in todo.finished:
-                continue
-            prepared = prepare(part, job, tokenizer, run_id, index)
-            rows, vectors = change(
-                prepared.rows, embed(prepared.tokens, prepared.rows, engine, job.engine.normalize)
-            )
-            header = {
-                **prepared.header,
-                "seconds": {},
-                "n_padded_tokens": 0,
-                "engine": {"name": engine.name},
-            }
-            create_generation(store, generation_of(job, engine.dim))
-            made.append(write_part(header, rows, prepared.rejects, vectors, job, store))
-    return made
+
+    def embed(prepared: PreparedPart) -> EmbeddedPart:
+        embedded = embed_part(prepared, engine, job)
+        rows, vectors = change(embedded.rows, embedded.vectors)
+        return dataclasses.replace(embedded, rows=rows, vectors=vectors)
+
+    prepare = functools.partial(
+        prepare_part, job=job, tokenizer=tokenizer, run_id=plan.run_id, index=index
+    )
+    for _ in do_splits(todos, prepare, embed, job, store):
+        pass

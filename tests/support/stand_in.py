@@ -8,9 +8,11 @@ nothing has to be loaded. Cost: half a second of imports in a fresh process, mil
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from pipeline.output.known_vectors import Index
 from pipeline.output.run_folder import create_run
 from pipeline.output.snapshots import commit_snapshot, load_manifests
 from pipeline.output.text_index import update_index
-from pipeline.read.parts import cut
+from pipeline.read.parts import Part
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.store import Store
@@ -63,18 +65,30 @@ class ByteTokenizer:
         return np.array([len(text.encode()) for text in texts], np.int64)
 
 
+@dataclasses.dataclass
+class Stats:
+    n_tokens: int = 0
+    n_padded_tokens: int = 0
+    n_oom_halvings: int = 0
+
+
 class HashEngine:
-    """(N, DIM) float32 from a hash of the ids; remembers how many texts it saw."""
+    """(N, DIM) float32 from a hash of the ids; remembers the texts that it was given."""
 
     name = "stand-in"
+    device = "cpu"
+    dtype = "float32"
     dim = DIM
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
+        self.stats = Stats()
 
     def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         texts = [ids[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
         self.seen += texts
+        self.stats.n_tokens += len(ids)
+        self.stats.n_padded_tokens += len(ids)
         return np.array([vector_of(text) for text in texts], np.float32).reshape(-1, DIM)
 
 
@@ -136,34 +150,32 @@ def store_of(spec: JobSpec) -> Store:
 
 def prepared_parts(
     spec: JobSpec, plan: Plan, tokenizer: ByteTokenizer | None = None
-) -> Iterator[steps.Prepared]:
+) -> Iterator[steps.PreparedPart]:
     """The parts of a plan that have no manifest yet, up to the model."""
+    if plan.todo:
+        prepare = preparer(spec, plan, tokenizer)
+        for todo in plan.todo:
+            yield from map(prepare, steps.unfinished_parts(todo, plan.job))
+
+
+def preparer(
+    spec: JobSpec, plan: Plan, tokenizer: ByteTokenizer | None = None
+) -> Callable[[Part], steps.PreparedPart]:
     store, fingerprint = store_of(spec), plan.job.fingerprint
-    index = (
-        Index(store, fingerprint, update_index(store, fingerprint, plan.earlier))
-        if plan.todo
-        else None
+    return functools.partial(
+        steps.prepare_part,
+        job=plan.job,
+        tokenizer=tokenizer or ByteTokenizer(),
+        run_id=plan.run_id,
+        index=Index(store, fingerprint, update_index(store, fingerprint, plan.earlier)),
     )
-    for todo in plan.todo:
-        for part in cut(todo.split, plan.job):
-            if part.index not in todo.finished:
-                yield steps.prepare(
-                    part, plan.job, tokenizer or ByteTokenizer(), plan.run_id, index
-                )
 
 
 def publish_prepared(
-    prepared: steps.Prepared, job: Job, store: Store, engine: HashEngine
+    prepared: steps.PreparedPart, job: Job, store: Store, engine: HashEngine
 ) -> Manifest:
-    vectors = steps.embed(prepared.tokens, prepared.rows, engine, job.engine.normalize)
-    header = {
-        **prepared.header,
-        "seconds": {},
-        "n_padded_tokens": len(engine.seen),
-        "engine": {"name": engine.name},
-    }
     create_generation(store, generation_of(job, engine.dim))
-    return write_part(header, prepared.rows, prepared.rejects, vectors, job, store)
+    return write_part(steps.embed_part(prepared, engine, job), job, store)
 
 
 def run(

@@ -111,11 +111,7 @@ def test_the_joined_split_read_again_is_one_part_with_the_same_records(scene: Pa
     (joined,) = head_parts(scene)
     (again,) = cut(joined.split, job_of(spec_of(scene)))
     assert (again.index, again.last) == (0, True)
-    assert (
-        sum(table.num_rows for _, table in again.pieces)
-        == joined.n_records
-        == 20 + 21 + 22 + 23 + 2
-    )
+    assert again.records.num_rows == joined.n_records == 20 + 21 + 22 + 23 + 2
     assert joined.n_rejects == 2
     letters = pq.read_table(scene / "out" / joined.rejects_path).to_pylist()
     assert (

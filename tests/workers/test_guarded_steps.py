@@ -7,6 +7,7 @@ Oracle: the documents written, and the vectors that the stand-in engine gives ea
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,13 +22,10 @@ from pipeline.errors import WorkerError
 from pipeline.job.resolve import Job
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset
-from pipeline.output.snapshots import load_manifests
-from pipeline.read.parts import Part, cut, read
+from pipeline.read.parts import Part, read
 from pipeline.tokenize.tokens import Tokens
 from pipeline.workers import guarded_steps, steps
-from pipeline.workers.isolate import Child, here
-from pipeline.write.create import create_generation
-from pipeline.write.part import generation_of, write_part
+from pipeline.workers.isolate import Child, in_process
 from tests.support.outputs import write_shard
 from tests.support.poison import KILLS_READER, n_deaths, poison
 from tests.support.stand_in import (
@@ -40,7 +38,7 @@ from tests.support.stand_in import (
     vector_of_text,
 )
 
-KILLS, RAISES, TOO_BIG, NAN, SPREADS = "<kills>", "<raises>", "<too big>", "<nan>", "<spreads>"
+KILLS, RAISES, TOO_BIG, NAN = "<kills>", "<raises>", "<too big>", "<nan>"
 
 
 class PoisonedTokenizer(ByteTokenizer):
@@ -59,7 +57,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 class PoisonedEngine(HashEngine):
-    """Raises on texts, gives NaN for one, and for a whole call where another one is not alone."""
+    """Raises on some texts and gives NaN for one."""
 
     def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         texts = [bytes(ids[a:b].tolist()).decode() for a, b in itertools.pairwise(offsets)]
@@ -69,36 +67,31 @@ class PoisonedEngine(HashEngine):
             raise ValueError("cannot be embedded")
         vectors = super().embed(ids, offsets)
         vectors[[NAN in text for text in texts]] = np.nan
-        if len(texts) > 1 and any(SPREADS in text for text in texts):
-            vectors[:] = np.inf
         return vectors
 
 
-def load_poisoned(job: Job) -> Callable[[Part], steps.Prepared]:
-    tokenizer = PoisonedTokenizer()
-    return lambda part: steps.prepare(part, job, tokenizer, "run")
+def load_poisoned(job: Job) -> Callable[[Part], steps.PreparedPart]:
+    return preparer(job, PoisonedTokenizer())
 
 
-def run(spec: JobSpec, engine: HashEngine, prepare: Callable[[Part], steps.Prepared]) -> None:
-    """The stages one after the other, as stages.py puts them together."""
+def preparer(job: Job, tokenizer: ByteTokenizer) -> Callable[[Part], steps.PreparedPart]:
+    return functools.partial(steps.prepare_part, job=job, tokenizer=tokenizer, run_id="run")
+
+
+def run(
+    spec: JobSpec,
+    engine: HashEngine,
+    attempt: Callable[[Part], steps.PreparedPart] | None = None,
+) -> None:
+    """A run whose steps are guarded, as the stages guard them."""
     store, job = store_of(spec), job_of(spec)
     plan = make_plan(job, store)
-    for todo in plan.todo:
-        for part in cut(todo.split, job):
-            prepared = guarded_steps.prepare(part, prepare)
-            gentle = guarded_steps.CarefulEngine(engine)
-            vectors = steps.embed(prepared.tokens, prepared.rows, gentle, False)
-            failed = gentle.failed_documents(prepared.tokens, prepared.rows)
-            header = {
-                **prepared.header,
-                "seconds": {},
-                "n_padded_tokens": 0,
-                "engine": {},
-                "failed": failed,
-            }
-            create_generation(store, generation_of(job, engine.dim))
-            write_part(header, prepared.rows, prepared.rejects, vectors, job, store)
-    commit_plan(plan, store, load_manifests(store, job.fingerprint, plan.done))
+    attempt = attempt or in_process(preparer(job, ByteTokenizer()))
+    prepare = functools.partial(guarded_steps.prepare_part, attempt=attempt)
+    embed = functools.partial(
+        steps.embed_part, engine=engine, job=job, embed_texts=guarded_steps.embed_texts
+    )
+    commit_plan(plan, store, list(steps.do_splits(plan.todo, prepare, embed, job, store)))
 
 
 def rejects_of(spec: JobSpec) -> dict[str, tuple[str, str, int]]:
@@ -131,16 +124,12 @@ def check_rows(spec: JobSpec, docs: list[dict[str, Any]], poisons: dict[int, str
             )
 
 
-def test_texts_the_engine_fails_on_are_rejects_with_position_and_neighbours_of_nan_are_not(
+def test_texts_the_engine_fails_on_are_rejects_with_position_and_their_neighbours_are_not(
     tmp_path: Path,
 ) -> None:
     poisons = {0: RAISES, 3: NAN, 11: TOO_BIG, 12: TOO_BIG, 39: RAISES}
-    spec, docs, positions = write(tmp_path, {**poisons, 20: SPREADS})
-    run(
-        spec,
-        PoisonedEngine(),
-        here(lambda part: steps.prepare(part, job_of(spec), ByteTokenizer(), "run")),
-    )
+    spec, docs, positions = write(tmp_path, poisons)
+    run(spec, PoisonedEngine())
     check_rows(spec, docs, poisons)
     crashed = ("crashed_worker", "ValueError: cannot be embedded")
     memory = ("out_of_memory", "OutOfMemoryError: CUDA out of memory")
@@ -162,11 +151,7 @@ def test_equal_texts_and_all_chunks_of_a_document_share_the_fate_of_a_poison_tex
     write_shard(tmp_path / "in/a.jsonl", docs)
     chunking = {"long_documents": "chunk", "chunk": {"max_tokens": 24, "overlap_tokens": 0}}
     spec = make_spec(tmp_path / "in", tmp_path / "out", prepare=chunking)
-    run(
-        spec,
-        PoisonedEngine(),
-        here(lambda part: steps.prepare(part, job_of(spec), ByteTokenizer(), "run")),
-    )
+    run(spec, PoisonedEngine())
     assert open_dataset(spec.output.uri).to_table()["doc_id"].to_pylist() == ["ok"]
     assert {doc_id: reject[0] for doc_id, reject in rejects_of(spec).items()} == dict.fromkeys(
         ["a", "b", "long"], "crashed_worker"
@@ -198,7 +183,6 @@ def test_an_engine_that_fails_on_everything_stops_the_run_and_rejects_nothing(
         run(
             spec,
             Broken(),
-            here(lambda part: steps.prepare(part, job_of(spec), ByteTokenizer(), "run")),
         )
     assert not list(Path(spec.output.uri).glob("_meta/manifests/**/*.json"))
 

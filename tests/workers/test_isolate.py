@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SpecError, WorkerError
-from pipeline.workers.isolate import EXIT_CUDA, MAX_DEATHS, Child, Crashed, here, isolate
+from pipeline.workers.isolate import EXIT_CUDA, MAX_DEATHS, Child, Crashed, in_process, isolate
 
 
 def load_worker(
@@ -122,7 +122,7 @@ def test_errors_of_ours_and_broken_devices_are_not_blamed_on_items() -> None:
         def work() -> None:
             raise error
 
-        return here(work)
+        return in_process(work)
 
     for error in (SpecError("wrong"), PermissionError("the index of known vectors cannot be read")):
         with pytest.raises(type(error)):

@@ -25,8 +25,8 @@ from pipeline.read.parts import cut
 from pipeline.read.shards import list_shards
 from pipeline.storage import schema
 from pipeline.storage.lineage import Manifest, Span, Split
-from pipeline.workers import stages
-from pipeline.workers.steps import Prepared
+from pipeline.workers.cells import pack, unpack
+from pipeline.workers.steps import PreparedPart
 from pipeline.write.vectors import not_finite
 from tests.support.outputs import write_shard
 from tests.support.stand_in import (
@@ -63,14 +63,11 @@ def rebatched(tables: list[pa.Table], sizes: list[int]) -> list[pa.Table]:
     return found
 
 
-def bounds(split: Split, spec: JobSpec) -> list[list[tuple[int, int]]]:
-    """(span, source_record) of every record, part by part."""
+def bounds(split: Split, spec: JobSpec) -> list[list[tuple[str, int]]]:
+    """(source_uri, source_record) of every record, part by part."""
+    columns = ("source_uri", "source_record")
     return [
-        [
-            (number, record)
-            for number, table in part.pieces
-            for record in table["source_record"].to_pylist()
-        ]
+        list(zip(*(part.records[name].to_pylist() for name in columns), strict=True))
         for part in cut(split, job_of(spec))
     ]
 
@@ -103,13 +100,12 @@ def test_a_part_ends_with_the_record_that_fills_it_in_bytes_or_number(tmp_path: 
     assert [part.index for part in found] == list(range(len(found)))
     assert [part.last for part in found] == [False] * (len(found) - 1) + [True]
     for part in found:
-        sizes = [size for _, table in part.pieces for size in table["record_bytes"].to_pylist()]
+        sizes = part.records["record_bytes"].to_pylist()
         assert len(sizes) <= 20
         assert sum(sizes[:-1]) < 1500
         assert part.last or sum(sizes) >= 1500 or len(sizes) == 20
     lines = (tmp_path / "in/a.jsonl").read_bytes().splitlines()
-    total = sum(table.num_rows for part in found for _, table in part.pieces)
-    assert total == len(lines) + 5
+    assert sum(part.records.num_rows for part in found) == len(lines) + 5
 
 
 def test_a_split_without_records_is_one_empty_part_with_a_manifest(tmp_path: Path) -> None:
@@ -130,9 +126,7 @@ def test_a_part_of_nothing_but_rejects_survives_its_way_through_ipc(tmp_path: Pa
     plan = make_plan(job_of(spec), store_of(spec))
     (prepared,) = prepared_parts(spec, plan)
 
-    tables = {"rows": prepared.rows, "tokens": prepared.tokens, "rejects": prepared.rejects}
-    sent = stages.row({}, **tables)
-    received = Prepared(prepared.header, **{name: stages.cell(sent, name) for name in tables})
+    received = unpack(PreparedPart, pack(prepared))
     manifest = publish_prepared(received, plan.job, store_of(spec), HashEngine())
     assert (manifest.n_records, manifest.n_rejects, manifest.data_files) == (3, 3, ())
     assert manifest.reject_reasons == {"malformed_json": 3}
@@ -227,26 +221,6 @@ def test_values_whose_sum_overflows_are_finite_and_every_other_trouble_is_found(
     vectors[4, 0] = -np.inf
     assert not_finite(vectors).tolist() == [2, 3, 4]
     assert not_finite(vectors[:0]).tolist() == []
-
-
-@pytest.mark.parametrize("n_rows", [0, 1, 5])
-def test_vectors_go_into_a_row_of_the_dataset_and_out_of_it_without_a_copy(n_rows: int) -> None:
-    vectors = np.arange(n_rows * 8, dtype=np.float32).reshape(-1, 8)
-    found = stages.vectors_of(stages.row({}, vectors), 8)
-    np.testing.assert_array_equal(found, vectors)
-    assert np.shares_memory(found, vectors) == (n_rows > 0)
-
-
-def test_each_row_of_a_block_has_its_own_tables_and_vectors() -> None:
-    sent = [np.full((n, 4), n, np.float32) for n in (3, 0, 2)]
-    whole = pa.concat_tables(
-        stages.row({}, vectors, rows=pa.table({"n": [len(vectors)]})) for vectors in sent
-    )
-    for block in (whole, whole.combine_chunks()):
-        for position, vectors in enumerate(sent):
-            batch = block.slice(position, 1)
-            np.testing.assert_array_equal(stages.vectors_of(batch, 4), vectors)
-            assert stages.cell(batch, "rows")["n"].to_pylist() == [len(vectors)]
 
 
 @pytest.mark.parametrize("mode", ["chunk", "chunk_and_pool"])
@@ -368,6 +342,5 @@ def test_a_part_is_bounded_by_kept_strings_too(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.parquet", documents)
     spec = make_spec(tmp_path, tmp_path / "out", input={"keep_columns": ["page"]})
     found = list(cut(split_of(path, 10_000), job_of(spec)))
-    assert [sum(piece.num_rows for _, piece in part.pieces) for part in found] == [
-        10
-    ] * 5  # 1,001 bytes each, to 10,000
+    # 1,001 bytes each, to 10,000
+    assert [part.records.num_rows for part in found] == [10] * 5

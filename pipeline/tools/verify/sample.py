@@ -9,6 +9,7 @@ of each sampled row.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,11 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.job.resolve import Job
+from pipeline.job.spec import InputSpec
 from pipeline.job.tokenizer_versions import versions
 from pipeline.output import dataset
-from pipeline.read.parts import Part
+from pipeline.read.parts import Part, with_source
 from pipeline.storage.addresses import shown
-from pipeline.storage.lineage import Shard, Span, Split
+from pipeline.storage.lineage import Shard, Split
 from pipeline.tokenize import load_tokenizer
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
 from pipeline.tools.source_records import (
@@ -33,7 +35,8 @@ from pipeline.tools.source_records import (
     record_key,
     row_problem,
 )
-from pipeline.workers.steps import Prepared, embed, prepare, renumbered
+from pipeline.workers.rows import renumbered
+from pipeline.workers.steps import PreparedPart, embed_part, prepare_part
 from pipeline.write.vectors import vector_columns
 
 MIN_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99, "int8": 0.999}
@@ -122,8 +125,8 @@ def _compare_vectors(
     N rows."""
     job = loaded.job
     tokenizer = load_tokenizer(loaded.model, max_tokens=job.max_tokens, prompt=job.prompt)
-    part = _part({record_key(row): records[record_key(row)] for row in rows})
-    prepared = prepare(part, job, tokenizer, loaded.snapshot.run_id)
+    part = _part({record_key(row): records[record_key(row)] for row in rows}, job.spec.input)
+    prepared = prepare_part(part, job, tokenizer, loaded.snapshot.run_id)
     keys = prepared.rows.select(["source_uri", "source_etag", "source_record", "chunk"]).to_pylist()
     fresh_index = {(record_key(key), key["chunk"]): index for index, key in enumerate(keys)}
     findings: list[str] = []
@@ -134,10 +137,8 @@ def _compare_vectors(
         else:
             findings.append(f"{_name(row)}: the record gives no such chunk")
     rows = [rows[index] for index in matched]
-    fresh_rows, tokens = _only(
-        prepared, [fresh_index[record_key(row), row["chunk"]] for row in rows]
-    )
-    fresh_tokens = fresh_rows.select(["text_sha256", "n_tokens"]).to_pylist()
+    fresh_part = _only(prepared, [fresh_index[record_key(row), row["chunk"]] for row in rows])
+    fresh_tokens = fresh_part.rows.select(["text_sha256", "n_tokens"]).to_pylist()
     for row, fresh in zip(rows, fresh_tokens, strict=True):
         if any(fresh[name] != row[name] for name in fresh):
             findings.append(f"{_name(row)}: {fresh['n_tokens']} tokens now, {row['n_tokens']} then")
@@ -145,7 +146,7 @@ def _compare_vectors(
     from pipeline.embed.loading import load_engine
 
     engine = load_engine(loaded.model, job.engine, tokenizer.prompt_tokens)
-    vectors = embed(tokens, fresh_rows, engine, job.engine.normalize)
+    vectors = embed_part(fresh_part, engine, job).vectors
     columns = vector_columns(vectors, loaded.generation.vector_precision)
     similarities, limit = _similarities(
         stored[matched], dataset.vectors_of(columns["embedding"]), job
@@ -159,24 +160,23 @@ def _compare_vectors(
     return float(similarities.min(initial=1.0)), limit, findings
 
 
-def _part(records: Mapping[RecordKey, SourceRecord | str]) -> Part:
+def _part(records: Mapping[RecordKey, SourceRecord | str], spec: InputSpec) -> Part:
     """The sampled records as a part of their own."""
-    shards = list(dict.fromkeys((uri, etag) for uri, etag, _ in records))
-    spans = tuple(Span(shard=Shard(uri=uri, etag=etag, size_bytes=0)) for uri, etag in shards)
-    pieces = tuple(
-        (shards.index(key[:2]), record.raw)
-        for key, record in records.items()
+    tables = [
+        with_source(record.raw, Shard(uri=uri, etag=etag, size_bytes=0), spec)
+        for (uri, etag, _), record in records.items()
         if isinstance(record, SourceRecord)
-    )
-    return Part(Split(spans=spans, part_bytes=1), 0, True, pieces)
+    ]
+    return Part(Split(spans=(), part_bytes=1), 0, True, pa.concat_tables(tables))
 
 
-def _only(prepared: Prepared, indices: Sequence[int]) -> tuple[pa.Table, pa.Table]:
-    """(rows, tokens): some rows of a prepared part, and only the distinct texts that they need."""
+def _only(prepared: PreparedPart, indices: Sequence[int]) -> PreparedPart:
+    """Some rows of a prepared part, and only the distinct texts that they need."""
     rows = prepared.rows.take(pa.array(indices, pa.int64()))
     texts, used = renumbered(rows["texts"])
     rows = rows.set_column(rows.column_names.index("texts"), "texts", texts)
-    return rows, prepared.tokens.take(pa.array(used, pa.int64()))
+    tokens = prepared.tokens.take(pa.array(used, pa.int64()))
+    return dataclasses.replace(prepared, rows=rows, tokens=tokens)
 
 
 def _similarities(

@@ -1,0 +1,66 @@
+"""What a worker reports to `Totals`, the actor beside the driver (`pipeline/driver/watch.py`): what
+it works on, and the requests that it had to repeat.
+
+`Totals` counts how often work was begun and not ended, which is how often a worker died over it.
+Cost: one message to an actor when a piece of work begins, and one when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from pipeline.errors import WorkerError
+from pipeline.storage.retry import tell_retries
+
+CAREFUL_AFTER = 2
+"""Deaths of workers over one piece of work after which the next worker does it in a child process.
+"""
+MAX_STARTS = 5
+"""Deaths of one actor while it loads after which it is not started again."""
+
+
+@contextlib.contextmanager
+def working(totals: Any, work: str) -> Iterator[bool]:
+    """Reports `work` while it is done. True when so many workers died over it that care is due."""
+    yield ray.get(totals.begin.remote(work, _place())) >= CAREFUL_AFTER
+    totals.end.remote(work)
+
+
+@contextlib.contextmanager
+def loading(totals: Any) -> Iterator[None]:
+    """Reports the loading of an actor. Raises WorkerError when this actor keeps dying while it
+    loads."""
+    report_retries(totals)
+    context = ray.get_runtime_context()
+    work = f"worker {context.get_actor_id()}, loading,"
+    n_deaths = ray.get(totals.begin.remote(work, _place()))
+    if context.was_current_actor_reconstructed:
+        totals.add.remote({"worker_restarts": 1})
+    if n_deaths >= MAX_STARTS:
+        raise WorkerError(
+            f"a worker died {n_deaths} times while it loaded the model. Check the memory, the "
+            f"driver and the libraries of node {context.get_node_id()}; Ray's logs there say how "
+            "it died."
+        )
+    yield
+    totals.end.remote(work)
+
+
+def report_retries(totals: Any) -> None:
+    """Has the requests that this process repeats counted, and those that fail for long shown."""
+
+    def report(note: str | None) -> None:
+        totals.add.remote({"storage_retries": 1})
+        if note:
+            totals.note.remote(note)
+
+    tell_retries(report)
+
+
+def _place() -> str:
+    return f"process {os.getpid()} of node {ray.util.get_node_ip_address()}"

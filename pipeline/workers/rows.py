@@ -1,0 +1,93 @@
+"""The rows of a part: documents ─► windows of their text ─► rows, and the distinct texts they need.
+
+In: the good records of a part. Out: a row for each document or chunk, which names its texts by
+number, and those texts, each once. Cost: one pass over the texts, and a SHA-256 of each row's text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.job.resolve import Job
+from pipeline.prepare.chunk import chunk
+from pipeline.tokenize import Tokenizer
+
+
+def rows_of(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, list[str]]:
+    """Rows of the good records of a part, and the distinct texts that the model has to see."""
+    spec = job.spec.prepare
+    owner = starts = ends = documents = np.arange(good.num_rows, dtype=np.int64)
+    texts = good["text"].combine_chunks()
+    if spec.long_documents != "truncate" and good.num_rows:
+        room = job.max_tokens - tokenizer.special_tokens - tokenizer.prompt_tokens
+        limit = max(1, min(spec.chunk.max_tokens, room))
+        overlap = min(spec.chunk.overlap_tokens, limit - 1)
+        owner, starts, ends, texts = chunk(
+            texts,
+            tokenizer.count,
+            max_tokens=limit,
+            overlap_tokens=overlap,
+            boundary=spec.chunk.boundary,
+        )
+    distinct = (
+        pc.dictionary_encode(texts) if len(texts) else pa.array([], pa.string()).dictionary_encode()
+    )
+    indices = distinct.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+    first = np.searchsorted(owner, documents)
+    if spec.long_documents == "chunk":
+        good, number = good.take(pa.array(owner)), np.arange(len(owner)) - first[owner]
+        row_starts, row_texts, row_documents = np.arange(len(owner) + 1), texts, owner
+    else:  # one row a document; after chunk_and_pool it spans all its chunks
+        number = starts = np.zeros_like(documents)
+        row_starts, row_documents, row_texts = np.append(first, len(owner)), documents, good["text"]
+        ends = pc.utf8_length(row_texts).to_numpy()
+    digests = [
+        hashlib.sha256(text).hexdigest() for text in pc.cast(row_texts, pa.binary()).to_pylist()
+    ]
+    rows = pa.table(
+        {
+            "document": pa.array(row_documents, pa.int64()),
+            "texts": pa.ListArray.from_arrays(
+                pa.array(row_starts.astype(np.int32)), pa.array(indices)
+            ),
+            "doc_id": good["doc_id"],
+            "chunk": pa.array(number.astype(np.int32)),
+            "text": row_texts,
+            **{name: good[name] for name in job.spec.input.keep},
+            "text_sha256": pa.array(digests, pa.string()),
+            **{name: good[name] for name in ("source_uri", "source_etag", "source_record")},
+            "char_start": pa.array(starts, pa.int64()),
+            "char_end": pa.array(ends, pa.int64()),
+        }
+    )
+    return rows, distinct.dictionary.to_pylist()
+
+
+def list_members(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Flat values of a list<int32> column without empty lists, and where each row's run starts (for
+    reduceat)."""
+    lengths = pc.list_value_length(lists).to_numpy().astype(np.int64)
+    return pc.list_flatten(lists).to_numpy(), np.cumsum(lengths) - lengths
+
+
+def renumbered(lists: pa.ChunkedArray) -> tuple[pa.ChunkedArray, npt.NDArray[np.int64]]:
+    """Lists of numbers of texts with the numbers made dense, and which texts (K,) they stand for."""
+    members, starts = list_members(lists)
+    used, dense = np.unique(members, return_inverse=True)
+    array = pa.ListArray.from_arrays(
+        np.append(starts, len(members)).astype(np.int32), dense.astype(np.int32)
+    )
+    return pa.chunked_array([array]), used.astype(np.int64)
+
+
+def reduced(
+    function: np.ufunc, values: npt.NDArray[Any], starts: npt.NDArray[np.int64]
+) -> npt.NDArray[Any]:
+    """`function` over each run of `values`: one result a start."""
+    return function.reduceat(values, starts) if len(starts) else values[:0]
