@@ -1,20 +1,22 @@
 """The job spec: one YAML file becomes one frozen, closed, typed object.
 
-In: a YAML file and dotted overrides (`--set runtime.max_batch_tokens=8192`). Out: a `JobSpec` in
-which every value is checked; an unknown key stops at once and names the nearest valid one.
-Everything outside `runtime`, `publish` and the storage options is identity:
-`pipeline/driver/plan.py` hashes it, together with what the model directory says, into the
-fingerprint.
+A YAML file and dotted overrides (`--set runtime.max_batch_tokens=8192`) come in; a `JobSpec` comes
+out in which every value has been checked. An unknown key is an error that names the nearest valid
+one.
+
+The identity of a job is what can change a vector or a row: `prepare`, and `input` and `output`
+without their URIs and storage options. `pipeline/job/resolve.py` adds what it settles from `model`
+and the model directory, and hashes the whole into the fingerprint. Names, URIs, storage options,
+`runtime` and `publish` are no part of it.
 """
 
 from __future__ import annotations
 
 import datetime
-import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 import pydantic
@@ -33,12 +35,14 @@ from pipeline.job.field_types import (
     Uri,
     Uris,
 )
+from pipeline.job.overrides import apply_override
+from pipeline.job.spec_mistakes import explain_all, explain_yaml
 from pipeline.storage import schema
 
 __all__ = ["JobSpec", "load_spec"]
 
 FORMATS = ("jsonl", "parquet", "text", "csv", "warc")
-"""Formats of shards; `read.READERS` has the reader of each."""
+"""Formats of shards; each has its reader in `pipeline/read/`."""
 
 
 class _Section(pydantic.BaseModel):
@@ -65,21 +69,29 @@ class InputSpec(_Section):
         for name, type_name in self.keep_columns.items():
             if name in schema.RESERVED:
                 raise ValueError(
-                    f"input.keep_columns: '{name}' is a column of the output; rename it in the source"
+                    f"input.keep_columns: '{name}' is a column of the output; "
+                    "rename it in the source"
                 )
             if type_name not in schema.KEPT_TYPES:
                 raise ValueError(
-                    f"input.keep_columns.{name}: type '{type_name}' is not one of {', '.join(schema.KEPT_TYPES)}"
+                    f"input.keep_columns.{name}: type '{type_name}' is not one of "
+                    f"{', '.join(schema.KEPT_TYPES)}"
                 )
         return self
 
     @functools.cached_property
     def keep(self) -> dict[str, pa.DataType]:
+        """The Arrow type of each kept column, in the order of the spec."""
         return {name: schema.KEPT_TYPES[type_name] for name, type_name in self.keep_columns.items()}
 
 
 class ChunkSpec(_Section):
-    """How a long document is cut; only read when long_documents is not truncate."""
+    """How a long document is cut; read only where long_documents is not truncate.
+
+    boundary: the units that chunks are packed from. `sentence`: sentences. `token`: words (runs of 8
+    characters in a script without spaces), and not the tokens of the model. A unit longer than
+    max_tokens is cut in any case.
+    """
 
     max_tokens: Count = 256
     overlap_tokens: Annotated[int, pydantic.Field(ge=0)] = 32
@@ -93,7 +105,7 @@ class ChunkSpec(_Section):
 
 
 class PrepareSpec(_Section):
-    """What happens to a text before it is tokenized."""
+    """How a text is cleaned and cut before it is tokenized."""
 
     unicode: Literal["none", "NFC", "NFKC"] = "none"
     min_chars: Annotated[int, pydantic.Field(ge=1)] = 1
@@ -102,8 +114,8 @@ class PrepareSpec(_Section):
 
 
 class ModelSpec(_Section):
-    """Which model, and what to do differently from what its directory says (`auto` means: as it
-    says)."""
+    """The model, and where to deviate from its own directory; `auto` takes what the directory
+    says."""
 
     path: Uri
     revision: str | None = None
@@ -125,7 +137,7 @@ class ModelSpec(_Section):
 
 
 class OutputSpec(_Section):
-    """Where the vectors go, and their physical form."""
+    """Where the vectors are stored, and their physical form."""
 
     uri: Uri
     partition_by: tuple[Name, ...] = ()
@@ -135,7 +147,7 @@ class OutputSpec(_Section):
 
 
 class RuntimeSpec(_Section):
-    """Knobs that may differ between two runs of one job: none of them changes a vector."""
+    """Settings that can differ between two runs of one job: none of them changes a vector."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "packed", "padded"] = "auto"
@@ -149,9 +161,10 @@ class RuntimeSpec(_Section):
 
 
 class IcebergSpec(_Section):
-    """A table in a catalog of pyiceberg: its properties, or none for a SQLite file in the output.
+    """An Iceberg table in a catalog of pyiceberg.
 
-    location: where a new table keeps its metadata, for catalogs that want it in a place of theirs.
+    catalog: the properties of the catalog; without any it is a SQLite file in the output. location:
+    where a new table keeps its metadata, for catalogs that do not accept a folder of the output.
     """
 
     table: Annotated[str, pydantic.Field(pattern=r"^\w[\w-]*(\.\w[\w-]*)+$")]
@@ -162,20 +175,21 @@ class IcebergSpec(_Section):
     def _check(self) -> Self:
         if code := [name for name in self.catalog if name.startswith("py-")]:
             raise ValueError(
-                f"publish.iceberg.catalog: '{code[0]}' names Python code to load, which a spec cannot"
+                f"publish.iceberg.catalog: '{code[0]}' names Python code to load, "
+                "which a spec must not do"
             )
         return self
 
 
 class PublishSpec(_Section):
-    """Tables that each snapshot is published to; no part of the identity."""
+    """The tables that each snapshot is published to."""
 
     iceberg: IcebergSpec | None = None
     delta: bool = False
 
 
 class JobSpec(_Section):
-    """One job. Raises SpecError (through `load_spec`) for anything that is not exactly right."""
+    """One job: what to embed with which model, and where to put the vectors."""
 
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     input: InputSpec
@@ -195,7 +209,7 @@ class JobSpec(_Section):
         return self
 
     def to_yaml(self) -> str:
-        """The resolved spec: every default written out. Holds no secret, since a spec cannot hold
+        """The spec with every default written out. It holds no secret, because a spec cannot hold
         one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -203,81 +217,29 @@ class JobSpec(_Section):
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read a job spec from YAML and apply `section.key=value` overrides (values are YAML).
 
-    Raises SpecError naming the file, the key, what was found and the nearest valid key.
+    Raises SpecError that names the file, the key, the value found there and the nearest valid key.
     """
     try:
         fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise SpecError(f"{path}: cannot be read as YAML: {_yaml_problem(error)}") from None
+        raise SpecError(f"{path}: cannot be read as YAML: {explain_yaml(error)}") from None
     if not isinstance(fields, dict):
         raise SpecError(
-            f"{path}: a job spec is a mapping with name, input, model and output; found {type(fields).__name__}"
+            f"{path}: a job spec is a mapping with name, input, model and output; "
+            f"found {type(fields).__name__}"
         )
     for override in overrides:
-        _override(fields, override)
+        apply_override(fields, override)
     return spec_from(fields, str(path))
 
 
-def spec_from(fields: dict[str, Any], where: str = "job spec") -> JobSpec:
-    """Validate plain fields. Raises SpecError with one line a mistake."""
+def spec_from(fields: dict[str, Any], source: str = "job spec") -> JobSpec:
+    """Validate plain fields; `source` is what messages call them. Raises SpecError with one line for
+    each mistake."""
     try:
         return JobSpec.model_validate(fields)
     except pydantic.ValidationError as error:
-        lines = [f"  {_explain(detail)}" for detail in error.errors()]
-        raise SpecError(f"{where} is not a valid job spec:\n" + "\n".join(lines)) from None
-
-
-def _override(fields: dict[str, Any], override: str) -> None:
-    dotted, equals, value = override.partition("=")
-    *sections, key = dotted.strip().split(".")
-    if not equals or not key:
-        raise SpecError(
-            f"--set {dotted}: write it as section.key=value, for instance runtime.max_batch_tokens=8192"
-        )
-    for section in sections:
-        fields = fields.setdefault(section, {})
-        if not isinstance(fields, dict):
-            raise SpecError(f"--set {dotted}: '{section}' is not a section")
-    try:
-        fields[key] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {dotted}: the value is not YAML: {_yaml_problem(error)}") from None
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    """What is wrong and where, without the lines around it: somebody may have put a secret there."""
-    mark = getattr(error, "problem_mark", None)
-    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or type(error).__name__}{place}"
-
-
-def _explain(detail: Any) -> str:
-    location = [
-        str(step)
-        for step in detail["loc"]
-        if step not in ("literal['auto']", "constrained-int", "bool", "int")
-    ]
-    dotted = ".".join(location) or "spec"
-    if detail["type"] == "extra_forbidden":
-        section: Any = JobSpec
-        for step in location[:-1]:
-            found = section.model_fields[step].annotation
-            section = next(
-                (part for part in get_args(found) if hasattr(part, "model_fields")), found
-            )
-        near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean '{near[0]}'?"
-            if near
-            else f"valid keys: {', '.join(section.model_fields)}"
-        )
-        return f"{dotted}: unknown key; {hint}"
-    quiet = detail["type"] in ("missing", "value_error") or location[1:2] in (
-        ["uri"],
-        ["storage_options"],
-        ["iceberg"],
-    )
-    found = "" if quiet else f" (found {detail['input']!r:.120})"
-    return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}{found}"
+        mistakes = explain_all(error, JobSpec)
+        raise SpecError(f"{source} is not a valid job spec:\n{mistakes}") from None
