@@ -1,21 +1,21 @@
-"""Is peak memory flat in corpus size, and does Ray's object store never spill? The whole pipeline,
-a tiny real model.
+"""Is peak memory flat in corpus size, and does Ray's object store never spill? The whole pipeline
+with a tiny real model.
 
-    python -m benchmarks.memory [--sizes 1,4,16] [--mb 40] [--part-bytes 2MiB] [--store-mib 100] [--embedders 2]
+    python -m benchmarks.memory [--sizes 1,4,16] [--mb 40] [--part-bytes 2MiB] [--store-mib 100]
+        [--embedders 2]
 
-In: nothing. Each size is a job in a process of its own, with a Ray of its own whose object store is
-`--store-mib`: size times `--mb` of text in documents of 20,000 characters, of which the model sees
-64 tokens, so that blocks are large and computing is cheap. Twice a second all its processes are
-asked for their memory. Out: a JSON line a job: peaks in MiB of what is private to the driver, to
-the largest worker and to all workers together (RssAnon; memory of the object store is not private),
-bytes of all blocks (rows and tokens, rows and vectors), and what the raylet says it spilled. Exit
-code 1 if it did.
+In: nothing. Each size is a job in a process of its own, with a Ray of its own whose object store
+holds `--store-mib`: size times `--mb` of text in documents of 20,000 characters, of which the model
+sees 64 tokens, so that blocks are large and computing is cheap. Twice a second the memory of all
+its processes is read. Out: one JSON line per job: peaks in MiB of the private memory of the driver,
+of the largest worker and of all workers together (RssAnon, which leaves out the object store), the
+bytes of all blocks (rows and tokens, rows and vectors), and the bytes that the raylet spilled. Exit
+code 1 if it spilled any.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
@@ -25,22 +25,23 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process_figures import private_mib
 from pipeline.driver.run import run
 from tests.support.model_dirs import bert_mean, sample_texts
 from tests.support.outputs import make_spec
-from tests.support.processes import below, status_of
+from tests.support.processes import below
 
 CHARACTERS = 20_000
-SHARDS = 4
+N_SHARDS = 4
 STAGES = {"prepare": "PrepareParts", "embed": "EmbedParts", "write": "ray::Write"}
 
 
 class Peaks(threading.Thread):
-    """The most memory that processes of this one and below had."""
+    """The peak memory of this process and its descendants, in MiB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.most: dict[str, float] = {}
+        self.mib: dict[str, float] = {}
         self.ended = threading.Event()
 
     def run(self) -> None:
@@ -57,13 +58,7 @@ class Peaks(threading.Thread):
                 )
 
     def _note(self, name: str, mib: float) -> None:
-        self.most[name] = max(self.most.get(name, 0), round(mib))
-
-
-def private_mib(pid: int) -> float:
-    with contextlib.suppress(OSError, KeyError):  # it ended while we looked
-        return int(status_of(pid)["RssAnon"].split()[0]) / 1024
-    return 0.0
+        self.mib[name] = max(self.mib.get(name, 0), round(mib))
 
 
 def write_corpus(folder: Path, megabytes: int) -> int:
@@ -71,13 +66,11 @@ def write_corpus(folder: Path, megabytes: int) -> int:
     text = (text * (1 + CHARACTERS // len(text)))[:CHARACTERS]
     n_documents = megabytes * 1_000_000 // CHARACTERS
     folder.mkdir()
-    for shard in range(SHARDS):
+    for shard in range(N_SHARDS):
         with (folder / f"{shard}.jsonl").open("w") as file:
-            for number in range(shard, n_documents, SHARDS):
-                file.write(
-                    json.dumps({"id": str(number), "text": f"{number} {text}"}, ensure_ascii=False)
-                    + "\n"
-                )
+            for number in range(shard, n_documents, N_SHARDS):
+                document = {"id": str(number), "text": f"{number} {text}"}
+                file.write(json.dumps(document, ensure_ascii=False) + "\n")
     return n_documents
 
 
@@ -97,7 +90,7 @@ def measure(options: argparse.Namespace, size: int) -> bool:
             runtime={"part_bytes": options.part_bytes, "embedders": options.embedders},
         )
         address = ray.init(
-            "local",  # whatever else runs here
+            "local",  # a Ray of its own, even if another one runs on this machine
             num_cpus=options.cpus,
             object_store_memory=options.store_mib << 20,
             include_dashboard=False,
@@ -117,7 +110,7 @@ def measure(options: argparse.Namespace, size: int) -> bool:
                 "size": size,
                 "MB of text": size * options.mb,
                 "parts": result.snapshot.n_parts,
-                **peaks.most,
+                **peaks.mib,
                 "MB of blocks": round(store.cumulative_created_bytes / 1e6),
                 "spilled bytes": store.spilled_bytes_total,
                 "bytes beside the store": store.object_store_bytes_fallback,
@@ -133,7 +126,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", default="1,4,16")
-    parser.add_argument("--mb", type=int, default=40, help="of text at size 1")
+    parser.add_argument("--mb", type=int, default=40, help="of text, at size 1")
     parser.add_argument("--part-bytes", default="2MiB")
     parser.add_argument("--store-mib", type=int, default=100)
     parser.add_argument("--embedders", type=int, default=2)
@@ -142,7 +135,7 @@ def main() -> int:
     sizes = [int(size) for size in options.sizes.split(",")]
     if len(sizes) == 1:
         return 0 if measure(options, sizes[0]) else 1
-    # a process each: what one job leaves in a driver is not to count for the next
+    # one process each, so that nothing that one job leaves in a driver counts for the next
     return max(
         subprocess.run(
             [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--sizes", str(size)]

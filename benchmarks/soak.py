@@ -1,15 +1,17 @@
 """Small refreshes for minutes or hours, with kills: does anything grow that should not?
 
-    python -m benchmarks.soak [--minutes 60] [--seed 0] [--documents 200]       a stand-in model: this package alone
-    python -m benchmarks.soak --ray [--minutes 60] [--seed 0] [--documents 40]  `corpus-embed` on a Ray cluster that stays up
+    python -m benchmarks.soak [--minutes 60] [--seed 0] [--documents 200]
+        with a stand-in model: this package alone
+    python -m benchmarks.soak --ray [--minutes 60] [--seed 0] [--documents 40]
+        `corpus-embed` on a Ray cluster that stays up
 
-Local disk. Each round one shard of eight is rewritten; a process begins the work and is killed
-(SIGKILL) at a seeded random moment, so that there always is something half-done to find; then
-another one has to end it. Every few rounds a vacuum keeps two snapshots, and figures are taken.
-Without Ray the refreshes that end are those of one long-lived process. Out: a JSON line a sample;
-then each figure at the start, the end, and its growth an hour by a straight line through all
-samples but the first fifth (warm-up); rows are checked after every round. Exit code 1 if rows are
-wrong.
+Everything is on the local disk. Each round rewrites one shard of eight; a process starts the work
+and is killed (SIGKILL) at a seeded random moment, so that there is always something unfinished;
+then another process has to finish it. Every few rounds a vacuum keeps two snapshots, and figures
+are taken. Without Ray, one long-lived process does all refreshes that finish. Out: one JSON line
+per sample; then each figure at the start and at the end, and its growth per hour by a straight line
+through all samples but the first fifth (warm-up). Rows are checked after every round. Exit code 1
+if they are wrong.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Protocol
 
 import numpy as np
 
+from benchmarks.process_figures import count_files, process_figures
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.tools.vacuum import vacuum
@@ -37,59 +40,64 @@ from pipeline.tools.verify.verification import verify
 from tests.support import stand_in
 from tests.support.chaos import FORKS, Order, run_alone
 from tests.support.outputs import write_shard
-from tests.support.processes import status_of
 
-SHARDS = 8
-AT_ONCE = datetime.timedelta(seconds=-60)
+N_SHARDS = 8
+NO_GRACE = datetime.timedelta(seconds=-60)
+"""An age of which everything is, whatever the resolution of the store's clock."""
+
+Samples = list[tuple[float, dict[str, float]]]
+"""(seconds since the start, figures by name)."""
 
 
 class Work(Protocol):
-    """What is done again and again."""
+    """The refresh that is repeated, in one of its two forms."""
 
     spec: JobSpec
     rounds_per_vacuum: int
 
     def disturb(self) -> list[str]:
-        """Begin the work and kill; says what was killed."""
+        """Start a refresh and kill it; returns the names of the killed processes."""
 
     def refresh(self) -> list[str]:
-        """End the work; says what was killed meanwhile."""
+        """Finish the refresh; returns the names of processes that were killed meanwhile."""
 
     def figures(self) -> dict[str, float]: ...
 
 
 class Corpus:
-    """Eight shards of small documents, and what they hold now."""
+    """Eight shards of small documents, and their current content."""
 
-    def __init__(self, folder: Path, draw: random.Random, documents: int) -> None:
-        self.folder, self.draw, self.n_documents = folder, draw, documents
+    def __init__(self, folder: Path, draw: random.Random, n_documents: int) -> None:
+        self.folder = folder
+        self.draw = draw
+        self.n_documents = n_documents
         self.documents: dict[int, list[dict[str, str]]] = {}
-        for number in range(SHARDS):
-            self.write(number)
+        for shard in range(N_SHARDS):
+            self.rewrite(shard)
 
-    def write(self, number: int) -> None:
+    def rewrite(self, shard: int) -> None:
         texts = (f"{self.draw.random()} {i}" for i in range(self.n_documents))
-        self.documents[number] = [
-            {"id": f"{number}-{i}", "text": text} for i, text in enumerate(texts)
+        self.documents[shard] = [
+            {"id": f"{shard}-{i}", "text": text} for i, text in enumerate(texts)
         ]
-        write_shard(self.folder / f"{number}.jsonl", self.documents[number])
+        write_shard(self.folder / f"{shard}.jsonl", self.documents[shard])
 
-    def is_in(self, spec: JobSpec) -> bool:
-        rows = open_dataset(spec.output.uri).to_table(columns=["doc_id", "text"]).to_pylist()
-        wanted = sorted(
-            (doc["id"], doc["text"]) for docs in self.documents.values() for doc in docs
-        )
-        return sorted((row["doc_id"], row["text"]) for row in rows) == wanted
+    def is_in(self, output_uri: str) -> bool:
+        rows = open_dataset(output_uri).to_table(columns=["doc_id", "text"]).to_pylist()
+        documents = (doc for shard in self.documents.values() for doc in shard)
+        expected = sorted((doc["id"], doc["text"]) for doc in documents)
+        return sorted((row["doc_id"], row["text"]) for row in rows) == expected
 
 
 class StandIn:
-    """Refreshes in this process, killed ones in forks: planning, reading, publishing, committing
+    """Refreshes in this process, killed ones in forks: planning, reading, writing and committing,
     and nothing else."""
 
     rounds_per_vacuum = 20
 
     def __init__(self, root: Path, draw: random.Random) -> None:
-        self.root, self.draw = root, draw
+        self.root = root
+        self.draw = draw
         self.spec = stand_in.make_spec(root / "in", root / "out", runtime={"part_bytes": 4096})
 
     def disturb(self) -> list[str]:
@@ -103,11 +111,11 @@ class StandIn:
         victim = FORKS.Process(target=run_alone, args=(order,))
         victim.start()
         victim.join(self.draw.uniform(0.02, 0.5))
-        killed = ["process"] * (victim.exitcode is None)
+        was_alive = victim.exitcode is None
         victim.kill()
         victim.join()
         victim.close()
-        return killed
+        return ["process"] if was_alive else []
 
     def refresh(self) -> list[str]:
         stand_in.run(self.spec)
@@ -115,17 +123,6 @@ class StandIn:
 
     def figures(self) -> dict[str, float]:
         return {**process_figures(os.getpid(), "process"), "threads": threading.active_count()}
-
-
-def process_figures(pid: int, name: str) -> dict[str, float]:
-    return {
-        f"{name}: RSS MiB": int(status_of(pid)["VmRSS"].split()[0]) / 1024,
-        f"{name}: open files": len(os.listdir(f"/proc/{pid}/fd")),
-    }
-
-
-def n_files(folder: Path) -> int:
-    return sum(path.is_file() for path in folder.rglob("*"))
 
 
 @contextlib.contextmanager
@@ -139,14 +136,40 @@ def work_of(root: Path, draw: random.Random, with_ray: bool) -> Iterator[Work]:
         yield StandIn(root, draw)
 
 
-def report(seen: list[tuple[float, dict[str, float]]]) -> None:
-    seen = seen[len(seen) // 5 :]
-    hours = np.array([seconds / 3600 for seconds, _ in seen])
-    for name in seen[0][1]:
-        values = np.array([found[name] for _, found in seen])
-        slope = np.polyfit(hours, values, 1)[0] if len(seen) > 1 else float("nan")
+def soak(work: Work, corpus: Corpus, minutes: float) -> tuple[Samples, dict[str, int]]:
+    """Repeat the work; returns samples of its figures and counts of rounds and kills."""
+    output_uri = work.spec.output.uri
+    kills: Counter[str] = Counter()
+    n_rounds = 0
+    samples: Samples = []
+    start = time.monotonic()
+    while time.monotonic() < start + 60 * minutes:
+        kills.update(work.disturb())
+        kills.update(work.refresh())
+        if not corpus.is_in(output_uri):
+            raise SystemExit(f"round {n_rounds}: the rows are not those of the input")
+        n_rounds += 1
+        if n_rounds % work.rounds_per_vacuum == 0:
+            vacuum(output_uri, None, keep_snapshots=2, older_than=NO_GRACE, delete=True)
+            n_objects = count_files(Path(output_uri) / "_meta")
+            figures = {**work.figures(), "objects under _meta": n_objects}
+            seconds = time.monotonic() - start
+            samples.append((seconds, figures))
+            line = {"seconds": round(seconds), "rounds": n_rounds, **kills, **figures}
+            print(json.dumps(line), flush=True)
+        corpus.rewrite(corpus.draw.randrange(N_SHARDS))
+    return samples, {"rounds": n_rounds, **kills}
+
+
+def report(samples: Samples) -> None:
+    samples = samples[len(samples) // 5 :]
+    hours = np.array([seconds / 3600 for seconds, _ in samples])
+    for name in samples[0][1] if samples else ():
+        values = np.array([figures[name] for _, figures in samples])
+        slope = np.polyfit(hours, values, 1)[0] if len(samples) > 1 else float("nan")
         print(
-            f"{name}: {values[0]:.1f} at first, {values[-1]:.1f} at last, {values.max():.1f} at most, {slope:+.1f} an hour"
+            f"{name}: first {values[0]:.1f}, last {values[-1]:.1f}, highest {values.max():.1f}, "
+            f"growth {slope:+.1f} an hour"
         )
 
 
@@ -159,48 +182,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--documents", type=int, default=200, help="in each of the eight shards")
     options = parser.parse_args()
-    draw, rounds = random.Random(options.seed), 0
-    kills: Counter[str] = Counter()
-    seen: list[tuple[float, dict[str, float]]] = []
+    draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         corpus = Corpus(Path(folder) / "in", draw, options.documents)
         with work_of(Path(folder), draw, options.ray) as work:
-            output, begun = work.spec.output.uri, time.monotonic()
-            while time.monotonic() < begun + 60 * options.minutes:
-                kills.update(work.disturb())
-                kills.update(work.refresh())
-                if not corpus.is_in(work.spec):
-                    print(f"round {rounds}: the rows are not those of the input")
-                    return 1
-                rounds += 1
-                if rounds % work.rounds_per_vacuum == 0:
-                    vacuum(output, None, keep_snapshots=2, older_than=AT_ONCE, delete=True)
-                    found = {
-                        **work.figures(),
-                        "objects under _meta": n_files(Path(output) / "_meta"),
-                    }
-                    seen.append((time.monotonic() - begun, found))
-                    print(
-                        json.dumps(
-                            {"seconds": round(seen[-1][0]), "rounds": rounds, **kills, **found}
-                        ),
-                        flush=True,
-                    )
-                corpus.write(draw.randrange(SHARDS))
-            ok = verify(output, None, sample=0).ok
-    print(
-        json.dumps(
-            {
-                "minutes": options.minutes,
-                "seed": options.seed,
-                "rounds": rounds,
-                "kills": kills,
-                "verify": ok,
-            }
-        )
-    )
-    report(seen)
-    return 0 if ok else 1
+            samples, counts = soak(work, corpus, options.minutes)
+            is_intact = verify(work.spec.output.uri, None, sample=0).ok
+    summary = {"minutes": options.minutes, "seed": options.seed, **counts, "verify": is_intact}
+    print(json.dumps(summary))
+    report(samples)
+    return 0 if is_intact else 1
 
 
 if __name__ == "__main__":
