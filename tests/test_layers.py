@@ -36,7 +36,7 @@ AT_THE_ROOT = {"__init__.py", "__main__.py", "errors.py"}
 OWNERS = {
     "torch": ("embed/",),
     "fugashi": ("tokenize/mecab.py",),
-    "pyiceberg": ("output/lake/iceberg.py",),
+    "pyiceberg": ("output/lake/iceberg.py", "output/lake/file_io.py"),
     "deltalake": ("output/lake/delta.py",),
     "ray": ("driver/", "workers/stages.py", "workers/reports.py"),
 }

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.cli import answers
 from pipeline.cli.options import AsJson, Output, StorageOptions, json_object
-from pipeline.errors import SpecError
+from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job.field_types import Duration
 from pipeline.job.spec import PublishSpec
 from pipeline.storage.addresses import shown
@@ -118,28 +118,31 @@ def publish(
     from pipeline.output import lake
 
     store = Store(output, json_object(storage_options))
+    behind: list[CorpusEmbedError] = []
     if iceberg or delta:
         properties = json_object(catalog, "--catalog")
         named = {"table": iceberg, "catalog": properties, "location": location} if iceberg else None
         try:
-            tables = [PublishSpec.model_validate({"iceberg": named, "delta": delta})]
+            tables = PublishSpec.model_validate({"iceberg": named, "delta": delta})
         except pydantic.ValidationError as error:
             raise SpecError("; ".join(detail["msg"] for detail in error.errors())) from None
+        snapshot_of = lake.publish(store, tables)
     else:
-        tables = lake.published(store)
-    if not tables:
-        raise SpecError(
-            f"{shown(output)} has not been published to any table yet. "
-            "Name one with --iceberg or --delta."
-        )
-    snapshot_of = {
-        name: number for spec in tables for name, number in lake.publish(store, spec).items()
-    }
+        snapshot_of, behind = lake.publish_recorded(store)
+        if not snapshot_of and not behind:
+            raise SpecError(
+                f"{shown(output)} has not been published to any table yet. "
+                "Name one with --iceberg or --delta."
+            )
     if as_json:
         answers.print_json({"tables": snapshot_of})
-        return
-    for name, number in snapshot_of.items():
-        answers.stdout().print(f"{name}: snapshot {number}", markup=False)
+    else:
+        for name, number in snapshot_of.items():
+            answers.stdout().print(f"{name}: snapshot {number}", markup=False)
+    for other in behind[1:]:
+        typer.echo(str(other), err=True)
+    if behind:
+        raise behind[0]
 
 
 def _quantity(kind: Any, text: str, option: str, example: str) -> Any:

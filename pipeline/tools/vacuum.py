@@ -24,7 +24,7 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.errors import OutputError
+from pipeline.errors import CorpusEmbedError, OutputError
 from pipeline.output import lake
 from pipeline.output.snapshots import live_parts, load_snapshot, snapshot_numbers
 from pipeline.output.text_index import used_runs
@@ -53,12 +53,14 @@ _REASONS = {
 @dataclasses.dataclass(frozen=True)
 class VacuumPlan:
     """What is to be deleted, or was (`deleted`). paths: the reason by relative path, in the order of
-    deletion. n_too_young: objects that nothing needs but that are younger than `older_than`."""
+    deletion. n_too_young: objects that nothing needs but that are younger than `older_than`.
+    tables_behind: a sentence for each published table that could not be brought up to date."""
 
     deleted: bool
     kept_snapshots: tuple[int, ...]
     n_bytes: int
     n_too_young: int
+    tables_behind: tuple[str, ...]
     paths: dict[str, str]
 
 
@@ -103,8 +105,9 @@ def vacuum(
         del old[path]
     order = list(layout.KINDS)
     paths = sorted(old, key=lambda path: (order.index(old[path].location.kind), path))
+    behind: list[CorpusEmbedError] = []
     if delete:
-        lake.prepare_vacuum(store, {snapshot.number for snapshot in kept})
+        _, behind = lake.publish_recorded(store, {snapshot.number for snapshot in kept})
         for path in paths:
             store.delete(path)
     return VacuumPlan(
@@ -112,6 +115,7 @@ def vacuum(
         kept_snapshots=tuple(snapshot.number for snapshot in kept),
         n_bytes=sum(item.size_bytes for item in old.values()),
         n_too_young=n_too_young,
+        tables_behind=tuple(map(str, behind)),
         paths={path: _REASONS[old[path].location.kind] for path in paths},
     )
 

@@ -49,6 +49,7 @@ def wanted(
         # pyiceberg reads the environment at its import
         monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())
         catalog = {"type": "rest", "uri": s3.server.iceberg_url, "warehouse": warehouse}
+        configure(monkeypatch, catalog)
         yield PublishSpec(
             iceberg={"table": "db.docs", "catalog": catalog, "location": f"{warehouse}/db/docs"}
         )
@@ -59,8 +60,16 @@ def wanted(
     glue.start()
     host, port = glue.get_host_and_port()
     catalog = {"type": "glue", "glue.endpoint": f"http://{host}:{port}", "glue.region": "us-east-1"}
+    configure(monkeypatch, catalog)
     yield PublishSpec(iceberg={"table": "db.docs", "catalog": catalog})
     glue.stop()
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, catalog: dict[str, str]) -> None:
+    """Name a catalog in the operator's environment: commands that get no spec contact no other."""
+    for name, value in catalog.items():
+        variable = name.upper().replace(".", "__")
+        monkeypatch.setenv(f"PYICEBERG_CATALOG__CORPUS_EMBED__{variable}", value)
 
 
 def test_tables_of_a_catalog_behind_http_hold_every_snapshot_and_let_one_publisher_win(

@@ -2,9 +2,9 @@
 commit a snapshot.
 
 Paths in the log are relative, so the table moves with the output. The number of the snapshot is the
-version of an application transaction, which is looked at before a commit, since Delta does not
-refuse a repeated one; of two publishers with the same look, one loses at the log. No data file is
-read: manifests have their sizes and rows.
+version of an application transaction, which is read before a commit, since Delta does not refuse a
+repeated one; of two publishers that read the same version, one loses at the log. No data file is
+read: manifests have their sizes and row counts.
 """
 
 from __future__ import annotations
@@ -49,24 +49,22 @@ class DeltaTable:
 
     def state(self) -> tuple[int, str] | None:
         table = self._load()
-        return (
-            (table.transaction_version(APPLICATION) or 0, table.metadata().description)
-            if table
-            else None
-        )
+        if table is None:
+            return None
+        return table.transaction_version(APPLICATION) or 0, table.metadata().description
 
     def add(self, snapshot: Snapshot, generation: Generation, parts: Sequence[Manifest]) -> None:
         table = self._load()
         arrow_schema = dataset.arrow_schema(generation)
         # actions are made with plain paths, and listed with encoded ones
         listed = pa.table(table.get_add_actions())["path"].to_pylist() if table else []
-        have = {unquote(path) for path in listed}
-        wanted = {file.path: file for part in parts for file in part.data_files}
+        table_paths = {unquote(path) for path in listed}
+        live = {file.path: file for part in parts for file in part.data_files}
         now = round(time.time() * 1000)  # for people: nothing is decided by it
         adds = [
             _added(file, arrow_schema, now, self.name)
-            for path, file in sorted(wanted.items())
-            if path not in have
+            for path, file in sorted(live.items())
+            if path not in table_paths
         ]
         properties = CommitProperties(
             custom_metadata=lineage_of(snapshot, generation),
@@ -86,7 +84,9 @@ class DeltaTable:
                     commit_properties=properties,
                 )
             else:
-                removes = [RemoveAction(path, True, now) for path in sorted(have - wanted.keys())]
+                removes = [
+                    RemoveAction(path, True, now) for path in sorted(table_paths - live.keys())
+                ]
                 table.create_write_transaction(
                     [*adds, *removes],
                     "append",
@@ -97,12 +97,12 @@ class DeltaTable:
         except (CommitFailedError, DeltaError) as error:
             if (self.state() or (0, ""))[0] < snapshot.number:
                 raise CommitConflict(
-                    f"{self.name}: another writer committed to it first: {error}. Nothing is lost: publish again."
+                    f"{self.name}: another writer committed to it first: {error}. Nothing is lost: "
+                    "publish again."
                 ) from error
 
     def forget(self, kept: set[int]) -> None:
-        """Nothing: an old version of a Delta table fails to read once its files are vacuumed, as
-        always in Delta."""
+        """Does nothing: in Delta, an old version always fails to read once its files are gone."""
 
     def _load(self) -> deltalake.DeltaTable | None:
         if not deltalake.DeltaTable.is_deltatable(self._uri, self._options):
@@ -126,10 +126,10 @@ def _schema(generation: Generation) -> deltalake.Schema:
 def _added(file: DataFile, arrow_schema: pa.Schema, now: int, name: str) -> AddAction:
     if "" in file.partition.values():
         raise OutputError(
-            f"{name}: {file.path} has an empty string as a partition value, which Delta takes for null. Partition by "
-            "another column, or publish to Iceberg."
+            f"{name}: {file.path} has an empty string as a partition value, which Delta takes for "
+            "null. Partition by another column, or publish to Iceberg."
         )
-    values = {  # a timestamp of ours is "2020-02-29 12:34:56.000000Z", one of Delta has a T
+    values = {  # data files say "2020-02-29 12:34:56.000000Z", Delta puts a T before the time
         key: value.replace(" ", "T")
         if pa.types.is_timestamp(arrow_schema.field(key).type) and value
         else value

@@ -1,9 +1,10 @@
 """An Apache Iceberg table over the data files of an output, through pyiceberg: one commit a
 snapshot.
 
-The catalog is pyiceberg's: by default a SQLite file in the output, else whatever its properties
+The catalog is pyiceberg's: by default a SQLite file in the output, else the one that its properties
 name (REST, Glue, …; credentials come from the environment). The table's metadata lies under
-`_meta/iceberg`, or where the spec says. Files carry no field ids, so the table has a name mapping;
+`_meta/iceberg`, or where the spec says, and is read and written there alone
+(`pipeline/output/lake/file_io.py`). Files carry no field ids, so the table has a name mapping;
 partition columns are identity partitions, whose values readers take from the manifests. Column
 statistics are not registered, so that publishing reads no data file.
 """
@@ -23,17 +24,22 @@ from pyiceberg.manifest import DataFileContent, FileFormat
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.typedef import Record
+from pyiceberg.utils.config import Config
 
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.job.spec import IcebergSpec
 from pipeline.output import dataset
 from pipeline.output.lake import NUMBER, columns_of, lineage_of
+from pipeline.output.lake.file_io import check_access, confine
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
 
-OUTPUT, COLUMNS = "corpus-embed.output", "corpus-embed.columns"
+OUTPUT = "corpus-embed.output"
+COLUMNS = "corpus-embed.columns"
+CATALOG_NAME = "corpus-embed"
+"""What a catalog is called in pyiceberg's configuration unless its properties have a `name`."""
 _FIXED = {
     "commit.retry.num-retries": "0",  # pyiceberg's own retry would register the same files twice
     "gc.enabled": "false",  # the files belong to the output: only its vacuum may delete them
@@ -44,27 +50,26 @@ _FIXED = {
 class IcebergTable:
     """The Iceberg table of one output. A second publisher loses at the catalog."""
 
-    def __init__(self, store: Store, wanted: IcebergSpec) -> None:
-        self.name = f"Iceberg table {wanted.table}"
-        self._table = wanted.table
+    def __init__(self, store: Store, spec: IcebergSpec) -> None:
+        self.name = f"Iceberg table {spec.table}"
+        self._table = spec.table
         self._root = store.fs.unstrip_protocol(store.root)
-        self._location = wanted.location or f"{self._root}/{layout.ICEBERG}/{self._table}"
-        self._catalog = _load_catalog(store, wanted.catalog)
+        self._location = spec.location or f"{self._root}/{layout.ICEBERG}/{self._table}"
+        self._catalog = confine(_load_catalog(store, spec.catalog), self._location)
 
     def state(self) -> tuple[int, str] | None:
         table = self._load()
         if table is None:
             return None
-        return max((_number(found) for found in table.snapshots()), default=0), table.properties[
-            COLUMNS
-        ]
+        numbers = [_number(snapshot) for snapshot in table.snapshots()]
+        return max(numbers, default=0), table.properties[COLUMNS]
 
     def add(self, snapshot: Snapshot, generation: Generation, parts: Sequence[Manifest]) -> None:
         table = self._load() or self._create(generation)
         arrow_schema = dataset.arrow_schema(generation)
-        wanted = {f"{self._root}/{file.path}": file for part in parts for file in part.data_files}
+        live = {f"{self._root}/{file.path}": file for part in parts for file in part.data_files}
         current = table.current_snapshot()
-        have = {
+        listed = {
             entry.data_file.file_path: entry.data_file
             for manifest in (current.manifests(table.io) if current else [])
             for entry in manifest.fetch_manifest_entry(table.io)
@@ -74,33 +79,37 @@ class IcebergTable:
                 table.transaction() as change,
                 change.update_snapshot(lineage_of(snapshot, generation)).overwrite() as update,
             ):
-                for path in sorted(have.keys() - wanted.keys()):
-                    update.delete_data_file(have[path])
-                for path in sorted(wanted.keys() - have.keys()):
+                for path in sorted(listed.keys() - live.keys()):
+                    update.delete_data_file(listed[path])
+                for path in sorted(live.keys() - listed.keys()):
                     update.append_data_file(
-                        _registered(path, wanted[path], generation.partition_by, arrow_schema)
+                        _registered(path, live[path], generation.partition_by, arrow_schema)
                     )
         except CommitFailedException as error:
             if (self.state() or (0, ""))[0] < snapshot.number:
                 raise CommitConflict(
-                    f"{self.name}: another writer committed to it first: {error}. Nothing is lost: publish again."
+                    f"{self.name}: another writer committed to it first: {error}. Nothing is lost: "
+                    "publish again."
                 ) from error
 
     def forget(self, kept: set[int]) -> None:
         table = self._load()
         if table is None:
             return
-        gone = [
-            found.snapshot_id for found in table.snapshots() if _number(found) not in {0, *kept}
+        expired = [
+            snapshot.snapshot_id
+            for snapshot in table.snapshots()
+            if _number(snapshot) not in {0, *kept}
         ]
-        if gone:
-            table.maintenance.expire_snapshots().by_ids(gone).commit()
+        if expired:
+            table.maintenance.expire_snapshots().by_ids(expired).commit()
 
     def _load(self) -> Table | None:
         try:
             table = self._catalog.load_table(self._table)
         except NoSuchTableError:
             return None
+        check_access(table)
         if table.properties.get(OUTPUT) != self._root:
             raise OutputError(
                 f"{self.name}: belongs to {table.properties.get(OUTPUT, 'another writer')}, not to "
@@ -126,27 +135,45 @@ class IcebergTable:
         return self._catalog.load_table(self._table)
 
 
-def _load_catalog(store: Store, properties: Mapping[str, str]) -> Catalog:
-    """By its `name`, which pyiceberg's own configuration and environment may know more of, and its
-    properties."""
-    found = dict(properties)
-    if not found:
+def is_configured(store: Store, spec: IcebergSpec) -> bool:
+    """Whether this machine's own pyiceberg configuration names the catalog and the location that a
+    record in an output names; the default ones are inside the output and need no configuration."""
+    properties = dict(spec.catalog)
+    name = properties.pop("name", CATALOG_NAME)
+    configured = Config().get_catalog_config(name) or {}
+    folders = [f"{store.fs.unstrip_protocol(store.root)}/{layout.ICEBERG}"]
+    folders += [str(configured["warehouse"])] if "warehouse" in configured else []
+    return properties.items() <= configured.items() and (
+        spec.location is None
+        or any(spec.location.startswith(folder.rstrip("/") + "/") for folder in folders)
+    )
+
+
+def _load_catalog(store: Store, catalog: Mapping[str, str]) -> Catalog:
+    """A catalog by its properties and its `name`, under which pyiceberg's own configuration and
+    environment can have more of them."""
+    properties = dict(catalog)
+    if not properties:
         if not store.local:
             raise OutputError(
-                f"{shown(store.uri)}: the default catalog is a SQLite file in the output, which needs a local disk. Name "
-                "a catalog in publish.iceberg.catalog, for instance {type: rest, uri: …} or {type: glue}."
+                f"{shown(store.uri)}: the default catalog is a SQLite file in the output, which "
+                "needs a local disk. Name a catalog in publish.iceberg.catalog, for instance "
+                "{type: rest, uri: …} or {type: glue}."
             )
         folder = Path(store.root, layout.ICEBERG)
         folder.mkdir(parents=True, exist_ok=True)
-        found = {"type": "sql", "uri": f"sqlite:///{folder}/catalog.db"}
+        store.path(f"{layout.ICEBERG}/catalog.db")  # raises where a link leads out
+        properties = {"type": "sql", "uri": f"sqlite:///{folder}/catalog.db"}
     if endpoint := store.options.get("endpoint_url"):
-        found.setdefault("s3.endpoint", endpoint)
-    return load_catalog(found.pop("name", "corpus-embed"), **found)
+        properties.setdefault("s3.endpoint", endpoint)
+    return load_catalog(properties.pop("name", CATALOG_NAME), **properties)
 
 
-def _number(found: IcebergSnapshot) -> int:
-    """Our number of a table's snapshot; 0 for one of another writer."""
-    return int((found.summary.additional_properties if found.summary else {}).get(NUMBER, 0))
+def _number(snapshot: IcebergSnapshot) -> int:
+    """The number of the output's snapshot that a table's snapshot holds; 0 for one that another
+    writer made."""
+    summary = snapshot.summary.additional_properties if snapshot.summary else {}
+    return int(summary.get(NUMBER, 0))
 
 
 def _registered(
