@@ -318,7 +318,7 @@ def test_publish_on_the_command_line(
     two_snapshots(tmp_path)
     out = str(tmp_path / "out")
     assert called(monkeypatch, "publish", out) == 2
-    assert "no table yet" in capsys.readouterr().err
+    assert "not been published to any table yet" in capsys.readouterr().err
     assert called(monkeypatch, "publish", out, "--iceberg", "db.docs", "--delta", "--json") == 0
     assert sorted(json.loads(capsys.readouterr().out)["tables"].values()) == [2, 2]
     run(spec_of(tmp_path, vector_precision="bfloat16"))

@@ -27,7 +27,7 @@ MAX_METADATA_BYTES = 256 << 20
 """The largest file of an Iceberg table's metadata that is read: room for millions of data files."""
 _FOLDER = "corpus-embed.folder"
 _CODE = re.compile(r"(.*\.)?py-.*", re.IGNORECASE)
-"""Properties whose values pyiceberg imports. `io-impl` and its like are Java's, and ignored here."""
+"""Properties whose values pyiceberg imports. `io-impl` is for Java and does nothing here."""
 _ACCESS = re.compile(r"(s3|client|hdfs|adls|gcs|hf|oss|rest|header)\..*|token|uri", re.IGNORECASE)
 """Properties that choose hosts, credentials and ways to them."""
 
