@@ -35,6 +35,7 @@ os.environ.update(
 from tests.support import model_dirs
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import S3Server, find_weed, s3_server
+from tests.support.tiers import Guard, tiers_of
 
 if TYPE_CHECKING:
     import s3fs
@@ -46,6 +47,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 RAY_CPUS = 2
 RAY_OBJECT_STORE_BYTES = 500 * 2**20
 BUCKET = "tests"
+guard = Guard()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for tier in tiers_of(item):
+                item.add_marker(tier)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with guard.over(item):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with guard.over(item):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -175,6 +197,12 @@ def ray_local(s3_or_none: S3Server | None) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def refusing_url() -> str:
+    """An address where nothing listens: to connect there is refused at once."""
+    return "http://127.0.0.1:1"
 
 
 @pytest.fixture

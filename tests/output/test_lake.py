@@ -329,7 +329,17 @@ def test_publish_on_the_command_line(
         called(monkeypatch, "publish", out, "--iceberg", "a.b", "--catalog", '{"token": "x"}') == 2
     )
     assert "secret" in capsys.readouterr().err
-    catalog = '{"type": "rest", "uri": "http://127.0.0.1:1"}'
+
+
+def test_a_catalog_that_does_not_answer_leaves_the_snapshots_committed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refusing_url: str,
+) -> None:
+    two_snapshots(tmp_path)
+    out = str(tmp_path / "out")
+    catalog = json.dumps({"type": "rest", "uri": refusing_url})
     assert called(monkeypatch, "publish", out, "--iceberg", "a.b", "--catalog", catalog) == 1
     assert "the snapshots are committed" in capsys.readouterr().err
 
