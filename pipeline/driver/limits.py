@@ -39,7 +39,7 @@ def check_rejects(spec: JobSpec, n_records: int, n_rejects: int) -> None:
         raise TooManyRejects(
             f"{n_rejects} of {n_records} records were rejected ({n_rejects / n_records:.1%}; "
             f"runtime.max_reject_fraction allows {limit:.1%}). The reasons are in "
-            f"{shown(spec.output.uri)}/{layout.all_rejects()}. Fix the input or the spec, or raise "
+            f"{shown(spec.output.uri)}/{layout.REJECTS}. Fix the input or the spec, or raise "
             "the limit, and run again: finished parts stay finished. No snapshot was made."
         )
 

@@ -41,7 +41,7 @@ def load_manifests(
 
 def count_waiting_parts(store: Store, live: Iterable[Manifest]) -> int:
     """How many finished parts no snapshot has made live yet. Reads a listing and no manifest."""
-    locations = map(layout.locate, store.list(layout.all_manifests()))
+    locations = map(layout.locate, store.list(layout.MANIFESTS))
     return len({found.part_id for found in locations if found} - {part.part_id for part in live})
 
 

@@ -1,4 +1,4 @@
-"""Where every object of an output lies. Each path is made here, and recognised here, and nowhere else.
+"""Where every object of an output lies: each path is made and recognised here, and nowhere else.
 
     data/<column>=<value>/…/part-<part_id>.parquet      rows and vectors of one part
     _meta/manifests/<fingerprint>/<part_id>.json        the receipt of a finished part
@@ -8,11 +8,12 @@
     _meta/generations/<fingerprint>.json                what all data of one fingerprint shares
     _meta/runs/<run_id>/…                               spec, plan and records of a run
     _meta/index/<fingerprint>/<name>.arrow and .json    texts that have a vector
-    _meta/leases/<number>/…                             which refresh is under way
-    _meta/publications, _meta/iceberg                   tables of other catalogs
-    _meta/probes, _meta/tmp                             short-lived objects
+    _meta/leases/<number>/…                             the refresh that is under way
+    _meta/publications/, _meta/iceberg/                 tables that snapshots are published to
+    _meta/probes/, _meta/tmp/                           short-lived objects
 
-Paths are relative to the output's root and use "/". The format of each object is in docs/output-format.md.
+Paths are relative to the output's root and use "/". The format of each object is in
+docs/output-format.md.
 """
 
 from __future__ import annotations
@@ -21,28 +22,30 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote
 
-META = "_meta"
-DATA = "data"
-SNAPSHOTS = f"{META}/snapshots"
-LEASES = f"{META}/leases"
-PUBLICATIONS = f"{META}/publications"
-ICEBERG = f"{META}/iceberg"
-STAGING = f"{META}/tmp"
-_MANIFESTS = f"{META}/manifests"
-_REJECTS = f"{META}/rejects"
-_FILE_LISTS = f"{META}/files"
-_GENERATIONS = f"{META}/generations"
-_RUNS = f"{META}/runs"
-_INDEX = f"{META}/index"
-_PROBES = f"{META}/probes"
+MANIFESTS = "_meta/manifests"
+REJECTS = "_meta/rejects"
+SNAPSHOTS = "_meta/snapshots"
+LEASES = "_meta/leases"
+PUBLICATIONS = "_meta/publications"
+ICEBERG = "_meta/iceberg"
+STAGING = "_meta/tmp"
+_DATA = "data"
+_FILE_LISTS = "_meta/files"
+_GENERATIONS = "_meta/generations"
+_RUNS = "_meta/runs"
+_INDEX = "_meta/index"
+_PROBES = "_meta/probes"
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""The value in a Hive folder's name that stands for null."""
+
 MAX_PARTITION_STEP = 255
-"""Most bytes of one `name=value` folder: what local file systems allow for a name."""
+"""The longest name of a `name=value` folder, in bytes: the limit of local file systems."""
 
 
 class Location(NamedTuple):
-    """What a path says about its object. `kind` is a key of KINDS; the other fields are None where it has none."""
+    """The facts that a path states about its object. `kind` is a key of KINDS; a field that the
+    path does not hold is None."""
 
     kind: str
     fingerprint: str | None = None
@@ -51,28 +54,35 @@ class Location(NamedTuple):
     number: int | None = None
     name: str | None = None
 
+    @property
+    def is_attempt(self) -> bool:
+        """Whether the object is the record of one attempt at a run."""
+        return self.kind == "run record" and (self.name or "").startswith("attempt-")
+
 
 KINDS = {
-    "manifest": rf"{_MANIFESTS}/(?P<fingerprint>[0-9a-f]+)/(?P<part_id>[0-9a-f]+)\.json",
-    "data": rf"{DATA}/(?:[^/]+/)*part-(?P<part_id>[0-9a-f]+)\.parquet",
-    "rejects": rf"{_REJECTS}/(?P<run_id>[0-9a-f]+)/part-(?P<part_id>[0-9a-f]+)\.parquet",
-    "snapshot": rf"{SNAPSHOTS}/(?P<number>\d{{20}})\.json",
-    "file list": rf"{_FILE_LISTS}/(?P<name>[0-9a-f]{{64}})\.parquet",
-    "index": rf"{_INDEX}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.(?:arrow|json)",
-    "generation": rf"{_GENERATIONS}/(?P<fingerprint>[0-9a-f]+)\.json",
-    "run record": rf"{_RUNS}/(?P<run_id>[0-9a-f]+)/(?P<name>.+)",
-    "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>[^/]+)",
-    "probe": rf"{_PROBES}/(?P<name>[0-9a-f]+)",
-    "temporary": rf"{STAGING}/(?P<name>[^/]+)",
+    kind: re.compile(pattern)
+    for kind, pattern in {
+        "manifest": rf"{MANIFESTS}/(?P<fingerprint>[0-9a-f]+)/(?P<part_id>[0-9a-f]+)\.json",
+        "data": rf"{_DATA}/(?:[^/]+/)*part-(?P<part_id>[0-9a-f]+)\.parquet",
+        "rejects": rf"{REJECTS}/(?P<run_id>[0-9a-f]+)/part-(?P<part_id>[0-9a-f]+)\.parquet",
+        "snapshot": rf"{SNAPSHOTS}/(?P<number>\d{{20}})\.json",
+        "file list": rf"{_FILE_LISTS}/(?P<name>[0-9a-f]{{64}})\.parquet",
+        "index": rf"{_INDEX}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.(?:arrow|json)",
+        "generation": rf"{_GENERATIONS}/(?P<fingerprint>[0-9a-f]+)\.json",
+        "run record": rf"{_RUNS}/(?P<run_id>[0-9a-f]+)/(?P<name>.+)",
+        "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>[^/]+)",
+        "probe": rf"{_PROBES}/(?P<name>[0-9a-f]+)",
+        "temporary": rf"{STAGING}/(?P<name>[^/]+)",
+    }.items()
 }
-"""Patterns of the names that this package gives, by kind, in the order in which vacuum deletes them."""
-
-_PATTERNS = {kind: re.compile(pattern) for kind, pattern in KINDS.items()}
+"""The pattern of each kind of name that this package gives, in the order in which vacuum deletes
+them."""
 
 
 def locate(path: str) -> Location | None:
-    """What a relative path is, or None for a name that this package does not give."""
-    for kind, pattern in _PATTERNS.items():
+    """The facts in a relative path, or None for a name that this package does not give."""
+    for kind, pattern in KINDS.items():
         if match := pattern.fullmatch(path):
             fields = match.groupdict()
             number = fields.pop("number", None)
@@ -81,41 +91,49 @@ def locate(path: str) -> Location | None:
 
 
 def data_file(folder: str, part_id: str) -> str:
-    """folder: the Hive folders of a partition, "" without partitions."""
-    return "/".join(step for step in (DATA, folder, f"part-{part_id}.parquet") if step)
+    """folder: the Hive folders of the file's partition, "" without partitions."""
+    return "/".join(step for step in (_DATA, folder, f"part-{part_id}.parquet") if step)
 
 
 def partition_folder(path: str) -> str:
     """The Hive folders of a data file: the `folder` that `data_file` made its path from."""
-    return path.rpartition("/")[0].removeprefix(DATA).removeprefix("/")
+    return path.rpartition("/")[0].removeprefix(_DATA).removeprefix("/")
+
+
+def partition_step(name: str, value: str | None) -> str:
+    """One Hive folder `name=value`, percent-encoded, so that no value can leave the folder above
+    it."""
+    escaped = NULL_PARTITION if value is None else _quoted(value)
+    if value == NULL_PARTITION:
+        escaped = "%5F" + NULL_PARTITION[1:]
+    return f"{_quoted(name)}={escaped}"
+
+
+def _quoted(text: str) -> str:
+    """Percent-encoded, except for printable characters outside ASCII: Spark 4.3 decodes %E6%BC%A2
+    into three characters."""
+    return "".join(
+        char if char > "\x7f" and char.isprintable() else quote(char, safe="") for char in text
+    )
+
+
+def rejects(run_id: str, part_id: str) -> str:
+    return f"{REJECTS}/{run_id}/part-{part_id}.parquet"
+
+
+def sibling(path: str, part_id: str, suffix: str) -> str:
+    """The path of another data file or file of rejects for the same part. suffix: hexadecimal
+    digits that are appended to the part's id."""
+    return path.replace(f"part-{part_id}.", f"part-{part_id}{suffix}.")
 
 
 def manifests(fingerprint: str) -> str:
     """The folder of all manifests under one fingerprint."""
-    return f"{_MANIFESTS}/{fingerprint}"
+    return f"{MANIFESTS}/{fingerprint}"
 
 
 def manifest(fingerprint: str, part_id: str) -> str:
     return f"{manifests(fingerprint)}/{part_id}.json"
-
-
-def all_manifests() -> str:
-    """The folder above `manifests` of every fingerprint."""
-    return _MANIFESTS
-
-
-def rejects(run_id: str, part_id: str) -> str:
-    return f"{_REJECTS}/{run_id}/part-{part_id}.parquet"
-
-
-def all_rejects() -> str:
-    """The folder of all rejects, for people."""
-    return _REJECTS
-
-
-def beside(path: str, part_id: str, suffix: str) -> str:
-    """The path of another object of the same part, told from `path` by a hexadecimal suffix of the part's id."""
-    return path.replace(f"part-{part_id}.", f"part-{part_id}{suffix}.")
 
 
 def snapshot(number: int) -> str:
@@ -143,44 +161,26 @@ def run_attempt(run_id: str, number: int) -> str:
     return f"{_RUNS}/{run_id}/attempt-{number:04d}.json"
 
 
-def is_attempt(location: Location) -> bool:
-    """Whether a location of kind "run record" is the record of an attempt."""
-    return location.kind == "run record" and (location.name or "").startswith("attempt-")
-
-
 def index(fingerprint: str) -> str:
     """The folder of the index of texts under one fingerprint."""
     return f"{_INDEX}/{fingerprint}"
 
 
 def index_segment(fingerprint: str, name: str, suffix: str) -> str:
-    """suffix: "arrow" for the entries, "json" for what they cover."""
+    """suffix: "arrow" for the entries, "json" for the record of what they cover."""
     return f"{index(fingerprint)}/{name}.{suffix}"
 
 
 def lease(number: int, name: str = "") -> str:
-    """The folder of a lease, or one object in it."""
+    """One object of a lease; without a name, the lease's folder."""
     return f"{LEASES}/{number:020d}" + (f"/{name}" if name else "")
 
 
 def publication(kind: str, digest: str) -> str:
+    """kind: "iceberg" or "delta". digest: a hash of the record."""
     return f"{PUBLICATIONS}/{kind}-{digest}.json"
 
 
 def probe(nonce: str) -> str:
+    """nonce: hexadecimal digits."""
     return f"{_PROBES}/{nonce}"
-
-
-def partition_step(name: str, value: str | None) -> str:
-    """One Hive folder `name=value`, percent-encoded, so that no value can leave the folder above it."""
-    escaped = NULL_PARTITION if value is None else _quoted(value)
-    if value == NULL_PARTITION:
-        escaped = "%5F" + NULL_PARTITION[1:]
-    return f"{_quoted(name)}={escaped}"
-
-
-def _quoted(text: str) -> str:
-    """Percent-encoded, except for printable characters outside ASCII: Spark 4.3 decodes %E6%BC%A2 into three characters."""
-    return "".join(
-        char if char > "\x7f" and char.isprintable() else quote(char, safe="") for char in text
-    )

@@ -150,7 +150,7 @@ def _find(loaded: LoadedSnapshot, row: str) -> list[dict[str, Any]]:
         raise OutputError(
             f"{shown(loaded.store.uri)}: no row '{row}' in snapshot {loaded.snapshot.number}. Give "
             "a doc_id, or doc_id#chunk; without input.id_column in the spec, a doc_id is "
-            f"<uri>#<record>. The record may also have been rejected: see {layout.all_rejects()}."
+            f"<uri>#<record>. The record may also have been rejected: see {layout.REJECTS}."
         )
     return matches
 

@@ -171,9 +171,7 @@ def _settled_at(snapshots: Sequence[Snapshot], objects: Objects) -> dict[str, fl
     """When a run last completed, by fingerprint. It took all parts that fitted its listing: what is
     older and was left out is of shards that have changed. A compaction, which has no record of an
     attempt, does not count."""
-    attempts = {
-        item.location.run_id for item in objects.values() if layout.is_attempt(item.location)
-    }
+    attempts = {item.location.run_id for item in objects.values() if item.location.is_attempt}
     return {
         snapshot.fingerprint: item.changed_at
         for snapshot in snapshots

@@ -94,8 +94,8 @@ def _create_or_adopt(
     rows = content_hash([wanted[name].to_pylist() for name in keys], 16)
     if f"-{part_id}{rows}." in path:
         raise OutputError(f"{shown(store.uri)}/{path}: damaged; run `corpus-embed verify`")
-    beside = layout.beside(path, part_id, rows)
-    return _create_or_adopt(store, beside, part_id, data, keys)
+    sibling = layout.sibling(path, part_id, rows)
+    return _create_or_adopt(store, sibling, part_id, data, keys)
 
 
 def create_manifest(store: Store, manifest: Manifest) -> Manifest:
