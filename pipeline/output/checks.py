@@ -1,56 +1,85 @@
-"""What must be true of any set of parts before a snapshot may name it: the last check before a
-commit.
+"""What must be true of the parts of a snapshot: before a commit may name them, and for as long as
+it does.
 
-In: manifests. Out: nothing, or the error that keeps a wrong snapshot from being made. Cost: a pass
-over the manifests.
+Comes in: manifests. Goes out: a sentence for each thing that is wrong. A commit stops at the first
+one, `verify` lists them all. Cost: a pass over the manifests.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 
-from pipeline.errors import OutputError
 from pipeline.storage.addresses import shown
-from pipeline.storage.lineage import Manifest, by_split, is_complete
+from pipeline.storage.lineage import Manifest, Span, by_split, is_complete
 
 
-def check_parts(parts: Collection[Manifest], fingerprint: str, complete: bool) -> None:
-    """The invariants of every commit. Raises OutputError naming the part or shard that breaks one.
+def problems(parts: Collection[Manifest], fingerprint: str, complete: bool) -> Iterator[str]:
+    """Everything that keeps `parts` from being the content of a snapshot.
 
-    Each part counts up and belongs to the generation, no record of a shard belongs to two splits,
-    and in a complete snapshot every split has all its parts.
+    complete: whether the snapshot claims to hold all of its input.
     """
-    ids = Counter(part.part_id for part in parts)
+    yield from count_problems(parts, fingerprint)
+    yield from split_problems(parts, complete)
+
+
+def count_problems(parts: Collection[Manifest], fingerprint: str) -> Iterator[str]:
+    """Parts that belong to another generation, are listed twice, or do not add up: their records
+    are documents and rejects, as many as their sources say, and their rows are those of their
+    files."""
+    times_listed = Counter(part.part_id for part in parts)
+    for part_id, n_times in times_listed.items():
+        if n_times > 1:
+            yield f"part {part_id}: listed {n_times} times"
     for part in parts:
-        rows = sum(file.n_rows for file in part.data_files)
-        if (
-            ids[part.part_id] > 1
-            or part.n_records != part.n_documents + part.n_rejects
-            or part.n_rows != rows
-            or part.fingerprint != fingerprint
-        ):
-            raise OutputError(
-                f"part {part.part_id} of fingerprint {part.fingerprint}: {part.n_records} records, {part.n_documents} "
-                f"documents, {part.n_rejects} rejects, {part.n_rows} rows, {rows} rows in its files, listed "
-                f"{ids[part.part_id]} times. The output is damaged: do not use it; run `corpus-embed verify`."
+        if part.fingerprint != fingerprint:
+            yield f"part {part.part_id}: has fingerprint {part.fingerprint}, not {fingerprint}"
+        n_records = sum(source.n_records for source in part.sources)
+        n_rejects = sum(source.n_rejects for source in part.sources)
+        counted = (part.n_documents + part.n_rejects, n_records)
+        if counted != (part.n_records, part.n_records) or part.n_rejects != n_rejects:
+            yield (
+                f"part {part.part_id}: {part.n_records} records, {part.n_documents} documents, "
+                f"{part.n_rejects} rejects; its sources have {n_records} records and {n_rejects} "
+                "rejects"
             )
-    splits = by_split(parts)
-    for split_id, found in splits.items():
-        if complete and not is_complete(found):
-            have = [part.index for part in found]
-            raise OutputError(
-                f"split {split_id}: a complete snapshot was asked for with only its parts {have}"
-            )
-    spans = sorted(
-        (span.shard.uri, *span.interval)
-        for found in splits.values()
-        for span in found[0].split.spans
-    )
-    for (uri, start, stop), (next_uri, next_start, _) in itertools.pairwise(spans):
-        if uri == next_uri and next_start < stop:
-            raise OutputError(
-                f"{shown(uri)}: two splits hold the records from position {next_start} on ({start} to {stop} is one "
-                "of them), which would double them. This is a bug: report it with the output's metadata."
-            )
+        n_rows = sum(file.n_rows for file in part.data_files)
+        if part.n_rows != n_rows:
+            yield f"part {part.part_id}: {part.n_rows} rows, {n_rows} in its files"
+
+
+def split_problems(parts: Collection[Manifest], complete: bool) -> Iterator[str]:
+    """Splits whose parts do not follow each other from the first on, and shards that their spans
+    do not tile."""
+    spans_of_shard: dict[str, list[Span]] = defaultdict(list)
+    for split_id, of_split in by_split(parts).items():
+        indices = [part.index for part in of_split]
+        is_doubled = len(set(indices)) < len(indices)
+        has_parts_after_last = any(part.last for part in of_split[:-1])
+        if is_doubled or has_parts_after_last or (complete and not is_complete(of_split)):
+            last = "which is the last" if of_split[-1].last else "none of which is the last"
+            yield f"split {split_id}: has the parts {indices}, {last}"
+        for span in of_split[0].split.spans:
+            spans_of_shard[span.shard.uri].append(span)
+    for uri, spans in spans_of_shard.items():
+        spans.sort(key=lambda span: span.interval)
+        for problem in _tiling_problems(spans, complete):
+            yield f"{shown(uri)}: {problem}"
+
+
+def _tiling_problems(spans: Sequence[Span], complete: bool) -> Iterator[str]:
+    """Overlaps of the spans of a shard, in their order, and for a complete snapshot gaps."""
+    if len(versions := {span.shard for span in spans}) > 1:
+        etags = sorted(shard.etag for shard in versions)
+        yield f"read in {len(versions)} versions: {etags}"
+        return
+    reached: float = 0
+    for span in spans:
+        start, stop = span.interval
+        if start < reached:
+            yield f"read twice between {start} and {min(reached, stop):.0f}"
+        elif complete and start > reached:
+            yield f"never read between {reached:.0f} and {start}"
+        reached = max(reached, stop)
+    if complete and reached != float("inf"):
+        yield f"never read from {reached:.0f} on"

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import CommitConflict, OutputError
-from pipeline.output.checks import check_parts
+from pipeline.output.checks import problems
 from pipeline.storage import data_files, layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.failpoints import failpoint
@@ -132,7 +132,11 @@ def commit_snapshot(
     another attempt at this very run made in the meantime is built upon. Raises CommitConflict when
     a different run was first, OutputError when an invariant is broken.
     """
-    check_parts(parts, fingerprint, complete)
+    if problem := next(problems(parts, fingerprint, complete), None):
+        raise OutputError(
+            f"{shown(store.uri)}: nothing was committed: {problem}. Run `corpus-embed verify`; if it "
+            "finds nothing wrong with the head, report this with the output's metadata."
+        )
     ordered = sorted(parts, key=lambda part: part.part_id)
     listed = create_file_list(store, ordered)
     while True:

@@ -11,15 +11,15 @@ model for the sample.
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.output.checks import count_problems, split_problems
 from pipeline.output.run_folder import read_planned_split_ids
 from pipeline.storage import layout
-from pipeline.storage.lineage import Span, by_split, is_complete, totals_of
+from pipeline.storage.lineage import by_split, totals_of
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.verify.file_scan import FileScan
 from pipeline.tools.verify.stored_records import record_findings, reject_findings
@@ -95,7 +95,11 @@ def verify(
         ),
         _check(
             "counts",
-            [*_counts(loaded), *findings["counts"]],
+            [
+                *count_problems(loaded.manifests, head.fingerprint),
+                *_totals(loaded),
+                *findings["counts"],
+            ],
             f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects",
         ),
         _check(
@@ -108,7 +112,11 @@ def verify(
             reject_findings(loaded),
             f"{head.n_rejects} rejects in files, as many as the manifests count",
         ),
-        _check("splits", _splits(loaded), _split(loaded)),
+        _check(
+            "splits",
+            [*split_problems(loaded.manifests, head.complete), *_missing_of_plan(loaded)],
+            _split(loaded),
+        ),
         _check(
             "records",
             scan.repeated_records(),
@@ -146,26 +154,15 @@ def _check(name: str, findings: Iterable[str], success: str, **figures: Any) -> 
     return Check(name, not findings, detail, {"findings": len(findings), **figures})
 
 
-def _counts(loaded: LoadedSnapshot) -> Iterator[str]:
-    """Records = documents + rejects in every part, its sources add up to it, the parts to the
-    snapshot."""
-    snapshot, parts = loaded.snapshot, loaded.manifests
-    for part in parts:
-        records = sum(source.n_records for source in part.sources)
-        rejects = sum(source.n_rejects for source in part.sources)
-        if (
-            not part.n_records == part.n_documents + part.n_rejects == records
-            or part.n_rejects != rejects
-        ):
-            yield (
-                f"part {part.part_id}: {part.n_records} records, {part.n_documents} documents, {part.n_rejects} rejects; "
-                f"its sources have {records} records and {rejects} rejects"
-            )
-        if part.n_rows != sum(file.n_rows for file in part.data_files):
-            yield f"part {part.part_id}: {part.n_rows} rows, {sum(file.n_rows for file in part.data_files)} in its files"
-    for name, total in totals_of(parts).items():
+def _totals(loaded: LoadedSnapshot) -> Iterator[str]:
+    """Totals of the snapshot that its parts do not add up to."""
+    snapshot = loaded.snapshot
+    for name, total in totals_of(loaded.manifests).items():
         if total != getattr(snapshot, name):
-            yield f"snapshot {snapshot.number} says {name} = {getattr(snapshot, name)}, its parts have {total}"
+            yield (
+                f"snapshot {snapshot.number} says {name} = {getattr(snapshot, name)}, its parts "
+                f"have {total}"
+            )
 
 
 def _split(loaded: LoadedSnapshot) -> str:
@@ -175,41 +172,10 @@ def _split(loaded: LoadedSnapshot) -> str:
     return f"{len(shards)} shards, no overlap (a partial snapshot: the run has not ended)"
 
 
-def _splits(loaded: LoadedSnapshot) -> Iterator[str]:
-    """Parts of a split run from first to last; spans of a shard tile it; what the run planned is
-    there."""
-    splits, complete = by_split(loaded.manifests), loaded.snapshot.complete
-    for split_id, parts in splits.items():
-        found = [part.index for part in parts]
-        gap = complete and not is_complete(parts)
-        if len(set(found)) < len(found) or any(part.last for part in parts[:-1]) or gap:
-            last = "which is the last" if parts[-1].last else "none of which is the last"
-            yield f"split {split_id}: has the parts {found}, {last}"
-    spans: dict[str, list[Span]] = defaultdict(list)
-    for parts in splits.values():
-        for span in parts[0].split.spans:
-            spans[span.shard.uri].append(span)
-    for uri, of_shard in spans.items():
-        yield from _tiled(uri, sorted(of_shard, key=lambda span: span.start), complete)
-    if complete:
-        yield from _missing_of_plan(loaded, set(splits))
-
-
-def _tiled(uri: str, spans: list[Span], complete: bool) -> Iterator[str]:
-    if len({span.shard for span in spans}) > 1:
-        yield f"{uri}: read in {len({span.shard for span in spans})} versions: {sorted({s.shard.etag for s in spans})}"
+def _missing_of_plan(loaded: LoadedSnapshot) -> Iterator[str]:
+    """Splits that the run of a complete snapshot planned, and of which it has no part."""
+    if not loaded.snapshot.complete:
         return
-    reached: float = 0
-    for span in spans:
-        if span.start < reached or (complete and span.start > reached):
-            what = "read twice" if span.start < reached else "never read"
-            yield f"{uri}: {what} between {min(span.start, reached):.0f} and {max(span.start, reached):.0f}"
-        reached = float("inf") if span.stop is None else span.stop
-    if complete and reached != float("inf"):
-        yield f"{uri}: never read from {reached:.0f} on"
-
-
-def _missing_of_plan(loaded: LoadedSnapshot, found: set[str]) -> Iterator[str]:
     run_id = loaded.snapshot.run_id
     path = layout.run_plan(run_id)
     try:
@@ -220,5 +186,5 @@ def _missing_of_plan(loaded: LoadedSnapshot, found: set[str]) -> Iterator[str]:
     if planned is None:
         yield f"{path}: gone, so what the run planned cannot be compared"
         return
-    for split_id in sorted(planned - found):
+    for split_id in sorted(planned - by_split(loaded.manifests).keys()):
         yield f"split {split_id}: planned by run {run_id}, but no part of it is in the snapshot"
