@@ -26,13 +26,13 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import torch
 
+from pipeline.driver import on_ray
 from pipeline.driver.cluster import connect
 from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.watch import log_notes
@@ -196,11 +196,11 @@ def planned(folder: Path, n_parts: int, **runtime: Any) -> tuple[Plan, Any]:
 
 
 def execute(plan: Plan, store: Any, what: str) -> float:
-    flow = import_module("pipeline.driver.run")
-    flow.PrepareParts, flow.EmbedParts = Prepare, Embed
+    on_ray.PrepareParts = Prepare
+    on_ray.EmbedParts = Embed
     progress, started = Progress(), time.perf_counter()
     with measured(what, len(plan.todo)):
-        flow.execute(plan, store, progress, log_notes)
+        on_ray.execute(plan, store, progress, log_notes)
     assert len(load_manifests(store, plan.job.fingerprint)) == len(plan.todo)
     return time.perf_counter() - started
 

@@ -106,9 +106,9 @@ def run(
     reused, embedded, removed, rejected), `progress`, `plan`. Raises the errors above; after any of
     them the same call goes on where this one stopped.
     """
-    from pipeline.driver.run import run as run_job
+    from pipeline.driver.on_ray import run as run_on_ray
 
-    return run_job(
+    return run_on_ray(
         _job_spec(spec), address=address, watch=watch, on_plan=on_plan, nominal_time=nominal_time
     )
 

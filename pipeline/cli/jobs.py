@@ -47,7 +47,7 @@ def run(
 ) -> None:
     """Plan, embed what is missing and commit a snapshot. Run again after any failure to resume."""
     from pipeline.driver.cluster import disconnect, log_path
-    from pipeline.driver.run import run as run_job
+    from pipeline.driver.on_ray import run as run_on_ray
 
     job_spec = load_spec(spec, overrides)
     if not as_json:
@@ -55,7 +55,7 @@ def run(
     # Ray reports dead workers on standard output, which is reserved for our JSON. Its threads and
     # its atexit handler keep the stream that they were started with, so the log is never closed.
     with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
-        result = run_job(
+        result = run_on_ray(
             job_spec,
             address=address,
             watch=watch,

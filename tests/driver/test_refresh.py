@@ -16,12 +16,12 @@ import pytest
 import yaml
 
 from pipeline.driver.limits import check_plan
+from pipeline.driver.on_ray import run as run_job
 from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.run import finish
-from pipeline.driver.run import run as run_job
 from pipeline.driver.tally import row_counts
 from pipeline.errors import CommitConflict, SpecError, TooManyDeletions
-from pipeline.job.spec import JobSpec
+from pipeline.job.spec import JobSpec, RuntimeSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import live_parts, load_manifests, load_snapshot, snapshot_numbers
 from pipeline.storage.lineage import Manifest, Snapshot
@@ -40,6 +40,11 @@ from tests.support.stand_in import (
     store_of,
 )
 
+RUNTIME = {
+    "part_bytes": 1024,
+    # as in a spec of a user; make_spec of the helpers lifts the limit
+    "max_delete_fraction": RuntimeSpec.model_fields["max_delete_fraction"].default,
+}
 WHEN = datetime.datetime(2026, 11, 23, 4, tzinfo=datetime.UTC)
 
 
@@ -66,7 +71,7 @@ def live_ids(spec: JobSpec) -> list[str]:
 
 def alone(root: Path, model: Path, **sections: dict[str, Any]) -> JobSpec:
     """A spec with a real model, under which every shard has a split of its own."""
-    runtime = {"part_bytes": 1024, **sections.pop("runtime", {})}
+    runtime = {**RUNTIME, **sections.pop("runtime", {})}
     return outputs.make_spec(
         str(root / "in"), str(root / "out"), model, runtime=runtime, **sections
     )
@@ -77,7 +82,7 @@ def spec(tmp_path: Path) -> JobSpec:
     """Five shards of ten documents, embedded."""
     for n in range(5):
         write_shard(tmp_path / f"in/{n}.jsonl", documents(n * 10, n * 10 + 10))
-    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024})
+    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime=RUNTIME)
     run(spec)
     return spec
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import bz2
 import csv
 import dataclasses
-import functools
 import gzip
 import io
 import json
@@ -23,20 +22,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipeline.driver.plan import Plan, make_plan, missing
+from pipeline.driver.plan import Plan
+from pipeline.driver.run import run_job
 from pipeline.embed.loading import load_engine
 from pipeline.job.resolve import resolve
 from pipeline.job.spec import JobSpec, spec_from
-from pipeline.output.known_vectors import Index
-from pipeline.output.run_folder import create_run
-from pipeline.output.snapshots import commit_snapshot, load_manifests, load_snapshot
 from pipeline.output.text_index import update_index
-from pipeline.read.parts import Todo
+from pipeline.read.parts import Part, Todo
 from pipeline.storage.lineage import Snapshot
 from pipeline.storage.store import Store
 from pipeline.tokenize import load_tokenizer
-from pipeline.workers.steps import PreparedPart, do_splits, embed_part, prepare_part
+from pipeline.workers.guarded_steps import load_preparer
+from pipeline.workers.metrics import Progress, increments
+from pipeline.workers.steps import PreparedPart, do_splits, embed_part
 from pipeline.write.part import EmbeddedPart
+from tests.support.stand_in import Stopped
 
 Document = Mapping[str, Any]
 DOCUMENTS: tuple[Document, ...] = tuple(
@@ -92,7 +92,7 @@ def make_spec(
         "input": {"uri": input_uri, "id_column": "id", "keep_columns": ["lang"]},
         "model": {"path": str(model)},
         "output": {"uri": output_uri},
-        "runtime": {"device": "cpu", "max_reject_fraction": 1.0},
+        "runtime": {"device": "cpu", "max_reject_fraction": 1.0, "max_delete_fraction": 1.0},
     }
     for section, values in sections.items():
         fields[section] = {**fields.get(section, {}), **values}
@@ -114,34 +114,30 @@ def run_without_ray(
     """
     store = Store(spec.output.uri, spec.output.storage_options)
     job = resolve(spec, "cpu")
-    plan = make_plan(job, store)
-    create_run(store, plan.run_id, job.spec, [todo.split for todo in plan.todo])
-    if plan.todo:
-        execute(plan, store, only(plan), change)
-    if not complete:
+    progress = Progress()
+
+    def execute(plan: Plan) -> dict[str, float]:
+        prepare, embed = load_steps(plan, store, change)
+        for manifest in do_splits(only(plan), prepare, embed, job, store):
+            progress.add(increments(manifest))
+        if not complete:
+            raise Stopped
+        return {}
+
+    try:
+        return run_job(job, store, execute, progress).snapshot
+    except Stopped:
         return None
-    finished = load_manifests(store, job.fingerprint, plan.done)
-    assert not missing(plan, finished)
-    live = plan.parts_of(finished)
-    return commit_snapshot(
-        store,
-        live,
-        run_id=plan.run_id,
-        fingerprint=job.fingerprint,
-        parent=load_snapshot(store),
-        complete=True,
-    )
 
 
-def execute(
-    plan: Plan,
-    store: Store,
-    todos: Sequence[Todo],
-    change: Callable[[pa.Table, Any], tuple[pa.Table, Any]],
-) -> None:
-    """Do some splits of a plan in this process, with the real model."""
-    job, model = plan.job, plan.job.model()
-    index = Index(store, job.fingerprint, update_index(store, job.fingerprint, plan.earlier))
+def load_steps(
+    plan: Plan, store: Store, change: Callable[[pa.Table, Any], tuple[pa.Table, Any]]
+) -> tuple[Callable[[Part], PreparedPart], Callable[[PreparedPart], EmbeddedPart]]:
+    """The steps of a part with the real tokenizer and the real model."""
+    job = plan.job
+    index_runs = update_index(store, job.fingerprint, plan.earlier)
+    prepare = load_preparer(job, plan.run_id, store, index_runs)
+    model = job.model()
     tokenizer = load_tokenizer(model, max_tokens=job.max_tokens, prompt=job.prompt)
     engine = load_engine(model, job.engine, tokenizer.prompt_tokens)
 
@@ -150,8 +146,4 @@ def execute(
         rows, vectors = change(embedded.rows, embedded.vectors)
         return dataclasses.replace(embedded, rows=rows, vectors=vectors)
 
-    prepare = functools.partial(
-        prepare_part, job=job, tokenizer=tokenizer, run_id=plan.run_id, index=index
-    )
-    for _ in do_splits(todos, prepare, embed, job, store):
-        pass
+    return prepare, embed

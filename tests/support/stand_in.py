@@ -18,21 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.driver.plan import Plan, make_plan, missing
+from pipeline.driver.plan import Plan
+from pipeline.driver.run import finish, run_job
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.resolve import Job
 from pipeline.job.spec import JobSpec, spec_from
-from pipeline.output import dataset
 from pipeline.output.known_vectors import Index
-from pipeline.output.run_folder import create_run
-from pipeline.output.snapshots import commit_snapshot, load_manifests
+from pipeline.output.snapshots import commit_snapshot
 from pipeline.output.text_index import update_index
 from pipeline.read.parts import Part
-from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.store import Store
 from pipeline.tokenize.tokens import Tokens
 from pipeline.workers import steps
+from pipeline.workers.metrics import Progress, increments
 from pipeline.write.create import create_generation
 from pipeline.write.part import generation_of, write_part
 
@@ -110,7 +109,7 @@ def make_spec(
         "input": {"uri": uri, "id_column": "id"},
         "model": {"path": "stand-in"},
         "output": {"uri": str(output_uri)},
-        "runtime": {"device": "cpu", "max_reject_fraction": 1.0},
+        "runtime": {"device": "cpu", "max_reject_fraction": 1.0, "max_delete_fraction": 1.0},
     }
     for section, values in sections.items():
         fields[section] = {**fields.get(section, {}), **values}
@@ -178,6 +177,10 @@ def publish_prepared(
     return write_part(steps.embed_part(prepared, engine, job), job, store)
 
 
+class Stopped(Exception):
+    """An execution ended early, as that of a killed run does."""
+
+
 def run(
     spec: JobSpec,
     engine: HashEngine | None = None,
@@ -185,40 +188,38 @@ def run(
     stop_after: int | None = None,
     tokenizer: ByteTokenizer | None = None,
 ) -> Snapshot | None:
-    """One run. `stop_after`: publish so many parts and end without a commit, as a killed run would;
+    """One run. `stop_after`: write so many parts and end without a commit, as a killed run would;
     returns None."""
-    store, job = store_of(spec), job_of(spec)
-    engine = engine or HashEngine()
-    plan = make_plan(job, store)
-    if plan.nothing_to_do:
-        return plan.head
-    create_run(store, plan.run_id, spec, [todo.split for todo in plan.todo])
-    failpoint("after_plan")
-    for number, prepared in enumerate(prepared_parts(spec, plan, tokenizer)):
-        if number == stop_after:
-            return None
-        publish_prepared(prepared, job, store, engine)
-    finished = load_manifests(store, job.fingerprint, plan.done)
-    assert not missing(plan, finished)
-    return commit_plan(plan, store, finished)
+    store, job, progress = store_of(spec), job_of(spec), Progress()
+    embed = functools.partial(steps.embed_part, engine=engine or HashEngine(), job=job)
+
+    def execute(plan: Plan) -> dict[str, float]:
+        prepare = preparer(spec, plan, tokenizer)
+        manifests = steps.do_splits(plan.todo, prepare, embed, job, store)
+        for manifest in itertools.islice(manifests, stop_after):
+            progress.add(increments(manifest))
+        if stop_after is not None:
+            raise Stopped
+        return {}
+
+    try:
+        return run_job(job, store, execute, progress).snapshot
+    except Stopped:
+        return None
 
 
 def commit_plan(
-    plan: Plan, store: Store, finished: Sequence[Manifest], *, complete: bool = True
+    plan: Plan, store: Store, manifests: Sequence[Manifest], *, complete: bool = True
 ) -> Snapshot:
     """The snapshot of a plan, on the head that it was planned on."""
-    live = plan.parts_of(finished)
-    duplicates = (
-        dataset.count_duplicate_ids(store, live)
-        if complete and plan.job.spec.input.id_column
-        else None
-    )
+    live = plan.parts_of(manifests)
+    if complete:
+        return finish(plan, store, live)
     return commit_snapshot(
         store,
         live,
         run_id=plan.run_id,
         fingerprint=plan.job.fingerprint,
         parent=plan.head,
-        complete=complete,
-        n_duplicate_ids=duplicates,
+        complete=False,
     )

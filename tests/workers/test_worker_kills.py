@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from pipeline.driver import watch
-from pipeline.driver.run import run
+from pipeline.driver.on_ray import run
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import live_parts, load_snapshot
 from pipeline.storage.store import Store

@@ -1,0 +1,223 @@
+"""A run on a Ray cluster: splits ─► PrepareParts ─► EmbedParts ─► PartSink, as one Ray Dataset.
+
+In: a JobSpec and the address of a cluster. Out: the `Result` of the loop in `run.py`, whose plans
+are executed here. Method: actors hold tokenizers and engines, each part is one block, and nothing
+is decided from what Ray returns: what counts as done is what has a manifest. Cost: 18 ms of the
+driver for each part (benchmarks/RESULTS.md).
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline import errors
+from pipeline.driver.cluster import Pools, connect, device_of, pool_sizes
+from pipeline.driver.plan import Plan
+from pipeline.driver.run import Result, run_job
+from pipeline.driver.watch import Totals, Watch, log_notes, show_retry, watching
+from pipeline.errors import CorpusEmbedError
+from pipeline.job.resolve import Job, resolve
+from pipeline.job.spec import JobSpec
+from pipeline.output.text_index import build_run, update_index
+from pipeline.read.parts import Todo
+from pipeline.storage.lineage import Manifest
+from pipeline.storage.retry import tell_retries
+from pipeline.storage.store import Store
+from pipeline.tokenize import load_tokenizer
+from pipeline.workers.metrics import Progress
+from pipeline.workers.stages import EmbedParts, PartSink, PrepareParts
+
+MAX_TRIES = 20
+"""How often a task is started again because its worker died. Ray's default is unlimited, which
+turns a crash into an endless loop.
+
+A task that kills its worker does so `reports.CAREFUL_AFTER` times; up to three others on that
+worker die with it.
+"""
+MAX_RESTARTS = 10_000
+"""How often an actor is started again: practically always, since each time a task died, or the
+actor while it loaded, and both have limits of their own.
+
+Ray 2.60 takes it only as `**ray_remote_args`, whose removal is announced for 2.64: hence `ray<2.64`
+in pyproject.toml.
+"""
+MAX_BLOCKS = 4096
+"""Blocks that Ray Data is given: each costs the driver 48 KB and a millisecond before the first one
+is worked on."""
+MAX_WAIT_S = 6 * 3600
+"""How long a run waits while no block moves before it gives up: nodes can take long to start, and a
+part can take an hour on a CPU."""
+
+
+def run(
+    spec: JobSpec,
+    *,
+    address: str | None = None,
+    watch: Watch | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+    nominal_time: datetime.datetime | None = None,
+) -> Result:
+    """Embed what is missing on a cluster and commit a snapshot.
+
+    watch: called twice a second with figures, and with notes on what the run waits for; by default
+    these are logged. Raises SpecError, ModelError, ClusterError, and what `run_job` raises; after
+    any of them the same command resumes where this one stopped.
+    """
+    progress = Progress()
+    watch = watch or log_notes
+    tell_retries(functools.partial(show_retry, progress, watch))
+    store = Store(spec.output.uri, spec.output.storage_options)
+    store.check_conditional_put()
+    job = resolve(spec, device_of(spec, address))
+
+    def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
+        connect(address)
+        execute(plan, store, progress, watch)
+        resources: Mapping[str, float] = ray.cluster_resources()
+        return resources
+
+    return run_job(
+        job, store, execute_on_cluster, progress, on_plan=on_plan, nominal_time=nominal_time
+    )
+
+
+def execute(plan: Plan, store: Store, progress: Progress, watch: Watch) -> None:
+    """Run the missing splits of a plan through Ray Data; returns when every part is written."""
+    job = plan.job
+    context = DataContext.get_current()
+    # every part is a block of its own, however small (docs/design.md)
+    context.target_max_block_size = 1 << 10
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = MAX_WAIT_S
+    context.execution_options.preserve_order = False
+    pools = pool_sizes(job, len(plan.todo), plan.todo_parts)
+    beside_driver = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    retries = {"max_restarts": MAX_TRIES, "max_task_retries": MAX_TRIES}
+    totals = (
+        ray.remote(Totals)
+        .options(num_cpus=0, scheduling_strategy=beside_driver, **retries)
+        .remote()
+    )
+    with watching(plan, store, totals, progress, watch) as stop:
+        try:
+            parts = _embedded_parts(plan, store, totals, pools)
+            writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
+            parts.write_datasink(
+                PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.most
+            )
+        except (Exception, KeyboardInterrupt) as error:
+            raise stop.error or _own_error(error) from error
+
+
+def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.data.Dataset:
+    """The stages up to the vectors. Lazy: nothing runs yet, except for the update of the index of
+    texts."""
+    job = plan.job
+    stage: dict[str, Any] = {
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "zero_copy_batch": True,
+        "max_restarts": MAX_RESTARTS,
+        "max_task_retries": MAX_TRIES,
+        "scheduling_strategy": "DEFAULT",  # not Ray Data's "SPREAD", which also puts tokenizers on GPU nodes
+    }
+    blocks = blocks_of(plan.todo)
+    # each split of a block may kill its worker
+    tries = MAX_TRIES * max(block.num_rows for block in blocks)
+    index_runs = update_index(
+        store,
+        job.fingerprint,
+        plan.earlier,
+        functools.partial(_build_index, store, job.fingerprint),
+    )
+    return (
+        ray.data.from_arrow(blocks)
+        .map_batches(
+            PrepareParts,
+            fn_constructor_args=(job, plan.run_id, totals, store, index_runs),
+            compute=ActorPoolStrategy(
+                min_size=pools.tokenizers.workers,
+                max_size=pools.tokenizers.most,
+                max_tasks_in_flight_per_actor=2,
+            ),
+            num_cpus=pools.tokenizers.cpus,
+            **{**stage, "max_task_retries": tries},
+        )
+        .map_batches(
+            EmbedParts,
+            fn_constructor_args=(job, store, _prompt_tokens(job), pools.embedders.threads, totals),
+            compute=ActorPoolStrategy(
+                min_size=pools.embedders.workers,
+                max_size=pools.embedders.most,
+                max_tasks_in_flight_per_actor=4,
+                # the next part is fetched while this one computes
+                max_concurrent_calls_per_actor=2,
+            ),
+            num_cpus=pools.embedders.cpus,
+            num_gpus=pools.embedders.gpus,
+            **stage,
+        )
+    )
+
+
+def _prompt_tokens(job: Job) -> int:
+    """Leading ids of the prompt, which some models leave out of their pooling. Asked once, here:
+    embedders then load no tokenizer."""
+    if not job.prompt:
+        return 0
+    tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
+    return tokenizer.prompt_tokens
+
+
+def blocks_of(todo: Sequence[Todo]) -> list[pa.Table]:
+    """What the dataset starts from, one row for each split: `todo` in order, in MAX_BLOCKS blocks
+    at most.
+
+    These are finished blocks and not `ray.data.range`, whose read tasks want a whole CPU each: once
+    the actors hold all but a fraction of the CPUs, they wait endlessly (Ray 2.60, seen on two
+    cores). One tokenizer does the splits of a block one after another; the last splits have a block
+    to themselves, so that all tokenizers have work to the end.
+    """
+    alone = MAX_BLOCKS // 2
+    n_shared = max(0, len(todo) - alone)
+    size = max(1, math.ceil(n_shared / (MAX_BLOCKS - alone)))
+    starts = [*range(0, n_shared, size), *range(n_shared, len(todo))]
+    return [
+        pa.table({"todo": [split.to_json() for split in todo[start:stop]]})
+        for start, stop in itertools.pairwise([*starts, len(todo)])
+    ]
+
+
+def _build_index(store: Store, fingerprint: str, groups: Sequence[Sequence[Manifest]]) -> None:
+    task = ray.remote(build_run)
+    ray.get([task.remote(store, fingerprint, group) for group in groups])
+
+
+def _own_error(error: BaseException) -> BaseException:
+    """The package's own error that Ray wrapped, if there is one: it is what a person has to
+    read."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        if isinstance(link, CorpusEmbedError):
+            return link
+        # of an error in a constructor, Ray keeps the text alone
+        if isinstance(link, ray.exceptions.ActorDiedError):
+            name, _, message = str(link).rpartition("\npipeline.errors.")[2].partition(": ")
+            if own := getattr(errors, name, None):
+                return cast(BaseException, own(message.strip()))
+        seen.add(id(link))
+        link = getattr(link, "cause", None) or link.__cause__
+    return error
