@@ -1,11 +1,14 @@
-"""The public names: a job spec in, Parquet vectors with lineage out.
+"""The public names: a job spec becomes Parquet vectors with lineage.
 
-    plan(spec) ─► Plan        what a run would do           open_dataset(uri) ─► pyarrow dataset of a snapshot
-    run(spec)  ─► Result      do it, or go on with it       read_vectors(uri) ─► (ids, (N, D) array)
-                                                            changes(uri, since) ─► rows to put, keys to delete
+    plan(spec)               what a run would do; writes nothing
+    run(spec)                embed what is missing, commit a snapshot
+    open_dataset(uri)        a snapshot as a pyarrow dataset
+    read_vectors(uri)        its ids and vectors, the latter as an array (N, D)
+    changes(uri, since)      rows to put and keys to delete since an earlier snapshot
 
 Everything heavy is imported on first use, so `import pipeline` costs milliseconds: pyarrow comes
-with the first spec, ray with `run`. Everything not in `__all__` may change between releases.
+with the first spec, ray with `run`. Everything that is not in `__all__` can change between
+releases.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.output.change_feed import changes
     from pipeline.output.dataset import open_dataset, read_vectors
 
+    __version__: str
     Spec: TypeAlias = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
 
 __all__ = [
@@ -80,8 +84,8 @@ _LAZY = {
 def plan(spec: Spec, *, address: str | None = None) -> Plan:
     """What a run of `spec` would do: shards, parts to do, done and stale, bytes. Writes nothing.
 
-    spec: a JobSpec, the mapping of one, or the path of its YAML file. address: the Ray cluster
-    whose device `runtime.device: auto` means; with a device in the spec, Ray is not imported.
+    spec: a JobSpec, its fields as a mapping, or the path of its YAML file. address: the Ray cluster
+    whose device `runtime.device: auto` stands for; with a device in the spec, Ray is not imported.
     Raises SpecError, ModelError, InputError, OutputError or StorageError.
     """
     from pipeline.driver.plan import plan_job
@@ -97,14 +101,14 @@ def run(
     on_plan: Callable[[Plan], None] | None = None,
     nominal_time: datetime.datetime | None = None,
 ) -> Result:
-    """Embed what is missing and commit a snapshot; nothing is done where nothing is missing.
+    """Embed what is missing and commit a snapshot; where nothing is missing, do nothing.
 
-    spec: as in `plan`. address: a Ray cluster; by default RAY_ADDRESS, else one is started on this
-    machine. watch(progress, notes): called about twice a second. on_plan: called with each plan
-    before work begins. nominal_time: the scheduled time the run is for, kept in the snapshot.
-    Returns a Result: `snapshot`, `embedded` (False when all was done before), `rows` (carried,
-    reused, embedded, removed, rejected), `progress`, `plan`. Raises the errors above; after any of
-    them the same call goes on where this one stopped.
+    spec: as in `plan`. address: a Ray cluster; by default RAY_ADDRESS, otherwise one is started on
+    this machine. watch(progress, notes): called about twice a second. on_plan: called with each
+    plan before work begins. nominal_time: the scheduled time that the run is for, kept in the
+    snapshot. Returns a Result: `snapshot`, `embedded` (False when everything was done before),
+    `rows` (numbers of rows carried, reused, embedded, removed, rejected), `progress`, `plan`.
+    Raises any error of this package; after it, the same call resumes where this one stopped.
     """
     from pipeline.driver.on_ray import run as run_on_ray
 
@@ -122,9 +126,12 @@ def _job_spec(spec: Spec) -> JobSpec:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name == "__version__":
+        value = importlib.import_module("importlib.metadata").version("corpus-embed")
+    elif name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
     globals()[name] = value
     return value
 

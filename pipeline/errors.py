@@ -1,19 +1,19 @@
 """Every error this package raises on purpose, and the exit code each one gives the command line.
 
-    CorpusEmbedError            1  the run failed; nothing half-done is visible
-      ├─ SpecError              2  the job spec, or what it points at, is wrong: no work was started
-      ├─ InputError             1  input could not be listed or read
-      │    ├─ ShardChanged      1  a shard is no longer the object that was planned
-      │    └─ ShardDamaged      1  the bytes of a shard end or break in the middle (becomes a reject, not a failure)
-      ├─ StorageError           1  a store refused or kept failing after retries
-      ├─ ModelError             2  a model directory cannot be used as it is
-      ├─ WorkerError            1  workers die or fail whatever they are given
-      ├─ OutputError            1  the output is not in a state this version can work with
-      ├─ TooManyRejects         3  more records were rejected than runtime.max_reject_fraction allows
-      ├─ CommitConflict         4  another run committed something this run cannot be rebased on
-      ├─ TooManyDeletions       5  more documents would be gone than runtime.max_delete_fraction allows
-      ├─ LeaseHeld              6  another refresh of the same output is under way; nothing was started
-      └─ ClusterError           1  a Ray cluster cannot be reached, or refused
+    CorpusEmbedError           1  the run failed; nothing half-done is visible
+      ├─ SpecError             2  the job spec, or what it points at, is wrong; no work was started
+      ├─ InputError            1  the input could not be listed or read
+      │    ├─ ShardChanged     1  a shard is no longer the object that was planned
+      │    └─ ShardDamaged     1  a shard breaks off or cannot be decoded; becomes a reject
+      ├─ StorageError          1  a store refused a request, or kept failing after retries
+      ├─ ModelError            2  a model directory cannot be used as it is
+      ├─ WorkerError           1  workers die or fail on every record they are given
+      ├─ OutputError           1  this version cannot work with the output in its present state
+      ├─ TooManyRejects        3  more records were rejected than runtime.max_reject_fraction allows
+      ├─ CommitConflict        4  another run committed a snapshot that this run cannot build on
+      ├─ TooManyDeletions      5  more documents would go than runtime.max_delete_fraction allows
+      ├─ LeaseHeld             6  another refresh of the same output is under way; nothing was started
+      └─ ClusterError          1  a Ray cluster cannot be reached, or refused a request
 
 A message says what failed, where, what was found there, and what to do next.
 """
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class CorpusEmbedError(Exception):
-    """Base of all deliberate errors; `exit_code` is what the command line returns for it."""
+    """The base of all deliberate errors. `exit_code` is what the command line returns for it."""
 
     exit_code = 1
 
@@ -51,16 +51,17 @@ class SpecError(CorpusEmbedError):
 
 
 class InputError(CorpusEmbedError):
-    """Input could not be listed or read."""
+    """The input could not be listed or read."""
 
 
 class ShardChanged(InputError):
-    """A shard's ETag or size differs from the plan, or the shard is gone: it must be planned again."""
+    """A shard's ETag or size differs from the plan, or the shard no longer exists: it must be planned
+    again."""
 
 
 class ShardDamaged(InputError):
-    """A shard's bytes break off or cannot be decoded at `position` (a byte offset, or a row for
-    Parquet)."""
+    """A shard's bytes break off or cannot be decoded at `position`, a byte offset (for Parquet the
+    index of a row)."""
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
@@ -71,7 +72,7 @@ class ShardDamaged(InputError):
 
 
 class StorageError(CorpusEmbedError):
-    """A store refused a request for good, or kept failing until the retry limit."""
+    """A store refused a request, or kept failing until the retry limit."""
 
 
 class ModelError(CorpusEmbedError):
@@ -81,29 +82,30 @@ class ModelError(CorpusEmbedError):
 
 
 class WorkerError(CorpusEmbedError):
-    """Workers die or fail whatever they are given: the machine, the model or a library is broken,
-    not a record."""
+    """Workers die or fail on every record they are given: the machine, the model or a library is
+    broken, not a record."""
 
 
 class OutputError(CorpusEmbedError):
-    """The output holds something this version cannot work with."""
+    """The output holds something that this version cannot work with."""
 
 
 class TooManyRejects(CorpusEmbedError):
-    """More than `runtime.max_reject_fraction` of the records were rejected; no snapshot was made."""
+    """More than `runtime.max_reject_fraction` of the records were rejected; no snapshot was
+    committed."""
 
     exit_code = 3
 
 
 class CommitConflict(CorpusEmbedError):
-    """Another run committed first and this run cannot be rebased on its snapshot."""
+    """Another run committed first, and this run cannot be rebased on its snapshot."""
 
     exit_code = 4
 
 
 class TooManyDeletions(CorpusEmbedError):
-    """The next snapshot would lack more than `runtime.max_delete_fraction` of the head's documents;
-    none was made."""
+    """The next snapshot would lack more than `runtime.max_delete_fraction` of the documents in the
+    newest one; it was not committed."""
 
     exit_code = 5
 

@@ -1,5 +1,4 @@
-"""What `import pipeline` promises: the names, the lightness, and that `plan` and `run` stay
-functions.
+"""`import pipeline` keeps its promises: the names, the lightness, and `plan` and `run` as functions.
 
 Oracle: fresh interpreters, since this process has imported everything already.
 """
@@ -9,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -41,6 +41,14 @@ def test_the_public_names_are_these_and_every_one_resolves() -> None:
     assert pipeline.__all__ == sorted(pipeline.__all__)
     assert all(getattr(pipeline, name) is not None for name in pipeline.__all__)
     assert set(pipeline.__all__) <= set(dir(pipeline))
+
+
+def test_the_version_is_that_of_the_project_and_types_come_with_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pipeline.__version__ == project["project"]["version"]
+    package_data = project["tool"]["setuptools"]["package-data"]["pipeline"]
+    assert all((ROOT / "pipeline" / name).is_file() for name in package_data)
+    assert "py.typed" in package_data
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -76,7 +84,10 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     ],
 )
 def test_plan_and_run_are_functions_whatever_was_imported_before(statements: str) -> None:
-    code = f"{statements}\nimport json; print(json.dumps([type(pipeline.plan).__name__, type(pipeline.run).__name__]))"
+    code = (
+        f"{statements}\nimport json\n"
+        "print(json.dumps([type(pipeline.plan).__name__, type(pipeline.run).__name__]))"
+    )
     assert fresh(code) == ["function", "function"]
 
 
@@ -89,23 +100,22 @@ def test_a_plan_with_a_device_needs_neither_ray_nor_torch(
     )
     (tmp_path / "job.yaml").write_text(spec.to_yaml(), encoding="utf-8")
     code = (
-        f"import json, sys, pipeline\nfound = pipeline.plan({str(tmp_path / 'job.yaml')!r})\n"
-        "print(json.dumps([len(found.shards), len(found.todo), [n for n in ('ray', 'torch') if n in sys.modules]]))"
+        f"import json, sys, pipeline\nplan = pipeline.plan({str(tmp_path / 'job.yaml')!r})\n"
+        "heavy = [name for name in ('ray', 'torch') if name in sys.modules]\n"
+        "print(json.dumps([len(plan.shards), len(plan.todo), heavy]))"
     )
     assert fresh(code) == [1, 1, []]
     assert not (tmp_path / "out").exists()
 
 
-def test_a_spec_may_be_an_object_a_mapping_or_a_path(tmp_path: Path, bert_mean_dir: Path) -> None:
+def test_a_spec_can_be_an_object_a_mapping_or_a_path(tmp_path: Path, bert_mean_dir: Path) -> None:
     write_shard(tmp_path / "in/a.jsonl", [{"id": "1", "text": "one"}])
     spec = make_spec(
         str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, runtime={"device": "cpu"}
     )
     path = tmp_path / "job.yaml"
     path.write_text(spec.to_yaml(), encoding="utf-8")
-    plans = [
-        pipeline.plan(given) for given in (spec, spec.model_dump(mode="json"), str(path), path)
-    ]
+    plans = [pipeline.plan(form) for form in (spec, spec.model_dump(mode="json"), str(path), path)]
     assert len({plan.run_id for plan in plans}) == 1
 
 
@@ -133,7 +143,7 @@ def test_run_then_read(
         str(tmp_path / "in"), out, bert_mean_dir, runtime={"device": "cpu"}, publish={"delta": True}
     )
     assert pipeline.run(spec).embedded
-    assert "waiting for" in caplog.text  # nobody watches this run, and still it says so
+    assert "waiting for" in caplog.text  # without a watch, the log says so
     # published after the commit
     assert (tmp_path / "out/_delta_log/00000000000000000000.json").exists()
     ids, vectors = pipeline.read_vectors(out)
