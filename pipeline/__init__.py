@@ -88,9 +88,10 @@ def plan(spec: Spec, *, address: str | None = None) -> Plan:
     whose device `runtime.device: auto` stands for; with a device in the spec, Ray is not imported.
     Raises SpecError, ModelError, InputError, OutputError or StorageError.
     """
+    job_spec = _job_spec(spec)
     from pipeline.driver.plan import plan_job
 
-    return plan_job(_job_spec(spec), address)
+    return plan_job(job_spec, address)
 
 
 def run(
@@ -110,10 +111,11 @@ def run(
     `rows` (numbers of rows carried, reused, embedded, removed, rejected), `progress`, `plan`.
     Raises any error of this package; after it, the same call resumes where this one stopped.
     """
+    job_spec = _job_spec(spec)  # before Ray is imported: a wrong spec fails in milliseconds
     from pipeline.driver.on_ray import run as run_on_ray
 
     return run_on_ray(
-        _job_spec(spec), address=address, watch=watch, on_plan=on_plan, nominal_time=nominal_time
+        job_spec, address=address, watch=watch, on_plan=on_plan, nominal_time=nominal_time
     )
 
 
