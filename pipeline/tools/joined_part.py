@@ -12,22 +12,23 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 
 from pipeline.errors import OutputError
 from pipeline.storage import data_files, layout
 from pipeline.storage.addresses import shown
-from pipeline.storage.lineage import DataFile, Manifest, Source, Split, part_id
+from pipeline.storage.lineage import DataFile, Manifest, PartFacts, Source, Split, part_id
 from pipeline.storage.store import Store
 from pipeline.write import parquet
 from pipeline.write.create import create_data_file, create_manifest, create_rejects
-from pipeline.write.part import FOOTER_SOURCES
+from pipeline.write.part import part_lineage
 
 BATCH_ROWS = 8192
-_NOT_SUMMED = {"format_version", "index"}
+T = TypeVar("T", int, float)
+_NOT_COUNTS = {"format_version", "index"}
 """Integers of a manifest that are not counts."""
 
 
@@ -43,59 +44,56 @@ def create_joined_part(
     path = layout.manifest(first.fingerprint, joined_id)
     if (data := store.read_or_none(path)) is not None:
         return Manifest.from_json(data, path)
-    sources = _joined_sources(manifests)
-    footer_sources = sources[:FOOTER_SOURCES]
-    engine = _joined_engine(manifests)
-    lineage = {
-        "part_id": joined_id,
-        "run_id": run_id,
-        "engine": engine,
-        "n_sources": len(sources),
-        "sources": [source.model_dump(exclude={"n_rejects"}) for source in footer_sources],
-    }
+    facts = PartFacts(
+        part_id=joined_id,
+        fingerprint=first.fingerprint,
+        run_id=run_id,
+        split=split,
+        index=0,
+        last=True,
+        sources=_joined_sources(manifests),
+        seconds=_added_up(manifest.seconds for manifest in manifests),
+        engine=_joined_engine(manifests),
+        **_counts(PartFacts, manifests),
+    )
     folders: dict[str, list[DataFile]] = defaultdict(list)
     for file in itertools.chain(*(manifest.data_files for manifest in manifests)):
         folders[layout.partition_folder(file.path)].append(file)
-    files = [_join_files(store, folders[folder], lineage) for folder in sorted(folders)]
-    rejects_path, rejects_sha256 = _join_rejects(store, manifests, lineage)
-    counts = [name for name, field in Manifest.model_fields.items() if field.annotation is int]
-    seconds: Counter[str] = Counter()
-    reject_reasons: Counter[str] = Counter()
-    for manifest in manifests:
-        seconds.update(manifest.seconds)
-        reject_reasons.update(manifest.reject_reasons)
-    return create_manifest(
-        store,
-        Manifest(
-            part_id=joined_id,
-            fingerprint=first.fingerprint,
-            run_id=run_id,
-            split=split,
-            index=0,
-            last=True,
-            sources=tuple(sources),
-            data_files=tuple(files),
-            rejects_path=rejects_path,
-            rejects_sha256=rejects_sha256,
-            reject_reasons=dict(reject_reasons),
-            seconds=dict(seconds),
-            engine=engine,
-            **{
-                name: sum(getattr(manifest, name) for manifest in manifests)
-                for name in counts
-                if name not in _NOT_SUMMED
-            },
-        ),
+    files = [_join_files(store, folders[folder], facts) for folder in sorted(folders)]
+    rejects_path, rejects_sha256 = _join_rejects(store, manifests, facts)
+    manifest = Manifest(
+        **{**_counts(Manifest, manifests), **dict(facts)},
+        data_files=tuple(files),
+        rejects_path=rejects_path,
+        rejects_sha256=rejects_sha256,
+        reject_reasons=_added_up(manifest.reject_reasons for manifest in manifests),
     )
+    return create_manifest(store, manifest)
 
 
-def _joined_sources(manifests: Sequence[Manifest]) -> list[Source]:
+def _counts(record: type[PartFacts], manifests: Sequence[Manifest]) -> dict[str, int]:
+    """The counts among the fields of a record, added up over some manifests."""
+    names = {name for name, field in record.model_fields.items() if field.annotation is int}
+    return {
+        name: sum(getattr(manifest, name) for manifest in manifests)
+        for name in sorted(names - _NOT_COUNTS)
+    }
+
+
+def _added_up(values: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    total: Counter[str] = Counter()
+    for value in values:
+        total.update(value)
+    return dict(total)
+
+
+def _joined_sources(manifests: Sequence[Manifest]) -> tuple[Source, ...]:
     """What the parts took, added up by shard."""
     by_shard: dict[tuple[str, str], list[Source]] = defaultdict(list)
     for manifest in manifests:
         for source in manifest.sources:
             by_shard[source.uri, source.etag].append(source)
-    return [
+    return tuple(
         Source(
             uri=uri,
             etag=etag,
@@ -105,7 +103,7 @@ def _joined_sources(manifests: Sequence[Manifest]) -> list[Source]:
             damaged=any(source.damaged for source in sources),
         )
         for (uri, etag), sources in by_shard.items()
-    ]
+    )
 
 
 def _joined_engine(manifests: Sequence[Manifest]) -> dict[str, str]:
@@ -115,20 +113,20 @@ def _joined_engine(manifests: Sequence[Manifest]) -> dict[str, str]:
     return {key: ", ".join(sorted(values[key])) for key in keys}
 
 
-def _join_files(store: Store, files: Sequence[DataFile], lineage: Mapping[str, Any]) -> DataFile:
+def _join_files(store: Store, files: Sequence[DataFile], facts: PartFacts) -> DataFile:
     """Create one data file with the rows of several of the same Hive partition."""
     footers = [data_files.read_lineage(store, file.path) for file in files]
     run_ids = {run for footer in footers for run in [footer["run_id"], *footer.get("run_ids", [])]}
-    tables = _row_groups(store, files, lineage["part_id"])
+    tables = _row_groups(store, files, facts.part_id)
     first = next(tables)
     data = parquet.encode_all(
         itertools.chain([first], tables),
         first.schema,
-        {**footers[0], **lineage, "run_ids": sorted(run_ids)},
+        {**footers[0], **part_lineage(facts), "run_ids": sorted(run_ids)},
     )
     folder = layout.partition_folder(files[0].path)
     n_rows = sum(file.n_rows for file in files)
-    return create_data_file(store, lineage["part_id"], folder, files[0].partition, n_rows, data)
+    return create_data_file(store, facts.part_id, folder, files[0].partition, n_rows, data)
 
 
 def _row_groups(store: Store, files: Sequence[DataFile], joined_id: str) -> Iterator[pa.Table]:
@@ -148,15 +146,15 @@ def _row_groups(store: Store, files: Sequence[DataFile], joined_id: str) -> Iter
 
 
 def _join_rejects(
-    store: Store, manifests: Sequence[Manifest], lineage: Mapping[str, Any]
+    store: Store, manifests: Sequence[Manifest], facts: PartFacts
 ) -> tuple[str | None, str | None]:
     """(path, SHA-256) of one file with the rejects of all parts; None where they have none."""
     paths = [manifest.rejects_path for manifest in manifests if manifest.rejects_path]
     if not paths:
         return None, None
     tables = [data_files.read_table(store.read(path)) for path in paths]
-    rejects = _with_part_id(pa.concat_tables(tables), lineage["part_id"])
-    return create_rejects(store, lineage["run_id"], lineage["part_id"], rejects, dict(lineage))
+    rejects = _with_part_id(pa.concat_tables(tables), facts.part_id)
+    return create_rejects(store, facts.run_id, facts.part_id, rejects, part_lineage(facts))
 
 
 def _with_part_id(table: pa.Table, joined_id: str) -> pa.Table:

@@ -164,20 +164,27 @@ def _output_table(rows: pa.Table, vectors: Vectors, facts: PartFacts, job: Job) 
 
 
 def _footer(facts: PartFacts, job: Job, dimension: int) -> dict[str, object]:
-    sources = [source.model_dump(exclude={"n_rejects"}) for source in facts.sources]
     return {
+        **part_lineage(facts),
         "format_version": FORMAT_VERSION,
-        "part_id": facts.part_id,
-        "run_id": facts.run_id,
-        "fingerprint": job.fingerprint,
         "model": job.spec.model.path,
         "model_license": job.model_license,
         "dimension": dimension,
         "vector_precision": job.spec.output.vector_precision,
         "normalized": job.engine.normalize,
+    }
+
+
+def part_lineage(facts: PartFacts) -> dict[str, object]:
+    """What the footer of a data file says about its part."""
+    sources = facts.sources[:FOOTER_SOURCES]
+    return {
+        "part_id": facts.part_id,
+        "run_id": facts.run_id,
+        "fingerprint": facts.fingerprint,
         "engine": facts.engine,
-        "n_sources": len(sources),
-        "sources": sources[:FOOTER_SOURCES],
+        "n_sources": len(facts.sources),
+        "sources": [source.model_dump(exclude={"n_rejects"}) for source in sources],
     }
 
 
