@@ -117,6 +117,17 @@ def test_every_path_of_the_repository_that_is_named_exists(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_constant_and_class_that_is_named_exists(page: Path) -> None:
+    words = re.findall(r"`([A-Z]\w*[A-Z]\w*)`", page.read_text(encoding="utf-8"))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "pipeline").rglob("*.py"))
+    foreign = re.compile(r"(AWS|RAY|HF|PYICEBERG|CHAOS|CORPUS)_|FLOAT|UINT")
+    missing = [
+        word for word in words if not foreign.match(word) and not re.search(rf"\b{word}\b", code)
+    ]
+    assert not missing
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
 def test_the_tree_of_rooms_is_that_of_the_package_in_the_order_of_its_floors(page: str) -> None:
     (tree,) = TREE.findall((ROOT / page).read_text(encoding="utf-8"))

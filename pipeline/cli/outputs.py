@@ -9,7 +9,7 @@ import pydantic
 import typer
 
 from pipeline.cli import answers
-from pipeline.cli.options import AsJson, Output, StorageOptions, json_object
+from pipeline.cli.options import AsJson, Output, StorageOptions, console, json_object
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job.field_types import Duration
 from pipeline.job.spec import PublishSpec
@@ -140,7 +140,7 @@ def publish(
         for name, number in snapshot_of.items():
             answers.stdout().print(f"{name}: snapshot {number}", markup=False)
     for other in behind[1:]:
-        typer.echo(str(other), err=True)
+        console.print(str(other), markup=False)
     if behind:
         raise behind[0]
 
