@@ -131,7 +131,8 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
         "zero_copy_batch": True,
         "max_restarts": MAX_RESTARTS,
         "max_task_retries": MAX_TRIES,
-        "scheduling_strategy": "DEFAULT",  # not Ray Data's "SPREAD", which also puts tokenizers on GPU nodes
+        # Ray Data's own "SPREAD" also puts tokenizers on GPU nodes
+        "scheduling_strategy": "DEFAULT",
     }
     blocks = blocks_of(plan.todo)
     # each split of a block may kill its worker

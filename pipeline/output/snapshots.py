@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import datetime
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +25,7 @@ from pipeline.output.checks import problems
 from pipeline.storage import data_files, layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.failpoints import failpoint
-from pipeline.storage.lineage import Generation, Manifest, Snapshot, content_hash, totals_of
+from pipeline.storage.lineage import Generation, Manifest, Snapshot, content_hash
 from pipeline.storage.store import Store
 
 
@@ -175,3 +177,19 @@ def commit_snapshot(
                 f"{shown(store.uri)}: run {parent.run_id} committed snapshot {parent.number} while run {run_id} was under "
                 "way. Nothing is lost: run the same command again; it keeps every finished part and plans on the new head."
             )
+
+
+def totals_of(parts: Sequence[Manifest]) -> dict[str, Any]:
+    """The fields of a Snapshot that sum up its parts."""
+    reasons = Counter[str]()
+    for part in parts:
+        reasons.update(part.reject_reasons)
+    files = [file for part in parts for file in part.data_files]
+    summed = ("n_records", "n_documents", "n_rejects", "n_rows", "n_tokens")
+    return {
+        "n_parts": len(parts),
+        "n_files": len(files),
+        **{name: sum(getattr(part, name) for part in parts) for name in summed},
+        "size_bytes": sum(file.size_bytes for file in files),
+        "reject_reasons": dict(sorted(reasons.items())),
+    }

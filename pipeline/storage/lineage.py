@@ -4,7 +4,7 @@ Everything here is plain data that travels: planned on the driver, carried in Ra
 JSON under `_meta/`. Identity comes from content: an id is a hash of what the thing is, never a
 counter or a random number.
 
-    Shard ─ one input object          Span ─ a run of one shard          Split ─ what one reader reads in order
+    Shard ─ one input object    Span ─ a range of one shard    Split ─ what one reader reads
     Part ─ cut from a split ─► DataFile, Manifest (one per part) ─► Snapshot (which parts are live)
 """
 
@@ -14,7 +14,6 @@ import datetime
 import functools
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -45,17 +44,14 @@ class StoredRecord(pydantic.BaseModel):
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Self:
-        """Parse a stored record. Raises OutputError when it is broken or was written by a newer
-        format."""
+        """Parse a stored record. Raises OutputError when it is broken or of a newer format."""
         try:
             fields = json.loads(data)
-            version = (
-                fields.get("format_version", FORMAT_VERSION) if isinstance(fields, dict) else None
-            )
+            version = fields.get("format_version") if isinstance(fields, dict) else None
             if isinstance(version, int) and version > FORMAT_VERSION:
                 raise OutputError(
-                    f"{where}: format version {version} is newer than {FORMAT_VERSION}, the newest this release "
-                    "reads. Use a newer release of corpus-embed."
+                    f"{where}: format version {version} is newer than {FORMAT_VERSION}, the newest "
+                    "this release reads. Use a newer release of corpus-embed."
                 )
             return cls.model_validate(fields)
         except ValueError as error:
@@ -74,7 +70,7 @@ class Shard(StoredRecord):
 
 
 class Span(StoredRecord):
-    """A contiguous run [start, stop) of one shard; `stop=None` means to its end.
+    """A contiguous range [start, stop) of one shard; `stop=None` means to its end.
 
     The unit of `start` and `stop` belongs to the format: bytes (line formats), row groups
     (Parquet); compressed shards are always the whole span (0, None).
@@ -94,7 +90,7 @@ class Span(StoredRecord):
 
 
 class Split(StoredRecord):
-    """What one reader reads from first to last: a run of a large shard, or a group of small shards.
+    """What one reader reads from first to last: a range of a large shard, or several small shards.
 
     Parts are cut from it while reading, at bounds that depend on nothing but the split
     (`part_bytes`, `part_records`), so the same split always gives the same parts, also under a
@@ -201,37 +197,20 @@ class Manifest(PartFacts):
 
 def by_split(parts: Iterable[Manifest]) -> dict[str, list[Manifest]]:
     """Manifests by the id of their split, each list in the order of the parts."""
-    found: dict[str, list[Manifest]] = {}
+    manifests: dict[str, list[Manifest]] = {}
     for part in sorted(parts, key=lambda part: part.index):
-        found.setdefault(part.split.split_id, []).append(part)
-    return found
+        manifests.setdefault(part.split.split_id, []).append(part)
+    return manifests
 
 
 def is_complete(parts: Sequence[Manifest]) -> bool:
     """Whether parts of one split, in order, run from its first record to its last."""
-    return [part.index for part in parts] == list(range(len(parts))) and any(
-        part.last for part in parts[-1:]
-    )
-
-
-def totals_of(parts: Iterable[Manifest]) -> dict[str, Any]:
-    """What a snapshot of `parts` says about them: fields of Snapshot."""
-    parts, reasons = tuple(parts), Counter[str]()
-    for part in parts:
-        reasons.update(part.reject_reasons)
-    files = [file for part in parts for file in part.data_files]
-    summed = ("n_records", "n_documents", "n_rejects", "n_rows", "n_tokens")
-    return {
-        "n_parts": len(parts),
-        "n_files": len(files),
-        **{name: sum(getattr(part, name) for part in parts) for name in summed},
-        "size_bytes": sum(file.size_bytes for file in files),
-        "reject_reasons": dict(sorted(reasons.items())),
-    }
+    has_all = [part.index for part in parts] == list(range(len(parts)))
+    return has_all and bool(parts) and parts[-1].last
 
 
 class Generation(StoredRecord):
-    """All data of one fingerprint: what is in it, and the facts that every data file of it shares."""
+    """All data of one fingerprint, and the facts that its data files share."""
 
     format_version: int = FORMAT_VERSION
     fingerprint: str
@@ -248,7 +227,7 @@ class Snapshot(StoredRecord):
     """One atomic, numbered version of the output. `file_list` names an immutable list of live
     parts.
 
-    nominal_time: which of its scheduled times a run was for, as its scheduler said.
+    nominal_time: the scheduled time that a run was for, as its scheduler gave it.
     """
 
     format_version: int = FORMAT_VERSION

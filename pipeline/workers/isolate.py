@@ -138,8 +138,8 @@ def _serve(pipe: Connection) -> None:
             answer: Any = None
             try:
                 if work is None:
-                    load, given = question
-                    work = in_process(load(*given))
+                    load, arguments = question
+                    work = in_process(load(*arguments))
                 else:
                     answer = work(question)
             except (CorpusEmbedError, OSError, Crashed) as error:

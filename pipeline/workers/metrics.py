@@ -1,4 +1,4 @@
-"""Counting what a run does: totals over finished parts, rates, and the estimate of what is left.
+"""Counting what a run does: totals over finished parts, rates, and the estimated time to the end.
 
 Plain arithmetic without Ray or a terminal: the write stage reports each manifest,
 `pipeline/cli/display.py` shows the result. Every figure comes from manifests, so it counts exactly
@@ -43,13 +43,14 @@ BUSY = 0.9
 def increments(manifest: Manifest) -> dict[str, float]:
     """What one finished part adds to the totals: counts, stage seconds (`seconds.embed` …) and
     `parts`."""
-    found: dict[str, float] = {name: getattr(manifest, name) for name in _SUMMED}
-    found |= {f"seconds.{stage}": seconds for stage, seconds in manifest.seconds.items()}
-    found["n_crashed_records"] = sum(
+    amounts: dict[str, float] = {name: getattr(manifest, name) for name in _SUMMED}
+    amounts |= {f"seconds.{stage}": seconds for stage, seconds in manifest.seconds.items()}
+    amounts["n_crashed_records"] = sum(
         manifest.reject_reasons.get(name, 0) for name in ("crashed_worker", "out_of_memory")
     )
-    found["data_bytes"] = sum(file.size_bytes for file in manifest.data_files)
-    return {**found, "parts": 1}
+    amounts["data_bytes"] = sum(file.size_bytes for file in manifest.data_files)
+    amounts["parts"] = 1
+    return amounts
 
 
 @dataclasses.dataclass
@@ -91,15 +92,13 @@ class Progress:
     def busy_share(self) -> float | None:
         """Share of the embedders' time, from loaded to their last part, in which they embedded;
         None before a part."""
-        embed, starved = (
-            self.totals.get("seconds.embed", 0.0),
-            self.totals.get("seconds.embedders_starved", 0.0),
-        )
+        embed = self.totals.get("seconds.embed", 0.0)
+        starved = self.totals.get("seconds.embedders_starved", 0.0)
         return embed / (embed + starved) if embed else None
 
     @property
     def bottleneck(self) -> str | None:
-        """What held the run up: `embed`, or what embedders waited for: `read`, `tokenize` or
+        """What limited the run: `embed`, or what embedders waited for: `read`, `tokenize` or
         `start-up`."""
         if self.busy_share is None or self.busy_share >= BUSY:
             return None if self.busy_share is None else "embed"
@@ -115,7 +114,7 @@ class Progress:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left at the rate so far; None before the first part."""
+        """Seconds to the end at the rate so far; None before the first part."""
         return self.elapsed_s * (1 / self.fraction - 1) if self.fraction > 0 else None
 
     def summary(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The rows of a part: documents ─► windows of their text ─► rows, and the distinct texts they need.
+"""The rows of a part and the distinct texts that they need.
 
-In: the good records of a part. Out: a row for each document or chunk, which names its texts by
-number, and those texts, each once. Cost: one pass over the texts, and a SHA-256 of each row's text.
+In: the good records of a part; later the vectors of its texts. Out: a row for each document or
+chunk, which names its texts by number, and those texts, each once; later the vectors of the rows.
+Cost: one pass over the texts, and a SHA-256 of each row's text.
 """
 
 from __future__ import annotations
@@ -69,15 +70,48 @@ def rows_of(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, l
     return rows, distinct.dictionary.to_pylist()
 
 
+def vectors_of_rows(
+    rows: pa.Table,
+    vectors: npt.NDArray[np.float32],
+    n_tokens: npt.NDArray[np.int64],
+    normalize: bool,
+) -> npt.NDArray[np.float32]:
+    """(N rows, D) float32 from the vectors (texts, D) of their texts, where text i has
+    `n_tokens[i]` tokens.
+
+    A row of several texts (chunk_and_pool) gets the mean of their vectors weighted by tokens,
+    normalised again where the model normalises. A row with a reused vector keeps that one.
+    """
+    is_new = rows["texts"].is_valid().to_numpy()
+    members, starts = list_members(rows["texts"].drop_null())
+    is_one_to_one = len(members) == len(starts) == len(vectors) and bool(
+        (members[1:] > members[:-1]).all()
+    )
+    if is_one_to_one and is_new.all():
+        return vectors  # hundreds of megabytes, and the GPU waits while they are copied
+    pooled = vectors[members]
+    if len(members) != len(starts):
+        weights = n_tokens[members].astype(np.float32)[:, None]
+        pooled = np.add.reduceat(pooled * weights, starts, axis=0)  # (new rows, D)
+        pooled /= np.add.reduceat(weights, starts, axis=0)
+        if normalize:
+            pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+    reused = pc.list_flatten(rows["reused"]).to_numpy()
+    merged = np.empty((rows.num_rows, vectors.shape[1]), np.float32)  # (N, D)
+    merged[is_new] = pooled
+    merged[~is_new] = reused.reshape(-1, vectors.shape[1])
+    return merged
+
+
 def list_members(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Flat values of a list<int32> column without empty lists, and where each row's run starts (for
-    reduceat)."""
+    """Flat values of a list<int32> column without empty lists, and the position at which each
+    list starts (for reduceat)."""
     lengths = pc.list_value_length(lists).to_numpy().astype(np.int64)
     return pc.list_flatten(lists).to_numpy(), np.cumsum(lengths) - lengths
 
 
 def renumbered(lists: pa.ChunkedArray) -> tuple[pa.ChunkedArray, npt.NDArray[np.int64]]:
-    """Lists of numbers of texts with the numbers made dense, and which texts (K,) they stand for."""
+    """Lists of numbers of texts with the numbers made dense, and the texts (K,) they stand for."""
     members, starts = list_members(lists)
     used, dense = np.unique(members, return_inverse=True)
     array = pa.ListArray.from_arrays(
@@ -89,5 +123,5 @@ def renumbered(lists: pa.ChunkedArray) -> tuple[pa.ChunkedArray, npt.NDArray[np.
 def reduced(
     function: np.ufunc, values: npt.NDArray[Any], starts: npt.NDArray[np.int64]
 ) -> npt.NDArray[Any]:
-    """`function` over each run of `values`: one result a start."""
+    """`function` over the values from each start to the next: one result for each start."""
     return function.reduceat(values, starts) if len(starts) else values[:0]

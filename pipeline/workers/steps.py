@@ -28,7 +28,7 @@ from pipeline.storage.lineage import Manifest, PartFacts, Shard, part_id
 from pipeline.storage.store import Store
 from pipeline.tokenize import Tokenizer
 from pipeline.workers.isolate import Crashed
-from pipeline.workers.rows import list_members, reduced, renumbered, rows_of
+from pipeline.workers.rows import list_members, reduced, renumbered, rows_of, vectors_of_rows
 from pipeline.write.create import create_generation
 from pipeline.write.part import FAILURES, EmbeddedPart, generation_of, write_part
 
@@ -163,11 +163,10 @@ def embed_part(
     embed_texts: Callable[[Embeds, Ids, Offsets], tuple[Vectors, Mapping[int, Crashed]]]
     | None = None,
 ) -> EmbeddedPart:
-    """Vectors (N rows, D) float32 for the rows of a prepared part.
+    """Vectors for the distinct texts of a prepared part, spread over its rows.
 
-    A row of several texts (chunk_and_pool) gets the mean of their vectors weighted by tokens,
-    normalised again where the model normalises. A row with a reused vector keeps that one.
-    embed_texts: runs the engine; returns the vectors, and by number the texts that have none.
+    embed_texts: runs the engine; returns the vectors (texts, D), and by number the texts that have
+    none. By default the engine runs unguarded.
     """
     ids = part.tokens["ids"].combine_chunks()
     offsets = ids.offsets.to_numpy().astype(np.int64)
@@ -190,34 +189,9 @@ def embed_part(
         facts=facts,
         rows=part.rows.drop_columns(["reused"]),
         rejects=part.rejects,
-        vectors=_vectors_of_rows(part.rows, vectors, np.diff(offsets), job.engine.normalize),
+        vectors=vectors_of_rows(part.rows, vectors, np.diff(offsets), job.engine.normalize),
         failures=_failures(part.rows, crashes),
     )
-
-
-def _vectors_of_rows(
-    rows: pa.Table, vectors: Vectors, n_tokens: npt.NDArray[np.int64], normalize: bool
-) -> Vectors:
-    """(N rows, D) of the vectors (texts, D), where text i has `n_tokens[i]` tokens."""
-    is_new = rows["texts"].is_valid().to_numpy()
-    members, starts = list_members(rows["texts"].drop_null())
-    is_one_to_one = len(members) == len(starts) == len(vectors) and bool(
-        (members[1:] > members[:-1]).all()
-    )
-    if is_one_to_one and is_new.all():
-        return vectors  # hundreds of megabytes, and the GPU waits while they are copied
-    pooled = vectors[members]
-    if len(members) != len(starts):
-        weights = n_tokens[members].astype(np.float32)[:, None]
-        pooled = np.add.reduceat(pooled * weights, starts, axis=0)  # (new rows, D)
-        pooled /= np.add.reduceat(weights, starts, axis=0)
-        if normalize:
-            pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
-    reused = pc.list_flatten(rows["reused"]).to_numpy()
-    merged = np.empty((rows.num_rows, vectors.shape[1]), np.float32)  # (N, D)
-    merged[is_new] = pooled
-    merged[~is_new] = reused.reshape(-1, vectors.shape[1])
-    return merged
 
 
 def _failures(rows: pa.Table, crashes: Mapping[int, Crashed]) -> pa.Table:

@@ -1,10 +1,12 @@
-"""Creating the objects of one part, each exactly once: data files, rejects, manifest, and the generation they share.
+"""Creating the objects of one part, each exactly once: data files, rejects and manifest, and the
+generation that all parts share.
 
     attempt ─► data files (create-only) ─► rejects (create-only) ─► manifest (create-only)
 
-Every name is derived from content, every write is a create: whoever is second finds the first one's object, checks it
-and adopts it. So a retry, a second attempt after a lost answer, and a race of two runs all end in the same objects.
-Failure cases: docs/design.md.
+Every name is derived from content and every write is a create: whoever comes second finds the
+object of the first, checks it and adopts it. So a retry, a second attempt after a lost answer, and
+a race of two runs all end in the same objects. Failure cases: docs/design.md. Cost: one request for
+each object, and one more for each that exists already.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ def create_data_file(
     n_rows: int,
     data: bytes,
 ) -> DataFile:
-    """Create one data file, given encoded, or adopt the one that an earlier attempt at the same part created.
+    """Create one data file from its bytes, or adopt that of an earlier attempt at the same part.
 
-    Vectors of two attempts may differ in the last bits (other device, other batch): the first one stays. Raises
-    OutputError when what is there belongs to another part.
+    Vectors of two attempts can differ in their last bits (another device, another batch): those of
+    the first attempt stay. Raises OutputError when the existing file belongs to another part.
     """
     path = layout.data_file(folder, part_id)
     failpoint("before_data_put")
@@ -54,7 +56,8 @@ def create_data_file(
 def create_rejects(
     store: Store, run_id: str, part_id: str, table: pa.Table, metadata: dict[str, object]
 ) -> tuple[str, str]:
-    """Create the dead letters of one part, or adopt them; returns path and SHA-256. Raises OutputError as above."""
+    """Create the rejects of one part, or adopt them; returns path and SHA-256. Raises OutputError
+    as `create_data_file` does."""
     path = layout.rejects(run_id, part_id)
     path, data = _create_or_adopt(
         store, path, part_id, parquet.encode(table, metadata), REJECT_KEYS
@@ -68,38 +71,40 @@ def _create_or_adopt(
 ) -> tuple[str, bytes]:
     """Path and bytes of the Parquet file that now holds the rows of `data`, which `keys` identify.
 
-    Where an earlier attempt left other rows of the same part (a vector that was not finite only there, another
-    release, pages that rotted), a manifest must not count them as its own: then the file is created beside it, under a
-    name from its rows.
-    The other file is never part of a snapshot, and vacuum removes it.
+    An earlier attempt can have left other rows of the same part: it had a vector that was not
+    finite, ran under another release, or its pages have rotted. A manifest must not count these as
+    its own, so the new file is created under a sibling name derived from its rows. The old file is
+    never part of a snapshot, and vacuum removes it.
     """
     if store.put_if_absent(path, data):
         return path, data
-    found, wanted = store.read(path), data_files.read_table(data, keys)
+    stored = store.read(path)
+    table = data_files.read_table(data, keys)
     try:
-        n_rows, lineage = data_files.read_footer(found)
+        n_rows, lineage = data_files.read_footer(stored)
         owner = lineage.get("part_id")
     except OutputError:
-        n_rows, owner = 0, None
+        n_rows = 0
+        owner = None
     if owner != part_id:
         raise OutputError(
-            f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {owner}, expected "
-            f"{wanted.num_rows} rows of part {part_id}. Something else writes into this output: use another output.uri."
+            f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {owner}, "
+            f"expected {table.num_rows} rows of part {part_id}. Another program writes into this "
+            "output: use another output.uri."
         )
-    with contextlib.suppress(
-        pa.ArrowException, OSError
-    ):  # damaged in the store: no attempt may adopt it
-        if data_files.read_table(found, keys).equals(wanted):
-            return path, found
-    rows = content_hash([wanted[name].to_pylist() for name in keys], 16)
-    if f"-{part_id}{rows}." in path:
+    # a file that was damaged in the store cannot be read, and no attempt may adopt it
+    with contextlib.suppress(pa.ArrowException, OSError):
+        if data_files.read_table(stored, keys).equals(table):
+            return path, stored
+    digest = content_hash([table[name].to_pylist() for name in keys], 16)
+    if f"-{part_id}{digest}." in path:
         raise OutputError(f"{shown(store.uri)}/{path}: damaged; run `corpus-embed verify`")
-    sibling = layout.sibling(path, part_id, rows)
+    sibling = layout.sibling(path, part_id, digest)
     return _create_or_adopt(store, sibling, part_id, data, keys)
 
 
 def create_manifest(store: Store, manifest: Manifest) -> Manifest:
-    """Create the manifest of a finished part, or return the one that is already there."""
+    """Create the manifest of a finished part, or return the existing one."""
     path = layout.manifest(manifest.fingerprint, manifest.part_id)
     if not store.put_if_absent(path, manifest.to_json()):
         manifest = Manifest.from_json(store.read(path), path)
@@ -108,15 +113,17 @@ def create_manifest(store: Store, manifest: Manifest) -> Manifest:
 
 
 def create_generation(store: Store, generation: Generation) -> Generation:
-    """Pin the facts that all data of one fingerprint shares. Raises OutputError when they differ from what is there."""
+    """Pin the facts that all data of one fingerprint shares. Raises OutputError when the output
+    holds other facts."""
     path = layout.generation(generation.fingerprint)
     if store.put_if_absent(path, generation.to_json()):
         return generation
-    found = Generation.from_json(store.read(path), path)
-    if (found.dimension, found.arrow_schema) != (generation.dimension, generation.arrow_schema):
+    stored = Generation.from_json(store.read(path), path)
+    if (stored.dimension, stored.arrow_schema) != (generation.dimension, generation.arrow_schema):
         raise OutputError(
-            f"{shown(store.uri)}: this output holds vectors of dimension {found.dimension} under fingerprint "
-            f"{found.fingerprint}, the model now gives {generation.dimension}. The model directory changed without "
-            "changing its files' hashes, or the output was written by another program: use another output.uri."
+            f"{shown(store.uri)}: this output holds vectors of dimension {stored.dimension} under "
+            f"fingerprint {stored.fingerprint}, but the model now gives {generation.dimension}. "
+            "Either the model changed without a change of its files' hashes, or another program "
+            "wrote the output: use another output.uri."
         )
-    return found
+    return stored

@@ -96,9 +96,9 @@ def encode_all(
                 ),
             )
     data = sink.getvalue()
-    found = pq.read_metadata(pa.BufferReader(data))
-    if found.num_rows != n_rows:
+    n_encoded = pq.read_metadata(pa.BufferReader(data)).num_rows
+    if n_encoded != n_rows:
         raise OutputError(
-            f"a data file was encoded with {found.num_rows} rows instead of {n_rows}; report this"
+            f"a data file was encoded with {n_encoded} rows instead of {n_rows}; report this"
         )
     return data

@@ -18,8 +18,9 @@ import pyarrow as pa
 
 from pipeline.output.checks import count_problems, split_problems
 from pipeline.output.run_folder import read_planned_split_ids
+from pipeline.output.snapshots import totals_of
 from pipeline.storage import layout
-from pipeline.storage.lineage import by_split, totals_of
+from pipeline.storage.lineage import by_split
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.verify.file_scan import FileScan
 from pipeline.tools.verify.stored_records import record_findings, reject_findings
