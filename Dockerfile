@@ -1,11 +1,11 @@
-# The image that jobs/k8s names, and one for any other Ray cluster. Two builds, because a GPU node needs CUDA and torch's
-# GPU build, which a CPU node does not:
+# The image for jobs/k8s or any other Ray cluster. There are two builds, because only a GPU node needs CUDA and torch's GPU
+# build:
 #
 #   docker build -t REPLACE/corpus-embed:0.1.0 .
 #   docker build -t REPLACE/corpus-embed:0.1.0-gpu --build-arg BASE=rayproject/ray:2.60.0-py311-gpu --build-arg TORCH_INDEX= .
 #
 # Both have the versions of constraints.txt, which are part of the fingerprint. Ray's images run as user `ray` (1000:100).
-# Models and jobs are not in the image: a model is an object-store prefix or a Hub id, the job comes as a file.
+# Models and jobs are not in the image: a model is an object-store prefix or a Hub id, and a job is a file that is mounted.
 ARG BASE=rayproject/ray:2.60.0-py311
 ARG KUBECTL=registry.k8s.io/kubectl:v1.34.1
 
@@ -21,5 +21,5 @@ USER 1000:100
 RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} ".[warc]" \
     && corpus-embed --help > /dev/null
 ENV PYTHONUNBUFFERED=1
-# no ENTRYPOINT: KubeRay and `ray start` give their own commands
+# no ENTRYPOINT, because KubeRay and `ray start` bring their own commands
 CMD ["corpus-embed", "--help"]

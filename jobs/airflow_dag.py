@@ -1,10 +1,10 @@
-"""Every night from Airflow 3: submits the refresh to a Ray cluster and follows it. Copy into the
-DAGs folder and edit JOB.
+"""Submit the refresh to a Ray cluster every night from Airflow 3, and follow it. Copy this file into
+the DAGs folder and edit JOB.
 
-The nominal time is the end of the data interval, so a task that is retried or cleared follows, or
-repeats, the refresh of its night: `corpus-embed submit` derives the submission id from it. Needs
-this package on the Airflow worker, and RAY_API_SERVER_ADDRESS and RAY_AUTH_TOKEN in its
-environment, from a secret backend.
+The nominal time is the end of the data interval. `corpus-embed submit` derives the submission id
+from it, so a task that is retried or cleared follows or repeats the refresh of its own night. The
+Airflow worker needs this package, and RAY_API_SERVER_ADDRESS and RAY_AUTH_TOKEN in its environment,
+from a secret backend.
 """
 
 import datetime
@@ -27,6 +27,6 @@ with DAG(
         task_id="refresh",
         bash_command=f"corpus-embed submit {JOB} --nominal-time '{{{{ data_interval_end | ts }}}}'",
         append_env=True,
-        skip_on_exit_code=6,  # another refresh of the output holds the lease
+        skip_on_exit_code=6,  # another refresh of the same output holds the lease
         execution_timeout=datetime.timedelta(days=1),
     )
