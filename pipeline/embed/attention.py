@@ -2,10 +2,10 @@
 padding or mask.
 
 In: q (Tq, Hq, D), k and v (T, Hkv, D) of one bucket, any strides with a contiguous last axis. Out:
-(Tq, Hq, D). Method: on a CPU, `scaled_dot_product_attention` once per run of rows of equal length
-(rows come sorted by length, so a run is a plain view); on a GPU, torch's variable-length flash
-attention over cumulative lengths. Cost on a CPU: one call per distinct length; a bucket of a large
-part holds one to three.
+(Tq, Hq, D). Method: on a CPU, `scaled_dot_product_attention` once for each stretch of rows of equal
+length (rows come sorted by length, so a stretch is a plain view); on a GPU, torch's variable-length
+flash attention over cumulative lengths. Cost on a CPU: one call for each distinct length; a bucket
+of a large part holds one to three.
 """
 
 from __future__ import annotations
@@ -28,19 +28,15 @@ __all__ = ["Attention", "PackedBatch", "attention_for", "pack"]
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """The tokens of n rows, one row after the other, and where each row lies. T tokens in all."""
+    """The tokens of n rows, one row after the other, and the place of each row. T tokens in all."""
 
     ids: torch.Tensor  # (T,) int32
     positions: torch.Tensor  # (T,) int32, counted from 0 in every row
     starts: torch.Tensor  # (n + 1,) int32, cumulative lengths from 0
     firsts: torch.Tensor  # (n + 1,) int32, 0..n: cumulative lengths of one token a row
     longest: int
-    # (first row, rows, length) of runs of equal length; empty on a GPU
-    runs: tuple[tuple[int, int, int], ...]
-
-    @property
-    def n_rows(self) -> int:
-        return int(self.starts.shape[0]) - 1
+    # (first row, rows, length) of stretches of equal length; empty on a GPU
+    stretches: tuple[tuple[int, int, int], ...]
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -50,33 +46,30 @@ class PackedBatch:
 def pack(
     ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows, device: str
 ) -> PackedBatch:
-    """Gather `rows` (sorted by length) of the ragged ids. One copy to the device, nothing waits."""
-    where, positions = flat_index(offsets, rows)
+    """Gather `rows` (sorted by length) of the ragged ids, with one copy to the device that nothing
+    waits for."""
+    indices, positions = flat_index(offsets, rows)
     lengths = offsets[rows + 1] - offsets[rows]
-    n_tokens, n_rows = where.size, rows.size
-    parts = np.empty(2 * n_tokens + 2 * (n_rows + 1), dtype=np.int32)
-    parts[:n_tokens] = ids[where]
-    parts[n_tokens : 2 * n_tokens] = positions
-    parts[2 * n_tokens] = 0
-    np.cumsum(lengths, out=parts[2 * n_tokens + 1 : 2 * n_tokens + 1 + n_rows])
-    parts[2 * n_tokens + 1 + n_rows :] = np.arange(n_rows + 1)
-    tokens, inside, starts, firsts = to_device(parts, device).split(
-        [n_tokens, n_tokens, n_rows + 1, n_rows + 1]
+    sizes = [indices.size, indices.size, rows.size + 1, rows.size + 1]
+    packed = np.concatenate(
+        (ids[indices], positions, [0], np.cumsum(lengths), np.arange(rows.size + 1)),
+        dtype=np.int32,
+        casting="same_kind",
     )
-    runs = _runs(lengths) if device == "cpu" else ()
-    return PackedBatch(tokens, inside, starts, firsts, int(lengths.max()), runs)
+    tokens, inside, starts, firsts = to_device(packed, device).split(sizes)
+    stretches = _stretches(lengths) if device == "cpu" else ()
+    return PackedBatch(tokens, inside, starts, firsts, int(lengths.max()), stretches)
 
 
-def _runs(lengths: NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
+def _stretches(lengths: NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
     first = np.flatnonzero(np.diff(lengths, prepend=-1))
     count = np.diff(first, append=lengths.size)
     return tuple(zip(first.tolist(), count.tolist(), lengths[first].tolist(), strict=True))
 
 
 Attention = Callable[..., torch.Tensor]
-"""attention(q, k, v, batch, causal=bool, pooled=bool): `pooled` means q has one token a row, (n,
-Hq, D), which sees its whole row.
-"""
+"""attention(q, k, v, batch, causal=bool, pooled=bool): `pooled` means that q has one token a row,
+(n, Hq, D), which sees its whole row."""
 
 
 def attention_for(device: str) -> Attention:
@@ -95,12 +88,12 @@ def _equal_lengths(
     repeat = q.shape[1] // k.shape[1]
     mixed: list[torch.Tensor] = []
     token = 0
-    for row, n_rows, length in batch.runs:
+    for row, n_rows, length in batch.stretches:
         kv = slice(token, token + n_rows * length)
-        mine, q_length = (slice(row, row + n_rows), 1) if pooled else (kv, length)
+        queries = q[row : row + n_rows] if pooled else q[kv]
         own_q, own_k, own_v = (
-            x.unflatten(0, (n_rows, each)).transpose(1, 2)  # (rows, H, each, D)
-            for x, each in ((q[mine], q_length), (k[kv], length), (v[kv], length))
+            x.unflatten(0, (n_rows, -1)).transpose(1, 2)  # (rows, H, tokens, D)
+            for x in (queries, k[kv], v[kv])
         )
         # the CPU kernel knows no grouped heads: `enable_gqa` would leave it for a slow one
         if repeat > 1:
@@ -112,20 +105,17 @@ def _equal_lengths(
 
 
 def _variable_length() -> Attention:
-    """Flash attention of torch ≥ 2.10 (`varlen_attn`), else of older ones by its private name. fp16
-    and bf16 only.
-    """
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return _private_flash
-    known = inspect.signature(varlen_attn).parameters
-    # 2.10 takes is_causal, 2.11 window_size instead, and later ones grouped heads only when told;
-    # the kernel always did.
-    is_causal: dict[str, Any] = (
-        {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    """torch's variable-length flash attention, in float16 and bfloat16 only."""
+    # imported here: it brings in torch's compiler, seconds that a CPU does without
+    from torch.nn.attention.varlen import varlen_attn
+
+    parameters = inspect.signature(varlen_attn).parameters
+    # torch 2.10 takes is_causal, 2.11 and later window_size. Later ones take grouped heads only
+    # with enable_gqa; their kernel has always taken them.
+    if_causal: dict[str, Any] = (
+        {"is_causal": True} if "is_causal" in parameters else {"window_size": (-1, 0)}
     )
-    has_groups: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
+    if_grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in parameters else {}
 
     def attention(
         q: torch.Tensor,
@@ -137,27 +127,12 @@ def _variable_length() -> Attention:
         pooled: bool = False,
     ) -> torch.Tensor:
         arguments = {
-            **(is_causal if causal and not pooled else {}),
-            **(has_groups if q.shape[1] > k.shape[1] else {}),
+            **(if_causal if causal and not pooled else {}),
+            **(if_grouped if q.shape[1] > k.shape[1] else {}),
         }
-        starts, longest = (batch.firsts, 1) if pooled else (batch.starts, batch.longest)
+        starts = batch.firsts if pooled else batch.starts
+        longest = 1 if pooled else batch.longest
         mixed = varlen_attn(q, k, v, starts, batch.starts, longest, batch.longest, **arguments)
         return mixed if isinstance(mixed, torch.Tensor) else mixed[0]
 
     return attention
-
-
-def _private_flash(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    batch: PackedBatch,
-    *,
-    causal: bool,
-    pooled: bool = False,
-) -> torch.Tensor:
-    starts, longest = (batch.firsts, 1) if pooled else (batch.starts, batch.longest)
-    mixed: torch.Tensor = torch.ops.aten._flash_attention_forward(
-        q, k, v, starts, batch.starts, longest, batch.longest, 0.0, causal and not pooled, False
-    )[0]
-    return mixed

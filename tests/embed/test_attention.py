@@ -88,12 +88,12 @@ def test_every_row_sees_itself_and_nothing_else(monkeypatch, kernel, kv_heads, c
     )
 
 
-def test_packing_gathers_rows_positions_and_runs_of_equal_length():
+def test_packing_gathers_rows_positions_and_stretches_of_equal_length():
     lengths = np.array([2, 5, 3, 5])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     batch = pack(np.arange(15, dtype=np.int32), offsets, np.array([1, 3, 2, 0]), "cpu")
     assert batch.ids.tolist() == [2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 7, 8, 9, 0, 1]
     assert batch.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2, 0, 1]
     assert batch.starts.tolist() == [0, 5, 10, 13, 15]
-    assert batch.runs == ((0, 2, 5), (2, 1, 3), (3, 1, 2))
+    assert batch.stretches == ((0, 2, 5), (2, 1, 3), (3, 1, 2))
     assert batch.longest == 5
