@@ -1,9 +1,9 @@
 """Chooses the tokenizer for a model directory.
 
-In: a `ModelDir`. Out: a `Tokenizer`. Method: the files themselves (`plain`) or else transformers'
-AutoTokenizer say what the directory holds; a Rust tokenizer goes to `huggingface`, MeCab with
-WordPiece to `mecab`, any other Python tokenizer to `reference`. Cost: 0.1 s; through transformers,
-which imports torch where it is installed, 3 s more.
+In: a `ModelDir`. Out: a `Tokenizer`. Method: the directory is read by its files alone (`plain`) or
+else by transformers' AutoTokenizer; then a Rust tokenizer is served by `fast`, MeCab with WordPiece
+by `mecab`, and any other Python tokenizer by `slow`. Cost: 0.1 s; through transformers, which
+imports torch where it is installed, 3 s more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelError, SpecError
 from pipeline.job.tokenizer_versions import versions
-from pipeline.tokenize.plain import PlainJapanese, read_plain
+from pipeline.tokenize.plain import read_plain
 
 if TYPE_CHECKING:
     from pipeline.job.model_dir import ModelDir
@@ -39,11 +39,9 @@ def load_tokenizer(
             f"{model.path}: max_tokens is {max_tokens}, but the model has {positions} positions. "
             f"Set model.max_tokens to {positions} or less."
         )
-    versions(model)  # a library that is missing on this node is named here
+    versions(model)  # names a library that is missing on this node
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.fast
-    tokenizer: Any = (None if model.tokenizer_arguments else read_plain(model)) or _auto_tokenizer(
-        model
-    )
+    tokenizer: Any = read_plain(model) or _auto_tokenizer(model)
     if tokenizer.is_fast:
         from pipeline.tokenize.fast import FastTokenizer, lower_case
 
@@ -52,19 +50,18 @@ def load_tokenizer(
         return FastTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
     if model.do_lower_case and not getattr(tokenizer, "do_lower_case", False):
         raise ModelError(
-            f"{model.path}: do_lower_case of sentence_bert_config.json cannot be applied to {type(tokenizer).__name__}; "
-            "sentence-transformers cannot load this directory either. Set it in tokenizer_config.json."
+            f"{model.path}: do_lower_case of sentence_bert_config.json cannot be applied to "
+            f"{type(tokenizer).__name__}; sentence-transformers cannot load this directory either. "
+            "Set it in tokenizer_config.json."
         )
     if getattr(tokenizer, "word_tokenizer_type", None) == "mecab":
         from pipeline.tokenize.mecab import MecabTokenizer, is_supported
 
         if is_supported(tokenizer):
             return MecabTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
-    if isinstance(tokenizer, PlainJapanese):
-        tokenizer = _auto_tokenizer(model)
-    from pipeline.tokenize.slow import ReferenceTokenizer
+    from pipeline.tokenize.slow import SlowTokenizer
 
-    return ReferenceTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
+    return SlowTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
 
 
 def _auto_tokenizer(model: ModelDir) -> Any:
@@ -80,8 +77,9 @@ def _auto_tokenizer(model: ModelDir) -> Any:
     # transformers raises whatever its loaders meet: OSError, ValueError, KeyError, …
     except Exception as error:
         raise ModelError(
-            f"{model.transformer_path}: the tokenizer could not be loaded: {type(error).__name__}: {error}. "
-            "The directory needs tokenizer.json, or vocab.txt / tokenizer.model with tokenizer_config.json."
+            f"{model.transformer_path}: the tokenizer could not be loaded: "
+            f"{type(error).__name__}: {error}. The directory needs tokenizer.json, or vocab.txt / "
+            "tokenizer.model with tokenizer_config.json."
         ) from error
     if len(tokenizer) <= len({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}):
         # transformers 5.23 makes such a tokenizer of a directory without tokenizer files, and all

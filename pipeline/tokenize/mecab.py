@@ -21,7 +21,8 @@ import fugashi
 
 from pipeline.errors import ModelError
 from pipeline.tokenize.cuts import PIECE_CHARS, space_cut
-from pipeline.tokenize.slow import ReferenceTokenizer
+from pipeline.tokenize.plain_japanese import PlainJapanese
+from pipeline.tokenize.slow import SlowTokenizer
 from pipeline.tokenize.tokens import packed, without_surrogates
 
 __all__ = ["MecabTokenizer", "is_supported"]
@@ -36,14 +37,15 @@ _CHECKED_DICTIONARIES = {"unidic_lite"}  # those whose exact cuts (see cuts) the
 
 
 def is_supported(tokenizer: Any) -> bool:
-    """Does the fast path cover this tokenizer? A subclass, other words or pieces, or MeCab options:
-    no."""
-    settings = dict(getattr(tokenizer, "mecab_kwargs", None) or {})
+    """Does the fast path cover this tokenizer? Not subclasses, other words or pieces, and options
+    of MeCab."""
+    if isinstance(tokenizer, PlainJapanese):
+        return True
+    settings = dict(tokenizer.mecab_kwargs or {})
     return (
-        type(tokenizer).__name__ in ("BertJapaneseTokenizer", "PlainJapanese")
+        type(tokenizer).__name__ == "BertJapaneseTokenizer"
         and bool(tokenizer.do_word_tokenize)
         and bool(tokenizer.do_subword_tokenize)
-        and tokenizer.word_tokenizer_type == "mecab"
         and tokenizer.subword_tokenizer_type == "wordpiece"
         and not tokenizer.split_special_tokens
         and settings.get("mecab_dic", "unidic_lite") in _DICTIONARIES
@@ -72,9 +74,9 @@ class _WordIds(dict[str, bytes]):
         return ids
 
 
-class MecabTokenizer(ReferenceTokenizer):
+class MecabTokenizer(SlowTokenizer):
     """`BertJapaneseTokenizer` at MeCab's own speed; bounds and error handling as in
-    `ReferenceTokenizer`."""
+    `SlowTokenizer`."""
 
     def __init__(
         self,

@@ -24,13 +24,13 @@ from pipeline.tokenize.tokens import (
     without_surrogates,
 )
 
-__all__ = ["ReferenceTokenizer"]
+__all__ = ["SlowTokenizer"]
 
 _CHARS_PER_TOKEN = 2  # Japanese web text has 1.6-1.8 characters a token: one piece is mostly enough
 _MAX_CHARS_PER_TOKEN = 256
 
 
-class ReferenceTokenizer:
+class SlowTokenizer:
     """A transformers Python tokenizer behind the `Tokenizer` interface.
 
     A text of which 256 characters per token of `max_tokens` (and one piece more) did not fill the

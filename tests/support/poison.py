@@ -3,7 +3,7 @@ meets them breaks.
 
 `poison(folder)` gives environment variables; every Python process started with them (drivers, Ray's
 workers, children) loads the `sitecustomize` written to `folder`, which wraps one method each of
-`read.jsonl`, `tokenize.huggingface`, `embed.base` and `embed.packed` as they are imported. The
+`read.jsonl`, `tokenize.fast`, `embed.engine` and `embed.packed` as they are imported. The
 engine sees no text, so it is poisoned by numbers of tokens. Each death adds a line to
 `folder/deaths`. A process without the variables never meets any of it.
 """

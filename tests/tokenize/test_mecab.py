@@ -20,7 +20,7 @@ from pipeline.job.model_store import resolve
 from pipeline.job.tokenizer_versions import versions
 from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.mecab import MecabTokenizer
-from pipeline.tokenize.slow import ReferenceTokenizer
+from pipeline.tokenize.slow import SlowTokenizer
 from pipeline.tokenize.tokens import Tokens
 from tests.support.model_dirs import sample_texts
 
@@ -231,8 +231,8 @@ def directory_with(source: Path, target: Path, **settings: Any) -> Path:
         ({"do_lower_case": True, "never_split": ["NASA"]}, MecabTokenizer),
         ({"mecab_kwargs": {"mecab_dic": "unidic_lite", "normalize_text": False}}, MecabTokenizer),
         ({"truncation_side": "left"}, MecabTokenizer),
-        ({"subword_tokenizer_type": "character"}, ReferenceTokenizer),
-        ({"word_tokenizer_type": "basic"}, ReferenceTokenizer),
+        ({"subword_tokenizer_type": "character"}, SlowTokenizer),
+        ({"word_tokenizer_type": "basic"}, SlowTokenizer),
     ],
 )
 def test_every_setting_of_the_directory_counts(
