@@ -1,24 +1,29 @@
-"""From outside a cluster: a job spec goes in through Ray's job server, its log comes back, and the
-exit code at the end.
+"""Running a job on a Ray cluster from outside: a job spec is sent to Ray's job server, the log of
+the job is followed, and its exit code is returned.
 
-The resolved spec travels as the working directory of the job, and `python -m pipeline refresh` runs
-it there: with the package of the nodes' image, or with the code that was sent along. The submission
-id is derived from spec and nominal time, so a scheduler that submits twice follows one job. A job
-that failed or was stopped is submitted anew, as `…-2`. Ray's client finds the token by itself
+The resolved spec is sent as the working directory of the job, and `python -m pipeline refresh` runs
+it there: with the package of the nodes' image, or with code that is sent along. The submission id
+is derived from spec and nominal time, so a scheduler that submits twice follows one job. A job that
+failed or was stopped is submitted again, as `…-2`. Ray's client finds the token by itself
 (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token); nothing here reads it.
+
+The log is one stream over a websocket. It is transferred once, and again from its beginning after a
+connection was lost; what has been printed is then skipped.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import ray
 import requests
 import tenacity
@@ -33,9 +38,16 @@ from pipeline.storage.lineage import content_hash
 
 T = TypeVar("T")
 
-POLL_S = 2.0
+RECONNECT_S = 2.0
+"""How long following waits before it opens a lost stream of the log again."""
+
+SILENT_S = 300.0
+"""How long the stream of the log can be silent before it counts as lost: a load balancer may have
+dropped the connection without closing it."""
+
 LOST_S = 300.0
-"""How long the job server may be out of reach before following ends; the job itself goes on."""
+"""How long the job server can be unreachable before following ends; the job itself keeps running.
+"""
 
 
 def submit(
@@ -49,112 +61,171 @@ def submit(
     driver_cpus: float = 0.0,
     stop_on_interrupt: bool = False,
 ) -> int:
-    """Submit a refresh of `spec`, or follow the one that is there; returns its exit code (130: no
-    longer followed).
+    """Submit a refresh of `spec`, or follow the job that was submitted before.
 
-    address: of the job server; RAY_API_SERVER_ADDRESS and RAY_ADDRESS come first, as everywhere in
-    Ray. The log goes to standard output, our own words to `say`. Raises SpecError, or ClusterError
-    when the job server cannot be reached or refuses.
+    address: of the job server; RAY_API_SERVER_ADDRESS and RAY_ADDRESS take precedence, as
+    everywhere in Ray. The log goes to standard output, messages about the submission to `say`.
+    Returns the exit code of the job; 143 when the job was stopped, 130 when Ctrl-C ended following.
+    Raises SpecError, or ClusterError when the job server cannot be reached or refuses a request.
     """
     environment = _environment(runtime_env, code)
     when = f"{nominal_time.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}" if nominal_time else ""
-    base = submission_id(spec, nominal_time or datetime.datetime.now(datetime.UTC))
-    client = _asked(address, lambda: JobSubmissionClient(address))
-    names = itertools.chain([base], (f"{base}-{attempt}" for attempt in itertools.count(2)))
+    first_id = submission_id(spec, nominal_time or datetime.datetime.now(datetime.UTC))
+    client = _answer(address, lambda: JobSubmissionClient(address))
+    job_ids = itertools.chain([first_id], (f"{first_id}-{n}" for n in itertools.count(2)))
 
-    def known() -> dict[str | None, JobStatus]:
-        return {job.submission_id: job.status for job in _asked(address, client.list_jobs)}
+    def job_statuses() -> dict[str | None, JobStatus]:
+        return {job.submission_id: job.status for job in _answer(address, client.list_jobs)}
 
-    there = known()
-    job_id = next(
-        name for name in names if there.get(name) not in (JobStatus.FAILED, JobStatus.STOPPED)
-    )
-    if job_id not in there:
-        entrypoint = "python -m pipeline refresh job.yaml" + (
-            f" --nominal-time {when}" if when else ""
-        )
+    statuses = job_statuses()
+    ended_badly = (JobStatus.FAILED, JobStatus.STOPPED)
+    job_id = next(job_id for job_id in job_ids if statuses.get(job_id) not in ended_badly)
+    if job_id not in statuses:
+        entrypoint = "python -m pipeline refresh job.yaml"
+        if when:
+            entrypoint += f" --nominal-time {when}"
         metadata = {"job": spec.name, "output": shown(spec.output.uri), "nominal_time": when}
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "job.yaml").write_text(spec.to_yaml(), encoding="utf-8")
             environment["working_dir"] = folder
-            try:
-                _asked(
-                    address,
-                    lambda: client.submit_job(
-                        entrypoint=entrypoint,
-                        submission_id=job_id,
-                        runtime_env=environment,
-                        metadata=metadata,
-                        entrypoint_num_cpus=driver_cpus or None,
-                    ),
+
+            def submit_job() -> str:
+                return client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=job_id,
+                    runtime_env=environment,
+                    metadata=metadata,
+                    entrypoint_num_cpus=driver_cpus or None,
                 )
+
+            try:
+                _answer(address, submit_job)
                 say(f"submitted {job_id}")
-            except (
-                ClusterError
-                # also when another process was faster, or our own request landed and its answer was
-                # lost
-            ):
-                there = known()
-                if job_id not in there:
+            except ClusterError:
+                # Another process may have been faster, or this request may have been accepted and
+                # its answer lost.
+                statuses = job_statuses()
+                if job_id not in statuses:
                     raise
-    if job_id in there:
-        say(f"{job_id} is there already ({there[job_id]}); following it")
+    if job_id in statuses:
+        say(f"{job_id} already exists ({statuses[job_id]}); following it")
+    follower = _Follower(client, job_id)
     try:
-        return _follow(client, job_id)
+        return follower.follow()
     except KeyboardInterrupt:
         if not stop_on_interrupt:
-            say(f"{job_id} goes on; the same command with the same --nominal-time follows it again")
+            say(
+                f"{job_id} keeps running; the same command with the same --nominal-time follows it "
+                "again"
+            )
             return 130
         say(f"stopping {job_id}; finished parts are kept")
-        client.stop_job(job_id)
-        return _follow(client, job_id) or 130
+        _answer(address, lambda: client.stop_job(job_id))
+        return follower.follow() or 130
 
 
 def submission_id(spec: JobSpec, when: datetime.datetime) -> str:
-    """The idempotence key of one refresh: the job, its nominal time in UTC, and a hash of the whole
-    spec."""
-    fields = spec.model_dump(mode="json")
-    return f"corpus-embed-{spec.name}-{when.astimezone(datetime.UTC):%Y%m%dT%H%M%SZ}-{content_hash(fields, 8)}"
+    """The idempotence key of one refresh: the name of the job, its nominal time in UTC, and a hash
+    of the whole spec."""
+    spec_hash = content_hash(spec.model_dump(mode="json"), 8)
+    return f"corpus-embed-{spec.name}-{when.astimezone(datetime.UTC):%Y%m%dT%H%M%SZ}-{spec_hash}"
 
 
 def _environment(runtime_env: str | None, code: str | None) -> dict[str, Any]:
+    """The Ray runtime environment of the job. Raises SpecError."""
+    environment: dict[str, Any] = {}
     try:
-        found = yaml.safe_load(Path(runtime_env).read_text(encoding="utf-8")) if runtime_env else {}
+        if runtime_env:
+            environment |= yaml.safe_load(Path(runtime_env).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
         raise SpecError(f"--runtime-env {runtime_env}: cannot be read as YAML: {error}") from error
     if code:
         package = Path(code, "pipeline")
         if not (package / "__main__.py").exists():
             raise SpecError(
-                f"--code {code}: there is no package `pipeline` in it; give the root of a checkout"
+                f"--code {code}: the folder has no package `pipeline`; give the root of a checkout"
             )
-        found |= {
-            "py_modules": [*found.get("py_modules", []), str(package)],
-            "excludes": ["**/__pycache__/"],
-        }
-    return dict(found)
+        modules = environment.get("py_modules", [])
+        environment |= {"py_modules": [*modules, str(package)], "excludes": ["**/__pycache__/"]}
+    return environment
 
 
-def _follow(client: JobSubmissionClient, job_id: str) -> int:
-    """Copy the log of a job to standard output until it ends; returns its exit code (143: it was
-    stopped)."""
-    copied = 0
-    while True:
-        job = _asked(client.get_address(), lambda: client.get_job_info(job_id))
-        log = _asked(client.get_address(), lambda: client.get_job_logs(job_id))
-        sys.stdout.write(log[copied:])
-        sys.stdout.flush()
-        copied = max(copied, len(log))
-        if job.status.is_terminal():
-            break
-        time.sleep(POLL_S)
-    if job.status == JobStatus.SUCCEEDED:
-        return 0
-    return 143 if job.status == JobStatus.STOPPED else job.driver_exit_code or 1
+class _LogLost(Exception):
+    """The stream of the log broke off before the end of the job, or was silent for too long."""
 
 
-def _asked(address: str | None, request: Callable[[], T]) -> T:
-    """One request to the job server, again while it cannot be reached."""
+class _Follower:
+    """Copies the log of a job to standard output until the job ends, each character once."""
+
+    def __init__(self, client: JobSubmissionClient, job_id: str) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._address = client.get_address()
+        self._n_printed = 0
+
+    def follow(self) -> int:
+        """Returns the exit code of the job; 143 when it was stopped. Raises ClusterError when the
+        job server cannot be reached for LOST_S, or does not deliver the log of a job that ended."""
+        ended_s: float | None = None
+        while True:
+            loss: _LogLost | None = None
+            try:
+                self._copy_log()
+            except _LogLost as error:
+                loss = error
+            job = _answer(self._address, lambda: self._client.get_job_info(self._job_id))
+            if job.status.is_terminal():
+                if loss is None:
+                    break
+                ended_s = ended_s or time.monotonic()
+                if time.monotonic() - ended_s > LOST_S:
+                    raise _cluster_error(self._address, loss) from loss
+            time.sleep(RECONNECT_S)
+        if job.status == JobStatus.SUCCEEDED:
+            return 0
+        return 143 if job.status == JobStatus.STOPPED else job.driver_exit_code or 1
+
+    def _copy_log(self) -> None:
+        n_received = 0
+        for text in self._log():
+            sys.stdout.write(text[max(0, self._n_printed - n_received) :])
+            sys.stdout.flush()
+            n_received += len(text)
+            self._n_printed = max(self._n_printed, n_received)
+
+    def _log(self) -> Iterator[str]:
+        """The log in pieces, from its beginning to the end of the job. Raises _LogLost, or
+        ClusterError when the job server refuses the websocket."""
+        with asyncio.Runner() as runner:
+            pieces = self._client.tail_job_logs(self._job_id)
+            while True:
+                try:
+                    text = runner.run(_next_piece(pieces))
+                except aiohttp.WSServerHandshakeError as error:
+                    raise ClusterError(
+                        f"job server {shown(self._address)}: refused the websocket that carries "
+                        f"the log of {self._job_id}: {error.status} {error.message}. Use an "
+                        "address without a proxy, or let the proxy pass websockets; the job keeps "
+                        "running, and the same command follows it again."
+                    ) from error
+                except (aiohttp.ClientError, OSError, RuntimeError) as error:
+                    raise _LogLost(
+                        f"the log of {self._job_id} was lost: {reason(error)}"
+                    ) from error
+                if text is None:
+                    return
+                yield text
+
+
+async def _next_piece(pieces: AsyncIterator[str]) -> str | None:
+    """The next piece of the log; None at its end. Raises TimeoutError after SILENT_S."""
+    async with asyncio.timeout(SILENT_S):
+        return await anext(pieces, None)
+
+
+def _answer(address: str | None, request: Callable[[], T]) -> T:
+    """The answer of the job server to a request, which is repeated for up to LOST_S while the
+    server cannot be reached. Raises ClusterError."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type((requests.ConnectionError, requests.Timeout)),
         wait=tenacity.wait_random_exponential(max=20),
@@ -164,7 +235,12 @@ def _asked(address: str | None, request: Callable[[], T]) -> T:
     try:
         return retrying(request)
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
-        raise ClusterError(
-            f"job server {shown(address or 'of RAY_ADDRESS')}: {reason(error)}. Check the address (`ray dashboard` or "
-            "`kubectl port-forward` opens one) and the token (RAY_AUTH_MODE, RAY_AUTH_TOKEN), then run the same command."
-        ) from error
+        raise _cluster_error(address, error) from error
+
+
+def _cluster_error(address: str | None, error: Exception) -> ClusterError:
+    return ClusterError(
+        f"job server {shown(address or 'of RAY_ADDRESS')}: {reason(error)}. Check the address (`ray "
+        "dashboard` or `kubectl port-forward` opens one) and the token (RAY_AUTH_MODE, "
+        "RAY_AUTH_TOKEN), then run the same command again."
+    )

@@ -145,7 +145,7 @@ def test_submitting_twice_follows_one_job_and_a_failed_one_is_submitted_anew_wit
     logs = [done(submission) for submission in submissions]
     assert sum("submitted corpus-embed-" in log for log in logs) == 1
     assert all("snapshot 1" in log for log in logs)
-    assert "is there already (SUCCEEDED)" in done(
+    assert "already exists (SUCCEEDED)" in done(
         cluster.submit(spec, "--nominal-time", "2026-11-22")
     )
 
@@ -160,10 +160,10 @@ def test_ctrl_c_stops_the_job_when_asked_and_only_then(
     cluster.wait_until(lambda: len(cluster.calls()) > before, "the first part")
     os.killpg(submission.pid, signal.SIGINT)
     log, _ = submission.communicate(timeout=60)
-    assert (submission.returncode, "goes on" in log) == (130, True)
+    assert (submission.returncode, "keeps running" in log) == (130, True)
     follower = cluster.submit(*arguments, "--stop-on-interrupt")
     cluster.wait_until(
-        lambda: any("is there already" in line for line in [follower.stdout.readline()]),
+        lambda: any("already exists" in line for line in [follower.stdout.readline()]),
         "following",
     )
     os.killpg(follower.pid, signal.SIGINT)

@@ -157,7 +157,7 @@ def ray_cluster(*head_options: str, port: int | None = None, **env: str) -> Iter
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT / 'tests' / 'fake_gpu'}{os.pathsep}{ROOT}",
+        "PYTHONPATH": f"{ROOT / 'tests/support/fake_gpu'}{os.pathsep}{ROOT}",
         "FAKE_GPU_CALLS": str(folder),
     }
     cluster = RayCluster(folder, port, dashboard_port, {**os.environ, **own, **env})
