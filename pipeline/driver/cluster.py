@@ -1,5 +1,5 @@
-"""The Ray cluster a run uses: joining or starting it, what device it has, and how many actors each
-stage gets."""
+"""The Ray cluster that a run uses: joining or starting it, which device it has, and how many actors
+each stage gets."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ from pipeline.errors import ClusterError, SpecError
 from pipeline.job.resolve import Job, device_here
 from pipeline.job.spec import JobSpec
 from pipeline.storage.caches import cache_folder
+from pipeline.storage.filesystems import reason
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """How many workers a stage starts with and keeps, how many it may grow to, and what each asks
-    of the cluster."""
+    """The workers of a stage.
 
-    workers: int
-    most: int
+    min_workers: how many it starts with and keeps. max_workers: how many it can grow to. cpus,
+    gpus: what each worker requests from the cluster. threads: how many each computes with; None for
+    PyTorch's default.
+    """
+
+    min_workers: int
+    max_workers: int
     cpus: float
     gpus: float = 0.0
     threads: int | None = None
@@ -38,7 +43,7 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Pools:
-    """One pool a stage."""
+    """The pool of each stage."""
 
     tokenizers: Pool
     embedders: Pool
@@ -49,59 +54,67 @@ def pool_sizes(job: Job, n_splits: int, n_parts: int) -> Pools:
     """Pool sizes from the cluster's resources; `runtime.tokenizers` and `runtime.embedders`
     override the counts.
 
-    GPU cluster: one embedder a GPU, 70 % of the CPUs tokenize; embedders ask for no CPU, so
-    tokenizers can never keep one from its GPU. CPU only: embedding is nearly all of the work, so
-    each core gets a one-thread embedder. The shares of all pools add up to the CPUs there are: Ray
-    would otherwise let one stage wait for ever for what another one holds.
+    GPU cluster: there is one embedder per GPU, and 70 % of the CPUs tokenize. Embedders request no
+    CPU, so tokenizers can never keep one from its GPU. CPU only: embedding is nearly all of the
+    work, so each core gets an embedder with one thread. The shares of all pools add up to the CPUs
+    of the cluster; otherwise one stage could wait without end for what another one holds.
 
-    Ray Data grows a pool up to `most` while parts wait for it and a node has room, which is how
-    nodes that join late are used, and takes those workers away again when they idle.
+    Ray Data grows a pool up to `max_workers` while parts wait for it and a node has room, which is
+    how nodes that join late are used, and removes those workers again when they are idle.
     """
-    runtime, resources = job.spec.runtime, ray.cluster_resources()
-    cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
+    runtime = job.spec.runtime
+    resources = ray.cluster_resources()
+    cpus = max(1, int(resources.get("CPU", 1)))
+    gpus = int(resources.get("GPU", 0))
     on_gpu = job.engine.device == "cuda"
-    tokenize, embed, write = (0.7, 0.0, 0.1) if on_gpu else (0.1, 0.8, 0.1)
-    most = max(1, n_parts) if runtime.embedders == "auto" else runtime.embedders
-    embedders = (
-        min(max(1, gpus), most)
-        if on_gpu
-        else min(cpus, most)
-        if runtime.embedders == "auto"
-        else most
-    )
+    tokenize_share, embed_share, write_share = (0.7, 0.0, 0.1) if on_gpu else (0.1, 0.8, 0.1)
+
+    max_embedders = max(1, n_parts) if runtime.embedders == "auto" else runtime.embedders
+    embedders = max_embedders
+    if on_gpu:
+        embedders = min(max(1, gpus), max_embedders)
+    elif runtime.embedders == "auto":
+        embedders = min(cpus, max_embedders)
+
     tokenizers = (
-        max(1, int(tokenize * cpus)) if runtime.tokenizers == "auto" else runtime.tokenizers
+        max(1, int(tokenize_share * cpus)) if runtime.tokenizers == "auto" else runtime.tokenizers
     )
+    min_tokenizers = min(tokenizers, n_splits)
+    tokenizers_grow = on_gpu and runtime.tokenizers == "auto"
+
     writers = max(2, embedders, cpus // 4)
 
-    def share(part: float, workers: int) -> float:
-        return min(1.0, math.floor(part * cpus / workers * 1000) / 1000)
+    def cpus_each(share: float, workers: int) -> float:
+        return min(1.0, math.floor(share * cpus / workers * 1000) / 1000)
 
-    tokenizers_now = min(tokenizers, n_splits)
     return Pools(
         tokenizers=Pool(
-            tokenizers_now,
-            n_splits if on_gpu and runtime.tokenizers == "auto" else tokenizers_now,
-            # beside an embedder on a node of one CPU
-            min(share(tokenize, tokenizers), round(1 - embed, 3)),
+            min_workers=min_tokenizers,
+            max_workers=n_splits if tokenizers_grow else min_tokenizers,
+            # An embedder must fit on the same node, which may have only one CPU.
+            cpus=min(cpus_each(tokenize_share, tokenizers), round(1 - embed_share, 3)),
         ),
         embedders=Pool(
-            embedders,
-            most,
-            share(embed, embedders),
-            1.0 if on_gpu else 0.0,
-            None if on_gpu else max(1, cpus // embedders),
+            min_workers=embedders,
+            max_workers=max_embedders,
+            cpus=cpus_each(embed_share, embedders),
+            gpus=1.0 if on_gpu else 0.0,
+            threads=None if on_gpu else max(1, cpus // embedders),
         ),
-        writers=Pool(writers, max(writers, most) if on_gpu else writers, share(write, writers)),
+        writers=Pool(
+            min_workers=writers,
+            max_workers=max(writers, max_embedders) if on_gpu else writers,
+            cpus=cpus_each(write_share, writers),
+        ),
     )
 
 
 def device_of(spec: JobSpec, address: str | None = None) -> str:
-    """The device of `runtime.device: auto`: cuda where the cluster, or this machine when there is
-    none, has a GPU.
+    """The device of a run. `runtime.device: auto` is cuda where the cluster, or without one this
+    machine, has a GPU.
 
-    Raises SpecError for a cluster without a GPU at the moment: autoscaling may start one any time,
-    and the device decides the default dtype and with it the fingerprint.
+    Raises SpecError for a cluster that has no GPU now: autoscaling may start one at any time, and
+    the device decides the default dtype and with it the fingerprint.
     """
     if spec.runtime.device != "auto":
         return spec.runtime.device
@@ -113,8 +126,9 @@ def device_of(spec: JobSpec, address: str | None = None) -> str:
             return "cuda"
         if joined:
             raise SpecError(
-                f"runtime.device is auto and no node of the cluster at {joined} has a GPU now; whether one will be started "
-                "cannot be known. Set runtime.device to cuda (GPU nodes are then asked for) or cpu."
+                f"runtime.device is auto, and no node of the cluster at {joined} has a GPU now; "
+                "whether one will be started is unknown. Set runtime.device to cuda, which then "
+                "requests GPU nodes, or to cpu."
             )
         return "cpu"
     return device_here()
@@ -129,12 +143,13 @@ def log_path() -> Path:
 
 
 _connections: list[str] = []
-"""What `connect` itself joined or started."""
+"""The address that `connect` has joined, if any; "local" for a cluster that it has started."""
 
 
 def disconnect() -> None:
-    """Undo `connect`. Until then Ray writes of dead workers to standard output, also while Python
-    ends."""
+    """Undo `connect`. Otherwise Ray reports dead workers on standard output, even while Python
+    exits.
+    """
     if _connections:
         _connections.clear()
         ray.shutdown()
@@ -143,25 +158,26 @@ def disconnect() -> None:
 def connect(address: str | None) -> None:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine. Idempotent.
 
-    Workers of a cluster get the CORPUS_EMBED_* settings of this process; credentials they have from
-    their own environment or role.
+    Workers of a cluster get the CORPUS_EMBED_* settings of this process; their credentials come
+    from their own environment or role. Raises ClusterError.
     """
     if ray.is_initialized():
         return
-    # without an address Ray joins whatever runs here
+    # Without an address Ray would join any cluster that runs on this machine.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     remote = address != "local"
     settings = {
         name: value for name, value in os.environ.items() if name.startswith("CORPUS_EMBED_")
     }
-    # ray's C++ side would write over the progress display
+    # Ray's C++ side would write over the progress display.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # of a task killed for its node's memory: for ever by default
+    # How often a task is retried that was killed because its node ran out of memory: by default
+    # without limit.
     os.environ.setdefault("RAY_task_oom_retries", "20")
-    # Ray 2.60 ends a process after a second without work: each write task would then start its own,
-    # 1.6 s of CPU a part.
+    # Ray 2.60 ends a process that is idle for a second: then each write task would start its own,
+    # which takes 1.6 s of CPU per part.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-    # nobody reads the metrics of a cluster that lives as long as one job: 1 % of two cores
+    # Nobody reads the metrics of a cluster that exists for one job; they take 1 % of two cores.
     if not remote:
         os.environ.setdefault("RAY_enable_metrics_collection", "0")
     # see MAX_RESTARTS in run.py
@@ -179,16 +195,18 @@ def connect(address: str | None) -> None:
                 runtime_env={"env_vars": settings} if remote and settings else None,
             )
     except Exception as error:  # Ray raises a bare Exception when a node is slow to start
-        what, hint = "Ray cannot start", "See whether this machine is overloaded"
+        failure = "Ray cannot start"
+        advice = "Check whether this machine is overloaded"
         if remote:
-            what = f"the Ray cluster at {address} cannot be joined"
-            hint = "Check --address and RAY_ADDRESS, and that the cluster runs"
+            failure = f"the Ray cluster at {address} cannot be joined"
+            advice = "Check --address and RAY_ADDRESS, and that the cluster is running"
         raise ClusterError(
-            f"{what}: {type(error).__name__}: {error}. {hint}; Ray's own words are in {log_path()}. Run the same command again."
+            f"{failure}: {reason(error)}. {advice}; Ray's own messages are in {log_path()}. Then "
+            "run the same command again."
         ) from error
     _connections.append(address)
     if threading.current_thread() is threading.main_thread():
-        # ray.init puts its own in place, which exits with 15 and no word
+        # ray.init installs its own handler, which exits with 15 and no message.
         signal.signal(signal.SIGTERM, on_sigterm)
     handler = logging.FileHandler(log_path())
     for name in ("ray", "ray.data"):
@@ -197,8 +215,8 @@ def connect(address: str | None) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Raises OSError when nobody listens at host:port. Ray 2.60 asks for a quarter of an hour,
-    without a word."""
+    """Raises OSError when nothing listens at host:port. Ray 2.60 alone would keep trying for a
+    quarter of an hour, without a message."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
@@ -206,13 +224,13 @@ def _check_answers(address: str) -> None:
 
 @contextlib.contextmanager
 def _stderr_to(path: Path) -> Iterator[None]:
-    """Send file descriptor 2 to a file for a moment: ray.init also writes there from C++."""
+    """Redirects file descriptor 2 to a file: ray.init writes there from C++ too."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    original = os.dup(2)
     with path.open("ab") as log:
         os.dup2(log.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)

@@ -115,7 +115,9 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch) -> None:
             parts = _embedded_parts(plan, store, totals, pools)
             writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
             parts.write_datasink(
-                PartSink(job, store, totals), ray_remote_args=writer, concurrency=pools.writers.most
+                PartSink(job, store, totals),
+                ray_remote_args=writer,
+                concurrency=pools.writers.max_workers,
             )
         except (Exception, KeyboardInterrupt) as error:
             raise stop.error or _own_error(error) from error
@@ -149,8 +151,8 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
             PrepareParts,
             fn_constructor_args=(job, plan.run_id, totals, store, index_runs),
             compute=ActorPoolStrategy(
-                min_size=pools.tokenizers.workers,
-                max_size=pools.tokenizers.most,
+                min_size=pools.tokenizers.min_workers,
+                max_size=pools.tokenizers.max_workers,
                 max_tasks_in_flight_per_actor=2,
             ),
             num_cpus=pools.tokenizers.cpus,
@@ -160,8 +162,8 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
             EmbedParts,
             fn_constructor_args=(job, store, _prompt_tokens(job), pools.embedders.threads, totals),
             compute=ActorPoolStrategy(
-                min_size=pools.embedders.workers,
-                max_size=pools.embedders.most,
+                min_size=pools.embedders.min_workers,
+                max_size=pools.embedders.max_workers,
                 max_tasks_in_flight_per_actor=4,
                 # the next part is fetched while this one computes
                 max_concurrent_calls_per_actor=2,

@@ -240,7 +240,7 @@ def _answer(address: str | None, request: Callable[[], T]) -> T:
 
 def _cluster_error(address: str | None, error: Exception) -> ClusterError:
     return ClusterError(
-        f"job server {shown(address or 'of RAY_ADDRESS')}: {reason(error)}. Check the address (`ray "
-        "dashboard` or `kubectl port-forward` opens one) and the token (RAY_AUTH_MODE, "
+        f"job server {shown(address or 'of RAY_ADDRESS')}: {reason(error)}. Check the address "
+        "(`ray dashboard` or `kubectl port-forward` opens one) and the token (RAY_AUTH_MODE, "
         "RAY_AUTH_TOKEN), then run the same command again."
     )

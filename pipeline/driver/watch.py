@@ -1,8 +1,8 @@
-"""What goes on beside a running dataset: fresh figures, a commit now and then, and the reasons to
-stop early.
+"""What happens next to a running dataset: figures are refreshed, partial snapshots are committed,
+and a run that cannot end well is stopped early.
 
-In: the plan, and `Totals`, the actor that workers report to. Out: calls of the display, partial
-snapshots, and an error of ours where the run has to end. A thread on the driver; one question to
+Workers report to the actor `Totals`, and a thread on the driver asks it twice a second. It calls
+the display, commits, and interrupts the main thread where the run has to end. Cost: one request to
 the actor every half second.
 """
 
@@ -27,158 +27,179 @@ from pipeline.workers.metrics import Progress
 
 log = logging.getLogger(__name__)
 
+POLL_S = 0.5
+"""How often the driver asks `Totals`."""
+
 EARLY_REJECTS = 1000
-"""Records after which too large a share of rejects stops a run before its end."""
+"""After how many records too large a share of rejects stops a run before its end."""
 
 STALLED_S = 300.0
-"""After so long without a finished part, and again each time it has passed, a run says what it
-waits for."""
+"""After how long without a finished part a run reports what it is waiting for, and how often it
+repeats the report."""
 
 Watch = Callable[[Progress, list[str]], None]
+"""Shows figures and notes."""
 
 
 def log_notes(_progress: Progress, notes: list[str]) -> None:
-    """For runs that nobody watches: what they wait for goes to Python's log, and so to standard
-    error if nothing else is set."""
+    """For runs without a display: notes on what they are waiting for go to Python's log, which by
+    default is standard error."""
     for note in notes:
         log.warning(note)
 
 
-class Stop:
-    """Why the watcher stopped a run."""
-
-    error: CorpusEmbedError | None = None
-
-
 class Totals:
-    """Where workers report what they did and do, and the driver asks. Losing it loses a display,
-    never data."""
+    """An actor: workers report to it what they start and finish, and the driver asks it. Losing it
+    loses a display, never data."""
 
     def __init__(self) -> None:
-        self.reports: list[dict[str, float]] = []
-        self.notes: list[str] = []
-        self.begun: dict[str, tuple[int, float, str]] = {}  # how often, when last and where
+        self._reports: list[dict[str, float]] = []
+        self._notes: list[str] = []
+        # For each piece of unfinished work: how often it was started, and when and where last. In
+        # the order of these times.
+        self._started: dict[str, tuple[int, float, str]] = {}
 
-    def begin(self, work: str, where: str) -> int:
-        """How often `work` was begun before and not ended: each time, the worker died over it, or
-        beside it."""
-        times = self.begun.pop(work, (0,))[0]
-        self.begun[work] = (times + 1, time.monotonic(), where)  # behind all that began before
-        return times
+    def begin(self, work: str, place: str) -> int:
+        """Returns how often `work` was started before without being finished: each time its worker
+        died, because of it or because of other work in the same process."""
+        n_starts = self._started.pop(work, (0,))[0]
+        self._started[work] = (n_starts + 1, time.monotonic(), place)
+        return n_starts
 
     def end(self, work: str) -> None:
-        self.begun.pop(work, None)
+        self._started.pop(work, None)
 
     def add(self, report: dict[str, float]) -> None:
-        self.reports.append(report)
+        self._reports.append(report)
 
     def note(self, text: str) -> None:
-        self.notes.append(text)
+        self._notes.append(text)
 
     def take(self) -> tuple[list[dict[str, float]], list[str]]:
-        """Everything since the last call."""
-        taken = (self.reports, self.notes)
-        self.reports, self.notes = [], []
+        """The reports and notes since the last call."""
+        taken = (self._reports, self._notes)
+        self._reports = []
+        self._notes = []
         return taken
 
     def under_way(self) -> list[str]:
-        """Of each kind of work the one that takes longest: what it is, how long it has taken,
+        """For each kind of work the piece that has taken longest: its name, for how long, and
         where."""
         longest: dict[str, str] = {}
-        for work, (_times, since, where) in self.begun.items():
-            longest.setdefault(
-                work.split()[0], f"{work} for {time.monotonic() - since:.0f} s in {where}"
-            )
+        for work, (_, started_s, place) in self._started.items():
+            elapsed_s = time.monotonic() - started_s
+            longest.setdefault(work.split()[0], f"{work} for {elapsed_s:.0f} s in {place}")
         return list(longest.values())
+
+
+class Watcher:
+    """Watches one execution of a plan.
+
+    error: why it stopped the run; None unless it did.
+    """
+
+    error: CorpusEmbedError | None = None
+
+    def __init__(
+        self, plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch
+    ) -> None:
+        self._plan = plan
+        self._store = store
+        self._totals = totals
+        self._progress = progress
+        self._watch = watch
+        # Parts of an earlier round are in plan.done, and counted in `progress` already.
+        self._n_records_before = sum(part.n_records for part in plan.done) - progress["n_records"]
+        self._n_rejects_before = sum(part.n_rejects for part in plan.done) - progress["n_rejects"]
+        now_s = time.monotonic()
+        self._last_part_s = now_s
+        self._last_note_s = now_s
+        self._last_commit_s = now_s
+
+    def run(self, has_ended: threading.Event) -> None:
+        while not has_ended.wait(POLL_S):
+            try:
+                self.show()
+                self._check_rejects()
+                self._commit_when_due()
+            except ray.exceptions.RayError:
+                continue  # the actor was lost with its node; Ray starts it again, empty
+            except CorpusEmbedError as error:
+                self.error = error
+                # The only way out of a Ray Data execution that blocks the main thread.
+                _thread.interrupt_main()
+                return
+
+    def show(self) -> None:
+        reports, notes = ray.get(self._totals.take.remote())
+        for report in reports:
+            self._progress.add(report)
+        now_s = time.monotonic()
+        if any("parts" in report for report in reports):
+            self._last_part_s = now_s
+            self._last_note_s = now_s
+        elif now_s - self._last_note_s > STALLED_S:
+            self._last_note_s = now_s
+            pending = ray.get(self._totals.under_way.remote()) or [
+                "workers, of which none is running: check whether the cluster has room for them"
+            ]
+            notes = [
+                *notes,
+                f"no part was finished for {now_s - self._last_part_s:.0f} s; waiting for "
+                f"{', '.join(pending)}",
+            ]
+        self._watch(self._progress, notes)
+
+    def _check_rejects(self) -> None:
+        n_records = self._progress["n_records"] + self._n_records_before
+        n_rejects = self._progress["n_rejects"] + self._n_rejects_before
+        if n_records >= EARLY_REJECTS:
+            check_rejects(self._plan.job.spec, n_records, n_rejects)
+
+    def _commit_when_due(self) -> None:
+        """Makes finished parts readable during the run, where that only adds to the head."""
+        plan = self._plan
+        interval = plan.job.spec.runtime.commit_every
+        if interval is None or plan.stale:
+            return
+        if time.monotonic() - self._last_commit_s <= interval.total_seconds():
+            return
+        parts = plan.parts_of(load_manifests(self._store, plan.job.fingerprint, plan.done))
+        if parts:
+            commit_snapshot(
+                self._store,
+                parts,
+                run_id=plan.run_id,
+                fingerprint=plan.job.fingerprint,
+                parent=plan.head,
+                complete=False,
+            )
+        self._last_commit_s = time.monotonic()
 
 
 @contextlib.contextmanager
 def watching(
     plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch
-) -> Iterator[Stop]:
-    """Beside the running dataset: keep the figures fresh, commit now and then, stop when rejects
-    are too many."""
-    done, stop, spec = threading.Event(), Stop(), plan.job.spec
-    # parts of an earlier round are among plan.done, and already in progress
-    before_records = sum(part.n_records for part in plan.done) - progress["n_records"]
-    before_rejects = sum(part.n_rejects for part in plan.done) - progress["n_rejects"]
+) -> Iterator[Watcher]:
+    """Watches in a thread while the block runs, and shows the last figures after it.
 
-    heard = told = time.monotonic()
-
-    def tick() -> None:
-        nonlocal heard, told
-        reports, notes = ray.get(totals.take.remote())
-        for report in reports:
-            progress.add(report)
-        if any("parts" in report for report in reports):
-            heard = told = time.monotonic()
-        elif time.monotonic() - told > STALLED_S:
-            told = time.monotonic()
-            works = ray.get(totals.under_way.remote()) or [
-                "workers; none runs: see whether the cluster has room for them"
-            ]
-            notes = [
-                *notes,
-                f"no part was finished for {told - heard:.0f} s; waiting for {', '.join(works)}",
-            ]
-        watch(progress, notes)
-
-    def loop() -> None:
-        committed = time.monotonic()
-        while not done.wait(0.5):
-            try:
-                tick()
-                records, rejects = (
-                    progress["n_records"] + before_records,
-                    progress["n_rejects"] + before_rejects,
-                )
-                if records >= EARLY_REJECTS:
-                    check_rejects(spec, records, rejects)
-                every = spec.runtime.commit_every
-                if (
-                    every
-                    and not plan.stale
-                    and time.monotonic() - committed > every.total_seconds()
-                ):
-                    _commit_so_far(plan, store)
-                    committed = time.monotonic()
-            except ray.exceptions.RayError:
-                continue  # the actor went with its node; Ray starts it again, empty
-            except CorpusEmbedError as error:
-                stop.error = error
-                # the only way out of a Ray Data execution that blocks the main thread
-                _thread.interrupt_main()
-                return
-
-    thread = threading.Thread(target=loop, name="watch", daemon=True)
+    totals: a handle of the actor `Totals`. progress: what reports are added to.
+    """
+    watcher = Watcher(plan, store, totals, progress, watch)
+    has_ended = threading.Event()
+    thread = threading.Thread(target=watcher.run, args=(has_ended,), name="watch", daemon=True)
     thread.start()
     try:
-        yield stop
+        yield watcher
     finally:
-        done.set()
+        has_ended.set()
         thread.join()
         with contextlib.suppress(ray.exceptions.RayError):
-            tick()
+            watcher.show()
 
 
 def show_retry(progress: Progress, watch: Watch, note: str | None) -> None:
-    """Count one request of the driver that is tried again; `note` says which one has failed for
-    long."""
+    """Counts one repeated request of the driver. note: which request has failed for long."""
     progress.add({"storage_retries": 1})
     if note:
         watch(progress, [note])
-
-
-def _commit_so_far(plan: Plan, store: Store) -> None:
-    """Make finished parts readable while the run goes on: only where that adds to the head and
-    takes nothing away."""
-    parts = plan.parts_of(load_manifests(store, plan.job.fingerprint, plan.done))
-    if parts:
-        commit_snapshot(
-            store,
-            parts,
-            run_id=plan.run_id,
-            fingerprint=plan.job.fingerprint,
-            parent=plan.head,
-            complete=False,
-        )

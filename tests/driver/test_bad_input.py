@@ -81,9 +81,9 @@ def child() -> Iterator[ProcessPoolExecutor]:
 
 
 def test_a_run_of_spoiled_shards_keeps_every_promise() -> None:
-    said = list(fuzz(1, 251, seconds=120))
-    assert said[-1] == {"tried": 250}
-    assert said[:-1] == []
+    reports = list(fuzz(1, 251, seconds=120))
+    assert reports[-1] == {"tried": 250}
+    assert reports[:-1] == []
 
 
 @pytest.mark.slow

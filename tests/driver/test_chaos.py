@@ -162,14 +162,12 @@ def run_chaos(
             n_rounds += 1
             quiet = spec_of(s3, s3.endpoint_url, f"quiet-{n_rounds}")
             stand_in.run(quiet)
-            expected, found = (
-                rows_of(quiet.output.uri, s3.storage_options),
-                rows_of(direct.uri, s3.storage_options),
-            )
-            keys = [(row["doc_id"], row["chunk"]) for row in found]
+            expected = rows_of(quiet.output.uri, s3.storage_options)
+            actual = rows_of(direct.uri, s3.storage_options)
+            keys = [(row["doc_id"], row["chunk"]) for row in actual]
             lost += len({(row["doc_id"], row["chunk"]) for row in expected} - set(keys))
             doubled += len(keys) - len(set(keys))
-            assert found == expected
+            assert actual == expected
             head = load_snapshot(direct)
             assert head
             n_parts.append(head.n_parts)
@@ -209,8 +207,8 @@ def run_chaos(
 def test_racing_processes_killed_and_failed_at_random_end_in_the_rows_of_a_quiet_run(
     s3: S3Place, tmp_path: Path
 ) -> None:
-    found = run_chaos(s3, tmp_path, kills=8, shards=3, documents=8, life_s=1.5)
-    assert found["failed_requests"] > 0.15 * found["requests"]
+    figures = run_chaos(s3, tmp_path, kills=8, shards=3, documents=8, life_s=1.5)
+    assert figures["failed_requests"] > 0.15 * figures["requests"]
 
 
 @pytest.mark.slow
@@ -218,8 +216,8 @@ def test_racing_processes_killed_and_failed_at_random_end_in_the_rows_of_a_quiet
 def test_two_hundred_kills_with_a_fifth_of_all_requests_failing_lose_and_double_nothing(
     s3: S3Place, tmp_path: Path
 ) -> None:
-    found = run_chaos(s3, tmp_path, kills=KILLS, shards=32, documents=54, life_s=3)
-    print(json.dumps(found))
-    assert min(found["parts"]) >= 300
-    assert found["failed_requests"] > 0.18 * found["requests"]
-    assert (found["lost"], found["doubled"]) == (0, 0)
+    figures = run_chaos(s3, tmp_path, kills=KILLS, shards=32, documents=54, life_s=3)
+    print(json.dumps(figures))
+    assert min(figures["parts"]) >= 300
+    assert figures["failed_requests"] > 0.18 * figures["requests"]
+    assert (figures["lost"], figures["doubled"]) == (0, 0)

@@ -105,16 +105,16 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing_and_embeds_
 ) -> None:
     chance, embedded = random.Random(7), 0
     for kill_with in kills:
-        before, wanted = n_manifests(s3), chance.randint(1, 2)
+        before, n_parts = n_manifests(s3), chance.randint(1, 2)
         process = start(job)
         deadline = time.monotonic() + PATIENCE_S
         while (
             process.poll() is None
-            and n_manifests(s3) < before + wanted
+            and n_manifests(s3) < before + n_parts
             and time.monotonic() < deadline
         ):
             time.sleep(0.02)
-        assert n_manifests(s3) >= before + wanted, process.poll()
+        assert n_manifests(s3) >= before + n_parts, process.poll()
         process.send_signal(kill_with)
         process.communicate(timeout=PATIENCE_S)
         assert process.returncode in (-9, 143)

@@ -228,7 +228,7 @@ def test_two_splits_over_the_same_records_are_never_both_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "wanted"),
+    ("sizes", "expected"),
     [
         ([1000], 256 << 10),
         ([512 << 20], 2 << 20),
@@ -236,13 +236,15 @@ def test_two_splits_over_the_same_records_are_never_both_kept() -> None:
         ([1 << 40], 32 << 20),
     ],
 )
-def test_parts_follow_the_size_of_the_input_within_bounds(sizes: list[int], wanted: int) -> None:
+def test_parts_follow_the_size_of_the_input_within_bounds(sizes: list[int], expected: int) -> None:
     shards = [
         Shard(uri=f"file:///{n}.jsonl", etag="1", size_bytes=size) for n, size in enumerate(sizes)
     ]
-    assert part_bytes_of(make_spec("in", "out"), shards) == wanted
+    assert part_bytes_of(make_spec("in", "out"), shards) == expected
     assert part_bytes_of(make_spec("in", "out", runtime={"part_bytes": "5MiB"}), shards) == 5 << 20
-    assert {split.part_bytes for split in cut_rest(make_spec("in", "out"), shards, {})} == {wanted}
+    assert {split.part_bytes for split in cut_rest(make_spec("in", "out"), shards, {})} == {
+        expected
+    }
 
 
 def ids_of_finished_parts(output: Path) -> set[str]:
@@ -304,8 +306,8 @@ class World:
         spec = self.spec()
         plan, store = plan_of(spec), store_of(spec)
         prepared = list(prepared_parts(spec, plan))
-        for found in self.random.sample(prepared, self.random.randint(0, len(prepared))):
-            publish_prepared(found, plan.job, store, HashEngine())
+        for part in self.random.sample(prepared, self.random.randint(0, len(prepared))):
+            publish_prepared(part, plan.job, store, HashEngine())
         finished = load_manifests(store, plan.job.fingerprint, plan.done)
         if self.random.random() < 0.3 and not plan.stale and finished:
             commit_plan(plan, store, finished, complete=False)
@@ -355,11 +357,11 @@ def test_a_shard_that_changes_while_it_is_planned_is_listed_again(
     listed, calls = list_shards, []
 
     def changes_after_the_first_listing(*arguments: Any) -> list[Shard]:
-        found = listed(*arguments)
+        shards = listed(*arguments)
         if not calls:
             write_shard(path, documents("e", 200))
-        calls.append(found)
-        return found
+        calls.append(shards)
+        return shards
 
     monkeypatch.setattr(plan_module, "list_shards", changes_after_the_first_listing)
     plan = plan_of(spec)
@@ -373,6 +375,6 @@ def test_what_is_to_do_survives_the_trip_to_a_worker() -> None:
     shards = [Shard(uri=f"s3://in/日本 {n}.jsonl", etag='"e"', size_bytes=10 + n) for n in range(2)]
     spans = (Span(shard=shards[0]), Span(shard=shards[1], start=3, stop=7))
     todo = Todo(Split(spans=spans, part_bytes=1 << 20, part_records=5), frozenset({0, 2}))
-    found = Todo.from_json(todo.to_json())
-    assert found == todo
-    assert found.split.split_id == todo.split.split_id
+    read_back = Todo.from_json(todo.to_json())
+    assert read_back == todo
+    assert read_back.split.split_id == todo.split.split_id

@@ -24,11 +24,15 @@ def sizes(
     job = resolve(make_spec("in", "out", model, runtime={"device": device, **runtime}), device)
     pools = pool_sizes(job, 100, n_parts)
     booked = sum(
-        pool.workers * pool.cpus for pool in (pools.tokenizers, pools.embedders, pools.writers)
+        pool.min_workers * pool.cpus for pool in (pools.tokenizers, pools.embedders, pools.writers)
     )
     assert pools.embedders.gpus == (device == "cuda")
     tokenizers, embedders = pools.tokenizers, pools.embedders
-    return (tokenizers.workers, tokenizers.most), (embedders.workers, embedders.most), booked
+    return (
+        (tokenizers.min_workers, tokenizers.max_workers),
+        (embedders.min_workers, embedders.max_workers),
+        booked,
+    )
 
 
 def test_cpu_pools_fill_the_cores_that_are_there_and_embedders_may_grow_to_the_number_of_parts(

@@ -124,8 +124,8 @@ def test_removed_counts_the_rows_whose_text_is_gone_whatever_else_took_their_vec
         [*copies, *({**doc, "id": "x"} for doc in documents(15, 17)), *documents(60, 62)],
     )
     plan = plan_of(spec)
-    found = row_counts(store_of(spec), plan.live, published(spec, plan))
-    assert found == {"carried": 15, "reused": 28, "embedded": 2, "removed": 15, "rejected": 0}
+    counts = row_counts(store_of(spec), plan.live, published(spec, plan))
+    assert counts == {"carried": 15, "reused": 28, "embedded": 2, "removed": 15, "rejected": 0}
 
 
 def test_a_new_fingerprint_is_a_full_re_embed_that_carries_nothing(
@@ -229,9 +229,9 @@ def test_the_command_line_ends_with_5_and_says_how_to_allow_it(
     outputs.run_without_ray(spec)
     (tmp_path / "in/1.jsonl").unlink()
     assert called(monkeypatch, "run", str(path)) == 5
-    said = " ".join(capsys.readouterr().err.split())
-    assert "0 changed, 0 new, 1 removed" in said
-    assert "TooManyDeletions" in said
+    output = " ".join(capsys.readouterr().err.split())
+    assert "0 changed, 0 new, 1 removed" in output
+    assert "TooManyDeletions" in output
     assert called(monkeypatch, "run", str(path), "--nominal-time", "yesterday") == 2
     assert called(monkeypatch, "run", str(path), "--set", "runtime.max_delete_fraction=1") == 0
     assert "rows: 10 carried, 0 reused, 0 embedded, 10 removed, 0 rejected" in " ".join(
@@ -302,8 +302,8 @@ def test_verify_holds_for_an_output_whose_rows_were_reused(
     assert snapshot is not None
     (part,) = live_parts(store_of(spec), snapshot)
     assert 0 < part.n_reused < part.n_rows
-    found = verify(str(tmp_path / "out"), None, sample=snapshot.n_rows)
-    assert found.ok, [check for check in found.checks if not check.ok]
+    verification = verify(str(tmp_path / "out"), None, sample=snapshot.n_rows)
+    assert verification.ok, [check for check in verification.checks if not check.ok]
 
 
 @pytest.mark.s3

@@ -130,7 +130,7 @@ class JobServer:
             self.n_sent += len(line)
         if stop < len(LOG):
             assert request.transport is not None
-            # The operating system discards what has not been delivered when a connection is aborted.
+            # An aborted connection discards what has not been delivered.
             await asyncio.sleep(0.2)
             request.transport.abort()
         if stop == len(LOG) or self.ends_at_break:
@@ -145,7 +145,7 @@ def spec(tmp_path: Path) -> JobSpec:
 
 @pytest.fixture
 def server(spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobServer]:
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(submit_module, "RECONNECT_S", 0.05)
     with JobServer(submission_id(spec, WHEN)) as running:

@@ -49,9 +49,9 @@ def test_what_a_csv_writer_wrote_is_read_back(rows: list[tuple[str, str]], line_
     sink = io.StringIO(newline="")
     writer = csv.writer(sink, lineterminator=line_end, quoting=csv.QUOTE_ALL)
     writer.writerows([("id", "text"), *rows])
-    found = read(sink.getvalue().encode(), id_column="id")
-    assert [(row["doc_id"], row["text"]) for row in found] == rows
-    assert [row["source_record"] for row in found] == list(range(len(rows)))
+    read_rows = read(sink.getvalue().encode(), id_column="id")
+    assert [(row["doc_id"], row["text"]) for row in read_rows] == rows
+    assert [row["source_record"] for row in read_rows] == list(range(len(rows)))
 
 
 def test_quoted_newlines_delimiters_and_quotes_are_text() -> None:

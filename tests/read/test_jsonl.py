@@ -81,7 +81,8 @@ def test_a_bad_line_is_rejected_with_its_reason_and_its_neighbours_are_kept(
 
 
 def test_a_lone_surrogate_outside_the_columns_in_use_is_no_fault() -> None:
-    data = b'{"text": "a", "junk": "\\ud800"}\n{"text": "a", "lang": "\\ud800"}\n{"text": "a", "id": "\\ud800"}'
+    columns = (b"junk", b"lang", b"id")
+    data = b"\n".join(b'{"text": "a", "%s": "\\ud800"}' % column for column in columns)
     assert [row["reason"] for row in read(data)] == [None, None, None]
     assert [row["reason"] for row in read(data, keep={"lang": pa.string()})] == [
         None,
@@ -136,8 +137,8 @@ def test_kept_columns_are_cast_exactly(type_name: str, value: str, expected: Any
         keep={"k": KEPT_TYPES[type_name]},
     )
     assert [row["reason"] for row in rows] == [None, None]
-    found = rows[0]["k"]
-    assert (str(found) if type_name in ("date", "timestamp") else found) == expected
+    value = rows[0]["k"]
+    assert (str(value) if type_name in ("date", "timestamp") else value) == expected
     assert rows[1]["k"] is None
 
 
@@ -173,7 +174,8 @@ def test_a_value_that_does_not_fit_its_declared_type_rejects_its_record_only(
 
 
 def test_a_column_may_change_its_type_from_line_to_line() -> None:
-    data = b'{"text": "a", "n": 1}\n{"text": "a", "n": "2"}\n{"text": "a", "n": 3.0}\n{"text": "a", "n": 3.5}'
+    values = (b"1", b'"2"', b"3.0", b"3.5")
+    data = b"\n".join(b'{"text": "a", "n": %s}' % value for value in values)
     rows = read(data, keep={"n": pa.int64()})
     assert [row["n"] for row in rows] == [1, 2, 3, None]
     assert [row["reason"] for row in rows] == [None, None, None, "invalid_column"]
@@ -192,8 +194,8 @@ def test_crlf_blank_lines_and_a_byte_order_mark_are_no_content() -> None:
     rows = read(data, format="text")
     assert [row["text"] for row in rows] == ["一", "二", "三"]
     for row in rows:
-        found = data[row["source_record"] :][: row["record_bytes"]]
-        assert found.decode("utf-8-sig") == row["text"]
+        record = data[row["source_record"] :][: row["record_bytes"]]
+        assert record.decode("utf-8-sig") == row["text"]
     rows = read('\ufeff{"text": "一"}\r\n\r\n{"text": "二"}\r\n'.encode())
     assert [(row["text"], row["source_record"]) for row in rows] == [("一", 0), ("二", 22)]
 

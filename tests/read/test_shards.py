@@ -19,8 +19,8 @@ from pipeline.storage.lineage import Span, Split
 from tests.support.stand_in import job_of, make_spec
 
 
-def names(found: list[Any], root: str) -> list[str]:
-    return [shard.uri.split(root)[-1].lstrip("/") for shard in found]
+def names(shards: list[Any], root: str) -> list[str]:
+    return [shard.uri.split(root)[-1].lstrip("/") for shard in shards]
 
 
 @pytest.fixture
@@ -45,9 +45,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_gives_every_visible_file_of_a_known_format_sorted(folder: Path) -> None:
-    found = list_shards([str(folder)], {})
-    assert names(found, str(folder)) == ["a.jsonl.gz", "b.jsonl", "sub/c.txt", "sub/deep/d.parquet"]
-    assert [shard.size_bytes for shard in found] == [10, 7, 9, 18]
+    shards = list_shards([str(folder)], {})
+    assert names(shards, str(folder)) == [
+        "a.jsonl.gz",
+        "b.jsonl",
+        "sub/c.txt",
+        "sub/deep/d.parquet",
+    ]
+    assert [shard.size_bytes for shard in shards] == [10, 7, 9, 18]
 
 
 @pytest.mark.parametrize(
@@ -66,14 +71,14 @@ def test_a_glob_gives_what_it_matches(folder: Path, pattern: str, expected: list
 
 def test_a_file_named_twice_is_one_shard_and_any_name_can_be_named(folder: Path) -> None:
     uris = [f"{folder}/b.jsonl", f"file://{folder}/b.jsonl", str(folder), f"{folder}/readme.md"]
-    found = names(list_shards(uris, {}), str(folder))
-    assert found == ["a.jsonl.gz", "b.jsonl", "readme.md", "sub/c.txt", "sub/deep/d.parquet"]
+    uris_below = names(list_shards(uris, {}), str(folder))
+    assert uris_below == ["a.jsonl.gz", "b.jsonl", "readme.md", "sub/c.txt", "sub/deep/d.parquet"]
 
 
 def test_a_name_with_glob_characters_is_found(tmp_path: Path) -> None:
     (tmp_path / "part [1] 100%?.jsonl").write_text("x")
-    found = list_shards([f"{tmp_path}/part [1] 100%?.jsonl"], {})
-    with open_shard(found[0], {}) as file:
+    shards = list_shards([f"{tmp_path}/part [1] 100%?.jsonl"], {})
+    with open_shard(shards[0], {}) as file:
         assert file.read() == b"x"
 
 
@@ -88,9 +93,9 @@ def test_a_linked_file_is_read_as_the_file_behind_it_and_a_dead_link_or_pipe_is_
     (tmp_path / "in/folder-link.jsonl").symlink_to(tmp_path / "in/.store")
     os.mkfifo(tmp_path / "in/pipe.jsonl")  # opening it would wait for ever
     for uri in (f"{tmp_path}/in", f"{tmp_path}/in/*.jsonl"):
-        found = list_shards([uri], {})
-        assert names(found, str(tmp_path / "in")) == ["a.jsonl"]
-        with open_shard(found[0], {}) as file:
+        shards = list_shards([uri], {})
+        assert names(shards, str(tmp_path / "in")) == ["a.jsonl"]
+        with open_shard(shards[0], {}) as file:
             assert file.read() == b"content"
 
 
@@ -112,8 +117,8 @@ def test_a_link_that_leads_out_of_the_named_folder_is_an_error_and_its_target_is
             SpecError, match=r"sub/linked\.jsonl is a link to .*private/b\.jsonl, outside of"
         ):
             list_shards([uri], {})
-    (found,) = list_shards([f"{tmp_path}/in/sub/linked.jsonl"], {})  # somebody named it
-    assert found.size_bytes == len("not yours")
+    (shard,) = list_shards([f"{tmp_path}/in/sub/linked.jsonl"], {})  # somebody named it
+    assert shard.size_bytes == len("not yours")
 
 
 def test_linked_folders_are_not_entered_and_a_linked_root_is_a_root(tmp_path: Path) -> None:
@@ -215,11 +220,11 @@ def test_a_change_outside_the_span_that_is_read_still_ends_the_split(tmp_path: P
         b"".join(json.dumps({"id": str(i), "text": "x" * 50}).encode() + b"\n" for i in range(2000))
     )
     spec = make_spec(path, tmp_path / "out")
-    found = cut(split_of(path, spec, {"start": 0, "stop": 20_000}), job_of(spec))
-    assert next(found).index == 0
+    parts = cut(split_of(path, spec, {"start": 0, "stop": 20_000}), job_of(spec))
+    assert next(parts).index == 0
     os.utime(path, (1, 1))
     with pytest.raises(ShardChanged):
-        list(found)
+        list(parts)
 
 
 def test_a_file_that_may_not_be_read_is_a_clear_error(tmp_path: Path) -> None:
@@ -243,11 +248,11 @@ def test_s3_prefix_key_and_glob_are_listed_with_etag_and_size(s3: Any) -> None:
         (f"{s3.uri}/sub/*.jsonl", ["sub/b.jsonl"]),
         (f"{s3.uri}/a.jsonl", ["a.jsonl"]),
     ):
-        found = list_shards([uri], s3.storage_options)
-        assert names(found, s3.key) == expected
+        shards = list_shards([uri], s3.storage_options)
+        assert names(shards, s3.key) == expected
     head = s3.filesystem.info(f"{s3.key}/a.jsonl")
-    assert (found[0].uri, found[0].etag) == (f"{s3.uri}/a.jsonl", head["ETag"].strip('"'))
-    assert found[0].size_bytes == len("a.jsonl")
+    assert (shards[0].uri, shards[0].etag) == (f"{s3.uri}/a.jsonl", head["ETag"].strip('"'))
+    assert shards[0].size_bytes == len("a.jsonl")
 
 
 @pytest.mark.s3

@@ -133,8 +133,10 @@ def test_the_body_of_a_response_is_its_text(
 
 
 def test_html_gives_its_visible_text_or_names_the_extra() -> None:
-    html = "<html><head><title>t</title><script>no()</script></head><body><p>見える</p></body></html>".encode()
-    data = response(html, [("Content-Type", "text/html; charset=utf-8")])
+    html = (
+        "<html><head><title>t</title><script>no()</script></head><body><p>見える</p></body></html>"
+    )
+    data = response(html.encode(), [("Content-Type", "text/html; charset=utf-8")])
     try:
         import resiliparse  # noqa: F401
     except ImportError:
@@ -158,10 +160,10 @@ def test_a_truncated_member_is_told_and_costs_its_record_only(n_lost: int) -> No
     data = wet(texts, packed=True)
     rows = read(data[:-n_lost], uri="a.wet.gz")
     assert rows[-1]["reason"] == "damaged_shard"
-    found = [row["text"] for row in rows[:-1]]
-    assert found == texts[: len(found)]
+    kept_texts = [row["text"] for row in rows[:-1]]
+    assert kept_texts == texts[: len(kept_texts)]
     # the cut lies in the last two records; a record counts when all its bytes are there
-    assert len(found) >= 48
+    assert len(kept_texts) >= 48
 
 
 @pytest.mark.faults

@@ -3,11 +3,12 @@ time.
 
     python -m tests.support.fuzz_readers --seconds 600 --seed 1
 
-A child announces each seed before it reads it, so that a crash of the process (native libraries
-too) has a name. What must hold of every shard: no exception but a CorpusEmbedError; tables of the
-right schema, valid to the last byte; a text or a reason of the closed list, never both, never
-neither; the documents before the first change equal and first; the spans of a shard give the rows
-of the whole; peak memory grows by less than BOUND_BYTES; done within LIMIT_CPU_S.
+A child prints each seed before it reads the shard, so that a crash of the process, also in a native
+library, can be traced to it. For every shard: the only exception is CorpusEmbedError; tables have
+the right schema and are valid to the last byte; a row has a text or a reason of the closed list,
+never both or neither; the documents before the first change come first and are equal; the spans of
+a shard give the rows of the whole shard; peak memory grows by less than BOUND_BYTES; and reading
+takes less than LIMIT_CPU_S.
 """
 
 from __future__ import annotations
@@ -38,10 +39,13 @@ from tests.support.specs import input_spec
 from tests.support.spoiled import Spoiled, spoiled
 
 BOUND_BYTES = {"parquet": PAGES_BYTES + (1 << 30) + (64 << 20)}
-"""Growth of the process while it reads a shard of a few hundred kilobytes, records of at most 1
-MiB; the others 256 MiB. Parquet: the limit counts what is mapped, and Arrow's allocator keeps up
-to 1 GiB mapped that is not in memory yet."""
+"""How much the process can grow while it reads a shard of a few hundred kilobytes with records of
+at most 1 MiB; 256 MiB for other formats. The memory limit of the Parquet reader counts what is
+mapped, and Arrow's allocator maps up to 1 GiB that is not in memory yet."""
+
 LIMIT_CPU_S = 30
+"""CPU time, because other processes may keep the machine busy."""
+
 MAX_RECORD_BYTES = 1 << 20
 SPECS = {
     "jsonl": input_spec("text", "id", {"n": pa.int64(), "tags": pa.string()}, MAX_RECORD_BYTES),
@@ -55,21 +59,19 @@ SPECS = {
 
 
 class Broken(Exception):
-    """A promise of the readers does not hold."""
+    """A reader has broken one of its rules."""
 
 
 def check(shard: Spoiled) -> int:
-    """Read one shard and hold it against what must be true. Returns the number of rows; raises
-    Broken."""
+    """Read one shard and check every rule. Returns the number of rows; raises Broken."""
     rows, error = _rows(shard, [Span(shard=_shard(shard))])
-    sure = shard.documents[: shard.n_sure]
-    found = [(row["doc_id"], row["text"]) for row in rows[: len(sure)]]
+    sure: list[tuple[str | None, str]] = list(shard.documents[: shard.n_sure])
     if shard.format == "text":
-        found, sure = [(None, text) for _, text in found], [(None, text) for _, text in sure]
-    if error is None and found != sure:
-        wrong = next(
-            (n for n, (a, b) in enumerate(zip(found, sure, strict=False)) if a != b), len(found)
-        )
+        sure = [(None, text) for _, text in sure]
+    documents = [(row["doc_id"], row["text"]) for row in rows[: len(sure)]]
+    if error is None and documents != sure:
+        pairs = enumerate(zip(documents, sure, strict=False))
+        wrong = next((n for n, (actual, expected) in pairs if actual != expected), len(documents))
         raise Broken(
             f"document {wrong} of {len(sure)} sure ones differs: {rows[wrong : wrong + 1]}"
         )
@@ -110,33 +112,31 @@ def _rows(
     except CorpusEmbedError as error:
         return rows, error
     for row in rows:
-        if (row["text"] is None) != (row["reason"] is not None) or row["reason"] not in {
-            None,
-            *REASONS,
-        }:
+        is_good = row["text"] is not None and row["reason"] is None
+        if not is_good and (row["text"] is not None or row["reason"] not in REASONS):
             raise Broken(f"neither good nor rejected: {row}")
         if row["source_record"] < 0 or row["record_bytes"] < 0 or "\0" in (row["text"] or ""):
-            raise Broken(f"no sense: {row}")
+            raise Broken(f"impossible values: {row}")
     return rows, None
 
 
 def child(start: int, stop: int, seconds: float) -> None:
-    """Check seeds and print a line before each and one for each failure, as JSON."""
+    """Check seeds. Prints a line of JSON before each, and one for each failure."""
     pool_bytes = _status("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (pool_bytes + (8 << 30), resource.RLIM_INFINITY))
-    faulthandler.register(signal.SIGPROF, chain=True)  # where it was, and then its end
+    faulthandler.register(signal.SIGPROF, chain=True)  # prints the stack and ends the process
     end = time.monotonic() + seconds
     for seed in range(start, stop):
         if time.monotonic() > end:
             break
         print(json.dumps({"seed": seed}), flush=True)
         shard = spoiled(seed)
-        signal.setitimer(signal.ITIMER_PROF, LIMIT_CPU_S)  # of CPU: other processes may be busy
+        signal.setitimer(signal.ITIMER_PROF, LIMIT_CPU_S)
         failure = ""
         with Peak() as peak:
             try:
                 check(shard)
-            except Exception:  # noqa: BLE001 (whatever it is, it is what is looked for)
+            except Exception:  # noqa: BLE001 (any exception is a failure)
                 failure = traceback.format_exc(limit=-6)
         if peak.grown_bytes > BOUND_BYTES.get(shard.format, 256 << 20):
             failure += f"took {peak.grown_bytes >> 20} MiB"
@@ -157,7 +157,7 @@ class Peak:
     grown_bytes = 0
 
     def __enter__(self) -> Peak:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of before
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         self._before = _status("VmRSS")
         return self
 
@@ -172,9 +172,10 @@ def _status(field: str) -> int:
 
 
 def fuzz(start: int, stop: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """What children say about the seeds [start, stop), until `seconds` are over; last: {"tried":
-    number of seeds}."""
-    end, tried = time.monotonic() + seconds, 0
+    """The failures among the seeds [start, stop), as far as `seconds` suffice, and at the end
+    {"tried": number of seeds}."""
+    end = time.monotonic() + seconds
+    n_tried = 0
     while start < stop and time.monotonic() < end:
         command = [
             sys.executable,
@@ -192,17 +193,19 @@ def fuzz(start: int, stop: int, seconds: float) -> Iterator[dict[str, Any]]:
             assert process.stderr is not None
             done = False
             for line in process.stdout:
-                said = json.loads(line)
-                done = "done" in said
-                if "failure" in said:
-                    yield said
+                report = json.loads(line)
+                done = "done" in report
+                if "failure" in report:
+                    yield report
                 elif not done:
-                    start, tried = said["seed"] + 1, tried + 1
-            died = process.stderr.read()[-3000:]
+                    start = report["seed"] + 1
+                    n_tried += 1
+            stderr = process.stderr.read()[-3000:]
         if done:
             break
-        yield {"seed": start - 1, "failure": f"the process ended with {process.returncode}\n{died}"}
-    yield {"tried": tried}
+        failure = f"the process ended with {process.returncode}\n{stderr}"
+        yield {"seed": start - 1, "failure": failure}
+    yield {"tried": n_tried}
 
 
 if __name__ == "__main__":
@@ -210,11 +213,11 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=1, help="the first of a run of seeds")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--child", nargs=3, type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(int(arguments.child[0]), int(arguments.child[1]), arguments.child[2])
     else:
-        for said in fuzz(arguments.seed, arguments.seed + 10**9, arguments.seconds):
-            print(json.dumps(said).replace("\\n", "\n"), flush=True)
+        for report in fuzz(arguments.seed, arguments.seed + 10**9, arguments.seconds):
+            print(json.dumps(report).replace("\\n", "\n"), flush=True)

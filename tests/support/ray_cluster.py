@@ -1,10 +1,10 @@
 """A real Ray cluster of several nodes on this machine: each node is a `ray start --block` in a
 process group of its own.
 
-In: what each node has (CPUs, GPUs that are only a number). Out: a job server with a token, and
-nodes that come and go. A job of device cuda runs on it through `tests/fake_gpu`, which computes on
-the CPU and notes every call of an embedder. Cost: 10 to 20 seconds a node on two cores, 300 MB
-each.
+It has a job server with a token, and nodes can be added and killed, each with its number of CPUs
+and of GPUs, which exist in name only. A job of device cuda runs on it through
+`tests/support/fake_gpu`, which computes on the CPU and records every call of an embedder. Cost: 10
+to 20 seconds and 300 MB for each node on two cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ START_TIMEOUT_S = 300.0
 
 @dataclass
 class RayCluster:
-    """A head node without CPUs and the nodes that were added."""
+    """A head node without CPUs, and the nodes that were added.
+
+    groups: process groups of the living nodes, by name.
+    """
 
     folder: Path
     port: int
@@ -81,7 +84,7 @@ class RayCluster:
             os.killpg(self.groups.pop(name), signal.SIGKILL)
 
     def ask(self, path: str) -> list[dict[str, Any]]:
-        """What Ray's state API says, for instance of `actors`."""
+        """The answer of Ray's state API, for instance about `actors`."""
         headers = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
         answer = requests.get(f"{self.dashboard}/api/v0/{path}", headers=headers, timeout=30)
         answer.raise_for_status()
@@ -90,18 +93,18 @@ class RayCluster:
     def nodes(self) -> dict[str, str]:
         """Names of the living nodes by Ray's node id."""
         try:
-            found = [node for node in self.ask("nodes?detail=1") if node["state"] == "ALIVE"]
+            alive = [node for node in self.ask("nodes?detail=1") if node["state"] == "ALIVE"]
         except (requests.RequestException, KeyError, TypeError, ValueError):  # not up yet
             return {}
         return {
             node["node_id"]: name
-            for node in found
+            for node in alive
             for name in node["resources_total"]
             if name in self.groups
         }
 
     def workers(self, stage: str) -> dict[str, str]:
-        """Of the actors of a stage class that live or lived: the name of their node, by process id."""
+        """The node of every actor of a stage class, dead ones included, by process id."""
         nodes = self.nodes()
         return {
             str(actor["pid"]): nodes.get(actor["node_id"], "gone")
@@ -110,7 +113,7 @@ class RayCluster:
         }
 
     def calls(self) -> list[dict[str, Any]]:
-        """Every finished call of an embedder: node (a name, where we gave one), process, begin and
+        """Every finished call of an embedder: node (its name, if it has one), process, begin and
         end in seconds."""
         lines = [
             line for path in self.folder.glob("calls-*") for line in path.read_text().splitlines()
@@ -123,8 +126,7 @@ class RayCluster:
         return sorted(calls, key=lambda call: call["begin"])
 
     def submit(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        """`corpus-embed submit …` from outside, with this cluster's token unless `env` says
-        otherwise."""
+        """`corpus-embed submit …` from outside, with this cluster's token unless `env` has one."""
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline", "submit", *arguments, "--address", self.dashboard],
             env={**self.env, "PYTHONPATH": str(ROOT), **env},
@@ -148,8 +150,8 @@ class RayCluster:
 
 @contextlib.contextmanager
 def ray_cluster(*head_options: str, port: int | None = None, **env: str) -> Iterator[RayCluster]:
-    """A cluster of one head node, with token authentication. `env` reaches every process of it."""
-    # short: Ray's sockets live below it, and their paths are bounded
+    """A cluster of one head node, with token authentication. env: for every process of it."""
+    # A short path: Ray's sockets are below it, and the length of their paths is limited.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     free_port, dashboard_port = _free_ports(2)
     port = port or free_port

@@ -16,7 +16,7 @@ def input_spec(
     keep: Mapping[str, pa.DataType] | None = None,
     max_record_bytes: int = 1 << 20,
 ) -> InputSpec:
-    """What a reader is told to take from a record. keep: Arrow types by column, as `InputSpec.keep` gives them."""
+    """The spec of a reader. keep: Arrow types by column, in the form of `InputSpec.keep`."""
     names = {type_: name for name, type_ in KEPT_TYPES.items()}
     return InputSpec(
         uri="unused",

@@ -45,17 +45,23 @@ LOST_BYTES = {".zst": 512, ".bz2": 8192, ".xz": 8192}
 """Compressed bytes before corrupt ones whose output the decoders may take with them
 (pipeline/read/decoders.py)."""
 
+# fmt: off
 WORDS = [
-    "plain", "良い文書", "naïve", "🦉", "a,b", '"quoted"', "line\u2028sep", "tab\t", "back\\slash", "\ufeff", "\u200b", "e\u0301",
-    "x" * 300, "'", "{", "[", "</p>", "WARC/1.0", "Content-Length: 3", "=", "%2F", "..", "null", "0012", "\x0b\x0c",
-]  # fmt: skip
+    "plain", "良い文書", "naïve", "🦉", "a,b", '"quoted"', "line\u2028sep", "tab\t", "back\\slash",
+    "\ufeff", "\u200b", "e\u0301", "x" * 300, "'", "{", "[", "</p>", "WARC/1.0",
+    "Content-Length: 3", "=", "%2F", "..", "null", "0012", "\x0b\x0c",
+]
 NASTY = [
-    b"\0", b"\xff\xfe", b'"', b"\n", b"\r", b"\r\n\r\n", b",", b"{", b"}", b"[" * 3000, b'{"a":' * 2000, b"9" * 5000, b"1e999",
-    b"\\ud800", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"NaN", b"-", b"Content-Length: 99999999999999999999\r\n",
-    b"Content-Length: -5\r\n", b"Content-Type: text/plain; charset=punycode\r\n", b"Content-Type: text/plain; charset=a\0b\r\n",
-    b"WARC/1.0\r\n", b"WARC-Type: response\r\n", b"HTTP/1.1 200 OK\r\n", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"BZh9", b"PAR1",
-    b"\xfd7zXZ\0", b"\x7f" * 9, b"\x80" * 40, b"\n" * 5000, b'x","y\n' * 50, b'"id":1e30,', b'"id":"b",', b" " * 999,
-]  # fmt: skip
+    b"\0", b"\xff\xfe", b'"', b"\n", b"\r", b"\r\n\r\n", b",", b"{", b"}", b"[" * 3000,
+    b'{"a":' * 2000, b"9" * 5000, b"1e999", b"\\ud800", b"\xed\xa0\x80", b"\xef\xbb\xbf",
+    b"\xe2\x80\xa8", b"NaN", b"-", b"Content-Length: 99999999999999999999\r\n",
+    b"Content-Length: -5\r\n", b"Content-Type: text/plain; charset=punycode\r\n",
+    b"Content-Type: text/plain; charset=a\0b\r\n", b"WARC/1.0\r\n", b"WARC-Type: response\r\n",
+    b"HTTP/1.1 200 OK\r\n", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"BZh9", b"PAR1",
+    b"\xfd7zXZ\0", b"\x7f" * 9, b"\x80" * 40, b"\n" * 5000, b'x","y\n' * 50, b'"id":1e30,',
+    b'"id":"b",', b" " * 999,
+]
+# fmt: on
 KINDS = [
     "whole",
     "cut",
@@ -162,12 +168,18 @@ def _csv(documents: list[tuple[str, str]]) -> tuple[bytes, list[int]]:
 
 def _warc(documents: list[tuple[str, str]]) -> tuple[bytes, list[int]]:
     def record(name: str, text: str) -> bytes:
-        body, kind, content = text.encode(), "conversion", "text/plain"
+        body = text.encode()
+        kind = "conversion"
+        content = "text/plain"
         if len(body) % 3 == 0:
             body = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n" + body
-            kind, content = "response", "application/http; msgtype=response"
-        head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: {name}\r\nContent-Type: {content}\r\n"
-        return (head + f"Content-Length: {len(body)}\r\n\r\n").encode() + body + b"\r\n\r\n"
+            kind = "response"
+            content = "application/http; msgtype=response"
+        head = (
+            f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: {name}\r\n"
+            f"Content-Type: {content}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body + b"\r\n\r\n"
 
     return _with_ends([record(*document) for document in documents])
 
