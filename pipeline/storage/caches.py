@@ -1,7 +1,8 @@
 """The folders in which this node keeps what the next process would otherwise fetch or measure again.
 
-In: a kind ("models", "index", "budgets", "logs"). Out: a folder of local disk, below
-CORPUS_EMBED_CACHE. Standard library only, so that a GPU node needs no object-store library for it.
+A kind ("models", "index", "budgets", "logs") comes in; a folder of local disk below
+CORPUS_EMBED_CACHE comes out. Standard library only, so that a GPU node needs no object-store library
+for it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""The frozen records that say what was read, what was written and what is live.
+"""The stored records of what was read, what was written and what is live.
 
 Everything here is plain data that travels: planned on the driver, carried in Ray rows, written as
-JSON under `_meta/`. Identity comes from content: an id is a hash of what the thing is, never a
+JSON under `_meta/`. Identity comes from content: an id is a hash of the thing it names, never a
 counter or a random number.
 
-    Shard ─ one input object    Span ─ a range of one shard    Split ─ what one reader reads
-    Part ─ cut from a split ─► DataFile, Manifest (one per part) ─► Snapshot (which parts are live)
+    Shard ─► Span ─► Split        an input object, a range of it, the ranges that one reader reads
+    Split ─► part ─► Manifest     parts are cut from a split; the manifest of one lists its files
+    Manifest ─► Snapshot          a version of the output: the parts that are live
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import pydantic
 from pipeline.errors import OutputError
 
 FORMAT_VERSION = 1
-"""Version of everything under `_meta/`. A reader refuses what is newer than itself."""
+"""The version of everything under `_meta/`. A reader refuses a newer one than its own."""
+
 RECORDS_PER_PART = 1 << 15
-"""Records after which a part is cut whatever its bytes: bounds the vectors in memory (1,024
-dimensions: 128 MiB)."""
+"""The largest number of records in a part, however short they are. It bounds the memory that the
+vectors take (at 1,024 dimensions 128 MiB)."""
 
 
 def content_hash(value: Any, hex_digits: int = 32) -> str:
@@ -35,34 +37,36 @@ def content_hash(value: Any, hex_digits: int = 32) -> str:
 
 
 class StoredRecord(pydantic.BaseModel):
-    """Base of everything that is stored as JSON: immutable, closed, equal by value."""
+    """The base of everything that is stored as JSON: immutable, closed, equal by value."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     def to_json(self) -> bytes:
+        """The content of the stored object, UTF-8."""
         return self.model_dump_json(indent=1).encode()
 
     @classmethod
-    def from_json(cls, data: bytes, where: str) -> Self:
-        """Parse a stored record. Raises OutputError when it is broken or of a newer format."""
+    def from_json(cls, data: bytes, path: str) -> Self:
+        """Parse a stored record; `path` is what messages call it. Raises OutputError when it is
+        broken or its format is newer than this release."""
         try:
             fields = json.loads(data)
             version = fields.get("format_version") if isinstance(fields, dict) else None
             if isinstance(version, int) and version > FORMAT_VERSION:
                 raise OutputError(
-                    f"{where}: format version {version} is newer than {FORMAT_VERSION}, the newest "
-                    "this release reads. Use a newer release of corpus-embed."
+                    f"{path}: format version {version} is newer than {FORMAT_VERSION}, the newest "
+                    "that this release reads. Use a newer release of corpus-embed."
                 )
             return cls.model_validate(fields)
         except ValueError as error:
             raise OutputError(
-                f"{where}: not a valid {cls.__name__.lower()} record: {error}"
+                f"{path}: not a valid {cls.__name__.lower()} record: {error}"
             ) from error
 
 
 class Shard(StoredRecord):
-    """One input object. `etag` is the store's ETag, or a hash of modification time and size where
-    there is none."""
+    """One input object. `etag` is the store's ETag; where the store has none, the modification time
+    and the size, joined by a hyphen (`storage.filesystems.etag_of`)."""
 
     uri: str
     etag: str
@@ -72,8 +76,8 @@ class Shard(StoredRecord):
 class Span(StoredRecord):
     """A contiguous range [start, stop) of one shard; `stop=None` means to its end.
 
-    The unit of `start` and `stop` belongs to the format: bytes (line formats), row groups
-    (Parquet); compressed shards are always the whole span (0, None).
+    The unit of `start` and `stop` depends on the format: bytes (line formats) or row groups
+    (Parquet). The span of a compressed shard is always the whole, (0, None).
     """
 
     shard: Shard
@@ -82,6 +86,7 @@ class Span(StoredRecord):
 
     @property
     def interval(self) -> tuple[int, float]:
+        """(start, stop), with infinity for the end of the shard."""
         return self.start, float("inf") if self.stop is None else self.stop
 
     @property
@@ -90,11 +95,11 @@ class Span(StoredRecord):
 
 
 class Split(StoredRecord):
-    """What one reader reads from first to last: a range of a large shard, or several small shards.
+    """The spans that one reader reads in order: a range of a large shard, or a group of small shards.
 
-    Parts are cut from it while reading, at bounds that depend on nothing but the split
-    (`part_bytes`, `part_records`), so the same split always gives the same parts, also under a
-    later release with other defaults.
+    Parts are cut from it while reading, at bounds that depend on the split alone (`part_bytes`,
+    `part_records`), so the same split always gives the same parts, also under a later release with
+    other defaults.
     """
 
     spans: tuple[Span, ...]
@@ -117,13 +122,14 @@ class Split(StoredRecord):
 
 
 def part_id(fingerprint: str, split_id: str, index: int) -> str:
-    """Identity of the `index`-th part of a split under one fingerprint; names its data files and
-    manifest."""
+    """The identity of the `index`-th part of a split under one fingerprint. The names of its data
+    files and its manifest contain it."""
     return content_hash([fingerprint, split_id, index])
 
 
 class Source(StoredRecord):
-    """What one part took from one shard: positions are those of the column `source_record`."""
+    """The records of one shard that are in one part. `first_record` is a position as in the column
+    `source_record`; `damaged`: the shard breaks off, or cannot be decoded, behind them."""
 
     uri: str
     etag: str
@@ -134,8 +140,8 @@ class Source(StoredRecord):
 
 
 class DataFile(StoredRecord):
-    """One Parquet file of the output. `path` is relative to the output root; `partition` holds its
-    Hive values."""
+    """One Parquet file of the output. `path` is relative to the root of the output; `partition` holds
+    the values of its Hive folders by column."""
 
     path: str
     partition: dict[str, str | None]
@@ -145,8 +151,8 @@ class DataFile(StoredRecord):
 
 
 class PartFacts(StoredRecord):
-    """What is known of a part before its files are written: it travels with the part from stage to
-    stage, each of which adds its own.
+    """The facts about a part that are known before its files are written. They travel with the part
+    from stage to stage, and each stage adds its own.
 
     `n_embedded` distinct texts go through the model with `n_embedded_tokens` tokens, for which it
     computes `n_padded_tokens`; `n_oom_halvings` buckets did not fit into memory and were halved;
@@ -204,13 +210,14 @@ def by_split(parts: Iterable[Manifest]) -> dict[str, list[Manifest]]:
 
 
 def is_complete(parts: Sequence[Manifest]) -> bool:
-    """Whether parts of one split, in order, run from its first record to its last."""
-    has_all = [part.index for part in parts] == list(range(len(parts)))
-    return has_all and bool(parts) and parts[-1].last
+    """Whether the parts of one split, in order, cover it from its first record to its last."""
+    is_gapless = [part.index for part in parts] == list(range(len(parts)))
+    return is_gapless and bool(parts) and parts[-1].last
 
 
 class Generation(StoredRecord):
-    """All data of one fingerprint, and the facts that its data files share."""
+    """The facts that all data files of one fingerprint share. `arrow_schema`: the Arrow IPC form of
+    their schema, in hexadecimal digits."""
 
     format_version: int = FORMAT_VERSION
     fingerprint: str
@@ -224,10 +231,12 @@ class Generation(StoredRecord):
 
 
 class Snapshot(StoredRecord):
-    """One atomic, numbered version of the output. `file_list` names an immutable list of live
-    parts.
+    """One atomic, numbered version of the output. `file_list` is the path of an immutable list of
+    its live parts.
 
-    nominal_time: the scheduled time that a run was for, as its scheduler gave it.
+    complete: whether every part of the plan is in it. n_duplicate_ids: the number of document ids
+    that more than one record has, None where it was not counted. nominal_time: the scheduled time
+    that the run was for, as the scheduler gave it.
     """
 
     format_version: int = FORMAT_VERSION

@@ -1,8 +1,8 @@
-"""The one retry rule for every request to a store: what is worth another try, for how long, and who
-is told.
+"""The one rule for trying a request to a store again: after which failures, for how long, and where
+it is reported.
 
-Transient failures back off with full jitter until a deadline, everything else fails at once.
-Measured facts behind it are in docs/design.md.
+Transient failures back off with full jitter until a deadline; everything else fails at once. The
+measurements behind it are in docs/design.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.errors import StorageError
 T = TypeVar("T")
 
 RETRY_SECONDS = float(os.environ.get("CORPUS_EMBED_RETRY_SECONDS", "300"))
-"""How long one request is tried again before it counts as failed; an outage longer than this fails
+"""The time for which one request is tried again before it counts as failed. A longer outage fails
 the run."""
 
 _TRANSIENT_ERRNO = {
@@ -51,14 +51,14 @@ _TRANSIENT_NAMES = {
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from: s3fs turns answers of S3 into OSErrors."""
+    """An error, its cause, the cause of that, …: s3fs turns answers of S3 into OSErrors."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again can help."""
+    """Whether the request that failed with `error` can succeed when it is tried again."""
     for link in causes(error):
         response = getattr(link, "response", None)
         if isinstance(response, Mapping):
@@ -78,61 +78,69 @@ def is_transient(error: BaseException) -> bool:
 
 
 NOTE_SECONDS = 60.0
-"""A request that has failed for this long is named to whoever waits for it."""
-
-_on_retry: Callable[[str | None], None] = lambda note: None  # noqa: E731 - a name that `tell_retries` binds anew
+"""A request that has failed for this long is reported by its name."""
 
 
-def tell_retries(to: Callable[[str | None], None]) -> None:
-    """Call `to` at each retry of this process: with None, or with a line for people from
-    NOTE_SECONDS on."""
+def _ignore(note: str | None) -> None:
+    """The listener of a process that has set no other."""
+
+
+_on_retry: Callable[[str | None], None] = _ignore
+
+
+def listen_to_retries(listener: Callable[[str | None], None]) -> None:
+    """Call `listener` at each retry of this process: with None, or, once a request has failed for
+    NOTE_SECONDS, with a line of text that names it."""
     global _on_retry
-    _on_retry = to
+    _on_retry = listener
 
 
 @functools.cache
 def count_quick_retries() -> None:
-    """Have the tries counted that botocore makes by itself of one request, by every S3 client that
-    is made from now on."""
+    """Report also the retries that botocore makes by itself, in every S3 client created from now
+    on."""
     import botocore  # s3fs imports it
 
     def count(**answer: Any) -> None:
         if answer["attempts"] > 1:
             _on_retry(None)
 
-    # an event after each answer, for whoever has an opinion on trying again
+    # botocore emits this event after each answer, to ask whether it is worth another try
     botocore.register_initializer(lambda session: session.register("needs-retry.s3", count))
 
 
-def _tell(what: str, noted: list[str], state: tenacity.RetryCallState) -> None:
-    waited_s, error = (
-        state.seconds_since_start or 0.0,
-        state.outcome.exception() if state.outcome else None,
-    )
-    if waited_s < NOTE_SECONDS or noted:
+def _report(action: str, notes: list[str], state: tenacity.RetryCallState) -> None:
+    """Report one retry; `notes` holds the line about this request once it has been reported."""
+    waited_s = state.seconds_since_start or 0.0
+    if waited_s < NOTE_SECONDS or notes:
         return _on_retry(None)
-    # the names of the error and its cause, not their texts: that of an HTTP client holds a signed
-    # URL with its signature
+    error = state.outcome.exception() if state.outcome else None
+    # the class names of the error and its cause, not their texts: that of an HTTP client holds a
+    # signed URL with its signature
     names = [type(link).__name__ for link in (error, error and error.__cause__) if link]
-    noted.append(
-        f"{what}: failing for {waited_s:.0f} s ({', '.join(names)}); it is tried for {RETRY_SECONDS:.0f} s"
+    notes.append(
+        f"{action}: failing for {waited_s:.0f} s ({', '.join(names)}); "
+        f"it is tried for {RETRY_SECONDS:.0f} s"
     )
-    return _on_retry(noted[0])
+    return _on_retry(notes[0])
 
 
-def retried(request: Callable[[], T], what: str) -> T:
-    """Run `request`, again after transient failures. Raises StorageError when the deadline passes."""
+def retried(request: Callable[[], T], action: str) -> T:
+    """The result of `request`, which is called again after transient failures. `action` is what
+    messages call it: "read s3://…". Raises StorageError when the deadline passes, any other failure
+    as it is."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
         stop=tenacity.stop_after_delay(RETRY_SECONDS),
-        before_sleep=functools.partial(_tell, what, []),
+        before_sleep=functools.partial(_report, action, []),
     )
     try:
         return retrying(request)
     except tenacity.RetryError as error:
         last = error.last_attempt
         raise StorageError(
-            f"{what}: still failing after {last.attempt_number} attempts over {RETRY_SECONDS:.0f} s; the last "
-            f"answer was {last.exception()!r}. Check the store, then run the same command again: it resumes."
+            f"{action}: still failing after {last.attempt_number} attempts over "
+            f"{RETRY_SECONDS:.0f} s; the last answer was {last.exception()!r}. Check the store, then "
+            "run the same command again: it resumes."
         ) from last.exception()

@@ -1,7 +1,8 @@
-"""The only place that names columns.
+"""The tables that pass from room to room and lie in files: columns, types, reject reasons.
 
-`records_schema` is what readers yield: every input record is exactly one row, good or rejected.
-`rows_schema` is what lies in the data files, `rejects_schema` what lies in the dead letters.
+`records_schema` describes what readers yield: every record of the input is exactly one row, good or
+rejected. `rows_schema` describes the data files, `rejects_schema` the dead letters. The names and
+types of columns are declared here; code that works on a single column spells its name.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 FOOTER_KEY = b"corpus_embed"
-"""Parquet key-value metadata: one JSON object with part, fingerprint, run, model and format
-version."""
+"""The key of Parquet's metadata under which a file has its lineage: one JSON object with part,
+fingerprint, run, model and format version."""
 
-# Reject reasons: the closed list. A reader or stage uses these words, and `docs/output-format.md`
-# explains them.
 REASONS = {
     "malformed_json": "the line is not valid JSON",
     "not_an_object": "the JSON value of the line is not an object",
@@ -33,19 +32,22 @@ REASONS = {
     "record_too_large": "the record is longer than input.max_record_bytes",
     "damaged_shard": "the shard breaks off or cannot be decoded from this position on",
     "not_finite": "the model gave a vector with NaN or infinity",
-    "crashed_worker": "the tokenizer or the model failed on this record alone, or its process died of it",
+    "crashed_worker": "the tokenizer or the model failed on this record, or its process died",
     "out_of_memory": "the record alone does not fit into the memory of the worker or its GPU",
 }
+"""The closed list of reject reasons, each with what it says about the record;
+`docs/output-format.md` explains them."""
 
 RECORD_COLUMNS = {
-    # row number (Parquet, CSV) or byte offset in the decompressed shard (others)
+    # index of the row (Parquet, CSV) or byte offset in the decompressed shard (other formats)
     "source_record": pa.int64(),
-    # length of the record in its source; what part bounds are counted in
+    # length of the record in its source, in bytes; the bounds of parts are counted in it
     "record_bytes": pa.int64(),
-    "doc_id": pa.string(),  # null where the spec names no id column: the stage fills "<uri>#<record>"
+    # null where the spec names no id column: the stage fills in "<uri>#<record>"
+    "doc_id": pa.string(),
     "text": pa.string(),  # null exactly where `reason` is set
     "reason": pa.string(),  # one of REASONS, or null for a good record
-    "detail": pa.string(),  # what was found, for people
+    "detail": pa.string(),  # the content found in the record, for people
 }
 
 KEPT_TYPES = {
@@ -56,7 +58,7 @@ KEPT_TYPES = {
     "date": pa.date32(),
     "timestamp": pa.timestamp("us", tz="UTC"),
 }
-"""Types a kept column can be declared to have in `input.keep_columns`; a bare name means string."""
+"""The types that a column in `input.keep_columns` can have; a name without a type means string."""
 
 LINEAGE_COLUMNS = {
     "n_tokens": pa.int32(),
@@ -93,7 +95,7 @@ RESERVED = {
     *LINEAGE_COLUMNS,
     *RECORD_COLUMNS,
 }
-"""Names that a kept column cannot have."""
+"""The names that a kept column cannot have."""
 
 VECTOR_TYPES = {
     "float32": pa.float32(),
@@ -102,31 +104,32 @@ VECTOR_TYPES = {
     "int8": pa.int8(),
     "ubinary": pa.uint8(),
 }
-"""Element type on disk by output.vector_precision. float16 and bfloat16 are rounded *inside*
-float32."""
+"""The type of an element on disk, by output.vector_precision. Values of float16 and bfloat16 are
+rounded to that precision and stored as float32."""
 
 
 def records_schema(keep: Mapping[str, pa.DataType]) -> pa.Schema:
-    """Schema of the tables that readers yield: RECORD_COLUMNS and then the kept columns."""
+    """The schema of the tables that readers yield: RECORD_COLUMNS, then the kept columns."""
     return pa.schema([*RECORD_COLUMNS.items(), *keep.items()])
 
 
 def rejects_schema() -> pa.Schema:
+    """The schema of the files of rejected records."""
     return pa.schema(list(REJECT_COLUMNS.items()))
 
 
 def vector_type(precision: str, dimension: int) -> pa.DataType:
-    """Arrow type of the embedding column; `dimension` is in values, ubinary packs eight to a byte
-    (zero bits fill)."""
-    width = -(-dimension // 8) if precision == "ubinary" else dimension
-    return pa.list_(pa.field("element", VECTOR_TYPES[precision], nullable=False), width)
+    """The Arrow type of the embedding column: a list of fixed size. `dimension` counts values;
+    ubinary packs eight of them into a byte and fills the last byte with zero bits."""
+    list_size = -(-dimension // 8) if precision == "ubinary" else dimension
+    return pa.list_(pa.field("element", VECTOR_TYPES[precision], nullable=False), list_size)
 
 
 def rows_schema(
     keep: Mapping[str, pa.DataType], *, include_text: bool, precision: str, dimension: int
 ) -> pa.Schema:
-    """Schema of the output as a reader sees it, partition columns included, in the order of the
-    columns on disk."""
+    """The schema of the output as a reader sees it, partition columns included, in the order of the
+    columns on disk. keep: the Arrow type of each kept column."""
     fields = [
         pa.field("doc_id", pa.string(), nullable=False),
         pa.field("chunk", pa.int32(), nullable=False),
@@ -142,17 +145,18 @@ def rows_schema(
 
 
 def has_extension(type_: pa.DataType) -> bool:
-    """Whether an Arrow type, or one inside it, is an extension type.
+    """Whether an Arrow type, or a type nested in it, is an extension type.
 
     Such a type names the Python class that makes its values, and Ray registers one that unpickles
-    them (`ray.data.arrow_pickled_object`): no value of a type that a file chose may reach Python.
+    them (`ray.data.arrow_pickled_object`): no value whose type was chosen by a file must reach
+    Python.
     """
     if pa.types.is_dictionary(type_):
         return has_extension(type_.value_type)
-    inner = (type_.field(number).type for number in range(type_.num_fields))
-    return isinstance(type_, pa.BaseExtensionType) or any(has_extension(found) for found in inner)
+    nested = (type_.field(number).type for number in range(type_.num_fields))
+    return isinstance(type_, pa.BaseExtensionType) or any(map(has_extension, nested))
 
 
 def footer(metadata: Mapping[str, object]) -> dict[bytes, bytes]:
-    """Key-value metadata of a data file."""
+    """The key-value metadata of a data file with the lineage `metadata`."""
     return {FOOTER_KEY: json.dumps(metadata, sort_keys=True).encode()}

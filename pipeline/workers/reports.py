@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from pipeline.errors import WorkerError
-from pipeline.storage.retry import tell_retries
+from pipeline.storage.retry import listen_to_retries
 
 CAREFUL_AFTER = 2
 """Deaths of workers over one piece of work after which the next worker does it in a child process.
@@ -59,7 +59,7 @@ def report_retries(totals: Any) -> None:
         if note:
             totals.note.remote(note)
 
-    tell_retries(report)
+    listen_to_retries(report)
 
 
 def _place() -> str:

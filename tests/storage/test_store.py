@@ -167,14 +167,14 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
     assert store.put_if_absent("data/x", b"small")
 
 
-def test_every_retry_is_told_and_a_long_one_named_once_without_the_text_of_its_error(
+def test_every_retry_is_reported_and_a_long_one_named_once_without_the_text_of_its_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told: list[str | None] = []
+    notes: list[str | None] = []
     attempts = iter([True] * 5 + [False])
     monkeypatch.setattr(retry, "NOTE_SECONDS", 0.0)
     monkeypatch.setattr(retry.tenacity.nap.time, "sleep", lambda seconds: None)
-    retry.tell_retries(told.append)
+    retry.listen_to_retries(notes.append)
 
     def request() -> str:
         if next(attempts):
@@ -184,9 +184,9 @@ def test_every_retry_is_told_and_a_long_one_named_once_without_the_text_of_its_e
     try:
         assert retry.retried(request, "read s3://b/k") == "answer"
     finally:
-        retry.tell_retries(lambda note: None)
-    assert len(told) == 5
-    assert [note for note in told if note] == [
+        retry.listen_to_retries(lambda note: None)
+    assert len(notes) == 5
+    assert [note for note in notes if note] == [
         f"read s3://b/k: failing for 0 s (ConnectionResetError); it is tried for {retry.RETRY_SECONDS:.0f} s"
     ]
 
