@@ -1,5 +1,5 @@
-"""The documents say what is so: commands, options, links and paths exist, examples run, words match
-the code.
+"""The documents are true: commands, options, links and paths exist, examples run, words match the
+code.
 
 Oracle: the command line itself, the files on disk, and execution of every Python and SQL example
 against an output of the reader's own making.
@@ -215,11 +215,14 @@ def test_every_error_of_the_table_of_failures_is_one_that_the_product_raises() -
     table = (ROOT / "docs/operations.md").read_text("utf-8").split("| exit | error |")[1]
     rows = re.findall(r"^\| (\d) \| `(\w+)(?:: ([^`]*))?` \|", table, re.MULTILINE)
     assert len(rows) > 12
-    given = messages()
+    texts_of_the_code = messages()
     for code, error, words in rows:
         assert getattr(errors, error).exit_code == int(code), error
         fragments = re.split(r"…|\bN\b|\b3\b", words)
-        assert not [text for text in fragments if text.strip() not in given], (error, words)
+        assert not [text for text in fragments if text.strip() not in texts_of_the_code], (
+            error,
+            words,
+        )
 
 
 def test_every_reject_reason_and_column_is_explained() -> None:

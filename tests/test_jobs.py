@@ -1,5 +1,5 @@
 """What schedulers read: Kubernetes manifests, the image, the Airflow DAG. None of them runs on its
-own system here; they are held against the fields that those systems know.
+own system here; they are compared with the fields that those systems know.
 
 Oracle: the fields of KubeRay's custom resources (v1.7), read from its CRDs by hand on 2026-11-23
 and written down here; for the CronJob's script, bash with a stand-in for kubectl.
@@ -94,9 +94,9 @@ def documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((K8S / name).read_text(encoding="utf-8")))
 
 
-def kind(name: str, wanted: str) -> dict[str, Any]:
-    (found,) = [document for document in documents(name) if document["kind"] == wanted]
-    return found
+def kind(name: str, kind_name: str) -> dict[str, Any]:
+    (document,) = [document for document in documents(name) if document["kind"] == kind_name]
+    return document
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_the_cron_job_forbids_overlap_and_gives_up_late_ticks(job: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("there", "states", "code"),
+    ("exists", "states", "code"),
     [
         (False, ["/", "Running/RUNNING", "Complete/SUCCEEDED"], 0),
         (True, ["Running/RUNNING", "Complete/SUCCEEDED"], 0),
@@ -190,7 +190,7 @@ def test_the_cron_job_forbids_overlap_and_gives_up_late_ticks(job: dict[str, Any
     ],
 )
 def test_the_cron_jobs_script_creates_one_job_with_its_nominal_time_and_ends_as_the_job_ends(
-    tmp_path: Path, there: bool, states: list[str], code: int
+    tmp_path: Path, exists: bool, states: list[str], code: int
 ) -> None:
     container = kind("cronjob.yaml", "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"][
         "containers"
@@ -203,7 +203,7 @@ def test_the_cron_jobs_script_creates_one_job_with_its_nominal_time_and_ends_as_
         'case "$*" in\n'
         '  "create -f -") cat > created ;;\n'
         "  *jsonpath*) head -n 1 states; sed -i 1d states ;;\n"
-        f"  get*) {'true' if there else '[ -e created ]'} ;;\n"
+        f"  get*) {'true' if exists else '[ -e created ]'} ;;\n"
         "esac\n"
     )
     kubectl.chmod(0o755)
@@ -219,8 +219,8 @@ def test_the_cron_jobs_script_creates_one_job_with_its_nominal_time_and_ends_as_
     )
     assert done.returncode == code, done.stderr
     assert (tmp_path / "states").read_text() == ""
-    assert (tmp_path / "created").exists() is not there
-    if not there:
+    assert (tmp_path / "created").exists() is not exists
+    if not exists:
         created = yaml.safe_load((tmp_path / "created").read_text())
         original = kind("rayjob.yaml", "RayJob")
         assert created["metadata"] == {

@@ -1,0 +1,55 @@
+"""What a person reads at the end of a run.
+
+Oracle: the figures of a snapshot and of a `Progress` that the test fills itself.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline.cli.display import duration, human, report
+from pipeline.workers.metrics import Progress
+from tests.support.outputs import write_shard
+from tests.support.stand_in import make_spec, run
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (3 << 40, "3.0 TiB"),
+        (1 << 60, "1048576.0 TiB"),
+    ],
+)
+def test_bytes_are_shown_in_the_largest_unit_that_fits(n_bytes: int, text: str) -> None:
+    assert human(n_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (7.9, "0:07"), (75, "1:15"), (3661, "1:01:01")]
+)
+def test_a_duration_is_shown_like_a_clock(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_report_says_what_the_snapshot_holds_and_what_the_bottleneck_was(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "a", "text": "text"}, {"id": "b", "text": None}])
+    snapshot = run(make_spec(tmp_path / "in", tmp_path / "out"))
+    assert snapshot is not None
+    progress = Progress()
+    progress.add({"n_documents": 1, "n_tokens": 3, "parts": 1})
+    progress.add({"seconds.embed": 95.0, "seconds.embedders_starved": 5.0})
+    console = Console(file=io.StringIO(), width=300)
+    report(console, progress, "out", snapshot, {"embedded": 1, "rejected": 1})
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].startswith("snapshot 1 of out: 1 rows from 1 documents in 1 files (")
+    assert lines[0].endswith("1 rejects {'null_text': 1}")
+    assert lines[1] == "rows: 1 embedded, 1 rejected"
+    assert lines[2].startswith("this run: 1 documents, 3 tokens in 0:0")
+    assert lines[3:] == ["embedders busy 95% of their time; bottleneck: embed"]
