@@ -30,13 +30,15 @@ class Part:
 
     records: (N rows) schema.records_schema with `source_uri` and `source_etag` (strings); `doc_id`
     is filled in where no column of the input names ids. index: the position of the part in its
-    split. last: whether the split ends with it.
+    split. last: whether the split ends with it. sources: what the part took from each shard, in
+    order; their rejects are counted when the part is written.
     """
 
     split: Split
     index: int
     last: bool
     records: pa.Table
+    sources: tuple[Source, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ def cut(
     for shard, rest in tables or read(split, job):
         while rest.num_rows:
             if n_bytes >= split.part_bytes or n_records >= split.part_records:
-                yield Part(split, index, False, _joined(pieces, job.spec.input))
+                yield _part(split, index, False, pieces, job.spec.input)
                 index, n_bytes, n_records, pieces = index + 1, 0, 0, []
             sizes = np.cumsum(_weights(rest))
             # up to the record that fills the part, which still belongs to it
@@ -96,7 +98,7 @@ def cut(
             n_bytes += int(sizes[taken.num_rows - 1])
             n_records += taken.num_rows
             rest = rest.slice(taken.num_rows)
-    yield Part(split, index, True, _joined(pieces, job.spec.input))
+    yield _part(split, index, True, pieces, job.spec.input)
 
 
 def with_source(records: pa.Table, shard: Shard, spec: InputSpec) -> pa.Table:
@@ -112,8 +114,7 @@ def with_source(records: pa.Table, shard: Shard, spec: InputSpec) -> pa.Table:
     return records
 
 
-def sources_of(records: pa.Table) -> tuple[Source, ...]:
-    """What a part took from each shard, in order. Rejects are counted when the part is written."""
+def _sources(records: pa.Table) -> tuple[Source, ...]:
     is_damage = pc.fill_null(pc.equal(records["reason"], "damaged_shard"), False)
     grouped = (
         records.append_column("damaged", is_damage)
@@ -133,11 +134,14 @@ def sources_of(records: pa.Table) -> tuple[Source, ...]:
     )
 
 
-def _joined(pieces: Sequence[pa.Table], spec: InputSpec) -> pa.Table:
-    """The pieces as one table, which has all columns even where there is no piece."""
+def _part(
+    split: Split, index: int, last: bool, pieces: Sequence[pa.Table], spec: InputSpec
+) -> Part:
+    """A part of the records of `pieces`, which has all columns even without a piece."""
     empty = schema.records_schema(spec.keep).empty_table()
-    nowhere = Shard(uri="", etag="", size_bytes=0)
-    return pa.concat_tables([with_source(empty, nowhere, spec), *pieces])
+    no_shard = Shard(uri="", etag="", size_bytes=0)
+    records = pa.concat_tables([with_source(empty, no_shard, spec), *pieces])
+    return Part(split, index, last, records, _sources(records))
 
 
 def _weights(records: pa.Table) -> npt.NDArray[np.int64]:

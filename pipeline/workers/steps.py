@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pipeline.job.resolve import Job
 from pipeline.output.known_vectors import UNKNOWN, Index
 from pipeline.prepare.clean import clean
-from pipeline.read.parts import Part, Todo, cut, sources_of
+from pipeline.read.parts import Part, Todo, cut
 from pipeline.storage import schema
 from pipeline.storage.layout import MAX_PARTITION_STEP, partition_step
 from pipeline.storage.lineage import Manifest, PartFacts, Shard, part_id
@@ -147,7 +147,7 @@ def prepare_part(
         split=part.split,
         index=part.index,
         last=part.last,
-        sources=sources_of(records),
+        sources=part.sources,
         record_bytes=pc.sum(records["record_bytes"]).as_py() or 0,
         n_embedded=len(used),
     )

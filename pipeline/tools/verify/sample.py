@@ -167,7 +167,7 @@ def _part(records: Mapping[RecordKey, SourceRecord | str], spec: InputSpec) -> P
         for (uri, etag, _), record in records.items()
         if isinstance(record, SourceRecord)
     ]
-    return Part(Split(spans=(), part_bytes=1), 0, True, pa.concat_tables(tables))
+    return Part(Split(spans=(), part_bytes=1), 0, True, pa.concat_tables(tables), sources=())
 
 
 def _only(prepared: PreparedPart, indices: Sequence[int]) -> PreparedPart:
