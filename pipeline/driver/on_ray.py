@@ -28,7 +28,7 @@ from pipeline.driver.watch import Totals, Watch, log_notes, show_retry, watching
 from pipeline.errors import CorpusEmbedError
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
-from pipeline.output.text_index import build_run, update_index
+from pipeline.output.text_index import build_segment, update_index
 from pipeline.read.parts import Todo
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.retry import listen_to_retries
@@ -139,7 +139,7 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
     blocks = blocks_of(plan.todo)
     # each split of a block may kill its worker
     tries = MAX_TRIES * max(block.num_rows for block in blocks)
-    index_runs = update_index(
+    index_segments = update_index(
         store,
         job.fingerprint,
         plan.earlier,
@@ -149,7 +149,7 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
         ray.data.from_arrow(blocks)
         .map_batches(
             PrepareParts,
-            fn_constructor_args=(job, plan.run_id, totals, store, index_runs),
+            fn_constructor_args=(job, plan.run_id, totals, store, index_segments),
             compute=ActorPoolStrategy(
                 min_size=pools.tokenizers.min_workers,
                 max_size=pools.tokenizers.max_workers,
@@ -204,7 +204,7 @@ def blocks_of(todo: Sequence[Todo]) -> list[pa.Table]:
 
 
 def _build_index(store: Store, fingerprint: str, groups: Sequence[Sequence[Manifest]]) -> None:
-    task = ray.remote(build_run)
+    task = ray.remote(build_segment)
     ray.get([task.remote(store, fingerprint, group) for group in groups])
 
 

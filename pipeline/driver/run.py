@@ -18,7 +18,8 @@ from pipeline.driver.plan import Plan, make_plan, missing
 from pipeline.driver.tally import attempt_facts, row_counts
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
-from pipeline.output import dataset, lake
+from pipeline.output import lake
+from pipeline.output.id_index import count_duplicate_ids
 from pipeline.output.run_folder import create_run, record_attempt
 from pipeline.output.snapshots import commit_snapshot, load_manifests
 from pipeline.storage.addresses import shown
@@ -109,7 +110,7 @@ def finish(
     check_parts(plan, parts)
     n_duplicate_ids = None
     if plan.job.spec.input.id_column is not None:
-        n_duplicate_ids = dataset.count_duplicate_ids(store, parts)
+        n_duplicate_ids = count_duplicate_ids(store, parts)
     return commit_snapshot(
         store,
         parts,

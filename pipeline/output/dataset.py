@@ -8,7 +8,6 @@ carry the value.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,14 +21,11 @@ from pipeline.errors import OutputError
 from pipeline.output.snapshots import live_parts, load_generation, load_snapshot
 from pipeline.storage import layout, schema
 from pipeline.storage.addresses import shown
-from pipeline.storage.data_files import read_columns, scan
+from pipeline.storage.data_files import scan
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
 
 TableOrBatch = TypeVar("TableOrBatch", pa.Table, pa.RecordBatch)
-COUNTED_IDS = 50_000_000
-"""Rows up to which a commit looks for duplicate ids (their ids are held in memory); larger outputs
-leave it to verify."""
 
 
 def open_dataset(
@@ -148,24 +144,6 @@ def vectors_of(column: pa.FixedSizeListArray) -> npt.NDArray[Any]:
     width = column.type.list_size
     flat = column.values.to_numpy(zero_copy_only=True)
     return flat[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
-
-
-def count_duplicate_ids(store: Store, parts: Sequence[Manifest]) -> int | None:
-    """How many ids several documents share; None (not looked for) above COUNTED_IDS documents.
-    Reads two columns."""
-    if sum(part.n_documents for part in parts) > COUNTED_IDS:
-        return None
-
-    def ids(file: DataFile) -> pa.Array:
-        table = read_columns(store, file.path, ["doc_id", "chunk"])
-        return table.filter(pc.equal(table["chunk"], 0))["doc_id"].combine_chunks()
-
-    # small requests, one after another in each file
-    with ThreadPoolExecutor(max_workers=32) as pool:
-        columns = list(pool.map(ids, [file for part in parts for file in part.data_files]))
-    table = pa.table({"doc_id": pa.chunked_array(columns, pa.string())})
-    counts = table.group_by("doc_id").aggregate([([], "count_all")])["count_all"]
-    return pc.sum(pc.greater(counts, 1)).as_py() or 0
 
 
 def _partition(values: Mapping[str, str | None], schema: pa.Schema) -> pc.Expression | None:

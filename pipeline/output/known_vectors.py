@@ -1,10 +1,11 @@
-"""Vectors that are there already: the hashes of a part's texts in, the stored vectors of those
-known before out.
+"""Vectors that the output already has: look texts up by their hashes and read the vectors of those
+that earlier runs embedded.
 
-A text is looked up in the runs of the index (`pipeline/output/text_index.py`), its row fetched from
-the data file that the index names, and the whole hash compared: what is gone, damaged or another
-text is embedded, never an error and never a wrong vector. Cost: a binary search a run and text; of
-each data file the row groups that hold wanted rows.
+A text is looked up in the segments of the index (`pipeline/output/text_index.py`), its row is read
+from the data file that the index names, and the whole hash is compared. A row that is missing,
+damaged or of another text means that the text is embedded: never an error, never a wrong vector.
+Cost: a binary search for each segment and text; of each data file, the row groups that hold a
+matching row.
 """
 
 from __future__ import annotations
@@ -30,38 +31,41 @@ from pipeline.storage.store import Store
 from pipeline.write.vectors import restored_vectors
 
 LOCATIONS = 4
-"""Places that one run is asked for one text: the first may be in a file that was vacuumed."""
+"""How many places of one text are tried in a segment: the first can be in a file that vacuum has
+deleted."""
 UNKNOWN = pa.schema(
     {"reused": pa.large_list(pa.float32()), "n_tokens": pa.int32(), "truncated": pa.bool_()}
 ).empty_table()
-"""What `find` gives, without rows."""
+"""The table that `Index.find` returns, without rows."""
 _COLUMNS = ("text_sha256", "embedding", "embedding_scale", "n_tokens", "truncated")
 
 
 class Index:
-    """Looks texts up in runs of an index. One a process; runs of a remote store are copied to this
-    node once."""
+    """Looks texts up in the segments of an index. One in a process; segments of a remote store are
+    copied to this node once."""
 
-    def __init__(self, store: Store, fingerprint: str, runs: Sequence[str]) -> None:
+    def __init__(self, store: Store, fingerprint: str, segments: Sequence[str]) -> None:
         self.store = store
         self.generation = load_generation(store, fingerprint)
-        opened = (or_none(functools.partial(_open, store, f"{name}.arrow")) for name in runs)
-        self.runs = [run for run in opened if run is not None]
-        self._gone: set[str] = set()
+        opened = (or_none(functools.partial(_open, store, f"{name}.arrow")) for name in segments)
+        self.segments = [segment for segment in opened if segment is not None]
+        self._unreadable: set[str] = set()
 
     def find(self, digests: pa.ChunkedArray) -> pa.Table:
-        """A row for each of N texts (by SHA-256 in hex), with the columns of UNKNOWN: null where
-        the text has no vector."""
-        keys, missing = keys_of(digests), np.arange(len(digests))
-        row_of, stored = np.zeros(len(digests), np.int64), UNKNOWN
-        for run in self.runs:
-            run_keys = run["key"]
-            start = np.searchsorted(run_keys, keys)
+        """A row for each of N texts (SHA-256 in hex), with the columns of UNKNOWN: null where the
+        text has no vector."""
+        keys = keys_of(digests)
+        missing = np.arange(len(digests))
+        row_of = np.zeros(len(digests), np.int64)
+        stored = UNKNOWN
+        for segment in self.segments:
+            segment_keys = segment["key"]
+            start = np.searchsorted(segment_keys, keys)
             for step in range(LOCATIONS):
                 at = start[missing] + step
-                there = at < len(run_keys)
-                there[there] = run_keys[at[there]] == keys[missing[there]]
-                for texts, rows in self._fetched(run, at[there], missing[there], digests):
+                matches = at < len(segment_keys)
+                matches[matches] = segment_keys[at[matches]] == keys[missing[matches]]
+                for texts, rows in self._fetched(segment, at[matches], missing[matches], digests):
                     row_of[texts] = np.arange(rows.num_rows) + stored.num_rows
                     stored = pa.concat_tables([stored, rows])
                     missing = np.setdiff1d(missing, texts)
@@ -69,42 +73,42 @@ class Index:
 
     def _fetched(
         self,
-        run: Mapping[str, Any],
+        segment: Mapping[str, Any],
         at: npt.NDArray[np.int64],
         texts: npt.NDArray[np.int64],
         digests: pa.ChunkedArray,
     ) -> Iterator[tuple[npt.NDArray[np.int64], pa.Table]]:
-        """(texts that were found, a row for each) for texts that may be at the positions `at` of a
-        run, file by file."""
-        files, rows = run["file"][at], run["row"][at]
+        """(indices of texts that have a vector, a row for each), file by file, for `texts` whose
+        keys are those of the entries `at` of a segment."""
+        files = segment["file"][at]
+        rows = segment["row"][at]
 
         def fetch(file: int) -> tuple[npt.NDArray[np.int64], pa.Table] | None:
-            here = files == file
-            wanted, place = np.unique(rows[here], return_inverse=True)
-            found = or_none(lambda: self._rows(run["paths"][file], wanted))
-            if found is None:
+            of_file = files == file
+            file_rows, place = np.unique(rows[of_file], return_inverse=True)
+            read = or_none(lambda: self._rows(segment["paths"][file], file_rows))
+            if read is None:
                 return None
-            digest, row = found
+            digest, row = read
             same = pc.equal(
-                digest.take(pa.array(place)), digests.take(pa.array(texts[here]))
+                digest.take(pa.array(place)), digests.take(pa.array(texts[of_file]))
             ).to_numpy()
-            return texts[here][same], row.take(pa.array(place[same]))
+            return texts[of_file][same], row.take(pa.array(place[same]))
 
         with ThreadPoolExecutor(READERS) as pool:
-            yield from (
-                found for found in pool.map(fetch, np.unique(files).tolist()) if found is not None
-            )
+            fetched = pool.map(fetch, np.unique(files).tolist())
+            yield from (pair for pair in fetched if pair is not None)
 
     def _rows(self, path: str, rows: npt.NDArray[np.uint32]) -> tuple[pa.ChunkedArray, pa.Table]:
         """text_sha256 of some rows (ascending) of a data file, and the rows. Raises what or_none
-        knows."""
-        if self.generation is None or path in self._gone:
+        takes for a missing or damaged file."""
+        if self.generation is None or path in self._unreadable:
             raise FileNotFoundError(path)
-        self._gone.add(path)  # until it is read
+        self._unreadable.add(path)  # until it is read
         precision, dimension = self.generation.vector_precision, self.generation.dimension
         table = rows_at(self.store, path, rows, _COLUMNS)
         vectors = restored_vectors(table, precision, dimension)
-        self._gone.discard(path)
+        self._unreadable.discard(path)
         offsets = pa.array(np.arange(len(vectors) + 1) * dimension)
         reused = pa.LargeListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)))
         columns = [reused, table["n_tokens"], table["truncated"]]
@@ -112,7 +116,7 @@ class Index:
 
 
 def _open(store: Store, path: str) -> dict[str, Any]:
-    """A run as arrays over its memory map."""
+    """A segment as arrays over its memory map."""
     local = Path(store.path(path))
     if not store.local:
         local = cache_folder("index") / content_hash([store.uri, path])

@@ -1,12 +1,13 @@
-"""The index of texts that have a vector: hashes of texts ─► the data files and rows that hold their vectors.
+"""The index of texts that have a vector: hashes of texts ─► the data files and rows that hold their
+vectors.
 
-In: the parts of earlier runs under one fingerprint. Out: sorted runs under
+In: the parts of earlier runs under one fingerprint. Out: sorted segments under
 `_meta/index/<fingerprint>/`, each over a group of parts: `<name>.arrow`, uncompressed, to be
 memory-mapped, 16 bytes a row; and `<name>.json`, written last, which says what it covers. The name
-is a hash of the parts, so whoever builds a run makes the same object, and a refresh adds runs for
-the parts that none covers yet. It can be built again at any time and is never believed
-(`pipeline/output/known_vectors.py`). Cost: one column of each part is read once; memory is that of
-one run a worker.
+is a hash of the parts, so that two processes that build a segment make the same object, and a
+refresh adds segments for the parts that none covers yet. It can be built again at any time and is
+never believed (`pipeline/output/known_vectors.py`). Cost: one column of each part is read once; a
+worker needs the memory of one segment.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from pipeline.storage.data_files import READERS, read_columns
 from pipeline.storage.lineage import FORMAT_VERSION, Manifest, StoredRecord, content_hash
 from pipeline.storage.store import Store
 
-RUN_ROWS, RUN_PARTS = 4 << 20, 8192
-"""Most rows and parts of one run: 64 MiB to build, to download and to map."""
-MANY_RUNS = 16
-"""So many runs below a quarter of that are built anew as one, so that a lookup never asks hundreds
-of nightly ones."""
+SEGMENT_ROWS = 4 << 20
+SEGMENT_PARTS = 8192
+"""The most rows and parts of one segment: 64 MiB to build, to download and to map."""
+MANY_SEGMENTS = 16
+"""Once there are this many small segments they are merged, so that a lookup never asks hundreds of
+them, one for each night."""
 
 
-class IndexRun(StoredRecord):
-    """What one run of the index covers."""
+class IndexSegment(StoredRecord):
+    """What one segment of the index covers."""
 
     format_version: int = FORMAT_VERSION
     parts: tuple[str, ...]
@@ -41,7 +43,7 @@ class IndexRun(StoredRecord):
 
     @property
     def is_small(self) -> bool:
-        return self.n_rows < RUN_ROWS // 4 and len(self.parts) < RUN_PARTS // 4
+        return self.n_rows < SEGMENT_ROWS // 4 and len(self.parts) < SEGMENT_PARTS // 4
 
 
 def update_index(
@@ -50,31 +52,30 @@ def update_index(
     parts: Sequence[Manifest],
     build: Callable[[Sequence[Sequence[Manifest]]], object] | None = None,
 ) -> list[str]:
-    """Index those of `parts` that no run covers yet; returns the names of the runs to look into,
-    superseded ones left out.
+    """Index those of `parts` that no segment covers yet; returns the names of the segments to look
+    into, without those that larger ones have superseded.
 
-    build: makes `build_run` happen for each group of parts; without it they are built here, one
-    after the other.
+    build: calls `build_segment` for each group of parts, for instance on workers; without it they
+    are built here, one after the other.
     """
-    wanted = {part.part_id: part for part in parts if part.n_rows}
-    runs = used_runs(store, fingerprint, wanted)
-    small = {name for name, run in runs.items() if run.is_small}
-    kept = runs.keys() - small if len(small) >= MANY_RUNS else runs.keys()
-    covered = {part_id for name in kept for part_id in runs[name].parts}
-    groups = list(
-        _groups([part for part_id, part in sorted(wanted.items()) if part_id not in covered])
-    )
+    with_rows = {part.part_id: part for part in parts if part.n_rows}
+    segments = used_segments(store, fingerprint, with_rows)
+    small = {name for name, segment in segments.items() if segment.is_small}
+    kept = segments.keys() - small if len(small) >= MANY_SEGMENTS else segments.keys()
+    covered = {part_id for name in kept for part_id in segments[name].parts}
+    uncovered = [part for part_id, part in sorted(with_rows.items()) if part_id not in covered]
+    groups = list(segment_groups(uncovered))
     if groups:
         if build:
             build(groups)
         else:
             for group in groups:
-                build_run(store, fingerprint, group)
-        runs = used_runs(store, fingerprint, wanted)
-    return sorted(runs)
+                build_segment(store, fingerprint, group)
+        segments = used_segments(store, fingerprint, with_rows)
+    return sorted(segments)
 
 
-def build_run(store: Store, fingerprint: str, parts: Sequence[Manifest]) -> None:
+def build_segment(store: Store, fingerprint: str, parts: Sequence[Manifest]) -> None:
     """Index all rows of some parts. Files that are gone or cannot be read give no rows."""
     paths = [file.path for part in parts for file in part.data_files]
     keys = keys_of_files(store, paths)
@@ -98,23 +99,26 @@ def build_run(store: Store, fingerprint: str, parts: Sequence[Manifest]) -> None
     )
     store.put_if_absent(
         layout.index_segment(fingerprint, name, "json"),
-        IndexRun(parts=part_ids, n_rows=len(key)).to_json(),
+        IndexSegment(parts=part_ids, n_rows=len(key)).to_json(),
     )
 
 
-def used_runs(store: Store, fingerprint: str, part_ids: Collection[str]) -> dict[str, IndexRun]:
-    """The runs of an index that cover some of `part_ids`, by name. What larger runs cover
-    altogether is left out."""
-    records = [path for path in store.list(layout.index(fingerprint)) if path.endswith(".json")]
-    runs = {
-        path.removesuffix(".json"): IndexRun.from_json(data, path)
-        for path, data in store.read_many(records)
+def used_segments(
+    store: Store, fingerprint: str, part_ids: Collection[str]
+) -> dict[str, IndexSegment]:
+    """The segments that cover some of `part_ids`, by name. Those whose parts larger segments cover
+    are left out."""
+    paths = [path for path in store.list(layout.index(fingerprint)) if path.endswith(".json")]
+    segments = {
+        path.removesuffix(".json"): IndexSegment.from_json(data, path)
+        for path, data in store.read_many(paths)
     }
-    left, used = set(part_ids), {}
-    for name, run in sorted(runs.items(), key=lambda item: (-item[1].n_rows, item[0])):
-        if not left.isdisjoint(run.parts):
-            left.difference_update(run.parts)
-            used[name] = run
+    uncovered = set(part_ids)
+    used = {}
+    for name, segment in sorted(segments.items(), key=lambda item: (-item[1].n_rows, item[0])):
+        if not uncovered.isdisjoint(segment.parts):
+            uncovered.difference_update(segment.parts)
+            used[name] = segment
     return used
 
 
@@ -122,20 +126,22 @@ def keys_of_files(store: Store, paths: Sequence[str]) -> list[npt.NDArray[np.uin
     """A key for each row of some data files; none where a file is gone or cannot be read."""
 
     def keys(path: str) -> npt.NDArray[np.uint64]:
-        found = or_none(lambda: keys_of(read_columns(store, path, ["text_sha256"])["text_sha256"]))
-        return np.zeros(0, np.uint64) if found is None else found
+        of_file = or_none(
+            lambda: keys_of(read_columns(store, path, ["text_sha256"])["text_sha256"])
+        )
+        return np.zeros(0, np.uint64) if of_file is None else of_file
 
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(keys, paths))
 
 
 def keys_of(digests: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """First 8 bytes of each SHA-256, given in hex."""
+    """The first 8 bytes of each SHA-256 (N texts, in hex) as (N,) uint64."""
     return np.frombuffer(bytes.fromhex("".join(digests.to_pylist())), ">u8")[::4].astype(np.uint64)
 
 
 def or_none(read: Callable[[], Any]) -> Any:
-    """What `read` gives, or None where a file is gone, or is not what it was. An outage is still an
+    """The result of `read`, or None where a file is missing or damaged. An outage is still an
     error."""
     try:
         return read()
@@ -143,11 +149,12 @@ def or_none(read: Callable[[], Any]) -> Any:
         return None
 
 
-def _groups(parts: Sequence[Manifest]) -> Iterator[list[Manifest]]:
+def segment_groups(parts: Sequence[Manifest]) -> Iterator[list[Manifest]]:
+    """Parts in their order, in groups that fit into a segment."""
     group: list[Manifest] = []
     n_rows = 0
     for part in parts:
-        if group and (n_rows + part.n_rows > RUN_ROWS or len(group) == RUN_PARTS):
+        if group and (n_rows + part.n_rows > SEGMENT_ROWS or len(group) == SEGMENT_PARTS):
             yield group
             group, n_rows = [], 0
         group.append(part)

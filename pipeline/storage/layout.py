@@ -8,6 +8,7 @@
     _meta/generations/<fingerprint>.json                what all data of one fingerprint shares
     _meta/runs/<run_id>/…                               spec, plan and records of a run
     _meta/index/<fingerprint>/<name>.arrow and .json    texts that have a vector
+    _meta/ids/<fingerprint>/<name>.parquet              hashes of document ids
     _meta/leases/<number>/…                             the refresh that is under way
     _meta/publications/, _meta/iceberg/                 tables that snapshots are published to
     _meta/probes/, _meta/tmp/                           short-lived objects
@@ -34,6 +35,7 @@ _FILE_LISTS = "_meta/files"
 _GENERATIONS = "_meta/generations"
 _RUNS = "_meta/runs"
 _INDEX = "_meta/index"
+_IDS = "_meta/ids"
 _PROBES = "_meta/probes"
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -69,6 +71,7 @@ KINDS = {
         "snapshot": rf"{SNAPSHOTS}/(?P<number>\d{{20}})\.json",
         "file list": rf"{_FILE_LISTS}/(?P<name>[0-9a-f]{{64}})\.parquet",
         "index": rf"{_INDEX}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.(?:arrow|json)",
+        "ids": rf"{_IDS}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.parquet",
         "generation": rf"{_GENERATIONS}/(?P<fingerprint>[0-9a-f]+)\.json",
         "run record": rf"{_RUNS}/(?P<run_id>[0-9a-f]+)/(?P<name>.+)",
         "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>[^/]+)",
@@ -169,6 +172,15 @@ def index(fingerprint: str) -> str:
 def index_segment(fingerprint: str, name: str, suffix: str) -> str:
     """suffix: "arrow" for the entries, "json" for the record of what they cover."""
     return f"{index(fingerprint)}/{name}.{suffix}"
+
+
+def ids(fingerprint: str) -> str:
+    """The folder of the hashes of document ids under one fingerprint."""
+    return f"{_IDS}/{fingerprint}"
+
+
+def ids_segment(fingerprint: str, name: str) -> str:
+    return f"{ids(fingerprint)}/{name}.parquet"
 
 
 def lease(number: int, name: str = "") -> str:

@@ -26,8 +26,9 @@ from typing import Any
 
 from pipeline.errors import CorpusEmbedError, OutputError
 from pipeline.output import lake
+from pipeline.output.id_index import used_id_segments
 from pipeline.output.snapshots import live_parts, load_snapshot, snapshot_numbers
-from pipeline.output.text_index import used_runs
+from pipeline.output.text_index import used_segments
 from pipeline.storage import data_files, layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Snapshot
@@ -41,6 +42,7 @@ _REASONS = {
     "snapshot": "older than the kept snapshots",
     "file list": "no kept snapshot names it",
     "index": "a larger segment covers its parts, or they are gone",
+    "ids": "larger ones cover its parts, or they are gone",
     "generation": "nothing kept has its fingerprint",
     "run record": "nothing kept is from this run",
     "lease": "of a refresh that ended or died",
@@ -156,8 +158,13 @@ def _needed(
         *(
             f"{segment}.{suffix}"
             for fingerprint in fingerprints
-            for segment in used_runs(store, fingerprint, part_ids)
+            for segment in used_segments(store, fingerprint, part_ids)
             for suffix in ("arrow", "json")
+        ),
+        *(
+            path
+            for fingerprint in fingerprints
+            for path in used_id_segments(store, fingerprint, manifests)
         ),
         *(
             path

@@ -37,11 +37,11 @@ HARMLESS = {"text": "harmless", "reason": None, "detail": None}
 
 
 def load_preparer(
-    job: Job, run_id: str, store: Store, index_runs: Sequence[str]
+    job: Job, run_id: str, store: Store, index_segments: Sequence[str]
 ) -> Callable[[Part], PreparedPart]:
-    """`steps.prepare_part` with its tokenizer, for this process or a Child. index_runs: the
+    """`steps.prepare_part` with its tokenizer, for this process or a Child. index_segments: the
     segments of the index in which known vectors are looked up."""
-    index = Index(store, job.fingerprint, index_runs) if index_runs else None
+    index = Index(store, job.fingerprint, index_segments) if index_segments else None
     tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
     return functools.partial(
         steps.prepare_part, job=job, tokenizer=tokenizer, run_id=run_id, index=index

@@ -36,10 +36,10 @@ class PrepareParts:
     split, which yields one row for each part."""
 
     def __init__(
-        self, job: Job, run_id: str, totals: Any, store: Store, index_runs: list[str]
+        self, job: Job, run_id: str, totals: Any, store: Store, index_segments: list[str]
     ) -> None:
         self.job, self.totals = job, totals
-        self.loading = (job, run_id, store, index_runs)
+        self.loading = (job, run_id, store, index_segments)
         with loading(totals):
             self.prepare = in_process(guarded_steps.load_preparer(*self.loading))
 

@@ -199,7 +199,7 @@ def test_a_refresh_indexes_each_part_once_and_a_restart_makes_the_same_objects(
     after = index_files(spec)
     assert made.items() < after.items()
     covered = [
-        text_index.IndexRun.from_json(data, path).parts
+        text_index.IndexSegment.from_json(data, path).parts
         for path, data in after.items()
         if path.endswith("json")
     ]
@@ -210,14 +210,14 @@ def test_a_refresh_indexes_each_part_once_and_a_restart_makes_the_same_objects(
 def test_many_small_runs_become_one_and_vacuum_removes_those_it_replaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_index, "MANY_RUNS", 4)
+    monkeypatch.setattr(text_index, "MANY_SEGMENTS", 4)
     spec, fingerprint = make_spec(tmp_path / "in", tmp_path / "out"), ""
     for night in range(7):
         write_shard(tmp_path / f"in/{night}.jsonl", documents(night * 10, night * 10 + 10))
         assert refreshed(spec) == 10
     store, fingerprint = store_of(spec), job_of(spec).fingerprint
     manifests = load_manifests(store, fingerprint)
-    used = text_index.used_runs(store, fingerprint, [part.part_id for part in manifests])
+    used = text_index.used_segments(store, fingerprint, [part.part_id for part in manifests])
     assert len(used) < 4 < len(index_files(spec)) / 2
     vacuum(spec.output.uri, None, older_than=datetime.timedelta(0), delete=True)
     assert sorted(index_files(spec)) == sorted(

@@ -21,7 +21,7 @@ from pipeline.driver.plan import make_plan
 from pipeline.errors import ModelError, OutputError
 from pipeline.output.dataset import open_dataset, read_vectors
 from pipeline.output.snapshots import load_manifests, load_snapshot, snapshot_numbers
-from pipeline.output.text_index import IndexRun
+from pipeline.output.text_index import IndexSegment
 from pipeline.storage import schema
 from pipeline.storage.layout import manifest as manifest_path
 from pipeline.storage.lineage import FORMAT_VERSION, Generation, Manifest, Snapshot
@@ -151,7 +151,7 @@ def test_a_change_of_a_record_is_a_change_of_the_format(root: Path) -> None:
         "manifests": Manifest,
         "snapshots": Snapshot,
         "generations": Generation,
-        "index": IndexRun,
+        "index": IndexSegment,
     }
     for folder, record in kinds.items():
         written = json.loads(next((root / "out/_meta" / folder).rglob("*.json")).read_text())

@@ -135,8 +135,8 @@ def load_steps(
 ) -> tuple[Callable[[Part], PreparedPart], Callable[[PreparedPart], EmbeddedPart]]:
     """The steps of a part with the real tokenizer and the real model."""
     job = plan.job
-    index_runs = update_index(store, job.fingerprint, plan.earlier)
-    prepare = load_preparer(job, plan.run_id, store, index_runs)
+    index_segments = update_index(store, job.fingerprint, plan.earlier)
+    prepare = load_preparer(job, plan.run_id, store, index_segments)
     model = job.model()
     tokenizer = load_tokenizer(model, max_tokens=job.max_tokens, prompt=job.prompt)
     engine = load_engine(model, job.engine, tokenizer.prompt_tokens)
