@@ -86,7 +86,7 @@ def compact(
 
 
 def _groups(live: Sequence[Manifest], target_bytes: int) -> Iterator[list[Manifest]]:
-    """Manifests to join into one: those of whole splits, until the largest file has target_bytes."""
+    """Manifests to join, those of whole splits, until the largest joined file has target_bytes."""
     group: list[Manifest] = []
     folder_bytes: Counter[str] = Counter()
     for manifests in sorted(by_split(live).values(), key=_position):

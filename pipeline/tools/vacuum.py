@@ -13,8 +13,8 @@ not make are never touched.
 Order of deletion: manifests first, then what they name, snapshots last. A vacuum that dies is
 finished by the next one, and a plan made meanwhile never counts a part as done whose files are
 gone. Do not vacuum with `delete` while a run on the same output is under way: it may be about to
-adopt an old orphan. Cost: one listing, one small read per manifest that an unfinished run could resume
-from; one footer per kept data file, only if there are old run records to judge.
+adopt an old orphan. Cost: one listing, one small read per manifest that an unfinished run could
+resume from; one footer per kept data file, only if there are old run records to judge.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ _REASONS = {
 
 @dataclasses.dataclass(frozen=True)
 class VacuumPlan:
-    """What is to be deleted, or was (`deleted`). paths: the reason by relative path, in the order of
-    deletion. n_too_young: objects that nothing needs but that are younger than `older_than`.
-    tables_behind: a sentence for each published table that could not be brought up to date."""
+    """What is to be deleted, or was (`deleted`). paths: the reason for each relative path, in the
+    order of deletion. n_too_young: objects that nothing needs, but younger than `older_than`."""
 
     deleted: bool
     kept_snapshots: tuple[int, ...]

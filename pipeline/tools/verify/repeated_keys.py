@@ -34,8 +34,8 @@ class RepeatedKeys:
         self._hashes.append(_hashes(self._selected(rows), self.columns))
 
     def find(self, tables: Iterable[pa.Table]) -> dict[tuple[Any, ...], int]:
-        """The number of rows by repeated key. tables: `columns` and `chunk` of all rows again, which
-        is read only if hashes are equal."""
+        """The number of rows of each repeated key. tables: `columns` and `chunk` of all rows again;
+        they are read only if hashes are equal."""
         hashes, counts = np.unique(np.concatenate(self._hashes), return_counts=True)
         repeated = hashes[counts > 1]
         if not len(repeated):

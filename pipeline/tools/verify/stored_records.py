@@ -14,9 +14,10 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipeline.output import dataset
-from pipeline.output.snapshots import file_list
+from pipeline.output.run_folder import read_planned_split_ids
+from pipeline.output.snapshots import file_list, totals_of
 from pipeline.storage import data_files, layout
-from pipeline.storage.lineage import Manifest, content_hash
+from pipeline.storage.lineage import Manifest, by_split, content_hash
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
 from pipeline.write.part import generation_of
 
@@ -69,6 +70,35 @@ def _generation_findings(loaded: LoadedSnapshot) -> Iterator[str]:
             f"generation {snapshot.fingerprint}: its columns are not those of the spec of run "
             f"{snapshot.run_id}"
         )
+
+
+def total_findings(loaded: LoadedSnapshot) -> Iterator[str]:
+    """The totals of the snapshot are the sums over its parts."""
+    snapshot = loaded.snapshot
+    for name, total in totals_of(loaded.manifests).items():
+        if total != getattr(snapshot, name):
+            yield (
+                f"snapshot {snapshot.number} says {name} = {getattr(snapshot, name)}, its parts "
+                f"have {total}"
+            )
+
+
+def plan_findings(loaded: LoadedSnapshot) -> Iterator[str]:
+    """A complete snapshot has parts of every split that its run planned."""
+    if not loaded.snapshot.complete:
+        return
+    run_id = loaded.snapshot.run_id
+    path = layout.run_plan(run_id)
+    try:
+        planned = read_planned_split_ids(loaded.store, run_id)
+    except (pa.ArrowException, OSError) as error:
+        yield f"{path}: cannot be read: {error}"
+        return
+    if planned is None:
+        yield f"{path}: missing, so the plan of the run cannot be compared"
+        return
+    for split_id in sorted(planned - by_split(loaded.manifests).keys()):
+        yield f"split {split_id}: planned by run {run_id}, but no part of it is in the snapshot"
 
 
 def reject_findings(loaded: LoadedSnapshot) -> Iterator[str]:

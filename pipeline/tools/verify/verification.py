@@ -11,19 +11,18 @@ model for the sample.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.output.checks import count_problems, split_problems
-from pipeline.output.run_folder import read_planned_split_ids
-from pipeline.output.snapshots import totals_of
-from pipeline.storage import layout
-from pipeline.storage.lineage import by_split
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.verify.file_scan import FileScan
-from pipeline.tools.verify.stored_records import record_findings, reject_findings
+from pipeline.tools.verify.stored_records import (
+    plan_findings,
+    record_findings,
+    reject_findings,
+    total_findings,
+)
 
 MAX_SHOWN = 5
 """The most findings that the detail of a check names; its `figures` count all of them."""
@@ -98,7 +97,7 @@ def verify(
             "counts",
             [
                 *count_problems(loaded.manifests, head.fingerprint),
-                *_totals(loaded),
+                *total_findings(loaded),
                 *findings["counts"],
             ],
             f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects",
@@ -115,8 +114,8 @@ def verify(
         ),
         _check(
             "splits",
-            [*split_problems(loaded.manifests, head.complete), *_missing_of_plan(loaded)],
-            _split(loaded),
+            [*split_problems(loaded.manifests, head.complete), *plan_findings(loaded)],
+            _coverage(loaded),
         ),
         _check(
             "records",
@@ -155,37 +154,8 @@ def _check(name: str, findings: Iterable[str], success: str, **figures: Any) -> 
     return Check(name, not findings, detail, {"findings": len(findings), **figures})
 
 
-def _totals(loaded: LoadedSnapshot) -> Iterator[str]:
-    """Totals of the snapshot that its parts do not add up to."""
-    snapshot = loaded.snapshot
-    for name, total in totals_of(loaded.manifests).items():
-        if total != getattr(snapshot, name):
-            yield (
-                f"snapshot {snapshot.number} says {name} = {getattr(snapshot, name)}, its parts "
-                f"have {total}"
-            )
-
-
-def _split(loaded: LoadedSnapshot) -> str:
+def _coverage(loaded: LoadedSnapshot) -> str:
     shards = {span.shard.uri for part in loaded.manifests for span in part.split.spans}
     if loaded.snapshot.complete:
-        return f"{len(shards)} shards are covered from their first to their last record, without gap or overlap"
-    return f"{len(shards)} shards, no overlap (a partial snapshot: the run has not ended)"
-
-
-def _missing_of_plan(loaded: LoadedSnapshot) -> Iterator[str]:
-    """Splits that the run of a complete snapshot planned, and of which it has no part."""
-    if not loaded.snapshot.complete:
-        return
-    run_id = loaded.snapshot.run_id
-    path = layout.run_plan(run_id)
-    try:
-        planned = read_planned_split_ids(loaded.store, run_id)
-    except (pa.ArrowException, OSError) as error:
-        yield f"{path}: cannot be read: {error}"
-        return
-    if planned is None:
-        yield f"{path}: gone, so what the run planned cannot be compared"
-        return
-    for split_id in sorted(planned - by_split(loaded.manifests).keys()):
-        yield f"split {split_id}: planned by run {run_id}, but no part of it is in the snapshot"
+        return f"{len(shards)} shards are covered from first to last record, without gap or overlap"
+    return f"{len(shards)} shards, no overlap (a partial snapshot: its run has not finished)"
