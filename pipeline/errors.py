@@ -12,7 +12,7 @@
       ├─ TooManyRejects        3  more records were rejected than runtime.max_reject_fraction allows
       ├─ CommitConflict        4  another run committed a snapshot that this run cannot build on
       ├─ TooManyDeletions      5  more documents would go than runtime.max_delete_fraction allows
-      ├─ LeaseHeld             6  another refresh of the same output is under way; nothing was started
+      ├─ LeaseHeld             6  another refresh of this output is under way; nothing was started
       └─ ClusterError          1  a Ray cluster cannot be reached, or refused a request
 
 A message says what failed, where, what was found there, and what to do next.
@@ -55,8 +55,8 @@ class InputError(CorpusEmbedError):
 
 
 class ShardChanged(InputError):
-    """A shard's ETag or size differs from the plan, or the shard no longer exists: it must be planned
-    again."""
+    """A shard's ETag or size differs from the plan, or the shard no longer exists: it must be
+    planned again."""
 
 
 class ShardDamaged(InputError):

@@ -1,7 +1,8 @@
 """The settled options of an engine: what a job or a model directory says, with no "auto" left.
 
-In: a `ModelDir` and what somebody chose instead of it. Out: `EngineOptions`, which a `Job` carries
-to every worker and `load_engine` follows. No torch: the driver and tokenizing workers do without.
+A `ModelDir` and what a job chose instead of it come in; `EngineOptions` come out, which a `Job`
+carries to every worker and `load_engine` follows. No torch: the driver and tokenizing workers do
+without.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The types of spec fields that pydantic does not have: what is written in YAML in, a checked value
-out."""
+"""The types of spec fields that pydantic does not have. A value as YAML holds it comes in; a checked
+value comes out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _as_kept(value: Any) -> Any:
-    """A list of names means string columns; a mapping gives each its type."""
+    """A list of names stands for string columns; a mapping gives each column its type."""
     return dict.fromkeys(value, "string") if isinstance(value, list | tuple) else value
 
 
@@ -44,13 +44,14 @@ def _allowed_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 MOST_BYTES = 512 << 20
-"""Of `part_bytes` and of `max_record_bytes`: a part is at most the sum of both, its texts must fit
-one Arrow column of 2 GiB, normalised too, and each stage holds a part in memory several times
-over."""
+"""The largest `part_bytes` and the largest `max_record_bytes`. A part is at most the sum of both;
+its texts must fit into one Arrow column of 2 GiB, also when normalised, and each stage holds a part
+in memory several times over."""
 
 
 def _part_bytes(size: Auto | pydantic.ByteSize) -> Auto | pydantic.ByteSize:
-    """Bounds of the union, not of its branch: pydantic's error would name the branches."""
+    """The bounds are checked on the union, not on its branch: pydantic's error would name the
+    branches."""
     if size != "auto" and not 1024 <= size <= MOST_BYTES:
         bound = (
             "less than or equal to 512MiB" if size > MOST_BYTES else "greater than or equal to 1024"

@@ -36,7 +36,8 @@ def check_weights(directory: Path, is_required: bool, source: str) -> None:
         raise ModelError(
             f"{source}: no model*.safetensors in {directory}, found {pickles or 'no weights'}. "
             "Pickle files can run code and are never loaded. Convert once where you trust the "
-            "source: SentenceTransformer(model).save_pretrained(directory), and name that directory."
+            "source: SentenceTransformer(model).save_pretrained(directory), and name that "
+            "directory."
         )
 
 

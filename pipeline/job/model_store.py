@@ -68,8 +68,8 @@ def _from_hub(repo_id: str, revision: str | None) -> Path:
         first_line = next(iter(str(error).splitlines()), "")
         raise ModelError(
             f"{repo_id} (revision {revision or 'default'}): not a local directory, and the Hub did "
-            f"not deliver it: {type(error).__name__}: {first_line} Check the name, the revision and "
-            "the network, or put the model in a directory or on the object store and name that."
+            f"not deliver it: {type(error).__name__}: {first_line} Check the name, the revision "
+            "and the network, or put the model in a directory or on the object store and name that."
         ) from error
 
 

@@ -15,8 +15,8 @@ from pipeline.job.spec_mistakes import explain_yaml
 
 
 def apply_override(fields: dict[str, Any], override: str) -> None:
-    """Set one key of a spec's plain fields in place. Raises SpecError for an override that cannot be
-    read."""
+    """Set one key of a spec's plain fields in place. Raises SpecError for an override that cannot
+    be read."""
     dotted, equals, value = override.partition("=")
     *sections, key = dotted.strip().split(".")
     if not equals or not key:

@@ -88,8 +88,8 @@ class InputSpec(_Section):
 class ChunkSpec(_Section):
     """How a long document is cut; read only where long_documents is not truncate.
 
-    boundary: the units that chunks are packed from. `sentence`: sentences. `token`: words (runs of 8
-    characters in a script without spaces), and not the tokens of the model. A unit longer than
+    boundary: the units that chunks are packed from. `sentence`: sentences. `token`: words (runs of
+    8 characters in a script without spaces), and not the tokens of the model. A unit longer than
     max_tokens is cut in any case.
     """
 
@@ -236,8 +236,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
 
 
 def spec_from(fields: dict[str, Any], source: str = "job spec") -> JobSpec:
-    """Validate plain fields; `source` is what messages call them. Raises SpecError with one line for
-    each mistake."""
+    """Validate plain fields; `source` is what messages call them. Raises SpecError with one line
+    for each mistake."""
     try:
         return JobSpec.model_validate(fields)
     except pydantic.ValidationError as error:

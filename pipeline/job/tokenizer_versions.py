@@ -1,7 +1,8 @@
-"""Which installed software decides token ids, without loading any of it: `plan` runs on a login
-node in a second.
+"""The installed software that decides token ids, learnt without loading any of it: `plan` runs on a
+login node in a second.
 
-In: a model directory. Out: names and versions that go into the fingerprint. Cost: none.
+A model directory comes in; names and versions, which are part of the fingerprint, come out. Cost:
+none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ _DICTIONARIES = {"unidic_lite": "unidic-lite", "unidic": "unidic", "ipadic": "ip
 
 
 def versions(model: ModelDir) -> dict[str, str]:
-    """Versions of the libraries and dictionaries that turn text into ids for this model.
+    """Package → version of the libraries and dictionaries that turn text into ids for this model,
+    and the version of Unicode in Python.
 
     Raises ModelError when one of them is not installed.
     """
@@ -29,12 +31,13 @@ def versions(model: ModelDir) -> dict[str, str]:
             packages = ["fugashi", _DICTIONARIES.get(dictionary, dictionary)]
     elif not (model.transformer_path / "tokenizer.json").is_file():
         packages.append("sentencepiece")
-    found = {"unicode": unicodedata.unidata_version}
+    versions_by_name = {"unicode": unicodedata.unidata_version}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions_by_name[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError as error:
             raise ModelError(
-                f"{model.path}: its tokenizer needs {package}, which is not installed: pip install {package}"
+                f"{model.path}: its tokenizer needs {package}, which is not installed. "
+                f"Run `pip install {package}`."
             ) from error
-    return found
+    return versions_by_name

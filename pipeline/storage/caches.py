@@ -1,8 +1,8 @@
-"""The folders in which this node keeps what the next process would otherwise fetch or measure again.
+"""The folders in which a node keeps what its next process would otherwise fetch or measure again.
 
 A kind ("models", "index", "budgets", "logs") comes in; a folder of local disk below
-CORPUS_EMBED_CACHE comes out. Standard library only, so that a GPU node needs no object-store library
-for it.
+CORPUS_EMBED_CACHE comes out. Standard library only, so that a GPU node needs no object-store
+library for it.
 """
 
 from __future__ import annotations

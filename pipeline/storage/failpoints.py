@@ -1,9 +1,9 @@
-"""Named places between the steps of the commit protocol where a test can stop the world.
+"""Named places between the steps of the commit protocol at which a test can interfere.
 
 `CORPUS_EMBED_FAILPOINT="after_data_put:kill"` with `CORPUS_EMBED_FAILPOINT_DIR=<folder>` makes the
-first process that gets to that place act, once per folder: `kill` (SIGKILL to itself), `raise`
+first process that reaches that place act, once per folder: `kill` (SIGKILL to itself), `raise`
 (StorageError), or `pause` (waits until the file `<name>.go` appears, so that a test can kill
-something else at that very moment). Unset, it costs one look into the environment.
+something else at that very moment). Unset, a failpoint costs one look into the environment.
 """
 
 from __future__ import annotations
@@ -29,24 +29,22 @@ ACTIONS = ("kill", "raise", "pause")
 
 
 def failpoint(name: str) -> None:
-    """Act if the environment names this place. Raises StorageError for the action `raise`, or for a
-    setting that could never act."""
+    """Act if the environment names this place. Raises StorageError for the action `raise`, and for a
+    setting that names no failpoint or no action."""
     setting = os.environ.get("CORPUS_EMBED_FAILPOINT")
     if not setting:
         return
-    wanted, _, action = setting.partition(":")
-    if (
-        wanted not in NAMES
-        or action not in ACTIONS
-        or "CORPUS_EMBED_FAILPOINT_DIR" not in os.environ
-    ):
+    chosen, _, action = setting.partition(":")
+    directory = os.environ.get("CORPUS_EMBED_FAILPOINT_DIR")
+    if chosen not in NAMES or action not in ACTIONS or directory is None:
         raise StorageError(
-            f"CORPUS_EMBED_FAILPOINT={setting}: write it as name:action, name one of {', '.join(NAMES)}, action one of "
-            f"{', '.join(ACTIONS)}, and set CORPUS_EMBED_FAILPOINT_DIR. Unset it outside of tests."
+            f"CORPUS_EMBED_FAILPOINT={setting}: write it as name:action, with one of the names "
+            f"{', '.join(NAMES)} and one of the actions {', '.join(ACTIONS)}, and set "
+            "CORPUS_EMBED_FAILPOINT_DIR. Unset it outside of tests."
         )
-    if wanted != name:
+    if chosen != name:
         return
-    folder = Path(os.environ["CORPUS_EMBED_FAILPOINT_DIR"])
+    folder = Path(directory)
     try:
         (folder / f"{name}.hit").touch(exist_ok=False)
     except FileExistsError:

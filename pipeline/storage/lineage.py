@@ -95,7 +95,7 @@ class Span(StoredRecord):
 
 
 class Split(StoredRecord):
-    """The spans that one reader reads in order: a range of a large shard, or a group of small shards.
+    """The spans that one reader reads in order: a range of a large shard, or several small shards.
 
     Parts are cut from it while reading, at bounds that depend on the split alone (`part_bytes`,
     `part_records`), so the same split always gives the same parts, also under a later release with
@@ -140,8 +140,8 @@ class Source(StoredRecord):
 
 
 class DataFile(StoredRecord):
-    """One Parquet file of the output. `path` is relative to the root of the output; `partition` holds
-    the values of its Hive folders by column."""
+    """One Parquet file of the output. `path` is relative to the root of the output; `partition`
+    holds the values of its Hive folders by column."""
 
     path: str
     partition: dict[str, str | None]

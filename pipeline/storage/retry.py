@@ -141,6 +141,6 @@ def retried(request: Callable[[], T], action: str) -> T:
         last = error.last_attempt
         raise StorageError(
             f"{action}: still failing after {last.attempt_number} attempts over "
-            f"{RETRY_SECONDS:.0f} s; the last answer was {last.exception()!r}. Check the store, then "
-            "run the same command again: it resumes."
+            f"{RETRY_SECONDS:.0f} s; the last answer was {last.exception()!r}. Check the store, "
+            "then run the same command again: it resumes."
         ) from last.exception()
