@@ -1,11 +1,11 @@
-"""Reading Parquet files of ours: bytes or objects of a store in, tables out, on threads of Python's
-alone.
+"""Read the Parquet files this package wrote, on Python threads only, never on Arrow's.
 
-None of Arrow's threads may hold a Python object, be it a file or a buffer over `bytes`: one that
-lets go of it while the interpreter ends takes the process down with SIGABRT ("terminate called
-without an active exception"; measured at 5 % of short processes, apache/arrow#33975), or hangs it.
-So nothing is pre-buffered or decoded by Arrow's pools; what goes on side by side are threads of
-Python's, which end before the interpreter does. Page checksums are always checked.
+Bytes, or objects of a store, come in; tables come out. No thread of Arrow must hold a Python
+object, be it a file or a buffer over `bytes`: one that releases it while the interpreter ends
+aborts the process with SIGABRT ("terminate called without an active exception"; measured in 5 % of
+short processes, apache/arrow#33975), or hangs it. So nothing is pre-buffered or decoded by Arrow's
+pools; files are read side by side by Python threads, which end before the interpreter does. Page
+checksums are always checked.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from pipeline.storage.retry import retried
 from pipeline.storage.store import Store
 
 SMALL_BYTES = 4 << 20
-"""Of an object that costs no more whole than a few ranges of it."""
+"""The size up to which an object is read whole: that costs no more than a few of its ranges."""
 
 READERS = 4
-"""Files that one process reads at once."""
+"""The number of files that one process reads at the same time."""
 
 
 def opened(source: bytes | BinaryIO) -> pq.ParquetFile:
-    """A Parquet file to read from the caller's thread. Raises pa.ArrowException or OSError when its
-    footer is damaged."""
+    """A Parquet file whose reads happen in the caller's thread. Raises pa.ArrowException or OSError
+    when its footer is damaged."""
     native = (
         pa.BufferReader(source) if isinstance(source, bytes) else pa.PythonFile(source, mode="r")
     )
@@ -48,8 +48,8 @@ def opened(source: bytes | BinaryIO) -> pq.ParquetFile:
 
 @contextlib.contextmanager
 def _open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
-    """A data file in a store. Small remote ones come whole: otherwise each column of a row group is
-    a request."""
+    """A data file in a store. A small remote one is read whole: otherwise each column of a row
+    group is a request."""
     with store.open(path) as source:
         is_small = not store.local and getattr(source, "size", SMALL_BYTES + 1) <= SMALL_BYTES
         data = store.read(path) if is_small else source
@@ -57,8 +57,8 @@ def _open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_table(source: bytes | pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows, of all columns or of some in the order asked. Raises pa.ArrowInvalid when a column
-    is not there."""
+    """All rows: of `columns`, in that order, or of all columns. Raises pa.ArrowInvalid when a column
+    is missing."""
     return _of_own_types(_read(opened(source) if isinstance(source, bytes) else source, columns))
 
 
@@ -68,24 +68,26 @@ def _read(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
 
 
 def _selected(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Columns in the order asked: Arrow leaves those out without a word that a file does not have."""
+    """`columns` in that order. Arrow's reader leaves out missing ones silently; here they raise
+    pa.ArrowInvalid."""
     if absent := [name for name in columns if name not in table.column_names]:
         raise pa.ArrowInvalid(f"no columns {absent}; run `corpus-embed verify`")
     return table.select(columns)
 
 
 def _of_own_types(table: pa.Table) -> pa.Table:
-    """The table, if no value of it could be unpickled on its way to Python: see
-    schema.has_extension."""
-    if strange := [field.name for field in table.schema if schema.has_extension(field.type)]:
+    """The table. Raises pa.ArrowInvalid for a column whose values could be unpickled on their way
+    to Python: see schema.has_extension."""
+    if foreign := [field.name for field in table.schema if schema.has_extension(field.type)]:
         raise pa.ArrowInvalid(
-            f"columns {strange} have types this package does not write; run `corpus-embed verify`"
+            f"columns {foreign} have types this package does not write; run `corpus-embed verify`"
         )
     return table
 
 
 def read_text(data: bytes, *names: str) -> dict[str, list[str]]:
-    """Text columns of a file. They are made strings before Python sees them: schema.has_extension."""
+    """Text columns of a file, null as "". They become strings before any value reaches Python: see
+    schema.has_extension."""
     table = _read(opened(data), names)
     return {name: pc.fill_null(table[name].cast(pa.string()), "").to_pylist() for name in names}
 
@@ -101,8 +103,8 @@ def read_footer(source: bytes | BinaryIO) -> tuple[int, dict[str, Any]]:
 
 
 def lineage_of(footer: pq.FileMetaData) -> dict[str, Any]:
-    """What a footer says about where the rows came from; {} when it says nothing. Raises
-    OutputError when that is damaged."""
+    """The lineage of the rows as a footer states it; {} when it states none. Raises OutputError
+    when it is damaged."""
     try:
         lineage = json.loads((footer.metadata or {}).get(schema.FOOTER_KEY, b"{}"))
     except ValueError as error:
@@ -124,77 +126,80 @@ def read_lineage(store: Store, path: str) -> dict[str, Any]:
 
 
 def read_rows(
-    file: pq.ParquetFile, rows: npt.NDArray[np.integer], columns: Sequence[str]
+    file: pq.ParquetFile, row_indices: npt.NDArray[np.integer], columns: Sequence[str]
 ) -> pa.Table:
-    """Some rows (by number, ascending) of a file, of those `columns` that it has: only their row
-    groups are read."""
+    """The rows at `row_indices` (ascending) of a file, with those of `columns` that it has. Only
+    their row groups are read."""
     footer = file.metadata
     ends = np.cumsum([footer.row_group(number).num_rows for number in range(footer.num_row_groups)])
-    groups = np.searchsorted(ends, rows, side="right")
+    groups = np.searchsorted(ends, row_indices, side="right")
     names = [name for name in columns if name in file.schema_arrow.names]
     tables = []
     for group in np.unique(groups).tolist():
-        first = ends[group] - footer.row_group(group).num_rows
-        found = file.read_row_group(group, names, use_threads=False)
-        tables.append(found.take(pa.array(rows[groups == group] - first)))
+        first_row = ends[group] - footer.row_group(group).num_rows
+        table = file.read_row_group(group, names, use_threads=False)
+        tables.append(table.take(pa.array(row_indices[groups == group] - first_row)))
     return _of_own_types(pa.concat_tables(tables))
 
 
 def read_columns(store: Store, path: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of one data file, tried again while the store is away."""
+    """Some columns of one data file, tried again while the store fails."""
     return _from_file(store, path, lambda file: read_table(file, columns))
 
 
 def rows_at(
-    store: Store, path: str, rows: npt.NDArray[np.integer], columns: Sequence[str]
+    store: Store, path: str, row_indices: npt.NDArray[np.integer], columns: Sequence[str]
 ) -> pa.Table:
-    """`read_rows` of one data file, tried again while the store is away."""
-    return _from_file(store, path, lambda file: read_rows(file, rows, columns))
+    """`read_rows` of one data file, tried again while the store fails."""
+    return _from_file(store, path, lambda file: read_rows(file, row_indices, columns))
 
 
 def _from_file(store: Store, path: str, read: Callable[[pq.ParquetFile], pa.Table]) -> pa.Table:
-    def opened_and_read() -> pa.Table:
+    def open_and_read() -> pa.Table:
         with _open_file(store, path) as file:
             return read(file)
 
-    return retried(opened_and_read, f"read {shown(store.uri)}/{path}")
+    return retried(open_and_read, f"read {shown(store.uri)}/{path}")
 
 
-class Rows(NamedTuple):
-    """Rows of a data file that lie one after another."""
+class ScannedBatch(NamedTuple):
+    """Consecutive rows of one file of a scan: `file` is its index in the paths, `first_row` the
+    index of the batch's first row in it."""
 
     file: int
     first_row: int
     batch: pa.RecordBatch
 
 
-def scan(store: Store, paths: Sequence[str], columns: Sequence[str]) -> Iterator[Rows]:
-    """Some columns of some data files, in order, at most a row group at a time; what comes next is
-    read meanwhile."""
+def scan(store: Store, paths: Sequence[str], columns: Sequence[str]) -> Iterator[ScannedBatch]:
+    """Some columns of some data files, in order. A batch is at most a row group; the next ones are
+    read meanwhile, from READERS files."""
 
-    def started(file: int) -> tuple[Iterator[Rows], Rows | None]:
-        rows = _rows(store, file, paths[file], columns)
-        return rows, next(rows, None)
+    def started(file: int) -> tuple[Iterator[ScannedBatch], ScannedBatch | None]:
+        batches = _batches(store, file, paths[file], columns)
+        return batches, next(batches, None)
 
-    waiting: deque[Future[tuple[Iterator[Rows], Rows | None]]] = deque()
+    waiting: deque[Future[tuple[Iterator[ScannedBatch], ScannedBatch | None]]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
-        for done in range(len(paths)):
-            for file in range(done + len(waiting), min(done + READERS, len(paths))):
+        for n_done in range(len(paths)):
+            for file in range(n_done + len(waiting), min(n_done + READERS, len(paths))):
                 waiting.append(pool.submit(started, file))
-            rows, found = waiting.popleft().result()
-            while found is not None:
-                ahead = pool.submit(next, rows, None)
-                yield found
-                found = ahead.result()
+            batches, batch = waiting.popleft().result()
+            while batch is not None:
+                next_batch = pool.submit(next, batches, None)
+                yield batch
+                batch = next_batch.result()
 
 
-def _rows(store: Store, file: int, path: str, columns: Sequence[str]) -> Iterator[Rows]:
-    what, first_row = f"read {shown(store.uri)}/{path}", 0
+def _batches(store: Store, file: int, path: str, columns: Sequence[str]) -> Iterator[ScannedBatch]:
+    action = f"read {shown(store.uri)}/{path}"
+    first_row = 0
     with _open_file(store, path) as parquet:
         for group in range(parquet.num_row_groups):
             read = functools.partial(
                 parquet.read_row_group, group, list(columns), use_threads=False
             )
-            for batch in _of_own_types(_selected(retried(read, what), columns)).to_batches():
-                yield Rows(file, first_row, batch)
+            table = _of_own_types(_selected(retried(read, action), columns))
+            for batch in table.to_batches():
+                yield ScannedBatch(file, first_row, batch)
                 first_row += len(batch)

@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import ModelError, SpecError
 from pipeline.output.dataset import open_dataset
 from pipeline.storage import data_files
-from pipeline.storage.data_files import Rows
+from pipeline.storage.data_files import ScannedBatch
 from pipeline.tools.loaded_snapshot import load_snapshot_with_lineage
 from pipeline.tools.search import embed_query, search, similarities
 from pipeline.tools.trace import trace
@@ -94,7 +94,9 @@ def test_k_limits_and_batches_do_not_change_what_is_found(tmp_path, bert_mean_di
 
     def in_threes(*arguments):
         for file, first, batch in scan(*arguments):
-            yield from (Rows(file, first + n, batch.slice(n, 3)) for n in range(0, len(batch), 3))
+            yield from (
+                ScannedBatch(file, first + n, batch.slice(n, 3)) for n in range(0, len(batch), 3)
+            )
 
     monkeypatch.setattr(data_files, "scan", in_threes)
     for k in (1, 7, 12):
