@@ -1,9 +1,8 @@
 """The limits of a spec on what a run can lose: rejected records, and documents that disappear.
 
-They stand before every commit. `check_plan` asks what a plan can know before anything is embedded,
-`check_parts` what the finished parts say, and `check_rejects` the figures of a run under way. Each
-returns nothing, or raises the error that keeps a snapshot from being made. Cost: a pass over the
-manifests.
+`check_plan` is called before anything is embedded, `check_rejects` during a run, and `check_parts`
+before the commit. Each returns nothing, or raises the error that keeps a snapshot from being made.
+Cost: a pass over the manifests.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def check_rejects(spec: JobSpec, n_records: int, n_rejects: int) -> None:
 
 
 def _check_deletions(plan: Plan, n_documents: int, source: str) -> None:
-    """source: what `n_documents` is a number of, as the words before it."""
+    """source: the words before `n_documents` in the message."""
     spec = plan.job.spec
     head = plan.head
     limit = spec.runtime.max_delete_fraction

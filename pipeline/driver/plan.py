@@ -1,5 +1,5 @@
-"""The plan of a run: what the listing of the input and the manifests of the output say is to be
-done.
+"""The plan of a run: what remains to be done, from the listing of the input and the manifests of
+the output.
 
 A plan is set arithmetic. Shards are what the store lists now. A finished or half-finished split
 whose shards are all still the same objects (URI, ETag, size) is kept as it was cut, and what it

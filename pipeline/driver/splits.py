@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.job.spec import JobSpec
-from pipeline.read import READERS, format_of, is_compressed
+from pipeline.read import READERS, format_of
+from pipeline.read.compression import compression_of
 from pipeline.read.shards import open_shard
 from pipeline.storage.lineage import Manifest, Shard, Span, Split, by_split, is_complete
 
@@ -129,7 +130,7 @@ def _free(span: Span, claimed: Sequence[tuple[int, float]]) -> Iterator[Span]:
 
 def decompressed_bytes(shard: Shard) -> int:
     """Estimate of the decompressed bytes of a whole shard."""
-    return shard.size_bytes * (COMPRESSION_RATIO if is_compressed(shard.uri) else 1)
+    return shard.size_bytes * (COMPRESSION_RATIO if compression_of(shard.uri) else 1)
 
 
 def _span_bytes(span: Span, part_bytes: int, format: str) -> int:

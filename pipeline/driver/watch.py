@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -92,29 +93,30 @@ class Totals:
         return list(longest.values())
 
 
+@dataclasses.dataclass
 class Watcher:
     """Watches one execution of a plan.
 
-    error: why it stopped the run; None unless it did.
+    totals: a handle of the actor `Totals`. progress: what reports are added to. error: why it
+    stopped the run; None unless it did. last_part_s, last_note_s, last_commit_s: when a part was
+    last finished, a stall last reported, and a snapshot last committed.
     """
 
+    plan: Plan
+    store: Store
+    totals: Any
+    progress: Progress
+    watch: Watch
     error: CorpusEmbedError | None = None
+    last_part_s: float = dataclasses.field(default_factory=time.monotonic)
+    last_note_s: float = dataclasses.field(default_factory=time.monotonic)
+    last_commit_s: float = dataclasses.field(default_factory=time.monotonic)
 
-    def __init__(
-        self, plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch
-    ) -> None:
-        self._plan = plan
-        self._store = store
-        self._totals = totals
-        self._progress = progress
-        self._watch = watch
+    def __post_init__(self) -> None:
+        done = self.plan.done
         # Parts of an earlier round are in plan.done, and counted in `progress` already.
-        self._n_records_before = sum(part.n_records for part in plan.done) - progress["n_records"]
-        self._n_rejects_before = sum(part.n_rejects for part in plan.done) - progress["n_rejects"]
-        now_s = time.monotonic()
-        self._last_part_s = now_s
-        self._last_note_s = now_s
-        self._last_commit_s = now_s
+        self._records_before = sum(part.n_records for part in done) - self.progress["n_records"]
+        self._rejects_before = sum(part.n_rejects for part in done) - self.progress["n_rejects"]
 
     def run(self, has_ended: threading.Event) -> None:
         while not has_ended.wait(POLL_S):
@@ -131,60 +133,57 @@ class Watcher:
                 return
 
     def show(self) -> None:
-        reports, notes = ray.get(self._totals.take.remote())
+        reports, notes = ray.get(self.totals.take.remote())
         for report in reports:
-            self._progress.add(report)
+            self.progress.add(report)
         now_s = time.monotonic()
         if any("parts" in report for report in reports):
-            self._last_part_s = now_s
-            self._last_note_s = now_s
-        elif now_s - self._last_note_s > STALLED_S:
-            self._last_note_s = now_s
-            pending = ray.get(self._totals.under_way.remote()) or [
+            self.last_part_s = now_s
+            self.last_note_s = now_s
+        elif now_s - self.last_note_s > STALLED_S:
+            self.last_note_s = now_s
+            pending = ray.get(self.totals.under_way.remote()) or [
                 "workers, of which none is running: check whether the cluster has room for them"
             ]
             notes = [
                 *notes,
-                f"no part was finished for {now_s - self._last_part_s:.0f} s; waiting for "
+                f"no part was finished for {now_s - self.last_part_s:.0f} s; waiting for "
                 f"{', '.join(pending)}",
             ]
-        self._watch(self._progress, notes)
+        self.watch(self.progress, notes)
 
     def _check_rejects(self) -> None:
-        n_records = self._progress["n_records"] + self._n_records_before
-        n_rejects = self._progress["n_rejects"] + self._n_rejects_before
+        n_records = self.progress["n_records"] + self._records_before
+        n_rejects = self.progress["n_rejects"] + self._rejects_before
         if n_records >= EARLY_REJECTS:
-            check_rejects(self._plan.job.spec, n_records, n_rejects)
+            check_rejects(self.plan.job.spec, n_records, n_rejects)
 
     def _commit_when_due(self) -> None:
         """Makes finished parts readable during the run, where that only adds to the head."""
-        plan = self._plan
+        plan = self.plan
         interval = plan.job.spec.runtime.commit_every
-        if interval is None or plan.stale:
+        if not interval or plan.stale:
             return
-        if time.monotonic() - self._last_commit_s <= interval.total_seconds():
+        if time.monotonic() - self.last_commit_s <= interval.total_seconds():
             return
-        parts = plan.parts_of(load_manifests(self._store, plan.job.fingerprint, plan.done))
+        parts = plan.parts_of(load_manifests(self.store, plan.job.fingerprint, plan.done))
         if parts:
             commit_snapshot(
-                self._store,
+                self.store,
                 parts,
                 run_id=plan.run_id,
                 fingerprint=plan.job.fingerprint,
                 parent=plan.head,
                 complete=False,
             )
-        self._last_commit_s = time.monotonic()
+        self.last_commit_s = time.monotonic()
 
 
 @contextlib.contextmanager
 def watching(
     plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch
 ) -> Iterator[Watcher]:
-    """Watches in a thread while the block runs, and shows the last figures after it.
-
-    totals: a handle of the actor `Totals`. progress: what reports are added to.
-    """
+    """Watches in a thread while the block runs, and shows the last figures after it."""
     watcher = Watcher(plan, store, totals, progress, watch)
     has_ended = threading.Event()
     thread = threading.Thread(target=watcher.run, args=(has_ended,), name="watch", daemon=True)

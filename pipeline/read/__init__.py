@@ -25,7 +25,7 @@ from pipeline.read.text import TextReader
 from pipeline.read.warc import WarcReader
 from pipeline.storage.lineage import Shard, Span
 
-__all__ = ["EXTENSIONS", "READERS", "Reader", "format_of", "is_compressed", "read_span"]
+__all__ = ["EXTENSIONS", "READERS", "Reader", "format_of", "read_span"]
 
 
 class Reader(Protocol):
@@ -92,12 +92,6 @@ def format_of(uri: str, format: str = "auto") -> str:
             "cannot be read. Decompress it."
         )
     return format
-
-
-def is_compressed(uri: str) -> bool:
-    """Whether the suffix says that the whole shard is compressed, so that reading cannot start in
-    the middle."""
-    return compression_of(uri) is not None
 
 
 def read_span(reader: Reader, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:

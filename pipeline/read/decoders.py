@@ -30,8 +30,8 @@ gigabytes."""
 
 _ZSTD_PIECE_BYTES = 512
 _PIECE_BYTES = 8 << 10
-"""How much input gzip (when replayed), bzip2 and xz get at a time where a call may fail: the call
-that fails loses its output, so it is kept small."""
+"""How much input a call of bzip2 or xz gets, and one of gzip when it is replayed. The call that
+fails loses its output, so it is kept small."""
 
 
 class CorruptData(Exception):

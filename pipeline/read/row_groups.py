@@ -14,6 +14,7 @@ are sized by their totals.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -127,18 +128,20 @@ class _Source(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        try:
+        with self._remembering():
             return self._file.read(size)
-        except Exception as error:
-            self.error = error
-            raise
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        try:
+        with self._remembering():
             return self._file.seek(offset, whence)
-        except Exception as error:
-            self.error = error
-            raise
 
     def tell(self) -> int:
         return self._file.tell()
+
+    @contextlib.contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError, ShardChanged
 from pipeline.job.spec import JobSpec
 from pipeline.prepare.clean import clean
-from pipeline.read import READERS, format_of, is_compressed, read_span
+from pipeline.read import READERS, format_of, read_span
+from pipeline.read.compression import compression_of
 from pipeline.read.shards import open_shard
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Shard, Span
@@ -151,7 +152,7 @@ def _spans(
 ) -> list[Span]:
     """What to read: the lines themselves, the row groups, or the planned spans for formats that can
     only be read in order."""
-    if format_name in BYTE_POSITIONS and not is_compressed(shard.uri):
+    if format_name in BYTE_POSITIONS and not compression_of(shard.uri):
         return [Span(shard=shard, start=position, stop=position + 1) for position in positions]
     if format_name == "parquet":
         try:

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.errors import ShardDamaged, SpecError
 from pipeline.job.spec import FORMATS, InputSpec
-from pipeline.read import EXTENSIONS, READERS, format_of, is_compressed, read_span
+from pipeline.read import EXTENSIONS, READERS, format_of, read_span
+from pipeline.read.compression import compression_of
 from pipeline.read.records import records_table
 from pipeline.storage.lineage import Shard, Span
 from tests.support.specs import input_spec
@@ -73,7 +74,7 @@ def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch)
 def test_the_format_is_told_by_the_suffix_under_the_compression(uri: str, expected: str) -> None:
     assert format_of(uri) == expected
     assert format_of(uri, "jsonl") == "jsonl"
-    assert is_compressed(uri) == (not uri.endswith((".jsonl", ".parquet", ".warc")))
+    assert (compression_of(uri) is not None) == (not uri.endswith((".jsonl", ".parquet", ".warc")))
 
 
 def test_the_spec_allows_exactly_the_formats_that_have_a_reader() -> None:

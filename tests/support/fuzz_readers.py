@@ -31,7 +31,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pipeline.errors import CorpusEmbedError
-from pipeline.read import READERS, is_compressed, read_span
+from pipeline.read import READERS, read_span
+from pipeline.read.compression import compression_of
 from pipeline.read.parquet import PAGES_BYTES
 from pipeline.storage.lineage import Shard, Span
 from pipeline.storage.schema import REASONS, records_schema
@@ -77,7 +78,7 @@ def check(shard: Spoiled) -> int:
         )
     if error is not None and shard.how == "whole":
         raise Broken(f"a whole shard is refused: {error}")
-    if not is_compressed(shard.uri) and error is None:
+    if not compression_of(shard.uri) and error is None:
         spans = READERS[shard.format].spans(
             _shard(shard), functools.partial(_open, shard.data), 5000
         )

@@ -1,9 +1,9 @@
-"""Shards with known documents, and ways to spoil them: what the fuzzer of the readers reads.
+"""Shards with known documents, and ways to spoil them, for the fuzzer of the readers.
 
-Everything is a function of a seed. A `Spoiled` shard says how many of its first documents no change
-has reached, by an account of its own: the writer knows where each record ends, and the standard
-decompressors say how much of the data lies before the first changed byte. Those documents must come
-out first, equal, and good.
+Everything is a function of a seed. A `Spoiled` shard states how many of its first documents no
+change has reached: the writer knows where each record ends, and the standard decompressors show how
+much of the data lies before the first changed byte. A reader must yield those documents first,
+equal, and good.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lambda data: lzma.compress(data, preset=0),
 }
 LOST_BYTES = {".zst": 512, ".bz2": 8192, ".xz": 8192}
-"""Compressed bytes before corrupt ones whose output the decoders may take with them
+"""How many compressed bytes before a corrupt one can lose their output in the decoders
 (pipeline/read/decoders.py)."""
 
 # fmt: off
@@ -79,8 +79,8 @@ KINDS = [
 
 @dataclass(frozen=True)
 class Spoiled:
-    """Raw bytes under a name. `n_sure` of `documents` (id, text) lie before every change; how: what
-    was done to it."""
+    """Raw bytes under a name. The first `n_sure` of `documents` (id, text) lie before every change.
+    how: the kind of change."""
 
     format: str
     uri: str
@@ -120,7 +120,7 @@ def spoiled(seed: int) -> Spoiled:
 
 
 def decoded(packed: bytes, suffix: str) -> bytes:
-    """As much as the standard decompressors make of complete or cut data, all members."""
+    """The output of the standard decompressors for all members of complete or cut data."""
     new: dict[str, Callable[[], object]] = {
         ".gz": lambda: zlib.decompressobj(31),
         ".bz2": bz2.BZ2Decompressor,
