@@ -1,26 +1,24 @@
-"""Twenty nights of a changing corpus: is every night's snapshot that of a full rebuild, and embeds
-it only what is new?
+"""Twenty nights of a changing corpus: is every night's snapshot that of a full rebuild, and does it
+embed only new texts?
 
-    python -m benchmarks.refresh --corpus DIR [--nights 20] [--documents 1200] [--ray-nights 2] [--seed 0] [--shards 10000]
+    python -m benchmarks.refresh --corpus DIR [--nights 20] [--documents 1200] [--ray-nights 2]
+        [--seed 0] [--shards 10000]
 
-In: jsonl.gz shards with `id`, `lang`, `text`. Each night some documents are added, changed, deleted
-and moved to other shards, shards are renamed, merged, cut in two or removed, and the model (a tiny
-random BERT) refreshes the output. After EVERY night the snapshot is compared with a rebuild in an
-empty output (ids, chunks, hashes exactly, vectors by cosine), and the number of texts that the
-model saw with the distinct texts that no night before had: else it stops with an error. The first
-`--ray-nights` go through the public `pipeline.run`, the others through the functions behind it,
-without Ray.
+In: jsonl.gz shards with `id`, `lang`, `text`. Each night the corpus changes
+(`benchmarks.changing_corpus`) and the output is refreshed with a tiny random BERT. After EVERY
+night the snapshot is compared with a rebuild in an empty output (ids, chunks, hashes exactly,
+vectors by cosine), and the number of texts that the model saw with the number of distinct texts
+that no night before had: otherwise it stops with an error. The first `--ray-nights` go through the
+public `pipeline.run`, the others through the functions behind it, without Ray.
 
-Then `--shards` small shards on a real S3 server, embedded once: how long a refresh takes to find
-nothing to do, and how many requests of which kind it makes. Out: two tables.
+Then `--shards` small shards on a real S3 server, embedded once: how long a refresh takes to see
+that there is nothing to do, and how many requests of which kind it makes. Out: two tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import gzip
-import hashlib
 import json
 import os
 import random
@@ -28,12 +26,12 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 import pipeline
+from benchmarks.changing_corpus import Corpus, read_documents
 from pipeline.driver.plan import make_plan
 from pipeline.driver.tally import row_counts
 from pipeline.job.resolve import resolve
@@ -46,73 +44,9 @@ from tests.support.outputs import make_spec, run_without_ray
 from tests.support.s3_server import s3_server
 
 MIN_COSINE = 0.99999
-Document = dict[str, Any]
 
 
-class Corpus:
-    """Documents in shards, and what a night does to them. Every text that ever was is in `known`."""
-
-    def __init__(self, folder: Path, documents: list[Document], seed: int) -> None:
-        self.folder, self.chance, self.n_made = folder, random.Random(seed), 0
-        n_first = len(documents) * 2 // 3
-        self.reserve = documents[n_first:]
-        self.shards = {f"s{n:03d}": documents[n:n_first:12] for n in range(12)}
-        self.known: set[str] = set()
-
-    def write(self) -> int:
-        """Bring the folder up to date; returns how many distinct texts no earlier state had."""
-        self.folder.mkdir(exist_ok=True)
-        for path in self.folder.iterdir():
-            if path.name.removesuffix(".jsonl.gz") not in self.shards:
-                path.unlink()
-        for name, documents in self.shards.items():
-            lines = "".join(
-                json.dumps(document, ensure_ascii=False) + "\n" for document in documents
-            )
-            path, data = self.folder / f"{name}.jsonl.gz", gzip.compress(lines.encode(), mtime=0)
-            if not path.exists() or path.read_bytes() != data:
-                path.write_bytes(data)
-        texts = {document["text"] for documents in self.shards.values() for document in documents}
-        new = len(texts - self.known)
-        self.known |= texts
-        return new
-
-    def night(self) -> None:
-        chance = self.chance
-        names = chance.sample(sorted(self.shards), 3)
-        for name in names[:2]:  # two shards change inside; a third gets documents of theirs
-            kept = []
-            for document in self.shards[name]:
-                fate = chance.random()
-                if fate < 0.06:
-                    self.n_made += 1
-                    document = {**document, "text": f"{document['text']} (edit {self.n_made})"}
-                if fate > 0.12:
-                    (self.shards[names[2]] if fate > 0.94 else kept).append(document)
-            taken = chance.randint(0, 12)
-            self.shards[name] = kept + self.reserve[:taken]
-            del self.reserve[:taken]
-        self._reshard(chance.choice(["cut", "merge", "rename", "remove", "shuffle", "nothing"]))
-
-    def _reshard(self, action: str) -> None:
-        one, other = self.chance.sample(sorted(self.shards), 2)
-        self.n_made += 1
-        fresh = f"n{self.n_made:05d}"
-        if action == "cut":
-            documents = self.shards.pop(one)
-            self.shards |= {one: documents[::2], fresh: documents[1::2]}
-        elif action in ("merge", "shuffle"):
-            documents = self.shards.pop(one) + self.shards.pop(other)
-            if action == "shuffle":
-                self.chance.shuffle(documents)
-            self.shards[fresh] = documents
-        elif action == "rename":
-            self.shards[fresh] = self.shards.pop(one)
-        elif action == "remove" and len(self.shards) > 9:
-            del self.shards[one]
-
-
-def rows(uri: str) -> tuple[pa.Table, np.ndarray]:
+def rows_of(uri: str) -> tuple[pa.Table, np.ndarray]:
     table = pipeline.open_dataset(uri).to_table(
         columns=["doc_id", "chunk", "text_sha256", "n_tokens", "embedding"]
     )
@@ -123,33 +57,21 @@ def rows(uri: str) -> tuple[pa.Table, np.ndarray]:
     return table.drop_columns(["embedding"]), vectors
 
 
-def lowest_cosine(one: str, other: str) -> float:
-    """Stops where ids, chunks, hashes or token counts differ."""
-    (table, vectors), (expected, fresh) = rows(one), rows(other)
+def lowest_cosine(uri: str, rebuild_uri: str) -> float:
+    """The lowest cosine of the vectors of two outputs, row by row. Raises SystemExit where ids,
+    chunks, hashes or token counts differ."""
+    table, vectors = rows_of(uri)
+    expected, fresh = rows_of(rebuild_uri)
     if not table.equals(expected):
         raise SystemExit(
-            f"{one}: the rows are not those of a rebuild: {table.num_rows} and {expected.num_rows}"
+            f"{uri}: the rows are not those of a rebuild: {table.num_rows} and {expected.num_rows}"
         )
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(fresh, axis=1)
     return float(((vectors * fresh).sum(axis=1) / lengths).min())
 
 
 def nights(options: argparse.Namespace, root: Path, model: Path) -> None:
-    shards = sorted(options.corpus.glob("*.jsonl.gz"))
-    lines = (line for shard in shards for line in gzip.decompress(shard.read_bytes()).splitlines())
-    by_text: dict[str, Document] = {}
-    for line in lines:
-        found = json.loads(line)
-        text = " ".join(found["text"].split())[:600]
-        by_text.setdefault(
-            text,
-            {
-                "id": hashlib.sha256(text.encode()).hexdigest()[:12],
-                "lang": found["lang"],
-                "text": text,
-            },
-        )
-    documents = list(by_text.values())
+    documents = read_documents(options.corpus)
     random.Random(options.seed).shuffle(documents)
     corpus = Corpus(root / "in", documents[: options.documents], options.seed)
 
@@ -157,43 +79,50 @@ def nights(options: argparse.Namespace, root: Path, model: Path) -> None:
         runtime = {"part_bytes": part_bytes, "max_delete_fraction": 0.5}
         return make_spec(str(root / "in"), str(root / output), model, runtime=runtime)
 
-    spec, store = spec_of("out", "16KiB"), Store(str(root / "out"))
+    spec = spec_of("out", "16KiB")
+    store = Store(spec.output.uri)
     print(
-        "night  by           rows  carried  reused  embedded  removed  new texts   run s  rebuild s  lowest cosine"
+        "night  by           rows  carried  reused  embedded  removed  new texts   run s  "
+        "rebuild s  lowest cosine"
     )
     for night in range(options.nights + 1):
         if night:
             corpus.night()
-        new, clock = corpus.write(), time.perf_counter()
+        n_new = corpus.write()
+        started = time.perf_counter()
         plan = make_plan(resolve(spec, "cpu"), store)
         by_ray = 0 < night <= options.ray_nights
         if by_ray:
             pipeline.run(spec)
         else:
             run_without_ray(spec)
-        run_s, clock = time.perf_counter() - clock, time.perf_counter()
+        run_s = time.perf_counter() - started
         shutil.rmtree(root / "scratch", ignore_errors=True)
+        started = time.perf_counter()
         run_without_ray(spec_of("scratch", "32MiB"))
-        rebuild_s = time.perf_counter() - clock
+        rebuild_s = time.perf_counter() - started
         live = live_parts(store, load_snapshot(store))
-        split = row_counts(store, plan.live, live)
+        counts = row_counts(store, plan.live, live)
         before = {part.part_id for part in plan.live}
-        seen = sum(part.n_embedded for part in live if part.part_id not in before)
+        n_embedded = sum(part.n_embedded for part in live if part.part_id not in before)
         cosine = lowest_cosine(str(root / "out"), str(root / "scratch"))
         print(
-            f"{night:5d}  {'pipeline.run' if by_ray else 'functions':12} {sum(part.n_rows for part in live):4d} "
-            f"{split['carried']:8d} {split['reused']:7d} {split['embedded']:9d} {split['removed']:8d} {new:10d} "
+            f"{night:5d}  {'pipeline.run' if by_ray else 'functions':12} "
+            f"{sum(part.n_rows for part in live):4d} "
+            f"{counts['carried']:8d} {counts['reused']:7d} {counts['embedded']:9d} "
+            f"{counts['removed']:8d} {n_new:10d} "
             f"{run_s:7.1f} {rebuild_s:10.1f} {cosine:14.7f}",
             flush=True,
         )
-        if seen != new or cosine < MIN_COSINE:
+        if n_embedded != n_new or cosine < MIN_COSINE:
             raise SystemExit(
-                f"night {night}: the model saw {seen} texts, {new} are new; lowest cosine {cosine}"
+                f"night {night}: the model saw {n_embedded} texts, {n_new} are new; "
+                f"lowest cosine {cosine}"
             )
 
 
 def kind_of(target: str) -> str:
-    """What a request is about."""
+    """The kind of object that a request asks for."""
     return "list" if "list-type" in target else "input" if "/lake/in/" in target else "output"
 
 
@@ -201,10 +130,8 @@ def unchanged(options: argparse.Namespace, root: Path, model: Path) -> None:
     with s3_server() as server, FaultProxy(server.endpoint_url) as proxy:
         os.environ.update(server.env)
         server.make_bucket("lake")
-        direct, filesystem = (
-            {"storage_options": {"endpoint_url": server.endpoint_url}},
-            server.filesystem(),
-        )
+        direct = {"storage_options": {"endpoint_url": server.endpoint_url}}
+        filesystem = server.filesystem()
         for start in range(0, options.shards, 500):
             objects = {
                 f"lake/in/{n:06d}.jsonl": json.dumps(
@@ -214,28 +141,30 @@ def unchanged(options: argparse.Namespace, root: Path, model: Path) -> None:
             }
             filesystem.pipe(objects)
         runtime = {"part_bytes": "64KiB"}
-        clock = time.perf_counter()
+        started = time.perf_counter()
         run_without_ray(
             make_spec(
                 "s3://lake/in", "s3://lake/out", model, input=direct, output=direct, runtime=runtime
             )
         )
-        print(
-            f"\n{options.shards} shards of one document embedded once in {time.perf_counter() - clock:.0f} s"
-        )
+        seconds = time.perf_counter() - started
+        print(f"\n{options.shards} shards of one document embedded once in {seconds:.0f} s")
         watched = {"storage_options": {"endpoint_url": proxy.endpoint_url}}
         spec = make_spec(
             "s3://lake/in", "s3://lake/out", model, input=watched, output=watched, runtime=runtime
         )
         for attempt in range(3):
-            seen, clock = len(proxy.log), time.perf_counter()
+            n_earlier = len(proxy.log)
+            started = time.perf_counter()
             result = pipeline.run(spec)
-            seconds, requests = time.perf_counter() - clock, proxy.log[seen:]
+            seconds = time.perf_counter() - started
+            requests = proxy.log[n_earlier:]
             kinds = collections.Counter(
                 f"{request.method} {kind_of(request.target)}" for request in requests
             )
             print(
-                f"refresh {attempt + 1}: embedded={result.embedded}, {seconds:.1f} s, {len(requests)} requests: {dict(kinds)}"
+                f"refresh {attempt + 1}: embedded={result.embedded}, {seconds:.1f} s, "
+                f"{len(requests)} requests: {dict(kinds)}"
             )
 
 

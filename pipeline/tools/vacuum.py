@@ -55,7 +55,8 @@ _REASONS = {
 @dataclasses.dataclass(frozen=True)
 class VacuumPlan:
     """What is to be deleted, or was (`deleted`). paths: the reason for each relative path, in the
-    order of deletion. n_too_young: objects that nothing needs, but younger than `older_than`."""
+    order of deletion. n_too_young: objects that nothing needs, but younger than `older_than`.
+    tables_behind: a sentence for each published table that could not be brought up to date."""
 
     deleted: bool
     kept_snapshots: tuple[int, ...]

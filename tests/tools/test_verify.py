@@ -44,7 +44,7 @@ def detail(found: Verification, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, bert_mean_dir: Path) -> tuple[Path, JobSpec]:
-    """Two shards in two parts, one of them with a record without text. Tests damage copies of it."""
+    """Two shards in two parts; one record has no text. Tests damage copies of the output."""
     root = tmp_path_factory.mktemp("verify")
     documents = outputs.DOCUMENTS
     outputs.write_shard(
