@@ -1,4 +1,4 @@
-"""`import pipeline` keeps its promises: the names, the lightness, and `plan` and `run` as functions.
+"""`import pipeline` keeps its promises: the names, the lightness, `plan` and `run` as functions.
 
 Oracle: fresh interpreters, since this process has imported everything already.
 """

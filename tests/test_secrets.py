@@ -31,20 +31,20 @@ from tests.support.outputs import DOCUMENTS, make_spec, run_without_ray, write_s
 CANARY = "canary-5f1d0c"
 
 
-def found_in(folder: Path, secrets: list[str]) -> list[str]:
-    """Where a secret is: in a name, in the bytes of a file, or in a value of a Parquet file,
+def hits_in(folder: Path, secrets: list[str]) -> list[str]:
+    """The places of a secret: in a name, in the bytes of a file, or in a value of a Parquet file,
     footers included."""
     hits = []
     for path in folder.rglob("*"):
-        said = os.fsencode(path.name)
+        content = os.fsencode(path.name)
         if path.is_file() and not path.is_symlink():
-            said += path.read_bytes()
+            content += path.read_bytes()
             if path.suffix == ".parquet":
                 table = pq.read_table(path, partitioning=None)
-                said += repr(
+                content += repr(
                     (table.schema.metadata, pq.read_metadata(path).metadata, table.to_pydict())
                 ).encode()
-        hits += [f"{path}: {secret[:6]}…" for secret in secrets if secret.encode() in said]
+        hits += [f"{path}: {secret[:6]}…" for secret in secrets if secret.encode() in content]
     return hits
 
 
@@ -53,7 +53,7 @@ def test_the_search_itself_finds_a_secret_in_a_compressed_column(tmp_path: Path)
 
     pq.write_table(pa.table({"a": [CANARY] * 100}), tmp_path / "a.parquet", compression="zstd")
     (tmp_path / "log").write_text(f"x{CANARY}y")
-    assert len(found_in(tmp_path, [CANARY])) == 2
+    assert len(hits_in(tmp_path, [CANARY])) == 2
 
 
 @pytest.fixture
@@ -84,23 +84,23 @@ def test_an_output_holds_no_credential_of_its_input_and_no_error_names_one(
     )
     assert run_without_ray(spec)
     assert verify(spec.output.uri, None, sample=0).ok
-    assert found_in(tmp_path, secrets) == []
-    # nothing there, then refused for a wrong secret, then nobody there
+    assert hits_in(tmp_path, secrets) == []
+    # an empty prefix, then access refused for a wrong secret, then no server
     monkeypatch.setattr("pipeline.storage.retry.RETRY_SECONDS", 0.5)
-    nobody = {
+    no_server = {
         "endpoint_url": "http://127.0.0.1:9",
         "config_kwargs": {"retries": {"total_max_attempts": 1}},
     }
-    said = [error_of(lambda: list_shards([f"{s3.uri}/missing/*.jsonl"], s3.storage_options))]
+    texts = [error_of(lambda: list_shards([f"{s3.uri}/missing/*.jsonl"], s3.storage_options))]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
-    for options in (s3.storage_options, nobody):
+    for options in (s3.storage_options, no_server):
         fresh = {**options, "skip_instance_cache": True}
-        said.append(error_of(lambda fresh=fresh: list_shards([f"{s3.uri}/in"], fresh)))
-        said.append(
+        texts.append(error_of(lambda fresh=fresh: list_shards([f"{s3.uri}/in"], fresh)))
+        texts.append(
             error_of(lambda fresh=fresh: Store(f"{s3.uri}/out", fresh).check_conditional_put())
         )
-    assert len(set(said)) == 5
-    assert not [text for text in said if any(secret in text for secret in secrets)]
+    assert len(set(texts)) == 5
+    assert not [text for text in texts if any(secret in text for secret in secrets)]
 
 
 def error_of(use: Any) -> str:
@@ -140,7 +140,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.s3
-def test_a_run_of_the_command_line_shows_no_credential_to_anybody(
+def test_a_run_of_the_command_line_shows_no_credential(
     s3_input: Any, home: Path, bert_mean_dir: Path
 ) -> None:
     """S3 to S3: messages, Ray's session and logs, the whole output, and what `ps` shows while it
@@ -155,13 +155,14 @@ def test_a_run_of_the_command_line_shows_no_credential_to_anybody(
         output={"storage_options": options},
     )
     (home / "job.yaml").write_text(spec.to_yaml())
-    secrets, arguments = [s3.server.secret_key, CANARY], set()
-    with (home / "said").open("wb") as said:
+    secrets = [s3.server.secret_key, CANARY]
+    arguments = set()
+    with (home / "messages").open("wb") as messages:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline", "run", str(home / "job.yaml")],
             env=environment(home, HF_TOKEN=CANARY),
-            stdout=said,
-            stderr=said,
+            stdout=messages,
+            stderr=messages,
             start_new_session=True,
         )
         try:
@@ -175,7 +176,7 @@ def test_a_run_of_the_command_line_shows_no_credential_to_anybody(
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, (home / "said").read_text()
+    assert process.returncode == 0, (home / "messages").read_text()
     token = (home / ".ray/auth_token").read_text().strip()
     ours = [words for words in arguments if os.fsencode(home) in words]
     assert any(b"raylet" in words for words in ours)
@@ -187,19 +188,19 @@ def test_a_run_of_the_command_line_shows_no_credential_to_anybody(
     dashboards = [words for words in ours if b"dashboard/dashboard.py" in words]
     # what Ray 2.60 starts without a dashboard: one module that reports usage, no HTTP server, hence
     # no job API
-    wanted = {b"--host=127.0.0.1", b"--modules-to-load=UsageStatsHead", b"--disable-frontend"}
-    assert all(wanted <= set(words.split(b"\0")) for words in dashboards)
+    flags = {b"--host=127.0.0.1", b"--modules-to-load=UsageStatsHead", b"--disable-frontend"}
+    assert all(flags <= set(words.split(b"\0")) for words in dashboards)
     s3.filesystem.get(f"{s3.key}/out", str(home / "out"), recursive=True)
     assert load_snapshot(Store(f"{s3.uri}/out", options))
     (home / ".ray/auth_token").unlink()
-    assert found_in(home, [*secrets, token]) == []
+    assert hits_in(home, [*secrets, token]) == []
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_local_cluster_of_a_run_refuses_who_has_no_token(home: Path) -> None:
-    """Ray 2.60 turns tokens on for a cluster that ray.init starts, unless somebody turns them off:
-    `connect` does not."""
+def test_the_local_cluster_of_a_run_refuses_a_client_without_a_token(home: Path) -> None:
+    """Ray 2.60 turns tokens on for a cluster that ray.init starts, unless they are turned off,
+    which `connect` does not do."""
     code = (
         "import sys, ray; from pipeline.driver.cluster import connect\n"
         "connect(None); print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"

@@ -1,5 +1,5 @@
-"""The types of spec fields that pydantic does not have. A value as YAML holds it comes in; a checked
-value comes out."""
+"""The types of spec fields that pydantic does not have. A value as YAML holds it comes in; a
+checked value comes out."""
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@ licence, hashes.
 
 A local directory comes in (`pipeline/job/model_store.py` brings it to this node); a `ModelDir`
 comes out, which the tokenizer, the engine, the plan and the fingerprint all read. The rules are
-those of sentence-transformers 6.2 when it loads a directory (`modules.json`, `1_Pooling/config.json` in both
-spellings, `sentence_bert_config.json`, `config_sentence_transformers.json`). The dimension is left
-out on purpose: `word_embedding_dimension` is wrong in published models
-(cl-nagoya/sup-simcse-ja-large says 768, its hidden size is 1024); the engine measures it. Cost:
-milliseconds, and the hashes.
+those of sentence-transformers 6.2 when it loads a directory (`modules.json`,
+`1_Pooling/config.json` in both spellings, `sentence_bert_config.json`,
+`config_sentence_transformers.json`). The dimension is left out on purpose:
+`word_embedding_dimension` is wrong in published models (cl-nagoya/sup-simcse-ja-large says 768, its
+hidden size is 1024); the engine measures it. Cost: milliseconds, and the hashes.
 """
 
 from __future__ import annotations

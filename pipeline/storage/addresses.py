@@ -38,8 +38,8 @@ _ADVICE = (
 
 
 def shown(uri: str) -> str:
-    """A URI that is safe to print: without user and password, and without the query of a web address
-    or a signed URL."""
+    """A URI that is safe to print: without user and password, and without the query of a web
+    address or a signed URL."""
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return uri

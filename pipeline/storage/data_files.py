@@ -57,8 +57,8 @@ def _open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def read_table(source: bytes | pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows: of `columns`, in that order, or of all columns. Raises pa.ArrowInvalid when a column
-    is missing."""
+    """All rows: of `columns`, in that order, or of all columns. Raises pa.ArrowInvalid when a
+    column is missing."""
     return _of_own_types(_read(opened(source) if isinstance(source, bytes) else source, columns))
 
 

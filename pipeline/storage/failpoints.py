@@ -29,8 +29,8 @@ ACTIONS = ("kill", "raise", "pause")
 
 
 def failpoint(name: str) -> None:
-    """Act if the environment names this place. Raises StorageError for the action `raise`, and for a
-    setting that names no failpoint or no action."""
+    """Act if the environment names this place. Raises StorageError for the action `raise`, and for
+    a setting that names no failpoint or no action."""
     setting = os.environ.get("CORPUS_EMBED_FAILPOINT")
     if not setting:
         return

@@ -47,7 +47,10 @@ def edit(path: Path, **changes) -> None:
 
 
 def test_the_module_is_importable_without_torch_or_a_hub_client():
-    code = "import sys, pipeline.job.model_dir; print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
+    code = (
+        "import sys, pipeline.job.model_dir\n"
+        "print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
         == "set()"
@@ -86,7 +89,7 @@ def test_prompts_and_modules_behind_pooling_are_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "warns"),
+    ("choice", "warns"),
     [
         ({}, True),
         ({"prompt": ""}, False),
@@ -94,13 +97,13 @@ def test_prompts_and_modules_behind_pooling_are_found(tmp_path):
         ({"prompt": "x"}, False),
     ],
 )
-def test_a_job_that_passes_over_the_prompts_of_a_model_is_told(tmp_path, caplog, wanted, warns):
+def test_a_job_that_passes_over_the_prompts_of_a_model_is_told(tmp_path, caplog, choice, warns):
     path = bert_dense_normalize(
         tmp_path / "m", layers=1, prompts={"query": "q: ", "document": "d: "}
     )
-    job = job_module.resolve(make_spec("in", str(tmp_path / "out"), path, model=wanted), "cpu")
-    # one fingerprint, whether it is said or not
-    assert (job.prompt is None) == (wanted in ({}, {"prompt": ""}))
+    job = job_module.resolve(make_spec("in", str(tmp_path / "out"), path, model=choice), "cpu")
+    # one fingerprint, whether the empty prompt is written out or not
+    assert (job.prompt is None) == (choice in ({}, {"prompt": ""}))
     assert ("has prompts ['document', 'query']" in caplog.text) == warns
 
 
@@ -261,19 +264,19 @@ class Bomb:
 
 
 def test_a_file_that_changes_after_planning_is_noticed_on_every_worker(copy, tmp_path):
-    """Both actors load what Job.model() found on their node: one flipped bit in weights or
+    """Both actors load what Job.model() gives them on their node: one flipped bit in weights or
     vocabulary stops them."""
     write_shard(tmp_path / "in/a.jsonl", DOCUMENTS[:1])
     job = job_module.resolve(make_spec(str(tmp_path / "in"), str(tmp_path / "out"), copy), "cpu")
-    there = pickle.loads(pickle.dumps(job))
-    assert there.model().files == job.identity["model"]["files"]
+    received = pickle.loads(pickle.dumps(job))
+    assert received.model().files == job.identity["model"]["files"]
     for file in ("model.safetensors", "vocab.txt"):
         data = (copy / file).read_bytes()
         (copy / file).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         for load in (
-            there.model,
-            lambda: load_engine(there.model(), there.engine),
-            lambda: load_preparer(there, "run", Store("memory://none"), []),
+            received.model,
+            lambda: load_engine(received.model(), received.engine),
+            lambda: load_preparer(received, "run", Store("memory://none"), []),
         ):
             with pytest.raises(ModelError, match="model files on this node differ"):
                 load()
@@ -289,8 +292,10 @@ def test_a_hub_model_is_pinned_to_the_commit_that_was_planned(copy, tmp_path):
     (home / "hub/models--org--tiny/refs/main").write_text(commit)
     code = (
         "from pipeline.job.resolve import resolve; from pipeline.job.spec import spec_from\n"
-        "spec = spec_from({'name': 'x', 'input': {'uri': 'in'}, 'output': {'uri': 'out'}, 'model': {'path': 'org/tiny'}})\n"
-        "job = resolve(spec, 'cpu'); print(job.spec.model.revision, f'revision: {job.spec.model.revision}' in job.spec.to_yaml())"
+        "spec = spec_from({'name': 'x', 'input': {'uri': 'in'}, 'output': {'uri': 'out'},\n"
+        "                  'model': {'path': 'org/tiny'}})\n"
+        "job = resolve(spec, 'cpu'); revision = job.spec.model.revision\n"
+        "print(revision, f'revision: {revision}' in job.spec.to_yaml())"
     )
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -385,8 +390,8 @@ def test_a_damaged_copy_is_noticed_and_fetched_again(prefix, plain):
 def test_many_processes_on_one_node_get_the_same_copy(prefix, plain, tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
-    # not the memory file system of `prefix`: all who open an object there share one read position
+    # not the memory file system of `prefix`: all readers of an object share one position
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: resolve(f"local://{plain}"), range(8)))
-    assert len({model.path for model in found}) == 1
-    assert [p.name for p in (tmp_path / "cache" / "models").iterdir()] == [found[0].path.name]
+        models = list(pool.map(lambda _: resolve(f"local://{plain}"), range(8)))
+    assert len({model.path for model in models}) == 1
+    assert [p.name for p in (tmp_path / "cache" / "models").iterdir()] == [models[0].path.name]

@@ -1,6 +1,6 @@
 """A model on an object store arrives whole, whatever the network does, or the failure is named.
 
-Oracle: the hashes of the directory that was uploaded, and the proxy's own log of what went through.
+Oracle: the hashes of the directory that was uploaded, and the rule's own count of faults.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_harmless_options_are_let_in(options: dict[str, Any]) -> None:
 def test_shown_keeps_what_a_person_needs_and_leaves_out_the_rest() -> None:
     assert shown("https://user:pass@host/p/x.jsonl?X-Amz-Signature=abc") == "https://host/p/x.jsonl"
     assert shown("https://host?sig=abc") == "https://host"
-    # who knows what abc opens
+    # nobody can say what abc opens
     assert shown("https://host/x.jsonl?id=abc") == "https://host/x.jsonl"
     assert shown("s3://lake/part-?.jsonl") == "s3://lake/part-?.jsonl"
     assert shown("/data/a?b.jsonl") == "/data/a?b.jsonl"

@@ -64,7 +64,7 @@ def test_a_file_of_pythons_is_read_by_the_callers_thread_alone() -> None:
         TABLE.select(["n"]).take(pa.array(rows))
     )
     assert source.threads == {threading.get_ident()}
-    pq.read_table(source, columns=["n", "text"])  # so that the watch is known to see what it is for
+    pq.read_table(source, columns=["n", "text"])  # proves that the watch sees threads of Arrow
     assert source.threads != {threading.get_ident()}
 
 
@@ -93,11 +93,11 @@ def test_scan_gives_all_rows_in_order_with_their_places(tmp_path: Path, n_files:
         (tmp_path / name).write_bytes(
             parquet(TABLE.slice(number * 1000, 100 * number), row_group_size=250)
         )
-    found = list(data_files.scan(Store(str(tmp_path)), names, ["text", "n"]))
-    assert all(batch.schema.names == ["text", "n"] for _, _, batch in found)
+    batches = list(data_files.scan(Store(str(tmp_path)), names, ["text", "n"]))
+    assert all(batch.schema.names == ["text", "n"] for _, _, batch in batches)
     rows = [
         (file, first + n, key)
-        for file, first, batch in found
+        for file, first, batch in batches
         for n, key in enumerate(batch["n"].to_pylist())
     ]
     assert rows == [
@@ -114,10 +114,12 @@ def test_scan_of_a_store_gives_the_same_rows_and_small_files_cost_one_read(
     for name in "ab":
         s3.filesystem.pipe_file(f"{s3.key}/{name}.parquet", parquet())
     store = Store(s3.uri, {"endpoint_url": proxy.endpoint_url})
-    found = [
+    batches = [
         batch for _, _, batch in data_files.scan(store, ["a.parquet", "b.parquet"], ["n", "text"])
     ]
-    assert pa.Table.from_batches(found).equals(pa.concat_tables([TABLE.select(["n", "text"])] * 2))
+    assert pa.Table.from_batches(batches).equals(
+        pa.concat_tables([TABLE.select(["n", "text"])] * 2)
+    )
     n_reads = sum(request.method == "GET" for request in proxy.log)
     # a footer, and two columns of five row groups
     assert n_reads == 2 if small_bytes else n_reads >= 2 * (1 + 5 * 2)
@@ -165,5 +167,5 @@ def test_a_plan_that_lost_a_column_is_a_finding_of_verify_and_no_crash(tmp_path:
     )
     plan = tmp_path / f"out/_meta/runs/{snapshot.run_id}/plan.parquet"
     plan.write_bytes(parquet(pq.read_table(plan, partitioning=None).drop_columns(["split_id"])))
-    found = verify(str(tmp_path / "out"), None, sample=0)
-    assert "split_id" in str([check for check in found.checks if not check.ok])
+    verification = verify(str(tmp_path / "out"), None, sample=0)
+    assert "split_id" in str([check for check in verification.checks if not check.ok])

@@ -1,4 +1,4 @@
-"""Failpoints act once, where they are told to, and nowhere else."""
+"""Failpoints act once, at the place that is named, and nowhere else."""
 
 from __future__ import annotations
 

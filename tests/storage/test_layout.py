@@ -1,4 +1,4 @@
-"""Every path that is made is recognised as what it is; a name that is not this package's is not."""
+"""Every path that is made is recognised; the name of a foreign object is not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ FINGERPRINT = "0123456789abcdef"
 PART_ID = "ab" * 16
 RUN_ID = "cd" * 8
 DIGEST = "ef" * 32
+SEGMENT = Location("index", FINGERPRINT, name="a1")
 
 
 @pytest.mark.parametrize(
@@ -25,14 +26,14 @@ DIGEST = "ef" * 32
         (layout.generation(FINGERPRINT), Location("generation", FINGERPRINT)),
         (layout.run_spec(RUN_ID), Location("run record", run_id=RUN_ID, name="spec.yaml")),
         (layout.run_plan(RUN_ID), Location("run record", run_id=RUN_ID, name="plan.parquet")),
-        (layout.index_segment(FINGERPRINT, "ab", "arrow"), Location("index", FINGERPRINT, name="ab")),
-        (layout.index_segment(FINGERPRINT, "ab", "json"), Location("index", FINGERPRINT, name="ab")),
+        (layout.index_segment(FINGERPRINT, "a1", "arrow"), SEGMENT),
+        (layout.index_segment(FINGERPRINT, "a1", "json"), SEGMENT),
         (layout.lease(3, "beat-2"), Location("lease", number=3, name="beat-2")),
         (layout.probe("ab"), Location("probe", name="ab")),
         (f"{layout.STAGING}/tmp1", Location("temporary", name="tmp1")),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_path_that_is_made_is_recognised(path: str, location: Location) -> None:
     assert layout.locate(path) == location
 

@@ -53,12 +53,12 @@ def texts_of(s3: S3Place) -> dict[str, str]:
 
 
 def check_verified(s3: S3Place) -> None:
-    found = verify(f"{s3.uri}/out", s3.storage_options, sample=0)
-    assert found.ok, [check for check in found.checks if not check.ok]
+    verification = verify(f"{s3.uri}/out", s3.storage_options, sample=0)
+    assert verification.ok, [check for check in verification.checks if not check.ok]
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "error", "what"),
+    ("method", "path", "error", "message"),
     [
         (
             "PUT",
@@ -79,12 +79,12 @@ def test_access_denied_in_mid_run_fails_at_once_by_name_and_the_same_command_goe
     method: str,
     path: str,
     error: type[Exception],
-    what: str,
+    message: str,
 ) -> None:
     # a data file is refused after the first one was written
     proxy.add(Rule("status", status=403, method=method, path=path, skip=1 if "data" in path else 0))
     clock = time.monotonic()
-    with pytest.raises(error, match=what):
+    with pytest.raises(error, match=message):
         stand_in.run(spec)
     assert time.monotonic() - clock < 20  # and not the five minutes of a store that is only slow
     assert sum(entry.fault is not None for entry in proxy.log) == 1
@@ -116,7 +116,7 @@ def test_every_request_that_was_tried_again_is_counted(
     """The tries of botocore too, which nobody above it sees. Oracle: the faults in the proxy's log.
 
     Not a kept connection that the server resets before it answers: the HTTP client opens another
-    one, and tells nobody.
+    one, and reports it nowhere.
     """
     notes: list[str | None] = []
     monkeypatch.setattr(retry, "_on_retry", notes.append)
@@ -261,8 +261,8 @@ def test_a_bit_flipped_in_the_input_on_its_way_is_found_against_the_source(
     flip = proxy.add(Rule("flip", method="GET", path=r"in/b\.jsonl", count=1))
     stand_in.run(spec)
     assert flip.fired == 1
-    found = texts_of(s3)
-    changed = [key for key in TEXTS if found.get(key) != TEXTS[key]]
+    texts = texts_of(s3)
+    changed = [key for key in TEXTS if texts.get(key) != TEXTS[key]]
     assert len(changed) == 1
 
 

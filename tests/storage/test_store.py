@@ -187,7 +187,8 @@ def test_every_retry_is_reported_and_a_long_one_named_once_without_the_text_of_i
         retry.listen_to_retries(lambda note: None)
     assert len(notes) == 5
     assert [note for note in notes if note] == [
-        f"read s3://b/k: failing for 0 s (ConnectionResetError); it is tried for {retry.RETRY_SECONDS:.0f} s"
+        f"read s3://b/k: failing for 0 s (ConnectionResetError); "
+        f"it is tried for {retry.RETRY_SECONDS:.0f} s"
     ]
 
 
