@@ -156,11 +156,12 @@ def test_every_field_of_a_listed_manifest_is_held_by_its_other_copy(output: Path
 
 
 def test_a_flipped_bit_in_any_object_is_found_or_changes_nothing(output: Path) -> None:
-    """In the middle of each object in turn: files, lists, records, dead letters, the plan."""
+    """In the middle of each object in turn: files, lists, records, dead letters, the plan. Nothing
+    is decided from the record of an attempt, and so nothing checks it."""
     missed = []
-    for path in sorted(
-        path for path in output.rglob("*") if path.is_file() and path.name != "spec.yaml"
-    ):
+    for path in sorted(output.rglob("*")):
+        if not path.is_file() or path.name == "spec.yaml" or path.match("attempt-*.json"):
+            continue
         before = path.read_bytes()
         middle = len(before) // 2
         path.write_bytes(before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :])
