@@ -1,7 +1,7 @@
-"""Jobs on a cluster of several nodes, through the job server: where stages run, and what a
-submission promises.
+"""Jobs on a cluster of several nodes, through the job server: on which nodes stages run, and the
+guarantees of a submission.
 
-Oracle: Ray's own list of actors and nodes, the calls that the stand-in for a GPU noted, and the
+Oracle: Ray's own list of actors and nodes, the calls that the stand-in for a GPU recorded, and the
 rows in storage.
 """
 
@@ -28,8 +28,8 @@ PART_S = 1.0
 
 
 def job(folder: Path, model: Path, *, shards: int, uri: str | None = None, **sections: Any) -> str:
-    """A spec on disk for a GPU job over `shards` shards of two parts each; in and out are below
-    `uri`."""
+    """A spec on disk for a GPU job over `shards` shards of two parts each; input and output are
+    below `uri`."""
     for shard in range(shards):
         documents = [
             {"id": f"{shard}-{n}", "text": f"Document {n} of shard {shard}. " * 3}
@@ -55,7 +55,7 @@ def job(folder: Path, model: Path, *, shards: int, uri: str | None = None, **sec
 
 
 def done(submission: subprocess.Popen[str]) -> str:
-    """The log of a submission that has to end well."""
+    """The log of a submission, which must succeed."""
     log, _ = submission.communicate(timeout=400)
     assert submission.returncode == 0, log
     return log
@@ -98,8 +98,8 @@ def test_a_submitted_job_tokenizes_on_cpu_nodes_and_keeps_the_gpu_node_embedding
     assert set(cluster.workers("EmbedParts").values()) == {"gpu"}
     calls = cluster.calls()[before:]
     gaps = [max(0.0, later["begin"] - call["end"]) for call, later in itertools.pairwise(calls)]
-    # a part takes a second and tokenizing one a few milliseconds, so from the second part on parts
-    # are waiting
+    # Embedding a part takes a second and tokenizing it a few milliseconds, so from the second part
+    # on the embedder never has to wait.
     assert sum(gaps[1:]) < 0.2 * PART_S * len(gaps), gaps
 
 

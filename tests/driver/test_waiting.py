@@ -1,7 +1,7 @@
-"""Nothing is waited for without a word: what `Totals` knows of work under way, and an address where
-nobody listens.
+"""A run reports what it is waiting for: what `Totals` knows of unfinished work, and an address at
+which nothing listens.
 
-A worker that stands still in a real run: tests/workers/test_worker_kills.py.
+A worker that hangs in a real run: tests/workers/test_worker_kills.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def test_the_longest_work_of_each_kind_is_named_with_its_place() -> None:
         "part a for 0 s in process 1",
         "split s for 0 s in process 2",
     ]
-    # its worker died: another one began it anew, after part b
+    # Its worker died, and another one started it again, after part b.
     assert totals.begin("part a", "process 4") == 1
     totals.end("split s")
     assert [text.split(" for ")[0] for text in totals.under_way()] == ["part b"]
@@ -38,7 +38,7 @@ def test_the_longest_work_of_each_kind_is_named_with_its_place() -> None:
 
 
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:
-    """Ray alone tries for minutes and says nothing."""
+    """Ray alone keeps trying for minutes, without a message."""
     code = "from pipeline.driver.cluster import connect; connect('127.0.0.1:1')"
     clock = time.monotonic()
     done = subprocess.run(
@@ -58,8 +58,8 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
 def test_without_an_address_a_run_has_a_ray_of_its_own_and_joins_no_cluster_that_it_finds(
     tmp_path: Path,
 ) -> None:
-    """Ray alone joins the cluster that was started last on this machine, whoever did that."""
-    # paths of sockets have to be short
+    """Ray alone joins the cluster that was started last on this machine, by any user."""
+    # Paths of sockets have to be short.
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
         (Path(folder) / "ray").mkdir()
         (Path(folder) / "ray/ray_current_cluster").write_text("127.0.0.1:1")
