@@ -1,9 +1,17 @@
-"""Token ids in, vectors out. The only package that imports torch.
+"""Turns token ids into vectors. The only room that imports torch.
 
-engine    the interface, `load_engine`, the loop over buckets    buckets   which rows share a forward pass
-padded    any sentence-transformers directory                    pooling   rows of hidden states → one vector
-packed    unpadded forward: the loop of the two engines below    head      Dense, Normalize, truncation
-packed_bert, packed_llama   the forwards                         attention attention over packed rows
+engine      the interface of every engine, and the loop over buckets
+loading     `load_engine`, which chooses one of the engines below
+packed      the unpadded engine, with packed_bert and packed_llama as its forwards
+static      the engine of StaticEmbedding models
+padded      the engine of every other sentence-transformers directory
+buckets     which rows share a forward pass; budget: how many tokens a GPU takes at once
+attention   attention over packed rows
+linear      linear layers with oneDNN; int8: the same in 8-bit integers
+fused       steps between the products that torch.compile makes faster
+weights     safetensors, read without transformers
+pooling     rows of hidden states → one vector a row
+head        Dense, Normalize and truncation behind pooling
 """
 
 from pipeline.embed.engine import Engine, EngineStats

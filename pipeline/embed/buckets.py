@@ -1,10 +1,10 @@
 """Which rows go through the model together: buckets of similar length under one token budget,
 longest first.
 
-In: token counts, int (N,). Out: row indices, one array a bucket. Longest first, so that running out
-of memory shows in the first second and the last buckets are the cheap ones. numpy only; the one
-Python loop is over buckets, not rows. The budget is a callable because running out of memory lowers
-it on the way.
+In: token counts, int (N,). Out: row indices, one array for each bucket. The longest rows come first,
+so that running out of memory shows in the first second and the last buckets are the cheap ones.
+numpy only; the one Python loop is over buckets, not rows. The budget is a callable because running
+out of memory lowers it between two buckets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def longest_first(n_tokens: NDArray[np.integer]) -> Rows:
 def padded_buckets(
     n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]
 ) -> Iterator[Rows]:
-    """Buckets whose cost is rows × longest row ≤ `budget_tokens()` (one row at least)."""
+    """Buckets whose rows × longest row is ≤ `budget_tokens()` (one row at least)."""
     order = longest_first(n_tokens)
     start = 0
     while start < order.size:
@@ -38,20 +38,22 @@ def padded_buckets(
 def packed_buckets(
     n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]
 ) -> Iterator[Rows]:
-    """Buckets whose cost is the sum of their token counts ≤ `budget_tokens()` (one row at least)."""
+    """Buckets whose sum of token counts is ≤ `budget_tokens()` (one row at least)."""
     order = longest_first(n_tokens)
     ends = np.cumsum(n_tokens[order], dtype=np.int64)  # tokens up to and including each row
-    start, done = 0, 0
+    start = 0
+    n_taken = 0  # tokens of the rows before `start`
     while start < order.size:
-        stop = max(start + 1, int(np.searchsorted(ends, done + budget_tokens(), side="right")))
+        stop = max(start + 1, int(np.searchsorted(ends, n_taken + budget_tokens(), side="right")))
         yield order[start:stop]
-        start, done = stop, int(ends[stop - 1])
+        n_taken = int(ends[stop - 1])
+        start = stop
 
 
 def flat_index(
     offsets: NDArray[np.int64], rows: Rows
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the tokens of `rows` lie in the ragged ids, and each token's position in its row.
+    """Indices of the tokens of `rows` in the ragged ids, and each token's position in its row.
 
     offsets: (N+1,) int64, rows: (n,). Returns two int64 arrays of shape (sum of token counts,).
     """

@@ -39,7 +39,7 @@ def device_key(files: dict[str, str], engine: Engine) -> str:
 
 
 def remembered_budget(engine: Engine, key: str, candidates: Sequence[int] = CANDIDATES) -> int:
-    """The budget kept under `key`; where there is none, that of `find_budget`, which is then kept."""
+    """The budget kept under `key`, or else the result of `find_budget`, which is then kept."""
     path = cache_folder("budgets") / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return int(json.loads(path.read_text())["budget_tokens"])

@@ -1,10 +1,10 @@
-"""The interface of every engine and the loop they share.
+"""The interface of every engine, and the loop over buckets that they share.
 
-In: ragged token ids. Out: one float32 vector a text, in input order. Method: rows are cut into
+In: ragged token ids. Out: one float32 vector for each text, in input order. Method: rows are cut into
 length buckets under a token budget, longest first; a bucket is prepared in pinned memory while the
 device works on the one before it, and a result is read one step late, so nothing in the loop waits
-for the device. Out of memory halves the bucket and the budget and goes on. Cost:
-benchmarks/engine.py.
+for the device. When memory runs out, the bucket and the budget are halved and the work continues.
+Cost: benchmarks/engine.py.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ DTYPES = {
     "float16": torch.float16,
     "int8": torch.float32,
 }
-"""Name in a job spec → dtype of weights as they are read. int8 rounds those of linear layers, the
-rest stays float32."""
+"""Name in a job spec → dtype in which weights are read. int8 rounds the weights of linear layers
+after that; the others stay float32."""
 
 
 @dataclass
 class EngineStats:
-    """Sums over all calls of `Engine.embed`; `n_padded_tokens` is what was computed, padding
+    """Sums over all calls of `Engine.embed`. `n_padded_tokens` counts what was computed, padding
     included."""
 
     n_texts: int = 0
@@ -73,8 +73,8 @@ class Engine(ABC):
     def _buckets(
         self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
     ) -> Iterator[Rows]:
-        """Cut rows into buckets under the budget, which is asked anew for each: it may shrink on
-        the way."""
+        """Cut rows into buckets under the budget, which is asked for before each bucket because it
+        can shrink."""
 
     @abstractmethod
     def _forward(
@@ -108,9 +108,8 @@ class Engine(ABC):
     def _embed_bucket(
         self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows, sink: _Sink
     ) -> None:
-        """One bucket, in smaller pieces where memory does not hold it. The smaller budget is kept
-        for what follows.
-        """
+        """Embed one bucket, in smaller pieces where memory does not hold it. The smaller budget
+        stays in force."""
         queue = [rows]
         while queue:
             rows = queue.pop()
@@ -169,12 +168,12 @@ class _Sink:
 
 
 def check_ids(ids: NDArray[np.int32], vocab_size: int) -> None:
-    """Raises ModelError for an id that no row of the table belongs to: on a GPU it would end the
+    """Raises ModelError for an id outside the table of `vocab_size` rows: on a GPU it would end the
     process."""
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
         raise ModelError(
-            f"token ids reach from {ids.min()} to {ids.max()}, the model has {vocab_size}. "
-            "The tokenizer belongs to another model."
+            f"token ids reach from {ids.min()} to {ids.max()}, but the model has {vocab_size}. "
+            "The tokenizer belongs to another model. Restore the directory from its source."
         )
 
 

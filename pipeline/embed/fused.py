@@ -1,11 +1,11 @@
-"""Steps between the products of a forward, each in one kernel where that is right and faster on
-this device.
+"""Steps between the products of a forward, each compiled into one kernel where that is correct and
+faster on this device.
 
 In: a step in plain torch, on tensors whose first axis is tokens. Out: the step itself, or what
 torch.compile made of it. On a GPU a step is bound by memory: compiled, it reads and writes its
-tensors once instead of once an operator. On a CPU oneDNN takes the larger ones into the products
-(`linear.py`). Nothing is believed: at loading both are run on the model's own shapes, compared and
-timed. Cost: seconds of compiling, kept in torch's cache on the node; without a compiler nothing.
+tensors once instead of once for each operator. On a CPU oneDNN takes the larger steps into the
+products (`linear.py`). Both forms are run at loading, on the model's own shapes, compared and
+timed. Cost: seconds of compiling, kept in torch's cache on the node; nothing without a compiler.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ __all__ = ["Step", "faster", "fastest"]
 
 Step = Callable[..., torch.Tensor]
 Sample = Callable[[int], tuple[torch.Tensor, ...]]
-"""Arguments of a step for so many tokens."""
+"""Arguments of a step for a number of tokens."""
 
 PROBED_TOKENS = (2048, 3000, 8192)
-"""The second number makes torch compile for any number; both are timed at the last."""
+"""The second number makes torch compile for any number of tokens; the last one is timed."""
 TOLERANCE = 0.02
-"""Between results in bfloat16: the compiled step rounds once, plain operators each time."""
+"""Between results in bfloat16: a compiled step rounds once, plain operators round each time."""
 
 
 def fastest(step: Step, sample: Sample, device: str) -> Step:
-    """`step`, or its compiled form where that gives the same in less time. What fails leaves plain
-    torch."""
+    """`step`, or its compiled form where that gives the same in less time. A compiler that fails
+    leaves plain torch."""
     if not device.startswith("cuda"):
         return step
     try:
         import torch._inductor.config as inductor
 
-        inductor.compile_threads = 1  # no pool of processes beside each worker
+        inductor.compile_threads = 1  # no pool of processes for each worker
         return faster(step, torch.compile(step), sample, _gpu_seconds)
     except Exception as error:  # noqa: BLE001  compilers fail in many ways, and none of them may cost a run
-        log.info("%s in plain torch: %s", step.__name__, str(error).partition("\n")[0])
+        log.info("%s stays in plain torch: %s", step.__name__, str(error).partition("\n")[0])
         return step
 
 
@@ -49,19 +49,21 @@ def faster(
     sample: Sample,
     seconds: Callable[[Step, tuple[torch.Tensor, ...]], float],
 ) -> Step:
-    """The faster one of both if they agree, else `step`. seconds: of one call."""
+    """The faster of the two if they agree, else `step`. seconds: measures one call."""
     with torch.inference_mode():
         for n_tokens in PROBED_TOKENS:
             arguments = sample(n_tokens)
-            found, wanted = compiled(*arguments).float(), step(*arguments).float()
-            if not torch.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE):
+            result = compiled(*arguments).float()
+            expected = step(*arguments).float()
+            if not torch.allclose(result, expected, rtol=TOLERANCE, atol=TOLERANCE):
                 log.warning(
-                    "%s in plain torch: compiled by torch %s it gives other results",
+                    "%s stays in plain torch: compiled by torch %s it gives other results",
                     step.__name__,
                     torch.__version__,
                 )
                 return step
-        plain_s, compiled_s = seconds(step, arguments), seconds(compiled, arguments)
+        plain_s = seconds(step, arguments)
+        compiled_s = seconds(compiled, arguments)
     log.info(
         "%s: %.0f us compiled, %.0f us in plain torch, %d tokens",
         step.__name__,
@@ -73,7 +75,8 @@ def faster(
 
 
 def _gpu_seconds(step: Step, arguments: tuple[torch.Tensor, ...], repeats: int = 20) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(repeats):
         step(*arguments)

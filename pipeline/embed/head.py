@@ -1,5 +1,5 @@
-"""What comes after pooling: the directory's own Dense, LayerNorm and Normalize modules, truncation,
-normalisation.
+"""What follows pooling: the directory's own Dense, LayerNorm and Normalize modules, truncation and
+normalization.
 
 In: pooled (n, D) in float32. Out: (n, dim) float32. The modules are sentence-transformers' own
 classes with their own weights, run in float32 whatever the model's dtype: they are a thousandth of
@@ -8,7 +8,8 @@ the work.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,11 +17,15 @@ from torch import nn
 from pipeline.errors import ModelError
 from pipeline.job.model_dir import STATIC, ModelDir
 
+__all__ = ["Head", "before_normalize", "load_head"]
+
+T = TypeVar("T")
+
 
 class Head(nn.Module):
-    """Modules of `modules.json` behind Pooling, then truncation, then normalisation.
+    """Modules of `modules.json` behind Pooling, then truncation, then normalization.
 
-    Normalisation comes once and last, so a truncated vector of a normalising model has length 1
+    Normalization comes once and last, so a truncated vector of a normalizing model has length 1
     (sentence-transformers leaves it shorter unless `normalize_embeddings=True`; the direction is
     the same).
     """
@@ -39,35 +44,30 @@ class Head(nn.Module):
         return nn.functional.normalize(vectors, p=2, dim=-1) if self.normalize else vectors
 
 
-def drop_last_normalize(modules: list[nn.Module]) -> list[nn.Module]:
-    """Without the Normalize modules at the end, which `Head` replaces. One in the middle (before a
-    Dense) stays.
-    """
-    while modules and type(modules[-1]).__name__ == "Normalize":
-        modules = modules[:-1]
-    return modules
+def before_normalize(modules: Sequence[T], kind: Callable[[T], str]) -> list[T]:
+    """Without the Normalize modules at the end, which `Head` replaces. One in the middle, before a
+    Dense, stays."""
+    kept = list(modules)
+    while kept and kind(kept[-1]) == "Normalize":
+        kept.pop()
+    return kept
 
 
 def load_head(model: ModelDir, normalize: bool, truncate_dim: int | None) -> Head:
     """Raises ModelError when a module's files cannot be loaded."""
     kinds = [module.kind for module in model.modules]
     pooled_by = next((i for i, kind in enumerate(kinds) if kind in ("Pooling", STATIC)), len(kinds))
-    behind = model.modules[pooled_by + 1 :]
-    while behind and behind[-1].kind == "Normalize":  # as `drop_last_normalize`
-        behind = behind[:-1]
-    if not behind:
-        return Head([], normalize, truncate_dim).eval()
-    # 6 s: only for models that have such modules
-    from sentence_transformers.util import import_from_string
-
     loaded: list[nn.Module] = []
-    for module in behind:
+    for module in before_normalize(model.modules[pooled_by + 1 :], lambda module: module.kind):
+        # imported here: 6 s, only for models that have such modules
+        from sentence_transformers.util import import_from_string
+
         try:
             kind: Any = import_from_string(module.type)
             loaded.append(kind.load(str(model.path), subfolder=module.path, local_files_only=True))
         except Exception as error:
             raise ModelError(
                 f"{model.path}: module {module.path} ({module.type}) could not be loaded: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}. Restore its files from their source."
             ) from error
     return Head(loaded, normalize, truncate_dim).eval()

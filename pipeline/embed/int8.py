@@ -1,5 +1,4 @@
-"""Linear layers in 8-bit integers, opt-in by `dtype: int8`: for CPUs with VNNI, where they are the
-fastest products.
+"""Linear layers in 8-bit integers, chosen by `dtype: int8`: the fastest products on CPUs with VNNI.
 
 In: x (T, in) float32. Out: (T, out) float32. Method: weights are rounded once with one scale for
 each output, x in every call with one scale for each row, so that a vector does not depend on what
@@ -16,12 +15,12 @@ from pipeline.embed.linear import Linear, activate
 
 __all__ = ["Int8Linear"]
 
-_BLOCK_ROWS = 512  # what a block leaves between two steps stays in the cache
+_BLOCK_ROWS = 512  # so that the results of one step are still in the cache at the next
 _SMALLEST = 1e-30  # a row of zeros has no scale of its own
 
 
 class Int8Linear(Linear):
-    """weight: (out, in), bias: (out,) or None, float32 on a CPU. Neither is kept as it came."""
+    """weight: (out, in), bias: (out,) or None, float32 on a CPU. The weight itself is not kept."""
 
     takes_residual = True
 

@@ -1,11 +1,11 @@
-"""One linear layer of a packed forward, with its activation or residual sum where the hardware
-takes them along.
+"""One linear layer of a packed forward, with its activation or residual sum in the same kernel where
+the hardware can do that.
 
 In: x (T, in). Out: (T, out). Method: on a CPU, oneDNN with weights rearranged once at loading:
 10-20 % faster than `torch.nn.functional.linear`, whose MKL rearranges them in every call, and the
 activation runs on values still in cache. These operators are what torch.compile emits; they are
-private, so they are probed at loading and left out where they are missing or wrong. Elsewhere plain
-torch. Cost: benchmarks/LOG.md, 2026-11-23.
+private, so they are probed at loading and not used where they are missing or wrong. Everywhere else
+plain torch is used. Cost: benchmarks/LOG.md, 2026-11-23.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _TYPICAL_TOKENS = 2048  # oneDNN chooses its layout for a size; others work as w
 
 
 class Linear:
-    """weight: (out, in), bias: (out,) or None, on their device. The weight given is not kept where
-    a rearranged one is."""
+    """weight: (out, in), bias: (out,) or None, on their device. Where the weight is rearranged, the
+    original is not kept."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._is_packed = weight.device.type == "cpu" and _has_onednn(weight.dtype)
@@ -79,7 +79,7 @@ class Linear:
         return activate(self(x), activation)
 
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """linear(x) + residual, (T, out). `residual` is used up: the sum may lie in its memory."""
+        """linear(x) + residual, (T, out). `residual` is overwritten: the sum can lie in its memory."""
         if self._is_packed:
             total: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
                 x, residual, self._weight, self._bias, "add"
@@ -111,51 +111,51 @@ def _packed(
 
 @cache
 def _has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
-    """Does this GPU's product take bias and GELU along? Its GELU is the tanh form, 5e-4 from the
-    other one at most: half precision hardly sees that, float32 would."""
+    """Whether this GPU adds bias and GELU inside the product. That GELU is the tanh form, at most
+    5e-4 from the exact one: half precision hardly sees the difference, float32 would."""
     if device.type != "cuda" or dtype == torch.float32:
         return False
     x, weight, bias = (
         torch.randn(s, device=device).to(dtype) for s in ((64, 256), (512, 256), (512,))
     )
     try:
-        found = torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
+        fused = torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
     except (AttributeError, RuntimeError, TypeError) as error:
-        log.info("GELU in plain torch: %s", error)
+        log.info("GELU stays in plain torch: %s", error)
         return False
     return torch.allclose(
-        found.float(), functional.gelu(functional.linear(x, weight, bias)).float(), 0.02, 0.02
+        fused.float(), functional.gelu(functional.linear(x, weight, bias)).float(), 0.02, 0.02
     )
 
 
 @cache
 def _has_onednn(dtype: torch.dtype) -> bool:
-    """Do the private operators exist here, and do they do what plain torch does?"""
+    """Whether the private operators exist in this torch and give what plain torch gives."""
     generator = torch.Generator().manual_seed(0)
     x, weight, bias, residual = (
         torch.randn(s, generator=generator).to(dtype) for s in ((5, 64), (48, 64), (48,), (5, 48))
     )
-    wanted = functional.linear(x, weight, bias)
+    expected = functional.linear(x, weight, bias)
     atol = 1e-4 if dtype == torch.float32 else 0.2
     try:
         with torch.inference_mode():
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
             added = torch.ops.mkldnn._linear_pointwise.binary(x, residual, packed, bias, "add")
-            is_right = torch.allclose(added, wanted + residual, rtol=0, atol=atol) and all(
+            is_right = torch.allclose(added, expected + residual, rtol=0, atol=atol) and all(
                 torch.allclose(
                     _packed(x, packed, bias, activation),
-                    activate(wanted, activation),
+                    activate(expected, activation),
                     rtol=0,
                     atol=atol,
                 )
                 for activation in ACTIVATIONS.values()
             )
     except (AttributeError, RuntimeError) as error:
-        log.info("linear layers in plain torch: no oneDNN operators for %s: %s", dtype, error)
+        log.info("linear layers stay in plain torch: no oneDNN operators for %s: %s", dtype, error)
         return False
     if not is_right:
         log.warning(
-            "linear layers in plain torch: torch %s gives other results by oneDNN",
+            "linear layers stay in plain torch: torch %s gives other results by oneDNN",
             torch.__version__,
         )
     return is_right

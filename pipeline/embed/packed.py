@@ -1,9 +1,9 @@
-"""The unpadded engine: flat (tokens, hidden) matrices through our own forward of the two families
-the models need.
+"""The unpadded engine: flat (tokens, hidden) matrices through forwards of this package for the
+families that the models need.
 
 In and out: see `Engine`. Method: weights are read from safetensors and rearranged once (query, key
-and value in one matrix); a bucket is one flat row of tokens, so every GEMM works on real tokens
-only and only attention knows rows. Pooling by one token (cls, last_token) needs the last layer's
+and value in one matrix); a bucket is one flat sequence of tokens, so every matrix product works on
+real tokens only, and only attention knows rows. Pooling by one token (cls, last_token) needs the last layer's
 query, output projection and FFN for that token alone, which is exact and saves up to a layer. Cost:
 benchmarks/engine.py.
 """
@@ -40,13 +40,12 @@ FAMILIES: dict[str, tuple[Family, str]] = {
     "xlm-roberta": (PackedBert, "roberta."),
     "llama": (PackedLlama, "model."),
 }
-"""`model_type` of config.json → its forward and the prefix of names in task models' weights. A new
-family is one file and one line here.
-"""
+"""`model_type` of config.json → its forward, and the prefix that task models put before the names of
+weights. A new family is one file and one line in this table."""
 
 
 class PackedEngine(Engine):
-    """Runs a packed forward. `name` is packed_ and the model type: packed_bert, packed_llama, …"""
+    """Runs a packed forward. `name` is "packed_" and the model type: packed_bert, packed_llama, …"""
 
     def __init__(
         self,
@@ -77,8 +76,8 @@ class PackedEngine(Engine):
         longest = int(np.diff(offsets).max(initial=0))
         if longest > self._body.max_tokens:
             raise ModelError(
-                f"a text of {longest} tokens is longer than the {self._body.max_tokens} positions of the model. "
-                "Lower model.max_tokens."
+                f"a text of {longest} tokens is longer than the {self._body.max_tokens} positions "
+                "of the model. Set model.max_tokens lower."
             )
         check_ids(ids, self._body.vocab_size)
         return super().embed(ids, offsets)
@@ -91,12 +90,13 @@ class PackedEngine(Engine):
     def _forward(
         self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
     ) -> torch.Tensor:
-        mode, prompt_tokens = self.options.pooling, self._unpooled_tokens
+        mode = self.options.pooling
+        prompt_tokens = self._unpooled_tokens
         batch = pack(ids, offsets, rows, self.device)
         self.stats.n_padded_tokens += int(batch.ids.shape[0])
         if self._trims:
-            wanted = single_token_index(batch, mode, prompt_tokens)
-            hidden = self._body.forward(batch, self._attention, wanted)  # (n, D)
+            pooled = single_token_index(batch, mode, prompt_tokens)
+            hidden = self._body.forward(batch, self._attention, pooled)  # (n, D)
             return self._head(keep_real(hidden.float(), batch, mode, prompt_tokens))
         hidden = self._body.forward(batch, self._attention, None)  # (T, D)
         return self._head(pool(hidden, batch, mode, prompt_tokens))
@@ -105,20 +105,18 @@ class PackedEngine(Engine):
 def load_packed(
     model: ModelDir, options: EngineOptions, unpooled_tokens: int
 ) -> PackedEngine | str:
-    """The engine, or the reason why this model or these options need the padded one. Raises
-    ModelError for damage.
+    """The engine, or the reason why this model or these options need the padded one.
+
+    Raises ModelError for damaged weights.
     """
-    config, dtype = model.config, DTYPES[options.dtype]
+    config = model.config
     kind = str(config.get("model_type"))
     if kind not in FAMILIES:
         return f"model_type {kind!r} is not one of {sorted(FAMILIES)}"
     if options.device != "cpu" and options.dtype == "float32":
         return "variable-length attention on a GPU needs bfloat16 or float16"
-    before = (
-        [m.kind for m in model.modules[1 : [m.kind for m in model.modules].index("Pooling")]]
-        if model.pooling
-        else []
-    )
+    modules = [module.kind for module in model.modules]
+    before = modules[1 : modules.index("Pooling")] if model.pooling else []
     if before:
         return f"modules stand between transformer and pooling: {before}"
     if model.forward_settings:
@@ -134,7 +132,11 @@ def load_packed(
     if reason := family.unsupported(config):
         return reason
     weights = read_weights(
-        model.transformer_path, family.shapes(config), prefix, dtype, options.device
+        model.transformer_path,
+        family.shapes(config),
+        prefix,
+        DTYPES[options.dtype],
+        options.device,
     )
     linear = Int8Linear if options.dtype == "int8" else Linear
     return PackedEngine(model, options, unpooled_tokens, family(config, weights, linear))

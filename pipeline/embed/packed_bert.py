@@ -1,9 +1,9 @@
 """The forward of a BERT, RoBERTa or XLM-R encoder over packed tokens.
 
-In: a `PackedBatch`. Out: hidden states (T, D), or (n, D) of the wanted token of each row. Source:
+In: a `PackedBatch`. Out: hidden states (T, D), or (n, D) of one token of each row. Source:
 Devlin et al. 2019; Liu et al. 2019; names, defaults and results are those of transformers' models,
 in post-norm order. Cost for T tokens: 2 T (4 D² + 2 D F) flops a layer and attention; the last
-layer costs 2 T · 2 D² where one token a row is wanted.
+layer costs 2 T · 2 D² where one token of each row is enough.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _LINEAR = {
 
 @dataclass(frozen=True)
 class _Layer:
-    """qkv are the three projections above each other; `q` and `kv` are parts of them, there in the
-    last layer only."""
+    """`qkv` holds the three projections above each other. `q` and `kv` are parts of it, which only
+    the last layer has."""
 
     qkv: Linear
     out: Linear
@@ -105,13 +105,13 @@ class PackedBert:
                 torch.randn(n_tokens, self._words.shape[1], device=device).to(self._words)
                 for _ in range(2)
             )
-            return x, residual, *self._norm  # no views: torch compiles for their offsets too
+            return x, residual, *self._norm  # no views: torch would compile for their offsets
 
         self._summed_norm = fastest(self._plain_summed_norm, hidden, device.type)
 
     @staticmethod
     def unsupported(config: dict[str, Any]) -> str | None:
-        """Why this forward is not the model's own, or None."""
+        """Why this forward would not compute what the model computes, or None."""
         if config.get("is_decoder"):
             return "is_decoder is set"
         if config.get("position_embedding_type", "absolute") != "absolute":
@@ -122,7 +122,9 @@ class PackedBert:
     def shapes(config: dict[str, Any]) -> Shapes:
         """Names and shapes of the weights, without the prefix that task models put before them."""
         config = {**_DEFAULTS, **config}
-        d, f = config["hidden_size"], config["intermediate_size"]
+        d = config["hidden_size"]
+        f = config["intermediate_size"]
+        width = {"D": d, "F": f}
         shapes: dict[str, tuple[int, ...]] = {
             "embeddings.word_embeddings.weight": (config["vocab_size"], d),
             "embeddings.position_embeddings.weight": (config["max_position_embeddings"], d),
@@ -132,7 +134,6 @@ class PackedBert:
         }
         for i in range(config["num_hidden_layers"]):
             for name, (n_out, n_in) in _LINEAR.items():
-                width = {"D": d, "F": f}
                 shapes[f"encoder.layer.{i}.{name}.weight"] = (
                     width[n_out],
                     *([width[n_in]] if n_in else []),
@@ -141,27 +142,27 @@ class PackedBert:
         return shapes
 
     def forward(
-        self, batch: PackedBatch, attention: Attention, wanted: torch.Tensor | None
+        self, batch: PackedBatch, attention: Attention, pooled: torch.Tensor | None
     ) -> torch.Tensor:
-        """`wanted`: (n,) packed token of each row to be returned alone, or None for all T."""
+        """pooled: (n,) the packed token of each row that is returned alone, or None for all T."""
         # (T, D)
         hidden = embedding(batch.ids, self._words) + embedding(self._places(batch), self._positions)
         hidden = self._normed(hidden, self._norm)
-        full = self._layers if wanted is None else self._layers[:-1]
+        full = self._layers if pooled is None else self._layers[:-1]
         for layer in full:
             q, k, v = self._heads(layer.qkv(hidden), 3)
             hidden = self._finish(layer, hidden, attention(q, k, v, batch, causal=False))
-        if wanted is None:
+        if pooled is None:
             return hidden
         layer = self._layers[-1]
         assert layer.q and layer.kv
         k, v = self._heads(layer.kv(hidden), 2)
-        picked = hidden[wanted]  # (n, D)
+        picked = hidden[pooled]  # (n, D)
         (q,) = self._heads(layer.q(picked), 1)
         return self._finish(layer, picked, attention(q, k, v, batch, causal=False, pooled=True))
 
     def _places(self, batch: PackedBatch) -> torch.Tensor:
-        """(T,) which row of the position table each token gets."""
+        """(T,) the row of the position table for each token."""
         if self._pad_id is None:
             return batch.positions
         is_real = (batch.ids != self._pad_id).int()  # (T,)
@@ -188,8 +189,8 @@ class PackedBert:
         residual: torch.Tensor,
         norm: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        """norm(linear(x) + residual), the sum in one kernel with what is before it (CPU) or after
-        it (GPU)."""
+        """norm(linear(x) + residual). The sum shares a kernel with the product on a CPU and with
+        the norm on a GPU."""
         if linear.takes_residual:
             return self._normed(linear.plus(x, residual), norm)
         return self._summed_norm(linear(x), residual, *norm)

@@ -38,8 +38,8 @@ _DEFAULTS = {
 
 @dataclass(frozen=True)
 class _Layer:
-    """qkv and gate_up are their projections above each other; `q` and `kv` are parts, there in the
-    last layer only."""
+    """`qkv` and `gate_up` hold their projections above each other. `q` and `kv` are parts of `qkv`,
+    which only the last layer has."""
 
     norm_attention: torch.Tensor
     qkv: Linear
@@ -97,7 +97,7 @@ class PackedLlama:
 
     @staticmethod
     def unsupported(config: dict[str, Any]) -> str | None:
-        """Why this forward is not the model's own, or None."""
+        """Why this forward would not compute what the model computes, or None."""
         if not config.get("is_causal", True):
             return "is_causal is false"
         if _rotary_kind(config) not in _FIXED_ROTARY:
@@ -108,9 +108,11 @@ class PackedLlama:
     def shapes(config: dict[str, Any]) -> Shapes:
         """Names and shapes of the weights, without the prefix that task models put before them."""
         config = {**_DEFAULTS, **config}
-        d, f = config["hidden_size"], config["intermediate_size"]
+        d = config["hidden_size"]
+        f = config["intermediate_size"]
         n_q, n_kv, head_dim = _heads_of(config)
-        q, kv = n_q * head_dim, n_kv * head_dim
+        q = n_q * head_dim
+        kv = n_kv * head_dim
         attention = {"q_proj": (q, d), "k_proj": (kv, d), "v_proj": (kv, d), "o_proj": (d, q)}
         mlp = {"gate_proj": (f, d), "up_proj": (f, d), "down_proj": (d, f)}
         shapes: dict[str, tuple[int, ...]] = {
@@ -131,27 +133,29 @@ class PackedLlama:
         return shapes
 
     def forward(
-        self, batch: PackedBatch, attention: Attention, wanted: torch.Tensor | None
+        self, batch: PackedBatch, attention: Attention, pooled: torch.Tensor | None
     ) -> torch.Tensor:
-        """`wanted`: (n,) packed token of each row to be returned alone (its last), or None for all
+        """pooled: (n,) the last packed token of each row, which is returned alone, or None for all
         T."""
         hidden = embedding(batch.ids, self._words)  # (T, D)
         cos = embedding(batch.positions, self._cos).unsqueeze(1)  # (T, 1, Dh / 2)
         sin = embedding(batch.positions, self._sin).unsqueeze(1)
-        full = self._layers if wanted is None else self._layers[:-1]
+        full = self._layers if pooled is None else self._layers[:-1]
         for layer in full:
             heads = self._project(hidden, layer, layer.qkv)  # (T, Hq + 2 Hkv, Dh)
             rotated = self._rotate(heads[:, : self._n_q + self._n_kv], cos, sin)
-            q, k = rotated[:, : self._n_q], rotated[:, self._n_q :]
+            q = rotated[:, : self._n_q]
+            k = rotated[:, self._n_q :]
             v = heads[:, self._n_q + self._n_kv :]
             hidden = self._finish(layer, hidden, attention(q, k, v, batch, causal=True))
-        if wanted is not None:
+        if pooled is not None:
             layer = self._layers[-1]
             assert layer.q and layer.kv
             heads = self._project(hidden, layer, layer.kv)  # (T, 2 Hkv, Dh)
-            k, v = _rotate(heads[:, : self._n_kv], cos, sin), heads[:, self._n_kv :]
-            hidden = hidden[wanted]  # (n, D)
-            q = _rotate(self._project(hidden, layer, layer.q), cos[wanted], sin[wanted])
+            k = _rotate(heads[:, : self._n_kv], cos, sin)
+            v = heads[:, self._n_kv :]
+            hidden = hidden[pooled]  # (n, D)
+            q = _rotate(self._project(hidden, layer, layer.q), cos[pooled], sin[pooled])
             hidden = self._finish(
                 layer, hidden, attention(q, k, v, batch, causal=True, pooled=True)
             )
@@ -189,7 +193,7 @@ def _heads_of(config: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def _rotary_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Under the name of transformers 4 or of 5, `rope_theta` beside it or in it."""
+    """Settings by the name of transformers 4 or 5, with `rope_theta` inside or next to them."""
     theta = {"rope_theta": config.get("rope_theta", 10000.0)}
     return {**theta, **(config.get("rope_scaling") or config.get("rope_parameters") or {})}
 
@@ -200,7 +204,7 @@ def _rotary_kind(config: dict[str, Any]) -> str:
 
 
 def _rotary(config: dict[str, Any], head_dim: int) -> tuple[torch.Tensor, float]:
-    """Frequencies, (Dh / 2,), and what cosine and sine are multiplied with."""
+    """Frequencies, (Dh / 2,), and the factor of cosine and sine."""
     if _rotary_kind(config) == "default":
         halves = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         return 1.0 / (_rotary_settings(config)["rope_theta"] ** halves), 1.0
@@ -222,7 +226,8 @@ def _layer(
         matrices = [weights[f"{prefix}{name}.weight"] for name in names]
         return linear(torch.cat(matrices), torch.cat(biases) if biases else None)
 
-    q, kv = ("self_attn.q_proj",), ("self_attn.k_proj", "self_attn.v_proj")
+    q = ("self_attn.q_proj",)
+    kv = ("self_attn.k_proj", "self_attn.v_proj")
     return _Layer(
         norm_attention=weights[f"{prefix}input_layernorm.weight"],
         qkv=stacked(*q, *kv),

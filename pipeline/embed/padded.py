@@ -2,9 +2,9 @@
 length buckets.
 
 In and out: see `Engine`. Method: `SentenceTransformer(directory)` does the forward pass and the
-pooling; only the batching is ours (sorted by true token count, token budget instead of a batch
-size, no tokenizing between steps). Rows are padded on the right whatever the tokenizer would do:
-with a mask that is exact for learned, rotary and relative positions alike. Cost: padding included,
+pooling; only the batching differs (rows sorted by token count, a token budget instead of a batch
+size, no tokenizing between steps). Rows are always padded on the right, also where the tokenizer
+pads on the left: with a mask that is exact for learned, rotary and relative positions alike. Cost: padding included,
 see `EngineStats.padding_share`.
 """
 
@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.embed.buckets import Rows, flat_index, padded_buckets
 from pipeline.embed.engine import DTYPES, Engine, to_device
-from pipeline.embed.head import Head, drop_last_normalize
+from pipeline.embed.head import Head, before_normalize
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import POOLINGS, ModelDir
@@ -32,11 +32,11 @@ DEFAULT_BUDGET_TOKENS = {"cpu": 2048, "cuda": 16384}
 """A CPU is fastest while a layer's activations stay in its cache, a GPU when its multiprocessors
 are full."""
 
-_THEIR_NAME = {ours: theirs for theirs, ours in POOLINGS.items()}
+_NAME_IN_LIBRARY = {ours: theirs for theirs, ours in POOLINGS.items()}
 
 
 class PaddedEngine(Engine):
-    """Serves whatever sentence-transformers serves. Raises ModelError when it cannot load the
+    """Serves what sentence-transformers serves. Raises ModelError when that cannot load the
     directory."""
 
     name = "padded"
@@ -52,7 +52,7 @@ class PaddedEngine(Engine):
         for module in modules[1 : pooled_at + 1]:
             module.to(DTYPES[options.dtype])
         self._body = torch.nn.Sequential(*modules[: pooled_at + 1]).to(options.device).eval()
-        behind = drop_last_normalize(modules[pooled_at + 1 :])
+        behind = before_normalize(modules[pooled_at + 1 :], lambda module: type(module).__name__)
         self._head = Head(behind, options.normalize, options.truncate_dim).to(options.device).eval()
         pad = getattr(modules[0].config, "pad_token_id", None)
         # RoBERTa counts positions by it
@@ -64,7 +64,8 @@ class PaddedEngine(Engine):
             raise
         except RuntimeError as error:
             raise ModelError(
-                f"{model.path}: the model's own forward fails in dtype {options.dtype!r}: {error}. Set model.dtype to 'float32'."
+                f"{model.path}: the model's own forward fails in dtype {options.dtype!r}: {error}. "
+                "Set model.dtype to 'float32'."
             ) from error
 
     def embed_one_token(self) -> torch.Tensor:
@@ -82,11 +83,11 @@ class PaddedEngine(Engine):
         self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
     ) -> torch.Tensor:
         n_tokens = offsets[rows + 1] - offsets[rows]
-        where, positions = flat_index(offsets, rows)
+        indices, positions = flat_index(offsets, rows)
         line = np.repeat(np.arange(rows.size), n_tokens)
         batch = np.full((2, rows.size, int(n_tokens.max())), self._pad_id, dtype=np.int64)
         batch[1] = 0
-        batch[0, line, positions] = ids[where]
+        batch[0, line, positions] = ids[indices]
         batch[1, line, positions] = 1
         input_ids, attention_mask = to_device(batch, self.device)  # (n, longest) each
         features = {"input_ids": input_ids, "attention_mask": attention_mask, "modality": "text"}
@@ -100,8 +101,10 @@ class PaddedEngine(Engine):
 
 
 def _has_token_types(model: ModelDir, tokenizer: Any) -> bool:
-    """Are token types fed? All are 0 then, which for GPT-2 is not the same as none. Raises
-    ModelError for other types."""
+    """Whether token types are fed. All are 0 then, which for GPT-2 is not the same as none.
+
+    Raises ModelError for other types.
+    """
     types = tokenizer("a").get("token_type_ids")
     if types is not None and any(types):
         raise ModelError(
@@ -134,10 +137,11 @@ def _load_modules(model: ModelDir, options: EngineOptions) -> list[Any]:
             ]
     except Exception as error:
         raise ModelError(
-            f"{model.path}: sentence-transformers could not load the model: {type(error).__name__}: {error}"
+            f"{model.path}: sentence-transformers could not load the model: "
+            f"{type(error).__name__}: {error}"
         ) from error
     if options.pooling != model.pooling:
-        modes = tuple(_THEIR_NAME[mode] for mode in options.pooling.split("+"))
+        modes = tuple(_NAME_IN_LIBRARY[mode] for mode in options.pooling.split("+"))
         at = next(
             (i for i, module in enumerate(modules) if isinstance(module, Pooling)), len(modules)
         )

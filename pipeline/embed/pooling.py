@@ -17,7 +17,7 @@ __all__ = ["pool", "single_token_index"]
 
 
 def single_token_index(batch: PackedBatch, mode: str, prompt_tokens: int) -> torch.Tensor:
-    """(n,) int64: which packed token is the vector of each row, for cls and last_token."""
+    """(n,) int64: the packed token that stands for each row, for cls and last_token."""
     if mode == "last_token":
         return batch.starts[1:].long() - 1
     beyond = torch.where(batch.lengths > prompt_tokens, prompt_tokens, 0)
@@ -27,8 +27,8 @@ def single_token_index(batch: PackedBatch, mode: str, prompt_tokens: int) -> tor
 def keep_real(
     vectors: torch.Tensor, batch: PackedBatch, mode: str, prompt_tokens: int
 ) -> torch.Tensor:
-    """Zero for rows that are all prompt and pooled by their last token, as sentence-transformers
-    gives it."""
+    """`vectors` with zeros for rows that are all prompt, where the last token is pooled: that is
+    what sentence-transformers gives."""
     if mode != "last_token" or not prompt_tokens:
         return vectors
     return vectors * (batch.lengths > prompt_tokens).unsqueeze(1).to(vectors.dtype)
@@ -37,9 +37,8 @@ def keep_real(
 def pool(
     hidden: torch.Tensor, batch: PackedBatch, pooling: str, prompt_tokens: int
 ) -> torch.Tensor:
-    """hidden: (T, D) any float. `pooling`: modes joined by "+", concatenated in that order. (n, D ×
-    modes) float32.
-    """
+    """hidden: (T, D) of any float dtype. pooling: modes joined by "+". Returns their vectors one
+    after the other, (n, D × modes) float32."""
     return torch.cat(
         [_pool_one(hidden, batch, mode, prompt_tokens) for mode in pooling.split("+")], dim=1
     )
@@ -60,14 +59,13 @@ def _pool_one(
     n_counted = (batch.lengths - prompt_tokens).clamp(min=0).unsqueeze(1).float()  # (n, 1)
     if mode == "weighted_mean":
         weights = (batch.positions + 1).unsqueeze(1).float() * counted  # (T, 1)
-        return _per_row(tokens * weights, batch, "sum") / _per_row(weights, batch, "sum").clamp(
-            min=1e-9
-        )
+        divisor = _per_row(weights, batch, "sum").clamp(min=1e-9)
+        return _per_row(tokens * weights, batch, "sum") / divisor
     summed = _per_row(tokens * counted if prompt_tokens else tokens, batch, "sum")  # (n, D)
     divisor = n_counted.clamp(min=1e-9)
     return summed / (divisor.sqrt() if mode == "mean_sqrt_len" else divisor)
 
 
 def _per_row(tokens: torch.Tensor, batch: PackedBatch, reduce: str) -> torch.Tensor:
-    # unsafe=True leaves out a check of the lengths that would wait for the device.
+    # unsafe=True skips a check of the lengths that would wait for the device
     return torch.segment_reduce(tokens, reduce, lengths=batch.lengths.long(), axis=0, unsafe=True)

@@ -82,8 +82,9 @@ def _read_table(directory: Path) -> torch.Tensor:
             raise ValueError(f"a table of shape {tuple(table.shape)}")
     except (OSError, SafetensorError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{directory}: model.safetensors with 'embedding.weight', or 'embeddings' of model2vec, could not be read: "
-            f"{type(error).__name__}: {error}. Restore it from its source."
+            f"{directory}: model.safetensors with 'embedding.weight', or 'embeddings' of "
+            f"model2vec, could not be read: {type(error).__name__}: {error}. Restore it from its "
+            "source."
         ) from error
     return table
 

@@ -1,11 +1,11 @@
-"""The weights of a model directory, read without transformers: importing that costs a process 3 s
-of CPU.
+"""The weights of a model directory, read without transformers, whose import costs a process 3 s of
+CPU.
 
-In: a directory with safetensors, and the names and shapes a forward needs. Out: tensors by those
-names, on the device and in the dtype asked for. Method: as transformers, `model.safetensors` or
-else what `model.safetensors.index.json` lists; a task model's prefix ("bert.", "model.") and the
-names of old checkpoints (gamma, beta) are understood; what else a file holds (pooler, language
-model head) is left there. Cost: one read of what is needed.
+In: a directory with safetensors, and the names and shapes that a forward needs. Out: tensors by
+those names, on the requested device and in the requested dtype. Method: as in transformers,
+`model.safetensors` or else the files that `model.safetensors.index.json` lists; a task model's
+prefix ("bert.", "model.") and the names of old checkpoints (gamma, beta) are understood; other
+tensors (pooler, language model head) are not read. Cost: one read of the needed tensors.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ def read_weights(
 ) -> dict[str, torch.Tensor]:
     """Tensors by the names of `shapes`. Raises ModelError where one is missing, misshapen or
     unreadable."""
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     misshapen = []
     try:
         for file in _files(directory):
             with safe_open(file, framework="pt", device="cpu") as stored:
                 for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    wanted = _own_name(name, prefix)
-                    if wanted not in shapes:
+                    own_name = _own_name(name, prefix)
+                    if own_name not in shapes:
                         continue
-                    if tuple(stored.get_slice(name).get_shape()) != shapes[wanted]:
-                        misshapen.append(wanted)
+                    if tuple(stored.get_slice(name).get_shape()) != shapes[own_name]:
+                        misshapen.append(own_name)
                         continue
-                    # copy: a tensor of safe_open is the mapped file itself
-                    found[wanted] = stored.get_tensor(name).to(device, dtype, copy=True)
+                    # copied: a tensor of safe_open is the mapped file itself
+                    tensors[own_name] = stored.get_tensor(name).to(device, dtype, copy=True)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{directory}: the weights could not be read: {type(error).__name__}: {error}. Restore the files from "
-            "their source."
+            f"{directory}: the weights could not be read: {type(error).__name__}: {error}. "
+            "Restore the files from their source."
         ) from error
-    wrong = sorted(misshapen) or sorted(shapes.keys() - found.keys())
+    wrong = sorted(misshapen) or sorted(shapes.keys() - tensors.keys())
     if wrong:
         raise ModelError(
-            f"{directory}: the weights lack or do not fit {wrong[:3]}, which would be drawn at random. Restore the files "
-            "from their source."
+            f"{directory}: tensors {wrong[:3]} are missing from the weights or have another shape. "
+            "Restore the files from their source."
         )
-    return found
+    return tensors
 
 
 def _files(directory: Path) -> list[Path]:

@@ -38,13 +38,13 @@ def sample(n_tokens: int) -> tuple[torch.Tensor, ...]:
 
 def test_the_faster_one_of_two_that_agree_is_taken() -> None:
     other = lambda x: x + x  # noqa: E731
-    for seconds, wanted in (
+    for seconds, fastest in (
         ({doubled: 2.0, other: 1.0}, other),
         ({doubled: 1.0, other: 2.0}, doubled),
     ):
         assert (
             fused.faster(doubled, other, sample, lambda step, _, seconds=seconds: seconds[step])
-            is wanted
+            is fastest
         )
 
 
@@ -63,7 +63,7 @@ def test_a_compiler_that_fails_leaves_plain_torch(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(torch, "compile", fails)
     assert fused.fastest(doubled, sample, "cuda") is doubled
-    assert "doubled in plain torch: no C compiler" in caplog.text
+    assert "doubled stays in plain torch: no C compiler" in caplog.text
 
 
 def test_on_a_cpu_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,20 +88,20 @@ def test_a_forward_of_compiled_steps_gives_the_same_vectors_without_compiling_ag
 
     def compiled(step: fused.Step, arguments: fused.Sample, _device: str) -> fused.Step:
         taken.append(step.__name__)
-        found = torch.compile(step)
+        faster = torch.compile(step)
         assert (
-            fused.faster(step, found, arguments, lambda candidate, _: float(candidate is step))
-            is found
+            fused.faster(step, faster, arguments, lambda candidate, _: float(candidate is step))
+            is faster
         )
-        return found
+        return faster
 
     for module in (packed_bert, packed_llama):
         monkeypatch.setattr(module, "fastest", compiled)
     engine = engine_of(model)
     assert taken == {"bert": ["_plain_summed_norm"], "llama": ["_rotate", "_plain_gated"]}[family]
     with torch.compiler.set_stance("fail_on_recompile"):
-        found = engine.embed(ids, offsets)
-    np.testing.assert_allclose(found, plain, atol=2e-5)
+        vectors = engine.embed(ids, offsets)
+    np.testing.assert_allclose(vectors, plain, atol=2e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])
