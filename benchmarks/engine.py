@@ -1,7 +1,8 @@
 """Is the engine faster than sentence-transformers on the same texts, weights, dtype and cores, and
-how near the limit?
+how near is it to the limit?
 
-    python -m benchmarks.engine [--texts 600] [--rounds 3] [--threads 2] [--budgets 1024,2048] [--bfloat16]
+    python -m benchmarks.engine [--texts 600] [--rounds 3] [--threads 2]
+                                [--budgets 1024,2048] [--bfloat16]
 
 In: paragraphs of a corpus and a BERT directory with random weights (6 layers, hidden 384 by
 default). Out: one table. Every candidate runs once in every round, so that a busy neighbour hits
@@ -49,7 +50,7 @@ def paragraphs(corpus: Path, n_texts: int, n_chars: int, seed: int = 0) -> list[
     """Lines of Japanese documents joined until they have `n_chars` characters, sampled over the
     whole corpus. Where it has fewer of them than asked for, the same ones come again behind a
     number, so that no two texts are equal."""
-    found: list[str] = []
+    texts: list[str] = []
     for shard in sorted(corpus.glob("*.jsonl.gz")):
         for line in gzip.decompress(shard.read_bytes()).splitlines():
             row = json.loads(line)
@@ -57,18 +58,19 @@ def paragraphs(corpus: Path, n_texts: int, n_chars: int, seed: int = 0) -> list[
             for piece in row["text"].split("\n") if row.get("lang") == "ja" else ():
                 text += piece
                 if len(text) >= n_chars:
-                    found.append(text)
+                    texts.append(text)
                     text = ""
-    order = np.random.default_rng(seed).permutation(len(found))
-    rounds = (divmod(number, len(found)) for number in range(n_texts))
-    return [f"{again}番。{found[order[i]]}" if again else found[order[i]] for again, i in rounds]
+    order = np.random.default_rng(seed).permutation(len(texts))
+    rounds = (divmod(number, len(texts)) for number in range(n_texts))
+    return [f"{again}番。{texts[order[i]]}" if again else texts[order[i]] for again, i in rounds]
 
 
 def gemm_gflops(
     dtype: torch.dtype, clock: Callable[[], float], n: int = 2048, repeats: int = 5
 ) -> float:
     """The ceiling: the best of a few n³ matrix products of this dtype, GFLOP/s."""
-    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
+    a = torch.randn(n, n).to(dtype)
+    b = torch.randn(n, n).to(dtype)
     best = float("inf")
     for _ in range(repeats + 1):
         started = clock()
@@ -79,12 +81,12 @@ def gemm_gflops(
 
 def bert_gflop(config: dict, n_tokens: np.ndarray, trimmed: bool) -> float:
     """Multiplications and additions of the linear layers and of attention for real tokens, 10⁹."""
-    d, f, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    tokens, squares, rows = (
-        float(n_tokens.sum()),
-        float((n_tokens.astype(float) ** 2).sum()),
-        n_tokens.size,
-    )
+    d = config["hidden_size"]
+    f = config["intermediate_size"]
+    layers = config["num_hidden_layers"]
+    tokens = float(n_tokens.sum())
+    squares = float((n_tokens.astype(float) ** 2).sum())
+    rows = n_tokens.size
     layer = 2 * tokens * (4 * d * d + 2 * d * f) + 4 * d * squares
     last = (
         2 * tokens * 2 * d * d + 2 * rows * (2 * d * d + 2 * d * f) + 4 * d * tokens
@@ -102,7 +104,7 @@ def encode_from_ids(
     device: str = "cpu",
     forward: Any = None,
 ) -> np.ndarray:
-    """What `encode` does behind its tokenizer: the same order (by characters), batches and padding.
+    """Do what `encode` does behind its tokenizer, in the same order (by characters) and batches.
 
     `forward` takes the place of the model's own, say a compiled one.
     """
@@ -244,12 +246,14 @@ def report(
     options: argparse.Namespace,
 ) -> None:
     print(
-        f"{len(texts)} texts, {n_tokens.mean():.0f} tokens on average (median {np.median(n_tokens):.0f}, longest "
-        f"{n_tokens.max()}), {options.threads} threads, torch {torch.__version__}, {options.rounds} rounds"
+        f"{len(texts)} texts, {n_tokens.mean():.0f} tokens on average "
+        f"(median {np.median(n_tokens):.0f}, longest {n_tokens.max()}), {options.threads} threads, "
+        f"torch {torch.__version__}, {options.rounds} rounds"
     )
     for dtype, measured in ceilings.items():
         print(
-            f"GEMM ceiling {dtype}: {statistics.median(measured):.0f} GFLOP/s ({min(measured):.0f}-{max(measured):.0f})"
+            f"GEMM ceiling {dtype}: {statistics.median(measured):.0f} GFLOP/s "
+            f"({min(measured):.0f}-{max(measured):.0f})"
         )
     reference = candidates[0].vectors
     starts = ("encode from text", "encode from ids")
@@ -261,8 +265,8 @@ def report(
         for s in starts
     }
     print(
-        f"{'':32} {'texts/s':>8} {'spread':>13} {'tokens/s':>9} {'GFLOP/s':>8} {'of GEMM':>7} {'padding':>7} "
-        f"{'vs text':>7} {'vs ids':>7} {'min cosine':>10}"
+        f"{'':32} {'texts/s':>8} {'spread':>13} {'tokens/s':>9} {'GFLOP/s':>8} {'of GEMM':>7} "
+        f"{'padding':>7} {'vs text':>7} {'vs ids':>7} {'min cosine':>10}"
     )
     for c in candidates:
         median = statistics.median(c.seconds)
@@ -271,9 +275,11 @@ def report(
             ceilings[torch.bfloat16 if "bfloat16" in c.name else torch.float32]
         )
         print(
-            f"{c.name:32} {len(texts) / median:8.1f} {spread:>13} {n_tokens.sum() / median:9.0f} {c.gflop / median:8.0f} "
-            f"{c.gflop / median / ceiling:7.0%} {c.padding or 0:7.1%} {best[starts[0]] / median:7.2f} "
-            f"{best[starts[1]] / median:7.2f} {min_cosine(c.vectors, reference):10.7f}"
+            f"{c.name:32} {len(texts) / median:8.1f} {spread:>13} "
+            f"{n_tokens.sum() / median:9.0f} {c.gflop / median:8.0f} "
+            f"{c.gflop / median / ceiling:7.0%} {c.padding or 0:7.1%} "
+            f"{best[starts[0]] / median:7.2f} {best[starts[1]] / median:7.2f} "
+            f"{min_cosine(c.vectors, reference):10.7f}"
         )
 
 

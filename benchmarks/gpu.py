@@ -1,8 +1,8 @@
-"""How near the GPU's limit is the engine, and how far ahead of sentence-transformers? One table,
-ready for a GPU.
+"""How near is the engine to the GPU's limit, and how far ahead of sentence-transformers?
 
-    python -m benchmarks.gpu --family bert [--lengths 32,128,512,mix] [--tokens 1000000] [--no-compile]
-    python -m benchmarks.gpu --family bert --device cpu --tiny          smoke test without a GPU
+    python -m benchmarks.gpu --family bert [--lengths 32,128,512,mix] [--tokens 1000000]
+                             [--no-compile] [--no-ray]
+    python -m benchmarks.gpu --family bert --device cpu --tiny     smoke test without a GPU
 
 In: nothing; the directory has the exact configuration of sup-simcse-ja-large (bert) or
 sarashina-embedding-v1-1b (llama) with random weights and a synthetic vocabulary. Out: parity,
@@ -115,7 +115,9 @@ def make_texts(length: str, n_tokens: int, seed: int = 0) -> list[str]:
 def gflop(config: dict[str, Any], n_tokens: np.ndarray, causal: bool) -> float:
     """Multiplications and additions of all layers for real tokens, 10⁹ (nothing taken off for the
     trimmed layer)."""
-    d, f, h = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    d = config["hidden_size"]
+    f = config["intermediate_size"]
+    h = config["num_attention_heads"]
     dh = config.get("head_dim") or d // h
     kv = config.get("num_key_value_heads") or h
     linear = d * dh * (2 * h + 2 * kv) + (3 if causal else 2) * d * f
@@ -128,12 +130,13 @@ def gflop(config: dict[str, Any], n_tokens: np.ndarray, causal: bool) -> float:
 
 
 def plain(step: Step, _sample: object, _device: str) -> Step:
-    """Instead of `fastest`: what is won by compiling the steps between the products."""
+    """Takes the place of `fastest`, to show what compiling the steps between the products gains."""
     return step
 
 
 def gemm_tflops(device: str, dtype: torch.dtype, n: int) -> float:
-    a, b = torch.randn(n, n).to(device, dtype), torch.randn(n, n).to(device, dtype)
+    a = torch.randn(n, n).to(device, dtype)
+    b = torch.randn(n, n).to(device, dtype)
     return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(8)) / 1e12
 
 
@@ -191,12 +194,15 @@ def ray_recipe(
 def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float) -> None:
     from sentence_transformers import SentenceTransformer
 
-    model, dtype, device = read_model(path, str(path)), options.dtype, options.device
+    model = read_model(path, str(path))
+    dtype = options.dtype
+    device = options.device
     st = SentenceTransformer(str(path), device=device, model_kwargs={"dtype": options.torch_dtype})
     texts = make_texts(length, options.tokens)
     rows = st.tokenizer(texts, truncation=True)["input_ids"]
     n_tokens = np.array([len(row) for row in rows])
-    ids, offsets = np.concatenate(rows).astype(np.int32), np.concatenate([[0], np.cumsum(n_tokens)])
+    ids = np.concatenate(rows).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(n_tokens)])
     order = np.argsort([-len(text) for text in texts])
     work = gflop(model.config, n_tokens, options.family == "llama")
 
@@ -238,17 +244,18 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
         name: engine.embed(ids[: offsets[few]], offsets[: few + 1])
         for name, engine in engines.items()
     }
-    for name, found in {"encode": st.encode(texts[:few]).astype(np.float32), **vectors}.items():
-        print(
-            f"  {name}: minimum cosine to float32 on a CPU {min_cosine(found, exact):.6f} ({few} texts)"
-        )
+    for name, vectors_of in {
+        "encode": st.encode(texts[:few]).astype(np.float32),
+        **vectors,
+    }.items():
+        cosine = min_cosine(vectors_of, exact)
+        print(f"  {name}: minimum cosine to float32 on a CPU {cosine:.6f} ({few} texts)")
     for name, run in list(candidates.items()):
         try:
             run()  # warms up
-        except Exception as error:  # noqa: BLE001 (a baseline that cannot run here must not take the others with it)
-            print(
-                f"  {name}: left out: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
+        except Exception as error:  # noqa: BLE001 (one baseline must not take the others with it)
+            first_line = str(error).partition("\n")[0]
+            print(f"  {name}: left out: {type(error).__name__}: {first_line}")
             del candidates[name]
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(options.rounds):
@@ -260,8 +267,9 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
         median = statistics.median(measured)
         padding = f"{engines[name].stats.padding_share:6.1%}" if name in engines else "     -"
         print(
-            f"  {name:24} {n_tokens.sum() / median:11,.0f} tok/s ({n_tokens.sum() / max(measured):,.0f}-"
-            f"{n_tokens.sum() / min(measured):,.0f}) {len(texts) / median:8,.0f} texts/s"
+            f"  {name:24} {n_tokens.sum() / median:11,.0f} tok/s "
+            f"({n_tokens.sum() / max(measured):,.0f}-{n_tokens.sum() / min(measured):,.0f})"
+            f" {len(texts) / median:8,.0f} texts/s"
             f"  MFU {work / median / ceiling / 1e3:.0%}  busy {busy[name]:>4}"
             f"  pad {padding} {first / median:5.2f} x A"
         )
@@ -297,7 +305,8 @@ def main() -> None:
     name = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
     ceiling = gemm_tflops(options.device, options.torch_dtype, 512 if options.tiny else 8192)
     print(
-        f"{name}, torch {torch.__version__}, {options.dtype}, GEMM ceiling {ceiling:.1f} TFLOP/s (random data)"
+        f"{name}, torch {torch.__version__}, {options.dtype}, "
+        f"GEMM ceiling {ceiling:.1f} TFLOP/s (random data)"
     )
     with tempfile.TemporaryDirectory() as folder:
         path = make_model(Path(folder) / "model", options.family, options.tiny)

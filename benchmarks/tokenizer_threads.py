@@ -6,8 +6,8 @@ whole machine.
 In: `*.jsonl.gz` with "text" in DIR. Models: WordPiece and Unigram tokenizers learned from text of
 the tests. Candidates, all over the same texts: a process a core with one thread each (what runs
 do), a process a core with the library's own pool of threads in each, one process with that pool.
-Out: a line a candidate and round, wall time between a barrier and the last process; loading is not
-counted. The switch is TOKENIZERS_PARALLELISM.
+Out: one line for each candidate and round, in wall time between a barrier and the last process;
+loading is not counted. The switch is TOKENIZERS_PARALLELISM.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def encode(
     from pipeline.tokenize import load_tokenizer
 
     tokenizer = load_tokenizer(resolve(str(model)), max_tokens=512)
-    tokenizer.encode(texts[:64])  # warm, and the pool of threads is there
+    tokenizer.encode(texts[:64])  # warms up, and starts the pool of threads
     ready.wait()
     started = time.time()
     tokens = tokenizer.encode(texts)
@@ -49,7 +49,8 @@ def encode(
 def tokens_per_s(model: Path, texts: list[str], n_processes: int, threads: str) -> float:
     os.environ["TOKENIZERS_PARALLELISM"] = threads
     spawn = multiprocessing.get_context("spawn")
-    ready, done = spawn.Barrier(n_processes), spawn.Queue()
+    ready = spawn.Barrier(n_processes)
+    done = spawn.Queue()
     processes = [
         spawn.Process(target=encode, args=(model, texts[i::n_processes], ready, done))
         for i in range(n_processes)

@@ -100,18 +100,20 @@ def make_model(texts: Sequence[str], directory: Path, vocab_size: int) -> Path:
 def paragraphs(texts: Iterable[str], chars: int = 120) -> list[str]:
     """Sentences and short groups of them, none of which 512 tokens truncate: about what a sentence
     model is fed."""
-    found = []
+    pieces = []
     for text in texts:
-        start, exact = 0, True
+        start = 0
+        exact = True
         while start < len(text):
             end, exact = next_cut(text, start, chars, exact, 480)
-            found.append(text[start:end].strip())
-            start, exact = end, True
-    return [text for text in found if text]
+            pieces.append(text[start:end].strip())
+            start = end
+            exact = True
+    return [piece for piece in pieces if piece]
 
 
 def interleaved(paths: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each run of each path, every path once a round, garbage collected in between."""
+    """CPU seconds of each call of each path: every path once a round, garbage collected between."""
     seconds: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(repeats):
         for name, path in paths.items():
@@ -142,8 +144,8 @@ def measure(case: Case, reference: Any, repeats: int) -> tuple[int, dict[str, li
 
 
 def differing(reference: Any, texts: Sequence[str], limits: Sequence[int]) -> dict[int, list[int]]:
-    """max_tokens → positions of the texts whose ids or truncated flag differ from the reference's."""
-    found: dict[int, list[int]] = {limit: [] for limit in limits}
+    """max_tokens → positions of the texts whose ids or truncated flags are not the reference's."""
+    positions: dict[int, list[int]] = {limit: [] for limit in limits}
     ours = {
         limit: MecabTokenizer(reference, max_tokens=limit, prompt=None).encode(texts)
         for limit in limits
@@ -154,8 +156,8 @@ def differing(reference: Any, texts: Sequence[str], limits: Sequence[int]) -> di
             expected = [reference.cls_token_id, *whole[: limit - 2], reference.sep_token_id]
             ids = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]]
             if not np.array_equal(ids, expected) or tokens.truncated[i] != (len(whole) > limit - 2):
-                found[limit].append(i)
-    return found
+                positions[limit].append(i)
+    return positions
 
 
 def resident_mib() -> float:
@@ -200,30 +202,29 @@ def main() -> None:
         Case("documents, max_tokens 64", sample, 64),
     ]
     print(
-        f"{len(texts):,} documents, {sum(map(len, texts)):,} characters; vocabulary {len(reference):,}; one core"
+        f"{len(texts):,} documents, {sum(map(len, texts)):,} characters; "
+        f"vocabulary {len(reference):,}; one core"
     )
-    print(
-        "| texts | path | tokens/s median | least-most | ratio to reference | share of MeCab alone |"
-    )
+    print("| texts | path | tokens/s | least-most | ratio to reference | share of MeCab alone |")
     print("|---|---|---|---|---|---|")
     for case in cases:
         n_tokens, seconds = measure(case, reference, arguments.repeats)
         median = {name: statistics.median(values) for name, values in seconds.items()}
         for name, values in seconds.items():
             spread = f"{n_tokens / max(values):,.0f}-{n_tokens / min(values):,.0f}"
-            ratio, share = (
-                median["BertJapaneseTokenizer"] / median[name],
-                median["MeCab alone"] / median[name],
-            )
+            ratio = median["BertJapaneseTokenizer"] / median[name]
+            share = median["MeCab alone"] / median[name]
             label = f"{case.name} ({len(case.texts):,}; {n_tokens:,} tokens)"
             print(
-                f"| {label} | {name} | {n_tokens / median[name]:,.0f} | {spread} | {ratio:.2f} | {share:.2f} |"
+                f"| {label} | {name} | {n_tokens / median[name]:,.0f} | {spread} | {ratio:.2f} "
+                f"| {share:.2f} |"
             )
     if not arguments.skip_identity:
-        found = differing(reference, usable, (512, 64))
-        for limit, positions in found.items():
+        differing_texts = differing(reference, usable, (512, 64))
+        for limit, positions in differing_texts.items():
             print(
-                f"identity at max_tokens {limit}: {len(usable) - len(positions):,} of {len(usable):,} documents equal"
+                f"identity at max_tokens {limit}: {len(usable) - len(positions):,} of "
+                f"{len(usable):,} documents equal"
             )
             lengths = Counter(len(usable[i]) for i in positions)
             if lengths:

@@ -1,10 +1,10 @@
 """Which rows go through the model together: buckets of similar length under one token budget,
 longest first.
 
-In: token counts, int (N,). Out: row indices, one array for each bucket. The longest rows come first,
-so that running out of memory shows in the first second and the last buckets are the cheap ones.
-numpy only; the one Python loop is over buckets, not rows. The budget is a callable because running
-out of memory lowers it between two buckets.
+In: token counts, int (N,). Out: row indices, one array for each bucket. The longest rows come
+first, so that running out of memory shows in the first second and the last buckets are the cheap
+ones. numpy only; the one Python loop is over buckets, not rows. The budget is a callable because
+running out of memory lowers it between two buckets.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The interface of every engine, and the loop over buckets that they share.
 
-In: ragged token ids. Out: one float32 vector for each text, in input order. Method: rows are cut into
-length buckets under a token budget, longest first; a bucket is prepared in pinned memory while the
-device works on the one before it, and a result is read one step late, so nothing in the loop waits
-for the device. When memory runs out, the bucket and the budget are halved and the work continues.
-Cost: benchmarks/engine.py.
+In: ragged token ids. Out: one float32 vector for each text, in input order. Method: rows are cut
+into length buckets under a token budget, longest first; a bucket is prepared in pinned memory while
+the device works on the one before it, and a result is read one step late, so nothing in the loop
+waits for the device. When memory runs out, the bucket and the budget are halved and the work
+continues. Cost: benchmarks/engine.py.
 """
 
 from __future__ import annotations

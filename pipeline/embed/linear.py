@@ -1,5 +1,5 @@
-"""One linear layer of a packed forward, with its activation or residual sum in the same kernel where
-the hardware can do that.
+"""One linear layer of a packed forward, with its activation or residual sum in the same kernel
+where the hardware can do that.
 
 In: x (T, in). Out: (T, out). Method: on a CPU, oneDNN with weights rearranged once at loading:
 10-20 % faster than `torch.nn.functional.linear`, whose MKL rearranges them in every call, and the
@@ -79,7 +79,7 @@ class Linear:
         return activate(self(x), activation)
 
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """linear(x) + residual, (T, out). `residual` is overwritten: the sum can lie in its memory."""
+        """linear(x) + residual, (T, out). `residual` can be overwritten with the sum."""
         if self._is_packed:
             total: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
                 x, residual, self._weight, self._bias, "add"

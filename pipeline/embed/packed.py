@@ -3,9 +3,9 @@ families that the models need.
 
 In and out: see `Engine`. Method: weights are read from safetensors and rearranged once (query, key
 and value in one matrix); a bucket is one flat sequence of tokens, so every matrix product works on
-real tokens only, and only attention knows rows. Pooling by one token (cls, last_token) needs the last layer's
-query, output projection and FFN for that token alone, which is exact and saves up to a layer. Cost:
-benchmarks/engine.py.
+real tokens only, and only attention knows rows. Pooling by one token (cls, last_token) needs the
+last layer's query, output projection and FFN for that token alone, which is exact and saves up to a
+layer. Cost: benchmarks/engine.py.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ FAMILIES: dict[str, tuple[Family, str]] = {
     "xlm-roberta": (PackedBert, "roberta."),
     "llama": (PackedLlama, "model."),
 }
-"""`model_type` of config.json → its forward, and the prefix that task models put before the names of
-weights. A new family is one file and one line in this table."""
+"""`model_type` of config.json → its forward, and the prefix that task models put before the names
+of weights. A new family is one file and one line in this table."""
 
 
 class PackedEngine(Engine):
-    """Runs a packed forward. `name` is "packed_" and the model type: packed_bert, packed_llama, …"""
+    """Runs a packed forward. `name` is "packed_" and the model type, as in packed_bert."""
 
     def __init__(
         self,

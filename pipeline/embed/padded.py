@@ -4,8 +4,8 @@ length buckets.
 In and out: see `Engine`. Method: `SentenceTransformer(directory)` does the forward pass and the
 pooling; only the batching differs (rows sorted by token count, a token budget instead of a batch
 size, no tokenizing between steps). Rows are always padded on the right, also where the tokenizer
-pads on the left: with a mask that is exact for learned, rotary and relative positions alike. Cost: padding included,
-see `EngineStats.padding_share`.
+pads on the left: with a mask that is exact for learned, rotary and relative positions alike. Cost:
+padding included, see `EngineStats.padding_share`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Between reading and tokenizing: clean texts, cut long ones into chunks."""
+"""Turns records into texts for the tokenizer: cleans them and cuts long ones into chunks."""

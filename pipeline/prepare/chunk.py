@@ -1,10 +1,10 @@
-"""Chunking: documents in, windows of whole sentences out, each of at most `max_tokens` tokens.
+"""Cuts documents into windows of whole sentences, each of at most `max_tokens` tokens.
 
-Sentences end after 。！？ and . ! ? (with the brackets and quotation marks that close after them; the
-Latin ones only before white space) and after a line end. They are packed greedily; a window begins
-with the last sentences of the one before, up to `overlap_tokens`. A sentence over `max_tokens` is
-cut by characters, at white space where there is some near. Every character that is not white space
-is in at least one chunk, and `text[char_start:char_end]` is the chunk.
+Sentences end after 。！？ and . ! ? (with the brackets and quotation marks that close after them;
+the Latin ones only before white space) and after a line end. They are packed greedily; a window
+begins with the last sentences of the one before, up to `overlap_tokens`. A sentence over
+`max_tokens` is cut by characters, at white space where some is near. Every character that is not
+white space is in at least one chunk, and `text[char_start:char_end]` is the chunk.
 
 Tokens are counted, never guessed, and always for a whole batch: the documents, then the sentences
 of the long ones, then the finished windows. The tokens of a window can differ from the sum over its
@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 CountTokens = Callable[[list[str]], npt.NDArray[np.int64]]
-"""Texts to (N,) token counts without special tokens."""
+"""Takes N texts and returns their token counts (N,), without special tokens."""
 
 _CLOSING = r"""」』）】〕〉》”’"')\]"""
 _SENTENCE_END = re.compile(
@@ -36,13 +36,16 @@ _SENTENCE_END = re.compile(
 _WORD_END = re.compile(r"\S{1,8}+\s*+")
 
 _FILL = 0.9
-"""A sentence over the limit is cut into pieces of about this share of it, because tokens are not
-spread evenly."""
+"""A sentence over the limit is cut into pieces of about this share of the limit, because tokens are
+not spread evenly."""
 
 
 class Chunks(NamedTuple):
-    """M chunks in the order of their documents, then of their place. doc_index: (M,) row of the
-    document; char_start, char_end: (M,) code points, end exclusive; texts: (M,) string."""
+    """M chunks, sorted by document and then by position.
+
+    doc_index: (M,) row of the document. char_start, char_end: (M,) in code points, end exclusive.
+    texts: (M,) string.
+    """
 
     doc_index: npt.NDArray[np.int64]
     char_start: npt.NDArray[np.int64]
@@ -51,7 +54,7 @@ class Chunks(NamedTuple):
 
 
 _Piece = tuple[int, int, int]
-"""A sentence, or a part of one: document, first character, end. A plain tuple, because a corpus has
+"""A sentence or a piece of one: document, first character, end. A plain tuple, because a corpus has
 millions."""
 
 
@@ -108,12 +111,13 @@ def _cut_long(
     cut_pieces: list[_Piece] = []
     cut_counts: list[int] = []
     for piece, n_tokens in zip(pieces, counts, strict=True):
-        parts, part_counts = [piece], [n_tokens]
+        shorter = [piece]
+        shorter_counts = [n_tokens]
         if n_tokens > max_tokens and piece[2] - piece[1] > 1:
-            parts = _cut(documents[piece[0]], piece, n_tokens, max_tokens)
-            parts, part_counts = _cut_long(documents, parts, count_tokens, max_tokens)
-        cut_pieces += parts
-        cut_counts += part_counts
+            shorter = _cut(documents[piece[0]], piece, n_tokens, max_tokens)
+            shorter, shorter_counts = _cut_long(documents, shorter, count_tokens, max_tokens)
+        cut_pieces += shorter
+        cut_counts += shorter_counts
     return cut_pieces, cut_counts
 
 
@@ -123,14 +127,14 @@ def _count(texts: list[str], count_tokens: CountTokens) -> list[int]:
 
 
 def _cut(text: str, piece: _Piece, n_tokens: int, max_tokens: int) -> list[_Piece]:
-    """Equal parts by characters, each moved back to a space when one is near."""
+    """Pieces of equal length in characters, each moved back to a space when one is near."""
     doc, first, stop = piece
     n_chars = stop - first
-    n_parts = min(n_chars, max(2, math.ceil(n_tokens / (_FILL * max_tokens))))
-    near = n_chars // n_parts // 4
+    n_pieces = min(n_chars, max(2, math.ceil(n_tokens / (_FILL * max_tokens))))
+    near = n_chars // n_pieces // 4
     cuts = [first]
-    for part in range(1, n_parts):
-        cut = first + n_chars * part // n_parts
+    for number in range(1, n_pieces):
+        cut = first + n_chars * number // n_pieces
         space = text.rfind(" ", cut - near, cut)
         cuts.append(cut if space < 0 else space + 1)
     return [(doc, start, end) for start, end in itertools.pairwise([*cuts, stop])]
@@ -139,23 +143,29 @@ def _cut(text: str, piece: _Piece, n_tokens: int, max_tokens: int) -> list[_Piec
 def _pack(
     pieces: Sequence[_Piece], counts: Sequence[int], max_tokens: int, overlap_tokens: int
 ) -> list[tuple[int, int]]:
-    """Runs [first, stop) of pieces of one document, greedily filled, with overlap."""
+    """Ranges [first, stop) of pieces of one document, greedily filled, with overlap."""
     windows = []
     first = 0
     while first < len(pieces):
-        doc, stop, total = pieces[first][0], first + 1, counts[first]
+        doc = pieces[first][0]
+        stop = first + 1
+        total = counts[first]
         while stop < len(pieces) and pieces[stop][0] == doc and total + counts[stop] <= max_tokens:
             total += counts[stop]
             stop += 1
         windows.append((first, stop))
-        last_first, first = first, stop
+        last_first = first
+        first = stop
         if stop == len(pieces) or pieces[stop][0] != doc:
             continue
         shared = 0
         while first - 1 > last_first and (more := shared + counts[first - 1]) <= overlap_tokens:
-            if more + counts[stop] > max_tokens:  # the next window must get further than this one
+            if (
+                more + counts[stop] > max_tokens
+            ):  # the next window has to reach further than this one
                 break
-            first, shared = first - 1, more
+            first -= 1
+            shared = more
     return windows
 
 
@@ -170,7 +180,8 @@ def _fitting(
     ones dropped."""
     fitting: list[_Piece] = []
     while windows:
-        spans, texts = [], []
+        spans = []
+        texts = []
         for first, stop in windows:
             doc, start, _ = pieces[first]
             text = documents[doc][start : pieces[stop - 1][2]]

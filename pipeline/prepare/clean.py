@@ -1,14 +1,14 @@
-"""Cleaning: tables of records in, the same tables out with normalised texts and the texts without
-content rejected.
+"""Normalizes the texts of records, and rejects texts without content.
 
-A text is empty when nothing in it would be seen: Unicode white space, control and format characters
+In and out: a table of records; rejected rows have no text. A text is empty when nothing in it is
+visible: Unicode white space, control and format characters
 (zero-width space and joiners, byte-order mark, soft hyphen, direction marks), variation selectors,
 the Hangul fillers and the blank Braille pattern. Such a text would get a vector of nothing but
-special tokens, close to every other such text. A text is too short when it has fewer than
+special tokens, close to that of every other such text. A text is too short when it has fewer than
 `min_chars` characters (code points) between its outer white space. The text itself is never
 stripped: what is embedded, hashed and addressed by character stays what the source says.
 
-Method: Arrow kernels over the whole batch; a regular expression that ends at the first visible
+Method: Arrow kernels over the whole batch, and a regular expression that ends at the first visible
 character.
 """
 
@@ -24,27 +24,27 @@ MAX_TEXT_BYTES = (1 << 31) - 1
 
 _VISIBLE = (
     r"[^\s\p{Z}\p{Cc}\p{Cf}"
-    r"\x{034F}\x{115F}\x{1160}\x{17B4}\x{17B5}\x{180B}-\x{180F}\x{2800}\x{3164}\x{FE00}-\x{FE0F}\x{FFA0}"
-    r"\x{E0100}-\x{E01EF}]"
+    r"\x{034F}\x{115F}\x{1160}\x{17B4}\x{17B5}\x{180B}-\x{180F}\x{2800}\x{3164}"
+    r"\x{FE00}-\x{FE0F}\x{FFA0}\x{E0100}-\x{E01EF}]"
 )
-"""RE2: one character that can be seen."""
+"""RE2: one visible character."""
 
 
 def clean(table: pa.Table, *, unicode: str, min_chars: int) -> pa.Table:
-    """Normalise texts and reject the empty (`empty_text`) and the short (`too_short`).
+    """Normalize texts and reject the empty (`empty_text`) and the short (`too_short`).
 
     table: N rows of `schema.records_schema`. unicode: "none", "NFC" or "NFKC". min_chars: at least
     1. Returns N rows in the same order; `text` is null exactly where `reason` is set. Rows rejected
-    before stay as they are. Raises InputError for more text than a column takes. Source of the
-    normal forms: Unicode Standard Annex 15.
+    before stay as they are. Raises InputError when the texts do not fit into one column. Source of
+    the normal forms: Unicode Standard Annex 15.
     """
     text = table["text"]
     if unicode != "none":
         text = pc.utf8_normalize(text, unicode)  # chunk by chunk: NFKC can make eleven bytes of one
     if text.nbytes >= MAX_TEXT_BYTES:
         raise InputError(
-            f"{text.nbytes} bytes of text in one part after {unicode}; a column takes {MAX_TEXT_BYTES}. "
-            "Set a smaller runtime.part_bytes, or prepare.unicode to none."
+            f"one part has {text.nbytes} bytes of text after {unicode}, but a column takes "
+            f"{MAX_TEXT_BYTES}. Set runtime.part_bytes lower, or prepare.unicode to none."
         )
     text = _one_chunk(text)
     was_good = text.is_valid()
@@ -57,12 +57,12 @@ def clean(table: pa.Table, *, unicode: str, min_chars: int) -> pa.Table:
     if pc.any(pc.or_(empty, short)).as_py():
         table = _reject(table, empty, "empty_text", pa.scalar("nothing that can be seen"))
         if n_chars is not None:
-            found = pc.binary_join_element_wise(
+            detail = pc.binary_join_element_wise(
                 n_chars.cast(pa.string()),
                 pa.scalar(f"characters, prepare.min_chars is {min_chars}"),
                 " ",
             )
-            table = _reject(table, short, "too_short", found)
+            table = _reject(table, short, "too_short", detail)
         text = pc.if_else(pc.or_(empty, short), pa.scalar(None, pa.string()), text)
     return table.set_column(table.schema.get_field_index("text"), "text", text)
 

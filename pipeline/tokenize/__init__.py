@@ -1,11 +1,11 @@
-"""Text → token ids: what the model is fed, ragged, never padded.
+"""Turns texts into token ids: what the model is fed, ragged, never padded.
 
 In: texts (already cleaned: no lone surrogates, no NUL, not blank). Out: `Tokens`, flat int32 ids
-with int64 offsets. Method: a model directory with a Rust tokenizer runs on it (`huggingface`);
-`BertJapaneseTokenizer` over MeCab gets its own fast path (`mecab`); every other Python tokenizer
-runs as it is inside the same bounds (`reference`). The ids equal those sentence-transformers 6.2
-gives the model; texts are cut (`cuts`) so that neither time nor MeCab's stack depends on how long
-an unbroken text is. Cost: `benchmarks/tokenizing.py`.
+with int64 offsets. Method: a Rust tokenizer runs as the model directory describes it (`fast`);
+`BertJapaneseTokenizer` over MeCab has a path of its own (`mecab`); every other Python tokenizer
+runs as it is inside the same bounds (`slow`). The ids equal those that sentence-transformers 6.2
+feeds to the model; texts are cut (`cuts`) so that neither time nor MeCab's stack depends on the
+length of an unbroken text. Cost: `benchmarks/tokenizing.py`.
 """
 
 from __future__ import annotations

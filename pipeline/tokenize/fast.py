@@ -1,16 +1,15 @@
-"""Models with a Rust tokenizer (`tokenizers`): WordPiece, BPE, Unigram, whatever tokenizer.json
-says.
+"""Models with a Rust tokenizer (`tokenizers`): WordPiece, BPE or Unigram, as tokenizer.json says.
 
 In: texts. Out: `Tokens` with the ids of the tokenizer's `__call__`. Method: `encode_batch_fast` (no
 offsets) on the tokenizer's own backend, without truncation or padding there; special tokens and
-truncation are put round the content (`tokens.Frame`). A text far longer than fits is tokenized in a
-window that grows until enough tokens stand well before its end. Cost: `Encoding.ids` is the only
-way out of the library, about 20 ns a token against 500-1,000 for encoding.
+truncation are put round the content (`tokens.Frame`). Of a text far longer than fits, a window is
+tokenized that grows until it yields enough tokens before its last ones. Cost: `Encoding.ids` is the
+only way to get ids out of the library, about 20 ns a token against 500-1,000 for encoding.
 
 Threads: the library's rayon pool takes every core for a batch. Here one actor has one core, so
 TOKENIZERS_PARALLELISM is set to "false" unless the environment says otherwise: actors that each
-start as many threads as the machine has cores only get in each other's way, and a fork after the
-pool has started warns and can hang.
+start as many threads as the machine has cores compete for the same cores, and a fork after the pool
+has started warns and can hang.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ class FastTokenizer:
 
     Texts of up to `8 * (max_tokens + 64)` characters, and of at least 4,096, are tokenized whole,
     so their ids are the reference's by construction. Of a longer text only a window is read, cut at
-    whitespace where there is some in its second half, and doubled until 64 tokens more than fit are
-    there: a cut changes tokens next to it only. `count` cuts a text after every 65,536 characters
-    likewise, so it is off by a token or two per 65,536 characters.
+    whitespace where there is some in its second half, and doubled until it yields 64 tokens more
+    than fit: a cut changes only the tokens next to it. `count` cuts a text after every 65,536
+    characters likewise, so it is off by a token or two per 65,536 characters.
     """
 
     def __init__(self, tokenizer: Any, *, max_tokens: int, prompt: str | None) -> None:
@@ -73,8 +72,8 @@ class FastTokenizer:
         return tokens.build()
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """(N,) int64: tokens without prompt and special tokens, not truncated; memory is bounded by
-        the pieces."""
+        """(N,) int64: tokens without prompt and special tokens, not truncated. Memory is bounded by
+        the pieces that are tokenized at once."""
         counts: list[int] = []
         for batch in _batches(texts, COUNT_CHARS):
             encodings = self._encode([text if len(text) <= COUNT_CHARS else "" for text in batch])
@@ -90,7 +89,8 @@ class FastTokenizer:
         return text[: space_cut(text, 0, chars)] if len(text) > chars else text
 
     def _count_long(self, text: str) -> int:
-        total, start = 0, 0
+        total = 0
+        start = 0
         while start < len(text):
             end = space_cut(text, start, COUNT_CHARS)
             total += len(self._encode([text[start:end]])[0])
@@ -107,7 +107,7 @@ class FastTokenizer:
         return encodings
 
     def _specials(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What the post-processor puts before and after a text, read off a probe."""
+        """The ids that the post-processor puts before and after a text, as a probe shows them."""
         for probe in ("a", "あ", "1", "."):
             content = self._backend.encode(probe, add_special_tokens=False).ids
             framed = self._backend.encode(probe, add_special_tokens=True)
@@ -119,8 +119,8 @@ class FastTokenizer:
             if at >= 0 and framed.ids[at : at + len(content)] == content:
                 return tuple(framed.ids[:at]), tuple(framed.ids[at + len(content) :])
         raise ModelError(
-            "the tokenizer's post-processor does more than put special tokens round a text; that is not supported. "
-            f"Found {self._backend.post_processor} in tokenizer.json."
+            "the tokenizer's post-processor does more than put special tokens round a text, which "
+            f"is not supported. tokenizer.json has {self._backend.post_processor}."
         )
 
     def _count_prompt(self, special_ids: set[int]) -> int:
@@ -131,8 +131,8 @@ class FastTokenizer:
 
 
 def _batches(texts: Iterable[str], most_chars: int) -> Iterator[list[str]]:
-    """What is tokenized at once, at most `most_chars` characters of each text: bounded by texts and
-    by characters."""
+    """Texts that are tokenized at once, bounded by their number and by their characters, of which
+    each text counts `most_chars` at most."""
     batch: list[str] = []
     n_chars = 0
     for text in texts:
@@ -140,7 +140,8 @@ def _batches(texts: Iterable[str], most_chars: int) -> Iterator[list[str]]:
         n_chars += min(len(text), most_chars)
         if len(batch) == BATCH_TEXTS or n_chars >= BATCH_CHARS:
             yield batch
-            batch, n_chars = [], 0
+            batch = []
+            n_chars = 0
     if batch:
         yield batch
 

@@ -1,12 +1,13 @@
 """The fast path for `BertJapaneseTokenizer` with MeCab words and WordPiece pieces.
 
-In: texts. Out: `Tokens` with the ids of the reference's `__call__`. Method: NFKC, one `-Owakati`
-parse and one `str.split` a piece, then a dictionary word → ids as bytes, which `bytes.join` puts
-together; only a word not in it goes through the reference's own lower-casing and WordPiece. The
-reference splits each word by whitespace, so splitting the whole parse by whitespace gives the same
-WordPiece inputs. A piece that holds the text of an added token ("[CLS]", "[MASK]", …) goes through
-the reference, which takes such tokens out before MeCab. Cost: MeCab is the floor;
-`benchmarks/tokenizing.py` measures how near this comes. Threads do not help (GIL).
+In: texts. Out: `Tokens` with the ids of the tokenizer's own `__call__`. Method: NFKC, one
+`-Owakati` parse and one `str.split` for each piece, then a dictionary from words to ids as bytes,
+which `bytes.join` puts together; only a word that is not in it goes through the tokenizer's own
+lower-casing and WordPiece. The tokenizer splits each word by whitespace, so splitting the whole
+parse by whitespace gives the same WordPiece inputs. A piece that holds the text of an added token
+("[CLS]", "[MASK]", …) goes through the tokenizer, which takes such tokens out before MeCab. Cost:
+MeCab is the floor; `benchmarks/tokenizing.py` measures the distance to it. Threads do not help
+(GIL).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from pipeline.tokenize.tokens import packed, without_surrogates
 __all__ = ["MecabTokenizer", "is_supported"]
 
 CACHE_WORDS = 1_000_000
-"""Words kept; then the cache starts anew. Real text repeats itself, so refilling costs seconds a
+"""Words kept; then the cache is emptied. Real text repeats itself, so refilling costs seconds a
 day."""
-_CACHED_CHARS = 32  # a longer word is an URL or noise: not worth the memory
+_CACHED_CHARS = 32  # a longer word is a URL or noise: not worth the memory
 _MAX_GROWTH = 4  # 4 * 8,192 characters are safe for MeCab; no real text grows even by half
 _DICTIONARIES = ("unidic_lite", "ipadic", "unidic")
 _CHECKED_DICTIONARIES = {"unidic_lite"}  # those whose exact cuts (see cuts) the tests prove
@@ -54,11 +55,12 @@ def is_supported(tokenizer: Any) -> bool:
 
 
 class _WordIds(dict[str, bytes]):
-    """MeCab word → ids of its pieces (packed), filled on demand, bounded."""
+    """Maps a MeCab word to the ids of its pieces (packed); filled on demand, bounded in size."""
 
     def __init__(self, tokenizer: Any, max_words: int) -> None:
         super().__init__()
-        self._tokenizer, self._max_words = tokenizer, max_words
+        self._tokenizer = tokenizer
+        self._max_words = max_words
         words = tokenizer.word_tokenizer
         self._kept_case = {*words.never_split, *tokenizer.all_special_tokens}
         self._lower = bool(words.do_lower_case)

@@ -1,8 +1,8 @@
 """Tokenizers that transformers runs in Python, inside bounds of time and memory.
 
 In: texts. Out: `Tokens` with the ids of the tokenizer's own `__call__`. Method: the tokenizer works
-on pieces of at most `cuts.PIECE_CHARS` characters until more tokens than fit are there; the rest of
-the text is not looked at. Cost: that of the tokenizer itself, 100,000-170,000 tokens/s for
+on pieces of at most `cuts.PIECE_CHARS` characters until it has yielded more tokens than fit; the
+rest of the text is not read. Cost: that of the tokenizer itself, 100,000-170,000 tokens/s for
 `BertJapaneseTokenizer`; `mecab` is the fast path.
 """
 
@@ -33,9 +33,9 @@ _MAX_CHARS_PER_TOKEN = 256
 class SlowTokenizer:
     """A transformers Python tokenizer behind the `Tokenizer` interface.
 
-    A text of which 256 characters per token of `max_tokens` (and one piece more) did not fill the
-    room is given up there and counts as truncated: so 50 MB of spaces or of one endless word cost
-    what 140,000 characters cost.
+    A text is abandoned, and counts as truncated, when 256 characters for each token of `max_tokens`
+    (and one piece more) did not fill the room: so 50 MB of spaces or of one endless word cost what
+    140,000 characters cost.
     """
 
     stop_words_are_exact = False  # see cuts: True only where the premises were checked
@@ -74,14 +74,14 @@ class SlowTokenizer:
         return tokens.build()
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """(N,) int64: tokens without prompt and special tokens, not truncated; work is linear in
-        the text's length."""
+        """(N,) int64: tokens without prompt and special tokens, not truncated. The work is linear
+        in the text's length."""
         lengths = (len(self._content(text, None)[0]) // ID_BYTES for text in texts)
         return np.fromiter(lengths, dtype=np.int64, count=len(texts))
 
     def _content(self, text: str, limit: int | None) -> tuple[bytes, bool]:
         """Content ids of one text, packed: all of them, or more than `limit`. The second value is
-        False when the text was given up before either."""
+        False when the text was abandoned before either."""
         end, is_exact = self._cut(text, 0, limit)
         content = self._piece(text[:end], False)
         while end < len(text) and (limit is None or len(content) <= limit * ID_BYTES):
@@ -90,7 +90,8 @@ class SlowTokenizer:
                 and end > self.max_tokens * _MAX_CHARS_PER_TOKEN + self._piece_chars
             ):
                 return content, False
-            start, follows_stop = end, is_exact
+            start = end
+            follows_stop = is_exact
             end, is_exact = self._cut(
                 text, start, None if limit is None else limit - len(content) // ID_BYTES
             )
@@ -98,15 +99,14 @@ class SlowTokenizer:
         return content, True
 
     def _cut(self, text: str, start: int, room: int | None) -> tuple[int, bool]:
-        wanted = self._piece_chars if room is None else (room + 16) * _CHARS_PER_TOKEN
-        return next_cut(text, start, wanted, self.stop_words_are_exact, self._piece_chars)
+        target_chars = self._piece_chars if room is None else (room + 16) * _CHARS_PER_TOKEN
+        return next_cut(text, start, target_chars, self.stop_words_are_exact, self._piece_chars)
 
     def _piece(self, piece: str, follows_stop: bool) -> bytes:
-        """Content ids of one piece, packed. `follows_stop`: the piece stands right after a "。" at
-        which the text was cut exactly; that "。" is parsed again with the piece, and its id
-        dropped."""
+        """Content ids of one piece, packed. `follows_stop`: the piece follows a "。" at which the
+        text was cut exactly; that "。" is parsed again with the piece, and its id dropped."""
         if "\0" in piece:
-            # MeCab takes C strings: it would drop the rest without a word
+            # MeCab takes C strings: it would silently drop the rest
             piece = piece.replace("\0", " ")
         tokens = self._reference.tokenize(
             without_surrogates("。" + piece if follows_stop else piece)

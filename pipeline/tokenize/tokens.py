@@ -1,8 +1,8 @@
-"""What tokenizing returns, and how special tokens and truncation frame the content of a text.
+"""The tokens of a batch, and the special tokens and truncation that frame the content of a text.
 
 In: content ids of single texts (without special tokens, as packed int32). Out: `Tokens` for a
-batch. Method: every post-processor of this field puts a constant prefix and a constant suffix round
-one text, so truncation is `prefix + content[:room] + suffix`, which is what "longest_first" does to
+batch. Method: every post-processor in use puts a constant prefix and a constant suffix round one
+text, so truncation is `prefix + content[:room] + suffix`, which is what "longest_first" does to
 a single text. Cost: a copy.
 """
 
@@ -103,14 +103,14 @@ class TokenBuilder:
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
-        self._prefix, self._suffix = packed(frame.prefix), packed(frame.suffix)
+        self._prefix = packed(frame.prefix)
+        self._suffix = packed(frame.suffix)
         self._parts: list[bytes] = []
         self._lengths: list[int] = []
         self._truncated = bytearray()
 
     def add(self, content: bytes, is_whole: bool = True) -> None:
-        """Append one text. `is_whole` False: there is text after `content` that was never looked
-        at."""
+        """Append one text. `is_whole` False: text after `content` was never read."""
         room = self._frame.room * ID_BYTES
         is_long = len(content) > room
         if is_long:
@@ -128,11 +128,11 @@ class TokenBuilder:
 
 
 def packed(ids: Sequence[int]) -> bytes:
-    """Ids as native int32. Bytes are joined and cut without touching a Python integer, six times as
+    """Ids as native int32. Bytes are joined and cut without making Python integers, six times as
     fast as lists."""
     return array("i", ids).tobytes()
 
 
 def without_surrogates(text: str) -> str:
-    """`text` with U+FFFD for each lone surrogate: without a UTF-8 form no tokenizer takes a text."""
+    """`text` with U+FFFD for each lone surrogate, which has no UTF-8 form."""
     return _SURROGATES.sub("\ufffd", text)
