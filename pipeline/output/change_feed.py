@@ -1,9 +1,9 @@
-"""The change feed: two kept snapshots in, the rows to put and the keys to delete out, so that a
-store goes from one to the other.
+"""The change feed: the rows to put and the keys to delete so that a store with one kept snapshot
+holds another.
 
 A key is (doc_id, chunk). Its value in a snapshot is the multiset of its rows: one row, unless
 documents share an id. A key whose value differs is an upsert, with all of its rows in the later
-snapshot, or a delete, where it has none there. Rows are equal when fingerprint, text_sha256,
+snapshot, or a delete if it has none there. Rows are equal when fingerprint, text_sha256,
 characters, tokens and kept columns are: the first two stand for the vector. Where a row came from
 does not count, so compaction and moved shards change nothing.
 
@@ -88,7 +88,7 @@ class Changes:
         """Rows of `until` whose keys are new or have another value; all columns, or some.
 
         They are all rows of their keys: they replace whatever the store has under these. Raises
-        SpecError for a column that is not there.
+        SpecError for a column that the snapshot does not have.
         """
         known = self._store_columns()
         names = known if columns is None else list(columns)
@@ -97,21 +97,21 @@ class Changes:
         for number in range(self._n_passes):
             changed, _ = self._compare(number)
             for batch in self._scan(self._new, [*self._new.own, *self._common], [*{*names, *KEY}]):
-                if len(found := batch.filter(pa.array(np.isin(_keys(batch), changed)))):
-                    yield found.select(names)
+                if len(rows := batch.filter(pa.array(np.isin(_keys(batch), changed)))):
+                    yield rows.select(names)
 
     def deletes(self) -> Iterator[pa.RecordBatch]:
         """Keys (doc_id, chunk) of `since` without a row in `until`, each once."""
         for number in range(self._n_passes):
             _, gone = self._compare(number)
-            left = np.ones(len(gone), bool)
+            is_due = np.ones(len(gone), bool)
             for batch in self._scan(self._old, self._old.own, KEY):
                 keys, first = np.unique(_keys(batch), return_index=True)
                 hit = np.isin(keys, gone)
                 place = np.searchsorted(gone, keys[hit])
-                if left[place].any():
-                    yield batch.take(pa.array(np.sort(first[hit][left[place]])))
-                left[place] = False
+                if is_due[place].any():
+                    yield batch.take(pa.array(np.sort(first[hit][is_due[place]])))
+                is_due[place] = False
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  both feeds need it; goes with the next object or pass
     def _compare(self, number: int) -> tuple[Keys, Keys]:
@@ -174,10 +174,10 @@ def _digests(texts: Iterable[str]) -> bytes:
     return b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
 
 
-def _summed(found: Sequence[tuple[Keys, Values]]) -> tuple[Keys, Values]:
+def _summed(batches: Sequence[tuple[Keys, Values]]) -> tuple[Keys, Values]:
     """Sorted distinct keys, and for each the sum of its rows' hashes: equal for equal multisets."""
-    all_keys = np.concatenate([np.empty(0, "S16"), *(keys for keys, _ in found)])
-    all_values = np.concatenate([np.empty((0, 2), np.uint64), *(values for _, values in found)])
+    all_keys = np.concatenate([np.empty(0, "S16"), *(keys for keys, _ in batches)])
+    all_values = np.concatenate([np.empty((0, 2), np.uint64), *(values for _, values in batches)])
     keys, place = np.unique(all_keys, return_inverse=True)
     values = np.zeros((len(keys), 2), np.uint64)
     np.add.at(values, place, all_values)

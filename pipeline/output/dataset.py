@@ -45,12 +45,14 @@ def read_head(store: Store, number: int | None = None) -> tuple[Snapshot, Genera
     snapshot = load_snapshot(store, number)
     if snapshot is None:
         raise OutputError(
-            f"{shown(store.uri)}: no snapshot there yet. Run `corpus-embed run SPEC` first, or check the URI."
+            f"{shown(store.uri)}: this output has no snapshot yet. Run `corpus-embed run SPEC` "
+            "first, or check the URI."
         )
     generation = load_generation(store, snapshot.fingerprint)
     if generation is None:
         raise OutputError(
-            f"{shown(store.uri)}: the generation record of fingerprint {snapshot.fingerprint} is gone"
+            f"{shown(store.uri)}: the generation record of fingerprint {snapshot.fingerprint} is "
+            f"missing. Restore {layout.generation(snapshot.fingerprint)} from a backup."
         )
     return snapshot, generation
 
@@ -78,19 +80,20 @@ def dataset_of(
 
 
 def arrow_schema(generation: Generation) -> pa.Schema:
-    """Columns as a reader sees them: on disk, the partition columns are only in the folder names."""
+    """Columns as a reader sees them; on disk, partition columns exist only in folder names."""
     try:
-        found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
+        columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
     except (ValueError, OSError) as error:
         raise OutputError(
             f"generation {generation.fingerprint}: its arrow_schema is damaged: {error}. Restore "
-            f"{layout.generation(generation.fingerprint)}."
+            f"{layout.generation(generation.fingerprint)} from a backup."
         ) from error
-    if strange := [field.name for field in found if schema.has_extension(field.type)]:
+    if strange := [field.name for field in columns if schema.has_extension(field.type)]:
         raise OutputError(
-            f"generation {generation.fingerprint}: columns {strange} have types this package does not write"
+            f"generation {generation.fingerprint}: columns {strange} have types that this package "
+            f"does not write. Restore {layout.generation(generation.fingerprint)} from a backup."
         )
-    return found
+    return columns
 
 
 def read_vectors(
@@ -108,13 +111,14 @@ def read_vectors(
     element = np.dtype(np.uint8 if generation.vector_precision == "ubinary" else np.float32)
     vectors = np.empty((head.n_rows, type_.list_size), element)
     columns = ["doc_id", "embedding", *(["embedding_scale"] if scaled else [])]
-    ids, position = [], 0
+    ids = []
+    position = 0
     for _, batch in rows_of(store, generation, live_parts(store, head), columns):
-        found = vectors_of(batch.column("embedding"))
+        rows = vectors_of(batch.column("embedding"))  # (n, D)
         if scaled:
-            found = found * batch.column("embedding_scale").to_numpy()[:, None]
-        vectors[position : position + len(found)] = found
-        position += len(found)
+            rows = rows * batch.column("embedding_scale").to_numpy()[:, None]
+        vectors[position : position + len(rows)] = rows
+        position += len(rows)
         ids.append(batch.column("doc_id"))
     return pa.chunked_array(ids, pa.string()), vectors[:position]
 
@@ -124,15 +128,16 @@ def rows_of(
 ) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
     """The rows of some parts, at most a row group at a time, each with its data file; partition
     columns included."""
-    types, files = arrow_schema(generation), [file for part in parts for file in part.data_files]
+    types = arrow_schema(generation)
+    files = [file for part in parts for file in part.data_files]
     stored = [name for name in columns if name not in generation.partition_by]
     for number, _, batch in scan(store, [file.path for file in files], stored):
         yield files[number], with_partition(batch, files[number], types).select(columns)
 
 
 def with_partition(rows: TableOrBatch, file: DataFile, types: pa.Schema) -> TableOrBatch:
-    """Rows of a data file with the columns that on disk are text in folder names; here they have
-    their types again."""
+    """Rows of a data file with its partition columns, which on disk are text in folder names, in
+    their types."""
     for name, value in file.partition.items():
         typed = pa.scalar(value, pa.string()).cast(types.field(name).type)
         rows = rows.append_column(types.field(name), pa.repeat(typed, rows.num_rows))

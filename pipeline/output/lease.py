@@ -1,13 +1,13 @@
-"""One refresh of an output at a time: a numbered lease out of create-only objects, by the store's
-clock.
+"""One refresh of an output at a time: a numbered lease made of create-only objects, timed by the
+store's clock.
 
-    _meta/leases/<n>/holder.json   creating it takes lease n; says who holds it
+    _meta/leases/<n>/holder.json   creating it takes lease n; names the holder
     _meta/leases/<n>/beat-<k>      the holder is alive
     _meta/leases/<n>/released      the holder is done
 
 The newest lease counts. Another process takes n + 1 when n is released, or when nothing of it is
 younger than `ttl_s` by the store's clock. A lease saves the money of doing the same work twice.
-Correctness never rests on it: a holder that was paused, lost its lease and goes on does what any
+Correctness never rests on it: a holder that was paused, lost its lease and continues does what any
 second run does, and the commit protocol settles that. Cost: four small requests to take it, one a
 minute to keep it.
 """
@@ -27,7 +27,7 @@ from pipeline.storage.addresses import shown
 from pipeline.storage.store import Store
 
 TTL_S = 300.0
-"""How long a holder may be silent before another one takes over."""
+"""How long, in seconds, a holder can be silent before another process takes over."""
 
 
 @contextlib.contextmanager
@@ -63,7 +63,8 @@ def _take(store: Store, ttl_s: float) -> int:
             raise _held(
                 store,
                 last,
-                f"last sign of life {silent_s:.0f} s ago; it expires after {ttl_s:.0f} s of silence",
+                f"last sign of life {silent_s:.0f} s ago; it expires after {ttl_s:.0f} s of "
+                "silence",
             )
     holder = layout.lease(last + 1, "holder.json")
     me = json.dumps(
@@ -79,7 +80,7 @@ def _take(store: Store, ttl_s: float) -> int:
 def _beat(store: Store, number: int, every_s: float, done: threading.Event) -> None:
     count = 0
     while not done.wait(every_s):
-        # a lost beat at worst lets another run begin
+        # at worst, a lost beat lets another run start
         with contextlib.suppress(OSError, CorpusEmbedError):
             store.put_if_absent(layout.lease(number, f"beat-{count + 1}"), b"")
             count += 1
@@ -87,7 +88,7 @@ def _beat(store: Store, number: int, every_s: float, done: threading.Event) -> N
 
 
 def _delete(store: Store, name: str) -> None:
-    with contextlib.suppress(CorpusEmbedError):  # what a writer may not delete is left to `vacuum`
+    with contextlib.suppress(CorpusEmbedError):  # vacuum deletes what a writer cannot
         store.delete(name)
 
 
@@ -96,6 +97,7 @@ def _held(store: Store, number: int, why: str) -> LeaseHeld:
         errors="replace"
     )
     return LeaseHeld(
-        f"{shown(store.uri)}: another refresh holds lease {number} ({why}); holder: {holder}. Nothing was started. Run "
-        "again when it is done; `corpus-embed run` does not ask for the lease."
+        f"{shown(store.uri)}: another refresh holds lease {number} ({why}); holder: {holder}. "
+        "Nothing was started. Run again when it is done; `corpus-embed run` does not ask for the "
+        "lease."
     )

@@ -1,10 +1,9 @@
 """The folder of a run, `_meta/runs/<run_id>/`: its spec, its pinned plan, and a record of each
 attempt.
 
-In: a resolved spec, the splits to do, and at the end what was done. Out: the same, read back. Spec
-and plan are created once, before any work; an attempt is recorded after its snapshot. Attempts are
-for people and auditors: nothing is ever decided from them, so they alone may hold times and host
-facts.
+Spec and plan are created once, before any work; an attempt is recorded after its snapshot. Attempts
+are for people and auditors: nothing is ever decided from them, so they alone can hold times and
+facts about hosts.
 """
 
 from __future__ import annotations
@@ -74,7 +73,8 @@ def read_spec(store: Store, run_id: str) -> JobSpec:
     data = store.read_or_none(path)
     if data is None:
         raise OutputError(
-            f"{shown(store.uri)}/{path}: the spec of run {run_id} is missing. Restore it from a backup, or take another snapshot."
+            f"{shown(store.uri)}/{path}: the spec of run {run_id} is missing. Restore it from a "
+            "backup, or use another snapshot."
         )
     fields: dict[str, Any] = yaml.safe_load(data)
     return spec_from(fields, path)

@@ -1,12 +1,12 @@
-"""The commit protocol: how a part's result, and then a snapshot of many, comes to exist exactly
-once.
+"""The commit protocol: how the result of a part, and then a snapshot of many parts, comes to exist
+exactly once.
 
-    attempt ─► data files (create-only) ─► rejects (create-only) ─► manifest (create-only) ─► … ─► snapshot N+1
+    attempt ─► data files ─► rejects ─► manifest ─► … ─► file list ─► snapshot N+1
 
-Every name is derived from content, every write is a create: whoever is second finds the first one's
-object, checks it and adopts it. So a retry, a second attempt after a lost answer, and a race of two
-runs all end in the same objects. Only `commit_snapshot` makes anything visible, and it is one
-create. Failure cases: docs/design.md.
+Every name is derived from content and every write is a create: the second writer of an object finds
+the first one's, checks it and adopts it. So a retry, a second attempt after a lost answer, and a
+race of two runs all end in the same objects. Only `commit_snapshot` makes anything visible, and it
+is one create. Failure cases: docs/design.md.
 """
 
 from __future__ import annotations
@@ -33,18 +33,21 @@ def load_manifests(
     store: Store, fingerprint: str, known: Iterable[Manifest] = ()
 ) -> list[Manifest]:
     """All manifests of a fingerprint, read from storage; those in `known` are not fetched again."""
-    have = {manifest.part_id: manifest for manifest in known if manifest.fingerprint == fingerprint}
-    folder = layout.manifests(fingerprint)
-    locations = ((path, layout.locate(path)) for path in store.list(folder))
-    wanted = [path for path, found in locations if found and found.part_id not in have]
-    fetched = [Manifest.from_json(data, path) for path, data in store.read_many(wanted)]
-    return [*have.values(), *fetched]
+    by_id = {part.part_id: part for part in known if part.fingerprint == fingerprint}
+    missing = [
+        path
+        for path in store.list(layout.manifests(fingerprint))
+        if (location := layout.locate(path)) and location.part_id not in by_id
+    ]
+    fetched = [Manifest.from_json(data, path) for path, data in store.read_many(missing)]
+    return [*by_id.values(), *fetched]
 
 
 def count_waiting_parts(store: Store, live: Iterable[Manifest]) -> int:
-    """How many finished parts no snapshot has made live yet. Reads a listing and no manifest."""
+    """How many finished parts no snapshot has made live yet. Lists manifests and reads none."""
     locations = map(layout.locate, store.list(layout.MANIFESTS))
-    return len({found.part_id for found in locations if found} - {part.part_id for part in live})
+    finished = {location.part_id for location in locations if location}
+    return len(finished - {part.part_id for part in live})
 
 
 def load_generation(store: Store, fingerprint: str) -> Generation | None:
@@ -56,12 +59,15 @@ def load_generation(store: Store, fingerprint: str) -> Generation | None:
 def snapshot_numbers(store: Store) -> list[int]:
     """Numbers of all snapshots, ascending."""
     locations = (layout.locate(path) for path in store.list(layout.SNAPSHOTS))
-    return sorted(found.number for found in locations if found and found.number is not None)
+    return sorted(
+        location.number for location in locations if location and location.number is not None
+    )
 
 
 def load_snapshot(store: Store, number: int | None = None) -> Snapshot | None:
-    """Snapshot `number`, or the newest. None when there is none yet; raises OutputError for a
-    number that is not kept."""
+    """Snapshot `number`, or the newest one; None when the output has no snapshot.
+
+    Raises OutputError for a number that is not kept."""
     numbers = snapshot_numbers(store)
     if number is not None and number not in numbers:
         kept = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
@@ -72,7 +78,8 @@ def load_snapshot(store: Store, number: int | None = None) -> Snapshot | None:
     snapshot = Snapshot.from_json(store.read(path), path)
     if path != layout.snapshot(snapshot.number):
         raise OutputError(
-            f"{shown(store.uri)}/{path}: says it is snapshot {snapshot.number}: damaged. Take another one."
+            f"{shown(store.uri)}/{path}: is damaged: it says that it is snapshot "
+            f"{snapshot.number}. Use another snapshot."
         )
     return snapshot
 
@@ -86,11 +93,11 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
 
 
 def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
-    """The immutable list of live parts that a snapshot names, one row a part: its path and what is
-    in it.
+    """The immutable list of live parts that a snapshot names, as (path, table with one row for each
+    part).
 
-    The path is a hash of the parts' ids and of the SHA-256 of their files. `paths` are for engines
-    that read a list of files.
+    The path is a hash of the parts' ids and of the SHA-256 of their files. The column `paths` is
+    for engines that read a list of files.
     """
     content = [[part.part_id, [file.sha256 for file in part.data_files]] for part in parts]
     table = pa.table(
@@ -108,7 +115,8 @@ def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
 
 def create_file_list(store: Store, parts: Sequence[Manifest]) -> str:
     """Write the list of live parts; returns its path."""
-    (path, table), sink = file_list(parts), io.BytesIO()
+    path, table = file_list(parts)
+    sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     failpoint("before_file_list_put")
     store.put_if_absent(path, sink.getvalue())
@@ -130,24 +138,23 @@ def commit_snapshot(
     """Make `parts` the live content, on top of `parent`. The create of the snapshot object is the
     atomic point.
 
-    Returns the head when it already says the same, or is this run's complete one. A snapshot that
-    another attempt at this very run made in the meantime is built upon. Raises CommitConflict when
-    a different run was first, OutputError when an invariant is broken.
+    Returns the head when it already has this content, or is the complete snapshot of this run. A
+    snapshot that another attempt at the same run made in the meantime becomes the parent. Raises
+    CommitConflict when a different run was first, OutputError when the parts have a problem.
     """
     if problem := next(problems(parts, fingerprint, complete), None):
         raise OutputError(
-            f"{shown(store.uri)}: nothing was committed: {problem}. Run `corpus-embed verify`; if it "
-            "finds nothing wrong with the head, report this with the output's metadata."
+            f"{shown(store.uri)}: nothing was committed: {problem}. Run `corpus-embed verify`; if "
+            "it finds nothing wrong with the head, report this with the output's metadata."
         )
     ordered = sorted(parts, key=lambda part: part.part_id)
-    listed = create_file_list(store, ordered)
+    list_path = create_file_list(store, ordered)
     while True:
-        said = (
-            (parent.fingerprint, parent.file_list, parent.complete or not complete)
-            if parent
-            else None
-        )
-        if parent is not None and said == (fingerprint, listed, True):
+        if (
+            parent is not None
+            and (parent.fingerprint, parent.file_list) == (fingerprint, list_path)
+            and (parent.complete or not complete)
+        ):
             return parent
         # of one run, a snapshot with more parts is the later one: a slow attempt must not take its
         # parts away again
@@ -162,7 +169,7 @@ def commit_snapshot(
             run_id=run_id,
             complete=complete,
             fingerprint=fingerprint,
-            file_list=listed,
+            file_list=list_path,
             n_duplicate_ids=n_duplicate_ids,
             nominal_time=nominal_time,
             **totals_of(ordered),
@@ -174,8 +181,9 @@ def commit_snapshot(
         parent = Snapshot.from_json(store.read(path), path)
         if parent.run_id != run_id:
             raise CommitConflict(
-                f"{shown(store.uri)}: run {parent.run_id} committed snapshot {parent.number} while run {run_id} was under "
-                "way. Nothing is lost: run the same command again; it keeps every finished part and plans on the new head."
+                f"{shown(store.uri)}: run {parent.run_id} committed snapshot {parent.number} "
+                f"while run {run_id} was under way. Nothing is lost: run the same command again; "
+                "it keeps every finished part and plans on the new head."
             )
 
 

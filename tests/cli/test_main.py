@@ -73,7 +73,7 @@ def test_run_with_nothing_new_needs_no_cluster_and_says_so(
         (["plan", "SPEC", "--set", "model.path=/no/such/model"], 2, "model directory not found"),
         (["run", "--no-such-option"], 2, "No such option"),
         (["status", "OUT", "--storage-options", "[1]"], 2, "JSON object"),
-        (["search", "OUT", "text"], 1, "no snapshot there yet"),
+        (["search", "OUT", "text"], 1, "has no snapshot yet"),
     ],
 )
 def test_every_failure_has_its_exit_code_and_a_message_on_standard_error(

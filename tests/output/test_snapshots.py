@@ -83,7 +83,7 @@ def publish(
 
 def test_nothing_is_visible_before_the_snapshot_and_everything_after_it(spec: JobSpec) -> None:
     plan, store, parts = finished(spec)
-    with pytest.raises(OutputError, match="no snapshot there yet"):
+    with pytest.raises(OutputError, match="has no snapshot yet"):
         open_dataset(spec.output.uri)
     snapshot = commit_plan(plan, store, parts)
     assert (snapshot.number, snapshot.parent, snapshot.n_documents) == (1, None, len(DOCS))

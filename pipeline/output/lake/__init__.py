@@ -1,5 +1,4 @@
-"""Snapshots as tables of other catalogs: what `publish` in a spec, or the command of that name,
-asks for.
+"""Snapshots as tables of other catalogs, as `publish` in a spec or the command of that name asks.
 
 A publication is derived: it comes after the snapshot, and every kept snapshot that a table lacks is
 added in order, one commit each, so that the table's time travel is that of the output. Data files
@@ -37,14 +36,15 @@ class Table(Protocol):
     name: str
 
     def state(self) -> tuple[int, str] | None:
-        """Number of the newest snapshot that the table holds, and its `columns_of`; None without a
-        table."""
+        """(number, `columns_of`) of the newest snapshot that the table holds; None if there is no
+        such table."""
 
     def add(self, snapshot: Snapshot, generation: Generation, parts: Sequence[Manifest]) -> None:
-        """One commit: files that left go out, new ones come in, lineage in its properties."""
+        """Commit a snapshot: remove the files that it lacks, add its new ones, and record its
+        lineage in the properties of the commit."""
 
     def forget(self, kept: set[int]) -> None:
-        """Drop what leads to snapshots that are not kept."""
+        """Drop the table's versions of snapshots that are not kept."""
 
 
 def publish(store: Store, publications: PublishSpec) -> dict[str, int]:
@@ -119,7 +119,7 @@ def columns_of(generation: Generation) -> str:
 
 
 def lineage_of(snapshot: Snapshot, generation: Generation) -> dict[str, str]:
-    """What a commit says about its snapshot."""
+    """The properties of the commit that publishes a snapshot."""
     return {
         NUMBER: str(snapshot.number),
         "corpus-embed.run-id": snapshot.run_id,

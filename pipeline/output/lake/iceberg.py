@@ -121,7 +121,7 @@ class IcebergTable:
         self._catalog.create_namespace_if_not_exists(self._table.rpartition(".")[0])
         properties = {**_FIXED, OUTPUT: self._root, COLUMNS: columns_of(generation)}
         with (
-            # somebody else made it
+            # another publisher has just created it
             contextlib.suppress(TableAlreadyExistsError, CommitFailedException),
             self._catalog.create_table_transaction(
                 self._table, dataset.arrow_schema(generation), self._location, properties=properties
