@@ -26,6 +26,14 @@ def spec_path(tmp_path: Path, bert_mean_dir: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts Ray, or connects to it, fails."""
+    import ray
+
+    monkeypatch.setattr(ray, "init", None)
+
+
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["corpus-embed", *arguments])
     monkeypatch.setattr("signal.signal", lambda *_: None)
@@ -56,13 +64,11 @@ def test_plan_prints_what_is_to_do_and_writes_nothing(
     assert "0 parts drop out of the next snapshot, with at most 0 documents" in printed
 
 
+@pytest.mark.usefixtures("no_cluster")
 def test_run_with_nothing_new_needs_no_cluster_and_says_so(
     spec_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import ray
-
     run_without_ray(load_spec(spec_path))
-    monkeypatch.setattr(ray, "init", None)  # calling it would be an error
     assert called(monkeypatch, "run", str(spec_path)) == 0
     assert "nothing to do" in capsys.readouterr().err
 
@@ -176,7 +182,7 @@ def test_the_json_schema_of_a_spec_names_every_section(
         ("language: ja", "no licence stated", False),
     ],
 )
-def test_plan_and_run_show_the_licence_and_say_so_when_it_forbids_commercial_use(
+def test_plan_shows_the_licence_and_says_so_when_it_forbids_commercial_use(
     spec_path: Path,
     bert_mean_dir: Path,
     tmp_path: Path,
@@ -186,21 +192,32 @@ def test_plan_and_run_show_the_licence_and_say_so_when_it_forbids_commercial_use
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(bert_mean_dir, tmp_path / "model")
-    (tmp_path / "model/README.md").write_text(f"---\n{front}\n---\n# A model\n")
-    spec = load_spec(spec_path, [f"model.path={tmp_path / 'model'}"])
-    commands = ["plan"]
-    if shown == "NonCommercial-1.0":
-        run_without_ray(spec)  # so that `run` below needs no cluster
-        commands.append("run")
-    for command in commands:
-        assert (
-            called(
-                monkeypatch, command, str(spec_path), "--set", f"model.path={tmp_path / 'model'}"
-            )
-            == 0
-        )
-        captured = capsys.readouterr()
-        printed = " ".join((captured.out + captured.err).split())
-        assert f"({shown})" in printed
-        assert ("licence" in printed and "restricts its use" in printed) is restricted
+    model = licensed_model(bert_mean_dir, tmp_path, front)
+    assert called(monkeypatch, "plan", str(spec_path), "--set", f"model.path={model}") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"({shown})" in printed
+    assert ("restricts its use" in printed) is restricted
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_run_shows_a_licence_that_forbids_commercial_use_even_with_nothing_to_do(
+    spec_path: Path,
+    bert_mean_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = licensed_model(bert_mean_dir, tmp_path, "license: cc-by-nc-4.0")
+    run_without_ray(load_spec(spec_path, [f"model.path={model}"]))
+    assert called(monkeypatch, "run", str(spec_path), "--set", f"model.path={model}") == 0
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "(cc-by-nc-4.0)" in printed
+    assert "licence (cc-by-nc-4.0) restricts its use" in printed
+
+
+def licensed_model(source: Path, folder: Path, front: str) -> Path:
+    """A copy of a model directory whose model card begins with `front`."""
+    model = folder / "model"
+    shutil.copytree(source, model)
+    (model / "README.md").write_text(f"---\n{front}\n---\n# A model\n")
+    return model
