@@ -11,6 +11,7 @@ what was acknowledged is there, nothing is there twice. Cost: a process starts i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -24,16 +25,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.driver.plan import make_plan, missing
-from pipeline.driver.run import finish
+from pipeline.driver.plan import Plan
+from pipeline.driver.run import run_job
 from pipeline.errors import CommitConflict, ShardChanged
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.output.dataset import open_dataset
-from pipeline.output.run_folder import create_run
 from pipeline.output.snapshots import load_manifests, load_snapshot, snapshot_numbers
 from pipeline.storage.failpoints import NAMES
 from pipeline.storage.lineage import Snapshot
 from pipeline.storage.store import Store
+from pipeline.workers import steps
+from pipeline.workers.metrics import Progress
 from tests.support import stand_in
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -72,24 +74,21 @@ def run_alone(order: Order) -> None:
 def _run(spec: JobSpec, draw: random.Random, order: Order) -> Snapshot:
     store, job = stand_in.store_of(spec), stand_in.job_of(spec)
     store.check_conditional_put()
-    plan = make_plan(job, store)
-    if plan.nothing_to_do and plan.head:
-        return plan.head
-    create_run(store, plan.run_id, spec, [todo.split for todo in plan.todo])
-    stand_in.failpoint("after_plan")
-    todo = list(plan.todo)
-    draw.shuffle(todo)
-    engine = stand_in.HashEngine()
-    parts = stand_in.prepared_parts(spec, dataclasses.replace(plan, todo=todo))
-    for number, prepared in enumerate(parts, start=1):
-        time.sleep(draw.uniform(0, 2 * order.pause_s))
-        stand_in.publish_prepared(prepared, job, store, engine)
-        if number % PARTS_PER_COMMIT == 0 and not plan.stale:
-            found = load_manifests(store, job.fingerprint, plan.done)
-            _tell(order, "committed", stand_in.commit_plan(plan, store, found, complete=False))
-    finished = load_manifests(store, job.fingerprint, plan.done)
-    assert not missing(plan, finished)
-    return finish(plan, store, plan.parts_of(finished))
+    embed = functools.partial(steps.embed_part, engine=stand_in.HashEngine(), job=job)
+
+    def execute(plan: Plan) -> dict[str, float]:
+        todo = list(plan.todo)
+        draw.shuffle(todo)
+        manifests = steps.do_splits(todo, stand_in.preparer(spec, plan), embed, job, store)
+        for number, _ in enumerate(manifests, start=1):
+            if number % PARTS_PER_COMMIT == 0 and not plan.stale:
+                parts = load_manifests(store, job.fingerprint, plan.done)
+                snapshot = stand_in.commit_plan(plan, store, parts, complete=False)
+                _tell(order, "committed", snapshot)
+            time.sleep(draw.uniform(0, 2 * order.pause_s))
+        return {}
+
+    return run_job(job, store, execute, Progress()).snapshot
 
 
 def _tell(order: Order, what: str, snapshot: Snapshot | None = None, **more: Any) -> None:
