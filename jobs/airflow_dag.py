@@ -1,5 +1,5 @@
-"""Submit the refresh to a Ray cluster every night from Airflow 3, and follow it. Copy this file into
-the DAGs folder and edit JOB.
+"""Submit the refresh to a Ray cluster every night from Airflow 3, and follow it. Copy this file
+into the DAGs folder and edit JOB.
 
 The nominal time is the end of the data interval. `corpus-embed submit` derives the submission id
 from it, so a task that is retried or cleared follows or repeats the refresh of its own night. The

@@ -49,7 +49,7 @@ def body_lines(text: str) -> list[str]:
 
 
 def cut(lines: list[str]) -> str:
-    """As many whole lines from the top as fit into MAX_CHARS characters; where lines are cut off, the
+    """As many whole lines from the top as fit into MAX_CHARS characters; if lines are cut off, the
     text ends at the end of a sentence."""
     kept: list[str] = []
     n_chars = 0
