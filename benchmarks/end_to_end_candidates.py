@@ -86,7 +86,8 @@ def engine_of_one_process(
         EngineOptions.of(model, dtype=options.dtype, device=options.device),
         threads=1 if options.device == "cpu" else None,
     )
-    loaded.embed(tokens.ids[: tokens.offsets[64]], tokens.offsets[:65])  # warm-up
+    warm_up = tokens.offsets[:65]
+    loaded.embed(tokens.ids[: warm_up[-1]], warm_up)
     ready.wait()
     started = time.perf_counter()
     loaded.embed(tokens.ids, tokens.offsets)

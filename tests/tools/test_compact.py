@@ -88,9 +88,9 @@ def test_the_same_rows_are_in_one_file_a_partition_and_nothing_is_to_do(scene: P
         spec = spec_of(scene, partition_by=["lang"])
     elif "embedding_scale" in before[0]:
         spec = spec_of(scene, vector_precision="int8")
-    found = compact(str(scene / "out"), None)
-    assert found.n_parts_joined > 8
-    assert (found.snapshot, found.n_files) == (2, len(folders))
+    compaction = compact(str(scene / "out"), None)
+    assert compaction.n_parts_joined > 8
+    assert (compaction.snapshot, compaction.n_files) == (2, len(folders))
     assert rows(scene) == before == rows(scene, 1)
     (part,) = head_parts(scene)
     assert {
@@ -136,8 +136,8 @@ def test_one_changed_shard_is_read_with_the_others_of_its_part_and_all_is_right_
 
 def test_target_bytes_bounds_the_files_and_large_splits_stay(scene: Path) -> None:
     sizes = {
-        split: sum(f.size_bytes for part in found for f in part.data_files)
-        for split, found in by_split(head_parts(scene)).items()
+        split: sum(f.size_bytes for part in manifests for f in part.data_files)
+        for split, manifests in by_split(head_parts(scene)).items()
     }
     target = sorted(sizes.values())[-2]
     large = {split for split, size in sizes.items() if size >= target}
@@ -160,8 +160,8 @@ def test_a_run_that_commits_first_is_a_conflict_and_nothing_is_lost(
 
     monkeypatch.setattr("pipeline.tools.joined_part.create_manifest", and_meanwhile_a_run)
     assert called(monkeypatch, "compact", str(scene / "out")) == 4
-    assert "CommitConflict" in (said := capsys.readouterr().err)
-    assert "Nothing is lost" in said
+    assert "CommitConflict" in (message := capsys.readouterr().err)
+    assert "Nothing is lost" in message
     assert "e" in {row["doc_id"] for row in rows(scene)}
     before = rows(scene)
     assert compact(str(scene / "out"), None).snapshot == 3
@@ -217,8 +217,8 @@ def test_verify_trace_and_vacuum_treat_a_compacted_output_as_any_other(
     out = str(root / "out")
     assert called(monkeypatch, "compact", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["n_files"] == 1
-    found = verify(out, None, sample=8)
-    assert found.ok, [check for check in found.checks if not check.ok]
+    verification = verify(out, None, sample=8)
+    assert verification.ok, [check for check in verification.checks if not check.ok]
     for row in before:
         traced = trace(out, None, row["doc_id"])
         assert traced.ok

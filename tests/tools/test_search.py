@@ -131,12 +131,12 @@ def test_a_query_gets_the_query_prompt_of_the_model_unless_another_is_named(tmp_
         tmp_path / "model", prompts={"query": "find the number: ", "plain": ""}
     )
     uri = make(tmp_path, model)
-    found = {
+    vectors = {
         name: embed_query(load_snapshot_with_lineage(uri), QUERY, name)
         for name in (None, "query", "plain")
     }
-    np.testing.assert_array_equal(found[None], found["query"])
-    assert np.abs(found["query"] - found["plain"]).max() > 1e-3
+    np.testing.assert_array_equal(vectors[None], vectors["query"])
+    assert np.abs(vectors["query"] - vectors["plain"]).max() > 1e-3
     assert (
         search(uri, None, outputs.DOCUMENTS[1]["text"], k=1, prompt_name="plain")[0].doc_id
         == "doc-1"
@@ -193,9 +193,9 @@ def test_search_trace_and_verify_work_from_s3_to_s3(tmp_path, bert_mean_dir, s3)
     hit = search(spec.output.uri, s3.storage_options, query, k=1)[0]
     assert (hit.doc_id, hit.columns) == ("c.parquet-4", {"lang": "en"})
     for name in ("a.jsonl", "b.jsonl.gz", "c.parquet"):
-        found = trace(spec.output.uri, s3.storage_options, f"{name}-6")
-        assert found.ok
-        assert found.rows[0].source_uri == f"{s3.uri}/in/{name}"
+        traced = trace(spec.output.uri, s3.storage_options, f"{name}-6")
+        assert traced.ok
+        assert traced.rows[0].source_uri == f"{s3.uri}/in/{name}"
     verified = verify(spec.output.uri, s3.storage_options, sample=100)
     assert verified.ok
     assert verified.checks[-1].figures["embedded_again"] == 24

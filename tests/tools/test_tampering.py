@@ -63,8 +63,8 @@ def output(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def found(output: Path) -> bool:
-    """Whether verify says that something is wrong, or refuses what it cannot read."""
+def is_detected(output: Path) -> bool:
+    """Whether verify reports a finding, or refuses what it cannot read."""
     try:
         return not verify(str(output), None, sample=0).ok
     except CorpusEmbedError:
@@ -108,14 +108,14 @@ def undetected(output: Path, path: Path) -> list[str]:
     fields, missed = json.loads(before), []
     for leaf in leaves(fields):
         path.write_text(json.dumps(tampered(fields, leaf)))
-        if not found(output):
+        if not is_detected(output):
             missed.append(".".join(map(str, leaf)))
     path.write_bytes(before)
     return missed
 
 
 def test_an_untouched_output_passes(output: Path) -> None:
-    assert not found(output)
+    assert not is_detected(output)
 
 
 def test_every_field_of_a_snapshot_is_held_by_what_it_names(output: Path) -> None:
@@ -150,7 +150,7 @@ def test_every_field_of_a_listed_manifest_is_held_by_its_other_copy(output: Path
             table.schema.get_field_index("manifest"), "manifest", pa.array(manifests)
         )
         pq.write_table(changed, path)
-        if not found(output):
+        if not is_detected(output):
             missed.append(".".join(map(str, leaf)))
     assert missed == []
 
@@ -165,7 +165,9 @@ def test_a_flipped_bit_in_any_object_is_found_or_changes_nothing(output: Path) -
         before = path.read_bytes()
         middle = len(before) // 2
         path.write_bytes(before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :])
-        if not found(output) and not pq.read_table(path).equals(pq.read_table(io.BytesIO(before))):
+        if not is_detected(output) and not pq.read_table(path).equals(
+            pq.read_table(io.BytesIO(before))
+        ):
             missed.append(path.relative_to(output).as_posix())
         path.write_bytes(before)
     assert missed == []
@@ -178,7 +180,7 @@ def test_every_object_that_is_gone_is_missed(output: Path, folder: str) -> None:
     for path in sorted(path for path in (output / folder).rglob("*") if path.is_file()):
         before = path.read_bytes()
         path.unlink()
-        assert found(output), path
+        assert is_detected(output), path
         path.write_bytes(before)
 
 
@@ -191,7 +193,7 @@ def test_a_reject_that_changed_in_a_well_formed_file_is_found(output: Path) -> N
             table.schema.get_field_index(name), table.schema.field(name), pa.array(values)
         )
         pq.write_table(changed, path)
-        assert found(output), name
+        assert is_detected(output), name
 
 
 def test_documents_read_are_documents_of_rows_and_rejects_for_every_shard(output: Path) -> None:
@@ -216,5 +218,5 @@ def test_documents_read_are_documents_of_rows_and_rejects_for_every_shard(output
         "a.jsonl": 12,
         "b.jsonl.gz": 12,
     }
-    assert {uri: len(found) for uri, found in ids.items()} == read
+    assert {uri: len(doc_ids) for uri, doc_ids in ids.items()} == read
     assert set().union(*ids.values()) == {doc["id"] for doc in DOCS}

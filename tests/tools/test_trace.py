@@ -38,9 +38,9 @@ def output(tmp_path_factory: pytest.TempPathFactory, bert_mean_dir: Path) -> Pat
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("number", [0, 3, 7])
 def test_a_row_leads_back_to_its_record_in_every_format(output, name, number):
-    found = trace(str(output / "out"), None, f"{name}-{number}")
-    assert (found.ok, found.n_rows, found.n_documents) == (True, 1, 1)
-    row = found.rows[0]
+    result = trace(str(output / "out"), None, f"{name}-{number}")
+    assert (result.ok, result.n_rows, result.n_documents) == (True, 1, 1)
+    row = result.rows[0]
     text = f"{outputs.DOCUMENTS[number]['text']} {name}"
     assert row.source_text == text
     assert row.text_sha256 == hashlib.sha256(text.encode()).hexdigest()
@@ -60,7 +60,7 @@ def test_a_row_leads_back_to_its_record_in_every_format(output, name, number):
         hashlib.sha256((output / "out" / row.data_file).read_bytes()).hexdigest()
         == row.data_file_sha256
     )
-    shown = "\n".join(found.lines())
+    shown = "\n".join(result.lines())
     assert text in shown
     assert row.run_id in shown
     assert "same" in shown
@@ -131,8 +131,8 @@ def test_ids_made_of_uri_and_record_are_traced_too(tmp_path, bert_mean_dir):
     uri = make(tmp_path, bert_mean_dir, outputs.DOCUMENTS, "b.jsonl.gz", input={"id_column": None})
     shard = (tmp_path / "in" / "b.jsonl.gz").resolve()
     first = len(gzip.decompress(shard.read_bytes()).splitlines(keepends=True)[0])
-    found = trace(uri, None, f"file://{shard}#{first}")
-    assert [row.source_text for row in found.rows] == [outputs.DOCUMENTS[1]["text"]]
+    result = trace(uri, None, f"file://{shard}#{first}")
+    assert [row.source_text for row in result.rows] == [outputs.DOCUMENTS[1]["text"]]
 
 
 def test_all_documents_of_a_shared_id_are_listed(tmp_path, bert_mean_dir):
@@ -140,9 +140,9 @@ def test_all_documents_of_a_shared_id_are_listed(tmp_path, bert_mean_dir):
         tmp_path / "in" / "0.csv", [{"id": "same", "text": "From a table.", "lang": "en"}]
     )
     uri = make(tmp_path, bert_mean_dir, [{"id": "same", "text": "From a line.", "lang": "en"}])
-    found = trace(uri, None, "same")
-    assert (found.n_rows, found.n_documents, found.ok) == (2, 2, True)
-    assert {row.source_text for row in found.rows} == {"From a table.", "From a line."}
+    result = trace(uri, None, "same")
+    assert (result.n_rows, result.n_documents, result.ok) == (2, 2, True)
+    assert {row.source_text for row in result.rows} == {"From a table.", "From a line."}
 
 
 def test_partition_columns_do_not_hide_the_data_file(tmp_path, bert_mean_dir):
@@ -163,11 +163,11 @@ def test_a_changed_shard_is_said_to_have_changed_and_nothing_is_read_from_it(
     shard = tmp_path / "in" / "a.jsonl"
     shard.write_text("")
     for what in ("planned with ETag", "gone"):
-        found = trace(uri, None, "doc-0")
-        assert not found.ok
-        assert found.rows[0].verdict.startswith("source no longer there")
-        assert what in found.rows[0].verdict
-        assert found.rows[0].source_text is None
+        result = trace(uri, None, "doc-0")
+        assert not result.ok
+        assert result.rows[0].verdict.startswith("source no longer there")
+        assert what in result.rows[0].verdict
+        assert result.rows[0].source_text is None
         shard.unlink(missing_ok=True)
 
 

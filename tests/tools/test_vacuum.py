@@ -58,13 +58,13 @@ class Scene:
         return outputs.run_without_ray(self.spec, **arguments)
 
     def paths(self) -> set[str]:
-        found = (path for path in self.output.rglob("*") if path.is_file())
-        return {path.relative_to(self.output).as_posix() for path in found}
+        files = (path for path in self.output.rglob("*") if path.is_file())
+        return {path.relative_to(self.output).as_posix() for path in files}
 
     def age(self, days: float = 2.0, paths=None) -> None:
         for path in self.paths() if paths is None else paths:
-            found = (self.output / path).stat()
-            os.utime(self.output / path, (found.st_atime, found.st_mtime - days * 86400))
+            status = (self.output / path).stat()
+            os.utime(self.output / path, (status.st_atime, status.st_mtime - days * 86400))
 
     def ids(self, snapshot: int | None = None) -> list[str]:
         return sorted(
@@ -107,10 +107,10 @@ def scene(history: Scene, tmp_path: Path) -> Scene:
 def test_a_dry_run_lists_and_removes_nothing(scene):
     before = scene.paths()
     scene.age()
-    found = scene.vacuum(keep_snapshots=1)
-    assert not found.deleted
-    assert found.paths
-    assert found.n_bytes == sum((scene.output / path).stat().st_size for path in found.paths)
+    plan = scene.vacuum(keep_snapshots=1)
+    assert not plan.deleted
+    assert plan.paths
+    assert plan.n_bytes == sum((scene.output / path).stat().st_size for path in plan.paths)
     assert scene.paths() == before
 
 
@@ -120,9 +120,9 @@ def test_what_the_kept_snapshots_do_not_name_goes_and_they_stay_whole(scene):
     live = scene.live(2) | scene.live(3)
     assert dropped - live
     scene.age()
-    found = scene.vacuum(keep_snapshots=2, delete=True)
-    assert found.kept_snapshots == (2, 3)
-    assert {path for path in found.paths if path.startswith("data/")} == dropped - live
+    plan = scene.vacuum(keep_snapshots=2, delete=True)
+    assert plan.kept_snapshots == (2, 3)
+    assert {path for path in plan.paths if path.startswith("data/")} == dropped - live
     assert {path for path in scene.paths() if path.startswith("data/")} == live
     assert snapshot_numbers(scene.store) == [2, 3]
     for number in (2, 3):
@@ -140,9 +140,9 @@ def test_a_run_after_a_vacuum_has_nothing_to_do(scene):
 
 
 def test_nothing_younger_than_the_grace_period_goes(scene):
-    found = scene.vacuum(keep_snapshots=1, older_than=DAY, delete=True)
-    assert found.paths == {}
-    assert found.n_too_young > 0
+    plan = scene.vacuum(keep_snapshots=1, older_than=DAY, delete=True)
+    assert plan.paths == {}
+    assert plan.n_too_young > 0
     scene.age(days=0.9)
     assert scene.vacuum(keep_snapshots=1, older_than=DAY, delete=True).paths == {}
     scene.age(days=0.2)
@@ -164,9 +164,9 @@ def test_the_command_line_takes_a_grace_period_and_deletes_only_when_told(
         assert bool(json.loads(capsys.readouterr().out)["paths"]) is goes
         assert scene.paths() == before
     assert called(monkeypatch, *command, "--delete") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["deleted"], found["kept_snapshots"]) == (True, [3])
-    assert scene.paths() == before - found["paths"].keys()
+    result = json.loads(capsys.readouterr().out)
+    assert (result["deleted"], result["kept_snapshots"]) == (True, [3])
+    assert scene.paths() == before - result["paths"].keys()
     for wrong in ("7", "-1h", "soon"):
         assert called(monkeypatch, *command, "--older-than", wrong) == 2
         assert "24h or 7d" in capsys.readouterr().err
@@ -177,8 +177,8 @@ def test_every_kept_snapshot_is_read_by_its_number_on_the_command_line(scene, mo
         (doc_id, *_) = sorted(set(scene.ids(number)) - set(scene.ids(1 if number != 1 else 3)))
         for other in (1, 2, 3):
             called(monkeypatch, "trace", str(scene.output), doc_id, "--snapshot", str(other))
-            found = f"1 rows of 1 documents in snapshot {other}" in capsys.readouterr().out
-            assert found is (doc_id in scene.ids(other))
+            is_traced = f"1 rows of 1 documents in snapshot {other}" in capsys.readouterr().out
+            assert is_traced is (doc_id in scene.ids(other))
         assert (
             called(
                 monkeypatch, "verify", str(scene.output), "--sample", "0", "--snapshot", str(number)
@@ -214,9 +214,9 @@ def test_links_out_of_the_output_are_not_followed(scene, tmp_path):
     scene.age()
     old = datetime.datetime(2020, 1, 1).timestamp()
     os.utime(elsewhere / name, (old, old))
-    found = scene.vacuum(keep_snapshots=1, delete=True)
+    plan = scene.vacuum(keep_snapshots=1, delete=True)
     assert (elsewhere / name).read_bytes() == b"somebody else's"
-    assert not any("lang=xx" in path or "1" * 32 in path or "loop" in path for path in found.paths)
+    assert not any("lang=xx" in path or "1" * 32 in path or "loop" in path for path in plan.paths)
     assert [path.name for path in elsewhere.iterdir()] == [name]
 
 
@@ -313,10 +313,10 @@ def test_parts_of_a_new_model_under_way_stay_and_those_of_a_given_up_one_go(
     assert scene.vacuum(keep_snapshots=1).paths == {}
     scene.spec = first
     scene.run(DOCUMENTS[5:])  # back to the first one: its manifests are the youngest now
-    found = scene.vacuum(keep_snapshots=2, delete=True)
-    assert newest in found.paths
-    assert {file.path for file in given_up[0].data_files} <= set(found.paths)
-    assert f"_meta/generations/{given_up[0].fingerprint}.json" in found.paths
+    plan = scene.vacuum(keep_snapshots=2, delete=True)
+    assert newest in plan.paths
+    assert {file.path for file in given_up[0].data_files} <= set(plan.paths)
+    assert f"_meta/generations/{given_up[0].fingerprint}.json" in plan.paths
     assert live <= scene.paths()
     assert verify(str(scene.output), None).ok
 
@@ -333,8 +333,8 @@ def test_a_partial_snapshot_after_the_last_complete_one_is_kept(scene):
         complete=False,
     )
     scene.age()
-    found = scene.vacuum(keep_snapshots=1, delete=True)
-    assert found.kept_snapshots == (head.number, partial.number)
+    plan = scene.vacuum(keep_snapshots=1, delete=True)
+    assert plan.kept_snapshots == (head.number, partial.number)
     assert len(live_parts(scene.store, load_snapshot(scene.store))) == 1
 
 
@@ -359,13 +359,14 @@ def test_run_records_that_rows_name_stay_even_where_the_manifest_is_of_a_later_r
 def test_an_interrupted_vacuum_is_finished_by_the_next(scene, monkeypatch):
     ids = scene.ids()
     scene.age()
-    wanted = set(scene.vacuum(keep_snapshots=1).paths)
-    real, left = Store.delete, [len(wanted) // 2]
+    unneeded = set(scene.vacuum(keep_snapshots=1).paths)
+    real = Store.delete
+    n_allowed = [len(unneeded) // 2]
 
     def dies(self, relative):
-        if not relative.startswith("_meta/probes") and not left[0]:
+        if not relative.startswith("_meta/probes") and not n_allowed[0]:
             raise KeyboardInterrupt
-        left[0] -= not relative.startswith("_meta/probes")
+        n_allowed[0] -= not relative.startswith("_meta/probes")
         real(self, relative)
 
     monkeypatch.setattr(Store, "delete", dies)
@@ -374,7 +375,7 @@ def test_an_interrupted_vacuum_is_finished_by_the_next(scene, monkeypatch):
     monkeypatch.setattr(Store, "delete", real)
     assert make_plan(resolve(scene.spec, "cpu"), scene.store).nothing_to_do
     scene.vacuum(keep_snapshots=1, delete=True)
-    assert not scene.paths() & wanted
+    assert not scene.paths() & unneeded
     assert scene.ids() == ids
     assert verify(str(scene.output), None, sample=0).ok
 
@@ -404,8 +405,8 @@ def test_on_s3_the_same_goes_and_uploads_of_other_programs_stay(tmp_path, bert_m
         s3.filesystem.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
     assert vacuum(spec.output.uri, options, keep_snapshots=1).paths == {}
     soon = datetime.timedelta(seconds=-5)  # in five seconds everything here is older than now
-    found = vacuum(spec.output.uri, options, keep_snapshots=1, older_than=soon, delete=True)
-    assert {file.path for part in dropped for file in part.data_files} <= set(found.paths)
+    plan = vacuum(spec.output.uri, options, keep_snapshots=1, older_than=soon, delete=True)
+    assert {file.path for part in dropped for file in part.data_files} <= set(plan.paths)
     uploads = s3.filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
     keys = {upload["Key"] for upload in uploads.get("Uploads", [])}
     assert keys == {f"{prefix}/out/data/x.parquet", f"{prefix}/other/x.parquet"}

@@ -34,12 +34,12 @@ LONG = " ".join(document["text"] for document in outputs.DOCUMENTS)
 LAST = 8
 
 
-def failed(found: Verification) -> set[str]:
-    return {check.name for check in found.checks if not check.ok}
+def failed(verification: Verification) -> set[str]:
+    return {check.name for check in verification.checks if not check.ok}
 
 
-def detail(found: Verification, name: str) -> str:
-    return next(check.detail for check in found.checks if check.name == name)
+def detail(verification: Verification, name: str) -> str:
+    return next(check.detail for check in verification.checks if check.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,9 @@ def list_again(output: Path, parts: list[Manifest], **counts: int) -> None:
 
 def rewrite(path: Path, change) -> None:
     """A well-formed data file with other rows and the same footer metadata."""
-    found = pq.ParquetFile(path)
-    footer = json.loads(found.metadata.metadata[b"corpus_embed"])
-    path.write_bytes(write_parquet.encode(change(found.read()), footer))
+    parquet = pq.ParquetFile(path)
+    footer = json.loads(parquet.metadata.metadata[b"corpus_embed"])
+    path.write_bytes(write_parquet.encode(change(parquet.read()), footer))
 
 
 def set_vector(row: int, values) -> object:
@@ -122,9 +122,9 @@ def set_vector(row: int, values) -> object:
 
 
 def test_an_untouched_output_passes_every_check_and_its_whole_sample_is_embedded_again(made):
-    found = verify(str(made[0] / "out"), None)
-    assert failed(found) == set()
-    sample = next(check for check in found.checks if check.name == "sample")
+    verification = verify(str(made[0] / "out"), None)
+    assert failed(verification) == set()
+    sample = next(check for check in verification.checks if check.name == "sample")
     assert sample.figures["embedded_again"] == 8
     assert sample.figures["source_gone"] == 0
     assert sample.figures["lowest_similarity"] > 0.9999
@@ -138,13 +138,15 @@ def test_an_untouched_output_passes_every_check_and_its_whole_sample_is_embedded
         "ids",
         "finite",
         "text_hashes",
-    } <= {check.name for check in found.checks}
+    } <= {check.name for check in verification.checks}
 
 
 def test_the_sample_depends_only_on_its_seed(made):
-    found = [verify(str(made[0] / "out"), None, sample=3, seed=seed).checks[-1] for seed in (1, 1)]
-    assert found[0] == found[1]
-    assert found[0].figures["rows"] == 3
+    samples = [
+        verify(str(made[0] / "out"), None, sample=3, seed=seed).checks[-1] for seed in (1, 1)
+    ]
+    assert samples[0] == samples[1]
+    assert samples[0].figures["rows"] == 3
 
 
 @pytest.mark.faults
@@ -159,9 +161,9 @@ def test_a_flipped_byte_of_a_vector_is_found_by_hash_and_by_page_checksum(output
     data = bytearray(path.read_bytes())
     data[at.data_page_offset + at.total_compressed_size // 2] ^= 1
     path.write_bytes(data)
-    found = verify(str(output), None, sample=0)
-    assert failed(found) == {"files", "pages"}
-    assert path.name in detail(found, "files")
+    verification = verify(str(output), None, sample=0)
+    assert failed(verification) == {"files", "pages"}
+    assert path.name in detail(verification, "files")
 
 
 @pytest.mark.faults
@@ -176,18 +178,18 @@ def test_a_flipped_byte_that_no_row_needs_is_found_by_hash_alone(output):
 def test_a_footer_whose_lineage_is_not_json_is_a_finding_and_not_a_crash(output):
     path = data_files(output)[0]
     path.write_bytes(path.read_bytes().replace(b'"fingerprint"', b'?fingerprint"'))
-    found = verify(str(output), None, sample=0)
-    assert failed(found) == {"files"}
-    assert "the lineage in its footer is not JSON" in detail(found, "files")
+    verification = verify(str(output), None, sample=0)
+    assert failed(verification) == {"files"}
+    assert "the lineage in its footer is not JSON" in detail(verification, "files")
 
 
 @pytest.mark.faults
 def test_a_deleted_data_file_is_named(output):
     path = data_files(output)[0]
     path.unlink()
-    found = verify(str(output), None)
-    assert failed(found) == {"files"}
-    assert f"{path.name}: missing" in detail(found, "files")
+    verification = verify(str(output), None)
+    assert failed(verification) == {"files"}
+    assert f"{path.name}: missing" in detail(verification, "files")
 
 
 @pytest.mark.faults
@@ -218,9 +220,9 @@ def test_a_vector_of_another_text_is_found_by_embedding_the_sample_again(output)
     path = data_files(output)[0]
     rewrite(path, set_vector(1, lambda v: v[::-1]))
     record_again(output, path)
-    found = verify(str(output), None)
-    assert failed(found) == {"sample"}
-    assert "similarity" in detail(found, "sample")
+    verification = verify(str(output), None)
+    assert failed(verification) == {"sample"}
+    assert "similarity" in detail(verification, "sample")
 
 
 @pytest.mark.faults
@@ -244,9 +246,9 @@ def test_doubled_rows_fail_records_ids_and_counts(output):
     path = data_files(output)[0]
     rewrite(path, lambda table: pa.concat_tables([table, table.slice(0, 1)]))
     record_again(output, path)
-    found = verify(str(output), None, sample=0)
+    verification = verify(str(output), None, sample=0)
     # files: the footer has one row more
-    assert failed(found) == {"records", "ids", "counts", "files"}
+    assert failed(verification) == {"records", "ids", "counts", "files"}
 
 
 @pytest.mark.faults
@@ -264,9 +266,9 @@ def test_a_missing_part_leaves_a_gap(output):
     # else the snapshot's sum of reasons is wrong too
     gone = next(part for part in parts if not part.n_rejects)
     list_again(output, [part for part in parts if part != gone])
-    found = verify(str(output), None, sample=0)
-    assert failed(found) == {"splits", "counts"}
-    assert "planned by run" in detail(found, "splits")
+    verification = verify(str(output), None, sample=0)
+    assert failed(verification) == {"splits", "counts"}
+    assert "planned by run" in detail(verification, "splits")
 
 
 @pytest.mark.faults
@@ -275,9 +277,9 @@ def test_a_part_under_the_wrong_name_is_found(output):
     data = small.read_bytes()
     large.write_bytes(data)
     record_again(output, large)
-    found = verify(str(output), None, sample=0)
-    assert {"files", "lineage", "records", "ids", "counts"} <= failed(found)
-    assert not failed(found) & {"pages", "finite", "text_hashes", "schema"}
+    verification = verify(str(output), None, sample=0)
+    assert {"files", "lineage", "records", "ids", "counts"} <= failed(verification)
+    assert not failed(verification) & {"pages", "finite", "text_hashes", "schema"}
 
 
 @pytest.mark.faults
@@ -334,9 +336,9 @@ def test_rejects_with_another_reason_are_found(output):
     pq.write_table(
         table.set_column(position, "reason", pa.array(["null_text"] * table.num_rows)), path
     )
-    found = verify(str(output), None, sample=0)
-    assert failed(found) == {"rejects"}
-    assert "null_text" in detail(found, "rejects")
+    verification = verify(str(output), None, sample=0)
+    assert failed(verification) == {"rejects"}
+    assert "null_text" in detail(verification, "rejects")
 
 
 def own_output(tmp_path: Path, model: Path, documents=outputs.DOCUMENTS, **sections) -> JobSpec:
@@ -354,10 +356,10 @@ def test_a_changed_or_vanished_source_is_reported_and_no_failure_of_the_output(
     shard = tmp_path / "in" / "a.jsonl"
     shard.write_text(shard.read_text().replace("library", "Library"))
     for _ in range(2):
-        found = verify(spec.output.uri, None)
-        assert failed(found) == set()
-        assert found.checks[-1].figures["source_gone"] == len(outputs.DOCUMENTS)
-        assert "source no longer there" in detail(found, "sample")
+        verification = verify(spec.output.uri, None)
+        assert failed(verification) == set()
+        assert verification.checks[-1].figures["source_gone"] == len(outputs.DOCUMENTS)
+        assert "source no longer there" in detail(verification, "sample")
         shard.unlink(missing_ok=True)
 
 
@@ -370,17 +372,17 @@ def test_a_source_that_changed_without_a_trace_fails_the_sample(tmp_path, bert_m
     with shard.open("r+b") as file:
         file.write(shard.read_bytes().replace(b"library", b"Library"))
     os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
-    found = verify(spec.output.uri, None)
-    assert failed(found) == {"sample"}
-    assert "doc-0 chunk 0" in detail(found, "sample")
+    verification = verify(spec.output.uri, None)
+    assert failed(verification) == {"sample"}
+    assert "doc-0 chunk 0" in detail(verification, "sample")
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8", "ubinary"])
 def test_every_precision_is_compared_in_its_own_form(tmp_path, bert_mean_dir, precision):
     spec = own_output(tmp_path, bert_mean_dir, output={"vector_precision": precision})
-    found = verify(spec.output.uri, None)
-    assert failed(found) == set()
-    assert found.checks[-1].figures["embedded_again"] == len(outputs.DOCUMENTS)
+    verification = verify(spec.output.uri, None)
+    assert failed(verification) == set()
+    assert verification.checks[-1].figures["embedded_again"] == len(outputs.DOCUMENTS)
 
 
 @pytest.mark.parametrize("mode", ["chunk", "chunk_and_pool"])
@@ -394,9 +396,9 @@ def test_chunked_documents_are_cut_again_as_the_run_cut_them(tmp_path, bert_mean
     spec = own_output(
         tmp_path, bert_mean_dir, documents, prepare=prepare, output={"partition_by": ["lang"]}
     )
-    found = verify(spec.output.uri, None, sample=100)
-    assert failed(found) == set()
-    figures = found.checks[-1].figures
+    verification = verify(spec.output.uri, None, sample=100)
+    assert failed(verification) == set()
+    figures = verification.checks[-1].figures
     assert figures["embedded_again"] == figures["rows"] >= (6 if mode == "chunk" else 3)
 
 
@@ -414,15 +416,15 @@ def test_an_output_without_ids_and_texts_passes(tmp_path, bert_mean_dir):
     spec = own_output(
         tmp_path, bert_mean_dir, input={"id_column": None}, output={"include_text": False}
     )
-    found = verify(spec.output.uri, None)
-    assert failed(found) == set()
-    assert "text_hashes" not in {check.name for check in found.checks}
+    verification = verify(spec.output.uri, None)
+    assert failed(verification) == set()
+    assert "text_hashes" not in {check.name for check in verification.checks}
 
 
 def test_an_output_of_nothing_but_rejects_passes(tmp_path, bert_mean_dir):
     spec = own_output(tmp_path, bert_mean_dir, [{"id": "1", "text": "", "lang": None}])
-    found = verify(spec.output.uri, None)
-    assert failed(found) == set()
+    verification = verify(spec.output.uri, None)
+    assert failed(verification) == set()
 
 
 def test_another_model_in_its_place_is_refused_and_the_same_one_elsewhere_is_not(
@@ -444,9 +446,9 @@ def test_without_a_snapshot_there_is_nothing_to_verify(tmp_path):
 
 def test_the_stored_spec_is_the_one_of_the_run(made):
     root, spec = made
-    found = load_snapshot_with_lineage(str(root / "out"))
-    assert found.spec == spec
-    assert found.job.fingerprint == found.snapshot.fingerprint
+    loaded = load_snapshot_with_lineage(str(root / "out"))
+    assert loaded.spec == spec
+    assert loaded.job.fingerprint == loaded.snapshot.fingerprint
 
 
 def test_equal_hashes_of_different_keys_are_no_finding(made, monkeypatch):
@@ -461,9 +463,9 @@ def test_equal_hashes_of_different_keys_are_no_finding(made, monkeypatch):
 def test_the_number_of_documents_is_that_of_distinct_ids(made):
     """The figures of a check are true ones: counted here with a query of its own."""
     table = pa.concat_tables([pq.read_table(path) for path in data_files(made[0] / "out")])
-    found = {check.name: check for check in verify(str(made[0] / "out"), None, sample=0).checks}
+    checks = {check.name: check for check in verify(str(made[0] / "out"), None, sample=0).checks}
     assert (
-        found["records"].figures["n_documents"]
+        checks["records"].figures["n_documents"]
         == pc.count_distinct(table["doc_id"]).as_py()
         == LAST
     )
