@@ -83,7 +83,8 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 )
 def test_the_same_rows_are_in_one_file_a_partition_and_nothing_is_to_do(scene: Path) -> None:
     folders = {part.path.rpartition("/")[0] for m in head_parts(scene) for part in m.data_files}
-    spec, before = spec_of(scene), rows(scene)
+    spec = spec_of(scene)
+    before = rows(scene)
     if len(folders) == 3:
         spec = spec_of(scene, partition_by=["lang"])
     elif "embedding_scale" in before[0]:
@@ -173,7 +174,8 @@ def test_a_run_planned_before_a_compaction_is_a_conflict_and_the_next_one_is_rig
 ) -> None:
     write_shard(scene / "in/e.jsonl", [{"id": "e", "text": "e", "lang": "en"}])
     spec = spec_of(scene)
-    store, job = store_of(spec), job_of(spec)
+    store = store_of(spec)
+    job = job_of(spec)
     plan = make_plan(job, store)
     for prepared in stand_in.prepared_parts(spec, plan):
         stand_in.publish_prepared(prepared, job, store, HashEngine())
@@ -252,7 +254,7 @@ def test_a_killed_compaction_goes_on_where_it_stopped(
     assert rows(scene) == before
     monkeypatch.setattr("pipeline.write.create.failpoint", failpoints.failpoint)
     monkeypatch.setattr("pipeline.output.snapshots.failpoint", failpoints.failpoint)
-    # what it left is in nobody's way
+    # its unfinished objects do not disturb a plan
     assert make_plan(job_of(spec_of(scene)), store_of(spec_of(scene))).nothing_to_do
     files = {path: path.stat().st_mtime_ns for path in (scene / "out").rglob("*") if path.is_file()}
     compact(str(scene / "out"), None)

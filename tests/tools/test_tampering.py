@@ -105,7 +105,8 @@ def tampered(value: Any, path: tuple[Any, ...]) -> Any:
 def undetected(output: Path, path: Path) -> list[str]:
     """Fields of one JSON record that can be changed without verify noticing."""
     before = path.read_bytes()
-    fields, missed = json.loads(before), []
+    fields = json.loads(before)
+    missed = []
     for leaf in leaves(fields):
         path.write_text(json.dumps(tampered(fields, leaf)))
         if not is_detected(output):
@@ -143,7 +144,8 @@ def test_every_field_of_a_listed_manifest_is_held_by_its_other_copy(output: Path
     (path,) = output.glob("_meta/files/*.parquet")
     table = pq.read_table(path)
     manifests = table["manifest"].to_pylist()
-    fields, missed = json.loads(manifests[0]), []
+    fields = json.loads(manifests[0])
+    missed = []
     for leaf in leaves(fields):
         manifests[0] = json.dumps(tampered(fields, leaf))
         changed = table.set_column(

@@ -69,12 +69,12 @@ def data_files(output: Path) -> list[Path]:
 
 
 def record_again(output: Path, path: Path, **counts: int) -> None:
-    """Make manifest and file list agree with a changed data file: what is found then is found in
-    the rows."""
+    """Make manifest and file list agree with a changed data file, so that only the rows differ."""
     store = Store(str(output))
     snapshot = load_snapshot(store)
     assert snapshot
-    data, changed = path.read_bytes(), []
+    data = path.read_bytes()
+    changed = []
     for part in live_parts(store, snapshot):
         files = [
             file.model_copy(
