@@ -159,10 +159,13 @@ def test_every_field_of_a_listed_manifest_is_held_by_its_other_copy(output: Path
 
 def test_a_flipped_bit_in_any_object_is_found_or_changes_nothing(output: Path) -> None:
     """In the middle of each object in turn: files, lists, records, dead letters, the plan. Nothing
-    is decided from the record of an attempt, and so nothing checks it."""
+    is decided from the record of an attempt, and so nothing checks it; a damaged segment of an
+    index counts as missing, and what it says is read from the data files instead."""
     missed = []
     for path in sorted(output.rglob("*")):
         if not path.is_file() or path.name == "spec.yaml" or path.match("attempt-*.json"):
+            continue
+        if path.is_relative_to(output / "_meta/ids"):
             continue
         before = path.read_bytes()
         middle = len(before) // 2
