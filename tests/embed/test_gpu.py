@@ -134,8 +134,8 @@ def test_out_of_memory_halves_the_bucket_and_loses_no_row(case: Case) -> None:
     used, total = torch.cuda.memory_allocated(), torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, (used + (256 << 20)) / total))
     try:
-        found = engine.embed(ids, offsets)
+        vectors = engine.embed(ids, offsets)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert engine.stats.n_oom_halvings > 0
-    assert cosines(found, np.tile(case.exact, (200, 1))).min() >= 0.999
+    assert cosines(vectors, np.tile(case.exact, (200, 1))).min() >= 0.999

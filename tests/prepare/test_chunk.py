@@ -33,14 +33,14 @@ def count_bytes(texts: list[str]) -> npt.NDArray[np.int64]:
 def chunked(
     documents: list[str], max_tokens: int, overlap_tokens: int = 0, boundary: str = "sentence"
 ) -> tuple[Chunks, list[str]]:
-    found = chunk(
+    chunks = chunk(
         pa.array(documents, pa.string()),
         count_words,
         max_tokens=max_tokens,
         overlap_tokens=overlap_tokens,
         boundary=boundary,
     )
-    return found, found.texts.to_pylist()
+    return chunks, chunks.texts.to_pylist()
 
 
 TEXT = st.text(st.sampled_from("ab .!?\n。！？」』漢字 \u3000\u3042,\"')x"), max_size=80)
@@ -57,20 +57,20 @@ TEXT = st.text(st.sampled_from("ab .!?\n。！？」』漢字 \u3000\u3042,\"')x
 def test_windows_cover_their_document_in_order_and_fit(
     documents, max_tokens, overlap, boundary, count
 ) -> None:
-    found = chunk(
+    chunks = chunk(
         pa.array(documents, pa.string()),
         count,
         max_tokens=max_tokens,
         overlap_tokens=min(overlap, max_tokens - 1),
         boundary=boundary,
     )
-    texts = found.texts.to_pylist()
-    assert found.doc_index.dtype == found.char_start.dtype == found.char_end.dtype == np.int64
-    assert len(found.doc_index) == len(found.char_start) == len(found.char_end) == len(texts)
-    assert found.doc_index.tolist() == sorted(found.doc_index.tolist())
+    texts = chunks.texts.to_pylist()
+    assert chunks.doc_index.dtype == chunks.char_start.dtype == chunks.char_end.dtype == np.int64
+    assert len(chunks.doc_index) == len(chunks.char_start) == len(chunks.char_end) == len(texts)
+    assert chunks.doc_index.tolist() == sorted(chunks.doc_index.tolist())
     spans: dict[int, list[tuple[int, int]]] = {number: [] for number in range(len(documents))}
     for doc, start, end, text in zip(
-        *(column.tolist() for column in found[:3]), texts, strict=True
+        *(column.tolist() for column in chunks[:3]), texts, strict=True
     ):
         assert documents[doc][start:end] == text
         spans[doc].append((start, end))
@@ -88,9 +88,9 @@ def test_windows_cover_their_document_in_order_and_fit(
 
 def test_a_document_that_fits_is_one_chunk_untouched() -> None:
     documents = [" one two. \n", "一。二。", "", "three"]
-    found, texts = chunked(documents, 5)
+    chunks, texts = chunked(documents, 5)
     assert texts == documents
-    assert found.char_end.tolist() == [len(document) for document in documents]
+    assert chunks.char_end.tolist() == [len(document) for document in documents]
 
 
 def test_windows_are_whole_japanese_sentences() -> None:
@@ -140,10 +140,10 @@ def test_a_window_that_a_tokenizer_counts_higher_than_its_sentences_is_halved() 
     def count_joined(texts: list[str]) -> npt.NDArray[np.int64]:
         return np.array([len(text.split()) + 5 * (text.count(".") > 2) for text in texts], np.int64)
 
-    found = chunk(
+    chunks = chunk(
         pa.array(["a. b. c. d. e. f. g. h."]), count_joined, max_tokens=4, overlap_tokens=0
     )
-    assert found.texts.to_pylist() == ["a. b.", "c. d.", "e. f.", "g. h."]
+    assert chunks.texts.to_pylist() == ["a. b.", "c. d.", "e. f.", "g. h."]
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ def test_a_window_that_a_tokenizer_counts_higher_than_its_sentences_is_halved() 
 )
 def test_a_long_unbroken_text_is_cut_in_linear_time(text: str) -> None:
     started = time.perf_counter()
-    found = chunk(pa.array([text]), count_bytes, max_tokens=256, overlap_tokens=32)
+    chunks = chunk(pa.array([text]), count_bytes, max_tokens=256, overlap_tokens=32)
     # measured under 1 s; a quadratic search takes minutes
     assert time.perf_counter() - started < 10
     covered = np.zeros(len(text), bool)
-    for start, end in zip(found.char_start.tolist(), found.char_end.tolist(), strict=True):
+    for start, end in zip(chunks.char_start.tolist(), chunks.char_end.tolist(), strict=True):
         covered[start:end] = True
     assert all(text[place].isspace() for place in np.flatnonzero(~covered))

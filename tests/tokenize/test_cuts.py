@@ -31,7 +31,8 @@ def lattice(tmp_path_factory: pytest.TempPathFactory) -> fugashi.GenericTagger:
     config = tmp_path_factory.mktemp("mecab") / "mecabrc"
     node = r"%m|%phl|%phr|%pw\n"
     config.write_text(
-        f"output-format-type = all\nnode-format-all = {node}\nunk-format-all = ?{node}\nbos-format-all =\neos-format-all =\n"
+        f"output-format-type = all\nnode-format-all = {node}\nunk-format-all = ?{node}\n"
+        "bos-format-all =\neos-format-all =\n"
     )
     return fugashi.GenericTagger(f'-d "{DICTIONARY}" -r "{config}" -a')
 
@@ -40,8 +41,8 @@ def test_no_dictionary_word_reaches_over_a_full_stop_between_kana_or_kanji() -> 
     raw = (DICTIONARY / "sys.dic").read_bytes()
     stop = "。".encode()
     words: set[str] = set()
-    for found in re.finditer(re.escape(stop), raw):
-        feature = raw[raw.rfind(b"\0", 0, found.start()) + 1 : raw.find(b"\0", found.start())]
+    for match in re.finditer(re.escape(stop), raw):
+        feature = raw[raw.rfind(b"\0", 0, match.start()) + 1 : raw.find(b"\0", match.start())]
         words |= {f for f in feature.decode("utf-8", "replace").split(",") if "。" in f}
     assert {"。"} < words  # the scan saw the dictionary's entries, emoticons among them
     allowed = (set(BEFORE), set(AFTER))
@@ -91,11 +92,11 @@ def test_the_known_full_stop_beats_the_unknown_one_in_every_context(
     st.booleans(),
 )
 def test_pieces_are_bounded_make_up_the_text_and_exact_ones_end_at_a_full_stop(
-    text: str, wanted: int, piece_chars: int, exact: bool
+    text: str, target_chars: int, piece_chars: int, exact: bool
 ) -> None:
     start, pieces = 0, []
     while start < len(text):
-        end, is_exact = next_cut(text, start, wanted, exact, piece_chars)
+        end, is_exact = next_cut(text, start, target_chars, exact, piece_chars)
         assert start < end <= min(len(text), start + piece_chars)
         if is_exact:
             assert exact and any(m.end() == end for m in EXACT_CUT.finditer(text))

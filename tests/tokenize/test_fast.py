@@ -52,8 +52,8 @@ def llama_eos_dir(model_root: Path) -> Path:
     scope="module", params=["bert_mean_dir", "llama_dir", "llama_eos_dir", "minilm_dir"]
 )
 def directory(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
+    path: Path = request.getfixturevalue(request.param)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +193,11 @@ def test_do_lower_case_of_sentence_transformers_is_honoured(
 def test_truncation_on_the_left_keeps_the_end(bert_mean_dir: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    left = changed(
+    directory = changed(
         bert_mean_dir, tmp_path / "model", "tokenizer_config.json", truncation_side="left"
     )
-    mine, oracle = load_tokenizer(resolve(str(left))), SentenceTransformer(str(left), device="cpu")
+    mine = load_tokenizer(resolve(str(directory)))
+    oracle = SentenceTransformer(str(directory), device="cpu")
     texts = TEXTS + list(sample_texts("en")[:10])
     assert rows(mine.encode(texts)) == [fed(oracle, text) for text in texts]
 

@@ -18,15 +18,20 @@ from pipeline.tokenize import load_tokenizer
 tokenizer = load_tokenizer(resolve(sys.argv[1]), max_tokens=64)
 if hasattr(tokenizer, "_ids_of"):
     tokenizer._ids_of._max_words = 5_000  # reached within one round
-chance, n_texts, letters = random.Random(0), int(sys.argv[2]), "abcdefghijklmnopqrstuvwxyz"
-kana, found = "あいうえおかきくけこさしすせそたちつてとなにぬねの日本語東京都大学", []
+chance = random.Random(0)
+n_texts = int(sys.argv[2])
+letters = "abcdefghijklmnopqrstuvwxyz"
+kana = "あいうえおかきくけこさしすせそたちつてとなにぬねの日本語東京都大学"
+resident_mib = []
+def make_word():
+    return "".join(chance.choices(letters, k=9)) + "".join(chance.choices(kana, k=6))
 for turn in range(6):
     for _ in range(n_texts // 6 // 500):
-        words = ["".join(chance.choices(letters, k=9)) + "".join(chance.choices(kana, k=6)) for _ in range(1_500)]
+        words = [make_word() for _ in range(1_500)]
         tokenizer.encode([" ".join(words[i : i + 3]) for i in range(0, 1_500, 3)])
     pages = int(open("/proc/self/statm").read().split()[1])
-    found.append(pages * resource.getpagesize() / 2**20)
-print(json.dumps(found))
+    resident_mib.append(pages * resource.getpagesize() / 2**20)
+print(json.dumps(resident_mib))
 """
 
 

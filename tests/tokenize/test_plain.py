@@ -152,12 +152,22 @@ def test_ids_are_those_of_transformers_or_it_loads_the_directory(
         assert ids == reference(text, truncation=True, max_length=24)["input_ids"], text
 
 
-TOKENIZE = "from pipeline.tokenize import load_tokenizer; load_tokenizer(model, prompt='a: ').encode(['東京 text'])"
+LOAD = """
+import sys
+from pipeline.job.model_store import resolve
+model = resolve(sys.argv[1])
+"""
+TOKENIZE = """
+from pipeline.tokenize import load_tokenizer
+load_tokenizer(model, prompt='a: ').encode(['東京 text'])
+"""
 EMBED = """
 from pipeline.embed import load_engine
 from pipeline.job.engine_options import EngineOptions
 import numpy as np
-load_engine(model, EngineOptions.of(model)).embed(np.array([2, 5, 3], np.int32), np.array([0, 3]))"""
+engine = load_engine(model, EngineOptions.of(model))
+engine.embed(np.array([2, 5, 3], np.int32), np.array([0, 3]))
+"""
 
 
 @pytest.mark.parametrize("directory", ["bert_japanese_dir", "llama_dir", "minilm_dir"])
@@ -171,9 +181,9 @@ def test_a_worker_imports_no_library_it_does_not_need(
         (TOKENIZE, {"torch", "transformers"}),
         (EMBED, {"transformers", "sentence_transformers"}),
     ):
-        code = f"import sys; from pipeline.job.model_store import resolve; model = resolve({path!r})\n{work}\n"
+        code = f"{LOAD}{work}print({heavy} & set(sys.modules))"
         done = subprocess.run(
-            [sys.executable, "-c", f"{code}\nprint({heavy} & set(sys.modules))"],
+            [sys.executable, "-c", code, path],
             capture_output=True,
             text=True,
             timeout=120,
