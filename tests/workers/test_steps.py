@@ -27,7 +27,6 @@ from pipeline.storage import schema
 from pipeline.storage.lineage import Manifest, Span, Split
 from pipeline.workers.cells import pack, unpack
 from pipeline.workers.steps import PreparedPart
-from pipeline.write.vectors import not_finite
 from tests.support.outputs import write_shard
 from tests.support.stand_in import (
     ByteTokenizer,
@@ -211,16 +210,6 @@ def test_a_vector_that_is_not_finite_rejects_its_whole_document(
     rejected = pq.read_table(letters)
     assert rejected["doc_id"].to_pylist() == ["1", "4", "7"]
     assert rejected.schema.equals(schema.rejects_schema())
-
-
-def test_values_whose_sum_overflows_are_finite_and_every_other_trouble_is_found() -> None:
-    vectors = np.zeros((6, 64), np.float32)
-    vectors[1] = np.finfo(np.float32).max  # the sum is infinite
-    vectors[2, :2] = np.inf, -np.inf  # the sum is NaN
-    vectors[3, 63] = np.nan
-    vectors[4, 0] = -np.inf
-    assert not_finite(vectors).tolist() == [2, 3, 4]
-    assert not_finite(vectors[:0]).tolist() == []
 
 
 @pytest.mark.parametrize("mode", ["chunk", "chunk_and_pool"])
