@@ -38,7 +38,7 @@ def fastest(step: Step, sample: Sample, device: str) -> Step:
 
         inductor.compile_threads = 1  # no pool of processes for each worker
         return faster(step, torch.compile(step), sample, _gpu_seconds)
-    except Exception as error:  # noqa: BLE001  compilers fail in many ways, and none of them may cost a run
+    except Exception as error:  # noqa: BLE001  compilers fail in many ways; none may end a run
         log.info("%s stays in plain torch: %s", step.__name__, str(error).partition("\n")[0])
         return step
 

@@ -2,8 +2,8 @@
 normalization.
 
 In: pooled (n, D) in float32. Out: (n, dim) float32. The modules are sentence-transformers' own
-classes with their own weights, run in float32 whatever the model's dtype: they are a thousandth of
-the work.
+classes with their own weights, always run in float32: they are a thousandth of the
+work.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 In: hidden (T, D) of one bucket. Out: pooled (n, D × modes) float32. Source: Reimers & Gurevych
 2019, §3 (cls, mean, max); Muennighoff 2022, §3.1 (weighted mean); results are those of
 sentence-transformers' Pooling on padded rows, the prompt left out where the directory says so. Sums
-are taken in float32 in token order: the same row gives the same vector whatever else is in its
-bucket. Cost: one pass over hidden.
+are taken in float32 in token order: the same row gives the same vector in every bucket.
+Cost: one pass over hidden.
 """
 
 from __future__ import annotations

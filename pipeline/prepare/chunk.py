@@ -8,7 +8,7 @@ white space is in at least one chunk, and `text[char_start:char_end]` is the chu
 
 Tokens are counted, never guessed, and always for a whole batch: the documents, then the sentences
 of the long ones, then the finished windows. The tokens of a window can differ from the sum over its
-sentences (a tokenizer may merge over the border), so a window that turns out too long is halved.
+sentences (a tokenizer can merge over the border), so a window that turns out too long is halved.
 Cost: a long document is tokenized about three times; the cutting itself runs at about 10 MB/s.
 """
 

@@ -74,7 +74,7 @@ def _auto_tokenizer(model: ModelDir) -> Any:
             trust_remote_code=False,
             local_files_only=True,
         )
-    # transformers raises whatever its loaders meet: OSError, ValueError, KeyError, …
+    # transformers passes on every error of its loaders: OSError, ValueError, KeyError, …
     except Exception as error:
         raise ModelError(
             f"{model.transformer_path}: the tokenizer could not be loaded: "

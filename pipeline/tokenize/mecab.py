@@ -93,7 +93,7 @@ class MecabTokenizer(SlowTokenizer):
         self._parse = _wakati(dictionary).parse
         self._normalize = bool(tokenizer.word_tokenizer.normalize_text)
         self._ids_of = _WordIds(tokenizer, cache_words)
-        # A token of a later added-token file may hold any text; all_special_tokens are among these.
+        # An added token can hold any text; all_special_tokens are among these.
         self._literals = tuple({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens} - {""})
         starts = {literal[0] for literal in self._literals}
         self._literal_start = (
