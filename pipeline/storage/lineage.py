@@ -26,8 +26,7 @@ FORMAT_VERSION = 1
 """The version of everything under `_meta/`. A reader refuses a newer one than its own."""
 
 RECORDS_PER_PART = 1 << 15
-"""The largest number of records in a part, however short they are. It bounds the memory that the
-vectors take (at 1,024 dimensions 128 MiB)."""
+"""The most records in a part. It bounds the memory of its vectors (1,024 dimensions: 128 MiB)."""
 
 
 def content_hash(value: Any, hex_digits: int = 32) -> str:
@@ -47,8 +46,7 @@ class StoredRecord(pydantic.BaseModel):
 
     @classmethod
     def from_json(cls, data: bytes, path: str) -> Self:
-        """Parse a stored record; `path` is what messages call it. Raises OutputError when it is
-        broken or its format is newer than this release."""
+        """Parse the object at `path`. Raises OutputError when it is broken or of a newer format."""
         try:
             fields = json.loads(data)
             version = fields.get("format_version") if isinstance(fields, dict) else None
@@ -59,9 +57,8 @@ class StoredRecord(pydantic.BaseModel):
                 )
             return cls.model_validate(fields)
         except ValueError as error:
-            raise OutputError(
-                f"{path}: not a valid {cls.__name__.lower()} record: {error}"
-            ) from error
+            kind = cls.__name__.lower()
+            raise OutputError(f"{path}: not a valid {kind} record: {error}") from error
 
 
 class Shard(StoredRecord):
@@ -97,9 +94,8 @@ class Span(StoredRecord):
 class Split(StoredRecord):
     """The spans that one reader reads in order: a range of a large shard, or several small shards.
 
-    Parts are cut from it while reading, at bounds that depend on the split alone (`part_bytes`,
-    `part_records`), so the same split always gives the same parts, also under a later release with
-    other defaults.
+    Parts are cut from it while reading, at bounds that depend on the split alone, so the same split
+    gives the same parts, also under a later release with other defaults.
     """
 
     spans: tuple[Span, ...]
@@ -122,8 +118,7 @@ class Split(StoredRecord):
 
 
 def part_id(fingerprint: str, split_id: str, index: int) -> str:
-    """The identity of the `index`-th part of a split under one fingerprint. The names of its data
-    files and its manifest contain it."""
+    """The identity of the `index`-th part of a split; the names of its files contain it."""
     return content_hash([fingerprint, split_id, index])
 
 
@@ -140,8 +135,7 @@ class Source(StoredRecord):
 
 
 class DataFile(StoredRecord):
-    """One Parquet file of the output. `path` is relative to the root of the output; `partition`
-    holds the values of its Hive folders by column."""
+    """One Parquet file. `path` is relative to the output; `partition`: Hive values by column."""
 
     path: str
     partition: dict[str, str | None]
@@ -156,8 +150,7 @@ class PartFacts(StoredRecord):
 
     `n_embedded` distinct texts go through the model with `n_embedded_tokens` tokens, for which it
     computes `n_padded_tokens`; `n_oom_halvings` buckets did not fit into memory and were halved;
-    `record_bytes` is the length of the records in their source. seconds: by stage. engine: its
-    name, device and dtype.
+    `record_bytes`: length in the source. seconds: by stage. engine: its name, device and dtype.
     """
 
     part_id: str
@@ -211,13 +204,12 @@ def by_split(parts: Iterable[Manifest]) -> dict[str, list[Manifest]]:
 
 def is_complete(parts: Sequence[Manifest]) -> bool:
     """Whether the parts of one split, in order, cover it from its first record to its last."""
-    is_gapless = [part.index for part in parts] == list(range(len(parts)))
-    return is_gapless and bool(parts) and parts[-1].last
+    has_all = [part.index for part in parts] == list(range(len(parts)))
+    return has_all and bool(parts) and parts[-1].last
 
 
 class Generation(StoredRecord):
-    """The facts that all data files of one fingerprint share. `arrow_schema`: the Arrow IPC form of
-    their schema, in hexadecimal digits."""
+    """The facts that all data files of a fingerprint share. `arrow_schema`: Arrow IPC in hex."""
 
     format_version: int = FORMAT_VERSION
     fingerprint: str
@@ -231,12 +223,11 @@ class Generation(StoredRecord):
 
 
 class Snapshot(StoredRecord):
-    """One atomic, numbered version of the output. `file_list` is the path of an immutable list of
-    its live parts.
+    """One atomic, numbered version of the output. `file_list`: the path of its list of live parts.
 
     complete: whether every part of the plan is in it. n_duplicate_ids: the number of document ids
-    that more than one record has, None where it was not counted. nominal_time: the scheduled time
-    that the run was for, as the scheduler gave it.
+    that several records have, None where it was not counted. nominal_time: the time that the run
+    was scheduled for.
     """
 
     format_version: int = FORMAT_VERSION
