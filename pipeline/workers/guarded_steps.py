@@ -141,8 +141,8 @@ def _ask(child: Child, stats: Any, ids: Ids, offsets: Offsets) -> Vectors:
     return vectors
 
 
-def read(split: Split, job: Job) -> Iterator[tuple[Shard, pa.Table]]:
-    """As `parts.read`, in a Child. A span whose reader dies twice at one place ends there, with
+def read_in_child(split: Split, job: Job) -> Iterator[tuple[Shard, pa.Table]]:
+    """As `parts.read`, in a child process. A span whose reader dies twice at one place ends there, with
     `damaged_shard`."""
     with Child(_load_reader, split, job) as child:
         for number, span in enumerate(split.spans):

@@ -50,7 +50,9 @@ class PrepareParts:
             Child(guarded_steps.load_preparer, *self.loading) as child,  # starts at the first `ask`
         ):
             if is_careful:
-                yield from self._parts(todo, child.ask, guarded_steps.read(todo.split, self.job))
+                yield from self._parts(
+                    todo, child.ask, guarded_steps.read_in_child(todo.split, self.job)
+                )
             else:
                 yield from self._parts(todo, self.prepare)
 

@@ -204,7 +204,7 @@ def test_a_shard_that_kills_its_reader_ends_there_and_other_shards_of_the_split_
     job = job_of(spec)
     (todo,) = make_plan(job, store_of(spec)).todo
     undisturbed = list(read(todo.split, job))
-    found = list(guarded_steps.read(todo.split, job))
+    found = list(guarded_steps.read_in_child(todo.split, job))
     assert n_deaths(tmp_path / "poison") == 2
     ids = [doc_id for _, table in found for doc_id in table["doc_id"].to_pylist()]
     killed = next(
