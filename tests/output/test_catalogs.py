@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.s3]
 
 
 @pytest.fixture(params=["rest", "glue"])
-def wanted(
+def publications(
     request: pytest.FixtureRequest, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[PublishSpec]:
     """`publish` for a table in a fresh catalog. Keys are in the environment."""
@@ -73,7 +73,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, catalog: dict[str, str]) -> None:
 
 
 def test_tables_of_a_catalog_behind_http_hold_every_snapshot_and_let_one_publisher_win(
-    wanted: PublishSpec,
+    publications: PublishSpec,
     s3: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -84,13 +84,16 @@ def test_tables_of_a_catalog_behind_http_hold_every_snapshot_and_let_one_publish
     store = Store(spec.output.uri, s3.storage_options)
     write_shard(tmp_path / "in/a.jsonl", docs(0, 10))
     run(spec)
-    lake.publish(store, wanted)
+    lake.publish(store, publications)
     write_shard(tmp_path / "in/b.jsonl", docs(10, 23))
     (tmp_path / "in/a.jsonl").unlink()
     run(spec)
 
     # two publishers look at the table, then both commit
-    ((_, first),), ((_, second),) = lake._tables(store, wanted), lake._tables(store, wanted)
+    ((_, first),), ((_, second),) = (
+        lake._tables(store, publications),
+        lake._tables(store, publications),
+    )
     head = load_snapshot(store)
     generation = load_generation(store, head.fingerprint)
     looked = second._load()
@@ -118,7 +121,7 @@ def test_tables_of_a_catalog_behind_http_hold_every_snapshot_and_let_one_publish
     )
     assert "Iceberg table db.docs: snapshot 2" in capsys.readouterr().out
     table = load_catalog(
-        "corpus-embed", **wanted.iceberg.catalog, **{"s3.endpoint": s3.endpoint_url}
+        "corpus-embed", **publications.iceberg.catalog, **{"s3.endpoint": s3.endpoint_url}
     ).load_table("db.docs")
     assert [*iceberg_ids(table)] == [1, 2]
     for number, n_rows in ((1, 10), (2, 13)):

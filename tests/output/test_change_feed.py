@@ -48,22 +48,23 @@ def content(root: Path, number: int) -> Rows:
     rows: Rows = {}
     if lists:
         paths = [f"{root}/out/{path}" for (path,) in lists]
-        found = duckdb.sql(
-            f"select * from read_parquet({paths}, hive_partitioning = true, hive_types_autocast = false)"
+        answer = duckdb.sql(
+            f"select * from read_parquet({paths}, hive_partitioning = true, "
+            "hive_types_autocast = false)"
         )
-        for row in found.to_arrow_table().to_pylist():
+        for row in answer.to_arrow_table().to_pylist():
             rows.setdefault((row["doc_id"], row["chunk"]), Counter())[value_of(row)] += 1
     return rows
 
 
-def apply(store: Rows, found: Changes) -> int:
+def apply(store: Rows, feed: Changes) -> int:
     """Bring a store up to date; returns the number of rows that were put."""
     n_rows = 0
-    for batch in found.deletes():
+    for batch in feed.deletes():
         for row in batch.to_pylist():
             del store[row["doc_id"], row["chunk"]]  # a key that is not there is an error
     put: Rows = {}
-    for batch in found.upserts():
+    for batch in feed.upserts():
         n_rows += len(batch)
         for row in batch.to_pylist():
             put.setdefault((row["doc_id"], row["chunk"]), Counter())[value_of(row)] += 1
@@ -129,8 +130,8 @@ def test_feeds_applied_one_after_another_give_every_snapshot(
         snapshot = run(spec_of(tmp_path, output={"partition_by": partition_by}))
         assert snapshot is not None
         before = {key: Counter(value) for key, value in store.items()}
-        found = changes(str(tmp_path / "out"), last)
-        n_rows = apply(store, found)
+        feed = changes(str(tmp_path / "out"), last)
+        n_rows = apply(store, feed)
         assert store == content(tmp_path, snapshot.number)
         # nothing is put or deleted needlessly
         assert n_rows == sum(
@@ -160,11 +161,11 @@ def test_only_parts_of_one_of_the_snapshots_are_read(tmp_path: Path) -> None:
         if not part.sources[0].uri.endswith("b.jsonl"):
             for file in part.data_files:
                 (tmp_path / "out" / file.path).unlink()
-    found = pipeline.changes(str(tmp_path / "out"), 1)
-    assert [row for batch in found.deletes() for row in batch.to_pylist()] == [
+    feed = pipeline.changes(str(tmp_path / "out"), 1)
+    assert [row for batch in feed.deletes() for row in batch.to_pylist()] == [
         {"doc_id": "b29", "chunk": 0}
     ]
-    assert list(found.upserts()) == []
+    assert list(feed.upserts()) == []
 
 
 def test_a_new_fingerprint_upserts_everything_and_deletes_what_is_gone(tmp_path: Path) -> None:
@@ -172,12 +173,12 @@ def test_a_new_fingerprint_upserts_everything_and_deletes_what_is_gone(tmp_path:
     run(spec_of(tmp_path))
     write_shard(tmp_path / "in/a.jsonl", [{"id": f"a{n}", "text": f"a {n}"} for n in range(9)])
     run(spec_of(tmp_path, output={"vector_precision": "int8", "include_text": False}))
-    found = pipeline.changes(str(tmp_path / "out"), 1, 2)
-    rows = pa.Table.from_batches(found.upserts())
+    feed = pipeline.changes(str(tmp_path / "out"), 1, 2)
+    rows = pa.Table.from_batches(feed.upserts())
     assert sorted(rows["doc_id"].to_pylist()) == [f"a{n}" for n in range(9)]
     assert "embedding_scale" in rows.column_names and "text" not in rows.column_names
-    assert [row["doc_id"] for batch in found.deletes() for row in batch.to_pylist()] == ["a9"]
-    assert [batch.schema.names for batch in found.upserts(["embedding"])] == [["embedding"]]
+    assert [row["doc_id"] for batch in feed.deletes() for row in batch.to_pylist()] == ["a9"]
+    assert [batch.schema.names for batch in feed.upserts(["embedding"])] == [["embedding"]]
 
 
 def test_a_moved_shard_changes_nothing(tmp_path: Path) -> None:
@@ -185,8 +186,8 @@ def test_a_moved_shard_changes_nothing(tmp_path: Path) -> None:
     run(spec_of(tmp_path))
     (tmp_path / "in/a.jsonl").rename(tmp_path / "in/moved.jsonl")
     assert run(spec_of(tmp_path)).number == 2
-    found = pipeline.changes(str(tmp_path / "out"), 1)
-    assert [*found.upserts(), *found.deletes()] == []
+    feed = pipeline.changes(str(tmp_path / "out"), 1)
+    assert [*feed.upserts(), *feed.deletes()] == []
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
@@ -218,7 +219,12 @@ def test_diff_counts_and_lists(
     assert called(monkeypatch, "diff", out, "1", "2", "--rows") == 0
     assert sorted(capsys.readouterr().out.splitlines()[1:]) == ["+ a3 0", "+ a4 0", "- a0 0"]
     assert called(monkeypatch, "diff", out, "1", "2", "--rows", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["since"], found["until"], found["n_upserts"], found["n_deletes"]) == (1, 2, 2, 1)
-    assert found["deletes"] == [{"doc_id": "a0", "chunk": 0}]
-    assert {row["doc_id"] for row in found["upserts"]} == {"a3", "a4"}
+    counts = json.loads(capsys.readouterr().out)
+    assert (counts["since"], counts["until"], counts["n_upserts"], counts["n_deletes"]) == (
+        1,
+        2,
+        2,
+        1,
+    )
+    assert counts["deletes"] == [{"doc_id": "a0", "chunk": 0}]
+    assert {row["doc_id"] for row in counts["upserts"]} == {"a3", "a4"}

@@ -39,6 +39,8 @@ from deltalake import DeltaTable
 from pyiceberg.catalog import load_catalog
 from pyiceberg.expressions import EqualTo, IsNull
 
+import pipeline.output.lake.iceberg  # noqa: F401  urllib3 opens a socket when it is imported
+
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "ubinary")
 LANGS = ["en", "漢 字", "a/b", "100%", None, "x=y", "#?", "__HIVE_DEFAULT_PARTITION__"]
 BOTH = PublishSpec(iceberg={"table": "db.docs"}, delta=True)
@@ -87,8 +89,8 @@ def iceberg(root: Path, out: str = "out") -> Any:
 
 def iceberg_ids(table: Any) -> dict[int, int]:
     return {
-        int(found.summary["corpus-embed.snapshot"]): found.snapshot_id
-        for found in table.snapshots()
+        int(snapshot.summary["corpus-embed.snapshot"]): snapshot.snapshot_id
+        for snapshot in table.snapshots()
     }
 
 
@@ -146,18 +148,19 @@ def test_every_engine_reads_the_rows_of_every_snapshot(
             "polars of delta": pl.scan_delta(delta, use_pyarrow=True).collect().to_arrow(),
             "duckdb of delta": duckdb.from_arrow(by_arrow).to_arrow_table(),
             "duckdb of files": duckdb.sql(
-                f"select * from read_parquet({paths}, hive_partitioning = {bool(partition_by)}, hive_types_autocast = false)"
+                f"select * from read_parquet({paths}, hive_partitioning = {bool(partition_by)}, "
+                "hive_types_autocast = false)"
             ).to_arrow_table(),
             "polars of files": pl.read_parquet(paths, hive_partitioning=False).to_arrow(),
         }
-        for engine, found in read.items():
+        for engine, answer in read.items():
             names = [
                 name
                 for name in expected[0]
                 if not (engine.endswith("of files") and name in partition_by)
             ]
-            wanted = [{name: row[name] for name in names} for row in expected]
-            assert plain(found.select(names)) == wanted, engine
+            expected_rows = [{name: row[name] for name in names} for row in expected]
+            assert plain(answer.select(names)) == expected_rows, engine
     assert table.current_snapshot().summary["corpus-embed.dimension"] == "8"
     assert DeltaTable(root).history(1)[0]["corpus-embed.snapshot"] == "2"
 
@@ -243,9 +246,9 @@ def test_a_new_generation_of_the_same_columns_goes_on_in_the_table_and_others_ar
         open_dataset(store.uri, 3).to_table()
     )
     run(spec_of(tmp_path, vector_precision="int8"))
-    for wanted in (PublishSpec(iceberg={"table": "db.docs"}), PublishSpec(delta=True)):
+    for publications in (PublishSpec(iceberg={"table": "db.docs"}), PublishSpec(delta=True)):
         with pytest.raises(OutputError, match="A table keeps its columns"):
-            lake.publish(store, wanted)
+            lake.publish(store, publications)
     lake.publish(store, PublishSpec(iceberg={"table": "db.docs_int8"}))
     assert iceberg(tmp_path).scan().to_arrow().num_rows == 35
     other = load_catalog(
@@ -376,6 +379,7 @@ def test_mistakes_in_publish_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("library", ["pyiceberg", "deltalake"])
 def test_a_missing_extra_is_named_and_nothing_else_needs_it(tmp_path: Path, library: str) -> None:
     two_snapshots(tmp_path)
+    fields = "delta=True" if library == "deltalake" else "iceberg={'table': 'a.b'}"
     code = f"""
 import sys
 sys.modules[{library!r}] = None  # as if it were not installed
@@ -385,7 +389,7 @@ from pipeline.storage.store import Store
 store = Store({str(tmp_path / "out")!r})
 lake.publish(store, PublishSpec())
 try:
-    lake.publish(store, PublishSpec({"delta=True" if library == "deltalake" else "iceberg={'table': 'a.b'}"}))
+    lake.publish(store, PublishSpec({fields}))
 except Exception as error:
     print(type(error).__name__, error)
 """

@@ -61,11 +61,11 @@ def test_the_second_one_is_told_who_holds_it_and_the_next_one_gets_a_new_number(
     store = Store(str(tmp_path))
     with lease.hold(store) as first:
         with (
-            pytest.raises(LeaseHeld, match=rf"holds lease 1 .*{os.getpid()}") as told,
+            pytest.raises(LeaseHeld, match=rf"holds lease 1 .*{os.getpid()}") as held,
             lease.hold(store),
         ):
             pass
-        assert told.value.exit_code == 6
+        assert held.value.exit_code == 6
     with lease.hold(store) as second:
         assert (first, second) == (1, 2)
         assert leases(store) == ["2/holder.json"]  # what is over is cleared away
@@ -146,7 +146,7 @@ def test_on_s3_too_one_of_eight_gets_it_and_a_silent_one_is_followed(s3: Any) ->
         assert number == 3
 
 
-def test_refresh_of_an_unchanged_corpus_needs_no_ray_and_ends_at_once_while_another_one_is_under_way(
+def test_refresh_of_an_unchanged_corpus_needs_no_ray_and_ends_at_once_while_another_one_runs(
     tmp_path: Path, bert_mean_dir: Path
 ) -> None:
     write_shard(tmp_path / "in/a.jsonl", [{"id": "a", "text": "A text.", "lang": "en"}])

@@ -166,17 +166,17 @@ def test_the_columns_are_those_of_the_contract_with_partition_columns_in_the_fol
 def test_the_footer_says_where_the_file_comes_from(tmp_path: Path) -> None:
     root = output(tmp_path)
     (path,) = data_files(root)
-    said = json.loads(pq.read_metadata(path).metadata[b"corpus_embed"])
+    lineage = json.loads(pq.read_metadata(path).metadata[b"corpus_embed"])
     row = pq.read_table(path).to_pylist()[0]
-    assert {name: said[name] for name in ("part_id", "run_id", "fingerprint")} == {
+    assert {name: lineage[name] for name in ("part_id", "run_id", "fingerprint")} == {
         name: row[name] for name in ("part_id", "run_id", "fingerprint")
     }
-    assert (said["format_version"], said["dimension"], said["vector_precision"]) == (
+    assert (lineage["format_version"], lineage["dimension"], lineage["vector_precision"]) == (
         1,
         DIM,
         "float32",
     )
-    assert [source["uri"] for source in said["sources"]] == [row["source_uri"]]
+    assert [source["uri"] for source in lineage["sources"]] == [row["source_uri"]]
     assert path.name == f"part-{row['part_id']}.parquet"
 
 
@@ -261,11 +261,11 @@ def test_any_partition_value_reads_back_equal_and_stays_inside_data(tmp_path: Pa
     )
     run(spec)
     dataset = open_dataset(str(tmp_path / "out"))
-    found = {
+    langs = {
         row["doc_id"]: row["lang"]
         for row in dataset.to_table(columns=["doc_id", "lang"]).to_pylist()
     }
-    assert found == {doc["id"]: doc["lang"] for doc in docs}
+    assert langs == {doc["id"]: doc["lang"] for doc in docs}
     for value in VALUES:
         where = (
             pa.compute.field("lang").is_null()
@@ -342,10 +342,10 @@ def test_any_id_and_partition_value_is_read_equal_by_three_readers_or_rejected_a
         if not files:
             return
         hive = "read_parquet(?, hive_partitioning = true, hive_types_autocast = false)"
-        found = duckdb.execute(
+        answer = duckdb.execute(
             f"select doc_id, lang from {hive}", [[str(path) for path in files]]
         ).fetchall()
-        assert dict(found) == expected
+        assert dict(answer) == expected
         frame = pl.read_parquet(
             files, glob=False, hive_partitioning=True, hive_schema={"lang": pl.String}
         )
@@ -403,7 +403,8 @@ def test_several_partition_columns_nest_in_the_order_of_the_spec(tmp_path: Path)
     }
     assert folders == {f"b=b{i % 3}/a=a{i % 2}" for i in range(6)}
     by_duckdb = duckdb.sql(
-        f"select doc_id, a, b from read_parquet('{tmp_path}/out/data/**/*.parquet', hive_partitioning=true)"
+        f"select doc_id, a, b from read_parquet('{tmp_path}/out/data/**/*.parquet', "
+        "hive_partitioning=true)"
     ).fetchall()
     assert sorted(by_duckdb) == sorted((doc["id"], doc["a"], doc["b"]) for doc in docs)
 

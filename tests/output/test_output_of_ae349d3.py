@@ -1,5 +1,5 @@
-"""An output that commit ae349d3 wrote is read, verified with its model, traced, refreshed, compacted
-and vacuumed by the code of today.
+"""An output that commit ae349d3 wrote is read, verified with its model, traced, refreshed,
+compacted and vacuumed by the code of today.
 
 Oracle: `fixtures/output-of-ae349d3.tar.gz`, made once by `fixtures/make_output_of_ae349d3.py` in a
 tree of that commit, and the documents that went into it.

@@ -87,14 +87,16 @@ def start(spec: JobSpec, pause_s: float = 0.0, **environment: str) -> subprocess
 def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return found
+    report: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return report
 
 
 def manifests(spec: JobSpec) -> dict[str, Manifest]:
     folder = Path(spec.output.uri) / "_meta/manifests"
-    found = [Manifest.from_json(path.read_bytes(), str(path)) for path in folder.rglob("*.json")]
-    return {part.part_id: part for part in found}
+    manifests = [
+        Manifest.from_json(path.read_bytes(), str(path)) for path in folder.rglob("*.json")
+    ]
+    return {part.part_id: part for part in manifests}
 
 
 def check_rows(spec: JobSpec) -> None:

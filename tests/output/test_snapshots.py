@@ -57,9 +57,9 @@ def finished(spec: JobSpec) -> tuple[Plan, Store, list[Manifest]]:
     plan = make_plan(job, store)
     for prepared in prepared_parts(spec, plan):
         publish_prepared(prepared, job, store, HashEngine())
-    found = load_manifests(store, job.fingerprint)
-    assert not missing(plan, found)
-    return plan, store, found
+    manifests = load_manifests(store, job.fingerprint)
+    assert not missing(plan, manifests)
+    return plan, store, manifests
 
 
 def rows(n: int, first: int = 0) -> pa.Table:

@@ -55,12 +55,12 @@ def test_spark_reads_the_rows_of_every_snapshot(
             "paths"
         ].to_pylist()
         paths = [f"{tmp_path}/out/{path}" for part in lists for path in part]
-        found = spark.read.option("basePath", f"{tmp_path}/out/data").parquet(*paths)
-        types = dict(found.dtypes)
+        frame = spark.read.option("basePath", f"{tmp_path}/out/data").parquet(*paths)
+        types = dict(frame.dtypes)
         assert types["embedding"] == {"int8": "array<tinyint>", "ubinary": "array<smallint>"}.get(
             precision, "array<float>"
         )
-        rows = [row.asDict() for row in found.collect()]
+        rows = [row.asDict() for row in frame.collect()]
         for row in rows:
             row["at"] = row["at"] and row["at"].replace(tzinfo=datetime.UTC)
         assert sorted(rows, key=lambda row: row["doc_id"]) == [

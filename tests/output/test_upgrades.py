@@ -70,8 +70,8 @@ def test_rows_and_vectors_of_every_snapshot_are_read(root: Path) -> None:
 
 def test_it_verifies_and_says_that_the_model_is_not_there(root: Path) -> None:
     for number in (1, 2, 3):
-        found = verify(str(root / "out"), None, snapshot=number, sample=0)
-        assert found.ok, [check for check in found.checks if not check.ok]
+        verification = verify(str(root / "out"), None, snapshot=number, sample=0)
+        assert verification.ok, [check for check in verification.checks if not check.ok]
     with pytest.raises(ModelError, match="model"):
         verify(str(root / "out"), None)
 
@@ -103,8 +103,8 @@ def test_a_run_goes_on_where_the_first_release_stopped(root: Path, s3_session: A
 @pytest.mark.s3
 def test_a_row_is_traced_to_its_source(root: Path, s3_session: Any) -> None:
     upload(s3_session, root / "in")
-    found = trace(str(root / "out"), None, "文")
-    assert (found.ok, found.rows[0].source_text) == (True, "b")
+    traced = trace(str(root / "out"), None, "文")
+    assert (traced.ok, traced.rows[0].source_text) == (True, "b")
 
 
 def test_every_kind_of_record_says_which_format_it_has(root: Path) -> None:
@@ -156,6 +156,7 @@ def test_a_change_of_a_record_is_a_change_of_the_format(root: Path) -> None:
     for folder, record in kinds.items():
         written = json.loads(next((root / "out/_meta" / folder).rglob("*.json")).read_text())
         assert set(written) == set(record.model_fields), (
-            "records have other fields than format-1.tar.gz: before the first release run `python -m "
-            "tests.fixtures.make_format_1`; after it raise FORMAT_VERSION and add a fixture of its own"
+            "records have other fields than format-1.tar.gz: before the first release run "
+            "`python -m tests.fixtures.make_format_1`; after it raise FORMAT_VERSION and add a "
+            "fixture of its own"
         )

@@ -3,7 +3,7 @@ moments; and their history.
 
 In: a spec over a stand-in model (`tests/support/stand_in.py`; no torch, no Ray), a seed, and how
 often to kill. Each process is a whole run of its own: preflight, plan, parts, partial commits,
-commit. Out: a history of what each was told, and checks of it against the store, like Jepsen's:
+commit. Out: a history of the answers that each got, and checks of it against the store, like Jepsen's:
 what was acknowledged is there, nothing is there twice. Cost: a process starts in milliseconds
 (forked from a server that has imported everything).
 """
@@ -56,7 +56,7 @@ class Order:
 
 
 def run_alone(order: Order) -> None:
-    """The body of one process: a run, and one line of history for what it was told."""
+    """The body of one process: a run, and one line of history with the answer that it got."""
     os.environ.update(order.environment)
     random.seed(order.seed)  # forks would share the jitter of their retries
     spec = spec_from(json.loads(order.spec))
@@ -134,9 +134,12 @@ class Chaos:
     def until_done(self, spec: JobSpec, timeout_s: float = 3000.0) -> None:
         """Start, kill and start again until a process that began after this call says that all is
         committed."""
-        begun, lives, done, self.patience = time.monotonic(), dict[int, _Life](), False, 1.0
+        started = time.monotonic()
+        lives: dict[int, _Life] = {}
+        done = False
+        self.patience = 1.0
         while not done:
-            assert time.monotonic() < begun + timeout_s, (
+            assert time.monotonic() < started + timeout_s, (
                 f"not done after {timeout_s} s: {self.exits}"
             )
             for slot in range(self.racers):
@@ -254,7 +257,8 @@ class Reader:
         rows = Counter(zip(table["doc_id"].to_pylist(), table["chunk"].to_pylist(), strict=True))
         if table.num_rows != head.n_rows or len(rows) != head.n_rows:
             self.problems.append(
-                f"snapshot {head.number}: {table.num_rows} rows, {len(rows)} distinct, {head.n_rows} said"
+                f"snapshot {head.number}: {table.num_rows} rows, {len(rows)} distinct, and "
+                f"{head.n_rows} by its record"
             )
         self.seen[head.number] = head
 
@@ -262,24 +266,28 @@ class Reader:
 def problems_of(history: list[dict[str, Any]], store: Store) -> list[str]:
     """What contradicts the promise: numbers dense, a run complete once, every acknowledged snapshot
     there as it was."""
-    found = [f"a process failed:\n{line['error']}" for line in history if line["what"] == "failed"]
+    problems = [
+        f"a process failed:\n{line['error']}" for line in history if line["what"] == "failed"
+    ]
     numbers = snapshot_numbers(store)
     snapshots = {number: load_snapshot(store, number) for number in numbers}
     if numbers != list(range(1, len(numbers) + 1)):
-        found.append(f"snapshot numbers are not dense: {numbers}")
+        problems.append(f"snapshot numbers are not dense: {numbers}")
     complete = Counter(
         snapshot.run_id for snapshot in snapshots.values() if snapshot and snapshot.complete
     )
-    found += [
+    problems += [
         f"run {run_id} committed {n} complete snapshots" for run_id, n in complete.items() if n > 1
     ]
     for snapshot in snapshots.values():
         if snapshot and snapshot.parent != (snapshot.number - 1 or None):
-            found.append(f"snapshot {snapshot.number} has the parent {snapshot.parent}")
+            problems.append(f"snapshot {snapshot.number} has the parent {snapshot.parent}")
     for line in history:
-        told = line.get("snapshot")
-        if told and Snapshot.model_validate(told) != snapshots.get(told["number"]):
-            found.append(
-                f"acknowledged and not there: snapshot {told['number']} of run {told['run_id']}"
+        acknowledged = line.get("snapshot")
+        if acknowledged and Snapshot.model_validate(acknowledged) != snapshots.get(
+            acknowledged["number"]
+        ):
+            problems.append(
+                f"acknowledged and missing: snapshot {acknowledged['number']} of run {acknowledged['run_id']}"
             )
-    return found
+    return problems

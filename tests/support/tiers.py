@@ -32,7 +32,7 @@ NAMES = {
     },
     "process": {
         *("run_python", "subprocess", "multiprocessing", "ProcessPoolExecutor", "fork", "Child"),
-        "read_in_child",
+        *("read_in_child", "HTTPServer"),
         *("refusing_url", "small_disk"),
     },
     "faults": {"proxy", "small_disk", "FaultProxy", "poison", "Killer", "SIGKILL"},
