@@ -7,7 +7,8 @@ OUT := out/quickstart
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults lint format audit clean
+CHECK_ARGS ?= -m fast
+.PHONY: help install quickstart test test-faults lint format audit docs check-lower-bounds clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,26 @@ lint: $(VENV)/.dev ## Check style, formatting and types
 format: $(VENV)/.dev ## Let ruff fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# A folder with README.md, docs/ and what they link to, so that their relative links work on the site as in the repository.
+SITE_SOURCE := build/site-source
+docs: $(BIN)/python ## Build the documentation site into build/site, strictly and without the network
+	test -x $(VENV)/docs/bin/mkdocs || { $(PYTHON) -m venv $(VENV)/docs && \
+	  $(VENV)/docs/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt \
+	  "mkdocs-material>=9.8" "mkdocstrings[python]>=1.0"; }
+	rm -rf $(SITE_SOURCE) && mkdir -p $(SITE_SOURCE)
+	cp -R --parents *.md LICENSE NOTICE Makefile Dockerfile cluster.yaml constraints.txt pyproject.toml docs jobs benchmarks \
+	  $(SITE_SOURCE)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --quiet
+
+# uv only for its resolution "lowest-direct": pip has none.
+LOWER := $(VENV)/lower-bounds
+check-lower-bounds: $(BIN)/python ## Run the tests of `make check` with the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWER)
+	$(LOWER)/bin/python -m pip --disable-pip-version-check install --quiet uv
+	$(LOWER)/bin/uv pip install --quiet --python $(LOWER) --resolution lowest-direct -e ".[warc]"
+	$(LOWER)/bin/uv pip install --quiet --python $(LOWER) pytest pytest-timeout hypothesis
+	$(LOWER)/bin/python -m pytest $(CHECK_ARGS) $(PYTEST_ARGS)
 
 audit: $(BIN)/python ## Ask PyPI for known vulnerabilities of the versions in constraints.txt (needs pypi.org)
 	$(PYTHON) -m venv $(VENV)/audit
