@@ -73,8 +73,7 @@ LOWER := $(VENV)/lower-bounds
 check-lower-bounds: $(BIN)/python ## Run the tests of `make check` with the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(LOWER)
 	$(LOWER)/bin/python -m pip --disable-pip-version-check install --quiet uv
-	$(LOWER)/bin/uv pip install --quiet --python $(LOWER) --resolution lowest-direct -e ".[warc]"
-	$(LOWER)/bin/uv pip install --quiet --python $(LOWER) pytest pytest-timeout hypothesis
+	$(LOWER)/bin/uv pip install --quiet --python $(LOWER) --resolution lowest-direct -e ".[dev,warc]"
 	$(LOWER)/bin/python -m pytest $(CHECK_ARGS) $(PYTEST_ARGS)
 
 audit: $(BIN)/python ## Ask PyPI for known vulnerabilities of the versions in constraints.txt (needs pypi.org)
