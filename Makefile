@@ -7,7 +7,7 @@ OUT := out/quickstart
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-CHECK_ARGS ?= -m fast
+CHECK_ARGS ?= -m quick
 .PHONY: help install quickstart test test-faults lint format audit docs check-lower-bounds clean
 
 help: ## List the targets
