@@ -150,32 +150,22 @@ def _hits(loaded: LoadedSnapshot, best: list[_Candidate]) -> list[Hit]:
     types = dataset.arrow_schema(loaded.generation)
     files = [file for manifest in loaded.manifests for file in manifest.data_files]
     kept = [name for name in types.names if name not in schema.RESERVED]
-    rows_by_file: dict[int, list[int]] = defaultdict(list)
-    for candidate in best:
-        rows_by_file[candidate.file].append(candidate.row)
-    fields: dict[tuple[int, int], dict[str, Any]] = {}
-    for number, rows in rows_by_file.items():
-        rows.sort()
-        table = data_files.rows_at(
-            loaded.store, files[number].path, np.array(rows), (*_FIELDS, *kept)
-        )
-        values = dataset.with_partition(table, files[number], types).to_pylist()
-        fields.update({(number, row): value for row, value in zip(rows, values, strict=True)})
-    hits = []
-    for candidate in best:
-        row = fields[candidate.file, candidate.row]
-        hits.append(
-            Hit(
+    candidates_by_file: dict[int, list[_Candidate]] = defaultdict(list)
+    for candidate in sorted(best, key=lambda candidate: candidate.row):
+        candidates_by_file[candidate.file].append(candidate)
+    hits: dict[_Candidate, Hit] = {}
+    for number, candidates in candidates_by_file.items():
+        indices = np.array([candidate.row for candidate in candidates])
+        columns = (*_FIELDS, *kept)
+        table = data_files.rows_at(loaded.store, files[number].path, indices, columns)
+        rows = dataset.with_partition(table, files[number], types).to_pylist()
+        for candidate, row in zip(candidates, rows, strict=True):
+            hits[candidate] = Hit(
                 score=min(1.0, candidate.score),
-                doc_id=row["doc_id"],
-                chunk=row["chunk"],
-                text=row.get("text"),
-                source_uri=row["source_uri"],
-                source_record=row["source_record"],
                 columns={name: _plain(row[name]) for name in kept},
+                **{name: row.get(name) for name in _FIELDS},
             )
-        )
-    return hits
+    return [hits[candidate] for candidate in best]
 
 
 def _plain(value: Any) -> Any:

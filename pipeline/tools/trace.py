@@ -22,6 +22,7 @@ from pipeline.errors import OutputError
 from pipeline.storage import data_files, layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest
+from pipeline.storage.schema import LINEAGE_COLUMNS
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.source_records import (
     SourceRecord,
@@ -155,19 +156,7 @@ def _find(loaded: LoadedSnapshot, row: str) -> list[dict[str, Any]]:
     return matches
 
 
-_COLUMNS = (
-    "doc_id",
-    "chunk",
-    "n_tokens",
-    "truncated",
-    "text_sha256",
-    "source_uri",
-    "source_etag",
-    "source_record",
-    "char_start",
-    "char_end",
-    "run_id",
-)
+_COLUMNS = ["doc_id", "chunk", *(LINEAGE_COLUMNS.keys() - {"part_id", "fingerprint"})]
 
 
 def _select(loaded: LoadedSnapshot, condition: pc.Expression) -> list[dict[str, Any]]:

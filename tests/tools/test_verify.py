@@ -454,7 +454,7 @@ def test_the_stored_spec_is_the_one_of_the_run(made):
 def test_equal_hashes_of_different_keys_are_no_finding(made, monkeypatch):
 
     monkeypatch.setattr(
-        "pipeline.tools.verify.repeated_keys._hashes",
+        "pipeline.tools.verify.row_checks._hashes",
         lambda rows, columns: np.zeros(rows.num_rows, np.int64),
     )
     assert failed(verify(str(made[0] / "out"), None, sample=0)) == set()

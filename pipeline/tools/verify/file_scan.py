@@ -21,25 +21,12 @@ from pipeline.output import dataset
 from pipeline.storage import data_files
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest
+from pipeline.storage.schema import LINEAGE_COLUMNS
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
-from pipeline.tools.verify.repeated_keys import RepeatedKeys
-from pipeline.tools.verify.row_checks import row_findings
+from pipeline.tools.verify.row_checks import RepeatedKeys, row_findings
 
 BATCH_ROWS = 8192
-SAMPLE_COLUMNS = (
-    "doc_id",
-    "chunk",
-    "embedding",
-    "embedding_scale",
-    "n_tokens",
-    "text_sha256",
-    "source_uri",
-    "source_etag",
-    "source_record",
-    "char_start",
-    "char_end",
-    "part_id",
-)
+SAMPLE_COLUMNS = ("doc_id", "chunk", "embedding", "embedding_scale", *LINEAGE_COLUMNS)
 
 
 class FileScan:
@@ -106,24 +93,29 @@ class FileScan:
             return False
         digest = hashlib.sha256(data).hexdigest()
         if (len(data), digest) != (file.size_bytes, file.sha256):
-            self._note(
-                "files",
-                file,
-                f"{len(data)} bytes with SHA-256 {digest[:12]}…, the manifest says "
-                f"{file.size_bytes} and {file.sha256[:12]}…",
-            )
+            content = f"{len(data)} bytes with SHA-256 {digest[:12]}…"
+            expected = f"{file.size_bytes} and {file.sha256[:12]}…"
+            self._note("files", file, f"{content}, the manifest says {expected}")
         try:
             parquet = data_files.opened(data)
         except (pa.ArrowException, OSError) as error:
             self._note("pages", file, f"the footer cannot be read: {error}")
             return False
         self._check_footer(manifest, file, parquet.metadata)
-        if not self._check_schema(file, parquet.schema_arrow):
-            return False
+        for field in self.schema:
+            position = parquet.schema_arrow.get_field_index(field.name)
+            type_ = None if position < 0 else parquet.schema_arrow.field(position).type
+            if type_ != field.type and field.name not in file.partition:
+                finding = f"column {field.name} is {type_ or 'absent'}, expected {field.type}"
+                self._note("schema", file, finding)
+                return False
         try:
             for batch in parquet.iter_batches(BATCH_ROWS, use_threads=False):
                 rows = pa.Table.from_batches([batch])
-                if not self._has_nulls(file, rows):
+                required = (field.name for field in self.schema if not field.nullable)
+                if nulls := [name for name in required if rows[name].null_count]:
+                    self._note("schema", file, f"nulls in {', '.join(nulls)}")
+                else:
                     self._check_rows(manifest, file, rows, counts)
                     self._take_sample(rows, first_row)
                 first_row += batch.num_rows
@@ -144,35 +136,9 @@ class FileScan:
         stored = (footer.num_rows, lineage.get("part_id"), lineage.get("fingerprint"))
         expected = (file.n_rows, manifest.part_id, manifest.fingerprint)
         if stored != expected:
-            description = "{} rows of part {} under fingerprint {}"
-            self._note(
-                "files",
-                file,
-                f"the footer says {description.format(*stored)}, "
-                f"the manifest {description.format(*expected)}",
-            )
-
-    def _check_schema(self, file: DataFile, stored: pa.Schema) -> bool:
-        for field in self.schema:
-            if field.name in file.partition:
-                continue
-            position = stored.get_field_index(field.name)
-            type_ = None if position < 0 else stored.field(position).type
-            if type_ != field.type:
-                self._note(
-                    "schema",
-                    file,
-                    f"column {field.name} is {type_ or 'absent'}, expected {field.type}",
-                )
-                return False
-        return True
-
-    def _has_nulls(self, file: DataFile, rows: pa.Table) -> bool:
-        required = (field.name for field in self.schema if not field.nullable)
-        nulls = [name for name in required if rows[name].null_count]
-        if nulls:
-            self._note("schema", file, f"nulls in {', '.join(nulls)}")
-        return bool(nulls)
+            says = "the footer says {} rows of part {} under fingerprint {}".format(*stored)
+            expects = "the manifest {} rows of part {} under fingerprint {}".format(*expected)
+            self._note("files", file, f"{says}, {expects}")
 
     def _check_rows(
         self, manifest: Manifest, file: DataFile, rows: pa.Table, counts: _PartCounts

@@ -11,7 +11,7 @@ model for the sample.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.output.checks import count_problems, split_problems
@@ -75,79 +75,50 @@ def verify(
     scan.run()
     head = loaded.snapshot
     findings = scan.findings
-    id_findings, id_detail = scan.shared_ids()
-    checks = [
-        _check(
-            "files",
-            findings["files"],
-            f"{scan.n_files} data files have the size and SHA-256 of their manifests",
-        ),
-        _check("pages", findings["pages"], f"{scan.n_rows} rows decode, every page checksum holds"),
-        _check(
-            "schema",
-            findings["schema"],
-            f"vectors of dimension {loaded.generation.dimension} in every file",
-        ),
-        _check(
-            "lineage",
-            findings["lineage"],
-            "every row names its part, and a shard that the part read",
-        ),
-        _check(
-            "counts",
-            [
-                *count_problems(loaded.manifests, head.fingerprint),
-                *total_findings(loaded),
-                *findings["counts"],
-            ],
-            f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects",
-        ),
-        _check(
-            "manifests",
-            record_findings(loaded),
-            f"{len(loaded.manifests)} manifests are as the snapshot lists them",
-        ),
-        _check(
-            "rejects",
-            reject_findings(loaded),
-            f"{head.n_rejects} rejects in files, as many as the manifests count",
-        ),
-        _check(
-            "splits",
-            [*split_problems(loaded.manifests, head.complete), *plan_findings(loaded)],
-            _coverage(loaded),
-        ),
-        _check(
-            "records",
-            scan.repeated_records(),
-            f"{scan.n_documents} documents, no two of them from the same record",
-            n_documents=scan.n_documents,
-        ),
-        _check("ids", id_findings, id_detail),
-        _check("finite", findings["finite"], "no NaN, no infinity"),
-        _check("nonzero", findings["nonzero"], "no vector of zeros"),
-        _check("tokens", findings["tokens"], "every row has at least one token"),
+    findings["counts"] = [
+        *count_problems(loaded.manifests, head.fingerprint),
+        *total_findings(loaded),
+        *findings["counts"],
     ]
+    findings["manifests"] += record_findings(loaded)
+    findings["rejects"] += reject_findings(loaded)
+    findings["splits"] += split_problems(loaded.manifests, head.complete)
+    findings["splits"] += plan_findings(loaded)
+    findings["records"] += scan.repeated_records()
+    findings["ids"], id_success = scan.shared_ids()
+    totals = f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects"
+    successes = {
+        "files": f"{scan.n_files} data files have the size and SHA-256 of their manifests",
+        "pages": f"{scan.n_rows} rows decode, every page checksum holds",
+        "schema": f"vectors of dimension {loaded.generation.dimension} in every file",
+        "lineage": "every row names its part, and a shard that the part read",
+        "counts": totals,
+        "manifests": f"{len(loaded.manifests)} manifests are as the snapshot lists them",
+        "rejects": f"{head.n_rejects} rejects in files, as many as the manifests count",
+        "splits": _coverage(loaded),
+        "records": f"{scan.n_documents} documents, no two of them from the same record",
+        "ids": id_success,
+        "finite": "no NaN, no infinity",
+        "nonzero": "no vector of zeros",
+        "tokens": "every row has at least one token",
+    }
     if "text" in scan.schema.names:
-        checks.append(
-            _check(
-                "text_hashes",
-                findings["text_hashes"],
-                "text_sha256 is the SHA-256 of every text",
-            )
-        )
+        successes["text_hashes"] = "text_sha256 is the SHA-256 of every text"
+    figures: dict[str, dict[str, Any]] = {"records": {"n_documents": scan.n_documents}}
     if sample:
         # imported late: it brings the tokenizer and the stages with it
         from pipeline.tools.verify.sample import compare
 
-        sample_findings, detail, figures = compare(loaded, scan.sample)
-        checks.append(_check("sample", sample_findings, detail, **figures))
+        findings["sample"], successes["sample"], figures["sample"] = compare(loaded, scan.sample)
+    checks = [
+        _check(name, findings[name], success, figures.get(name, {}))
+        for name, success in successes.items()
+    ]
     return Verification(head.number, head.fingerprint, tuple(checks))
 
 
-def _check(name: str, findings: Iterable[str], success: str, **figures: Any) -> Check:
+def _check(name: str, findings: list[str], success: str, figures: dict[str, Any]) -> Check:
     """A check that holds when there are no findings. success: its detail when it holds."""
-    findings = list(findings)
     n_hidden = len(findings) - MAX_SHOWN
     shown = [*findings[:MAX_SHOWN], *([f"and {n_hidden} more"] if n_hidden > 0 else [])]
     detail = "; ".join(shown) or success
