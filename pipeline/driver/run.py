@@ -74,7 +74,8 @@ def run_job(
             rows = row_counts(store, plan.live, plan.done)
             return Result(plan, plan.head, progress, embedded, rows)
         check_plan(plan)
-        create_run(store, plan.run_id, job.spec, [todo.split for todo in plan.todo])
+        splits = [todo.split for todo in plan.todo]
+        create_run(store, plan.run_id, job.spec.to_yaml().encode(), splits)
         failpoint("after_plan")
         if plan.todo:
             progress.bytes_todo = plan.todo_bytes

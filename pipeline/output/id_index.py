@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.output.text_index import MANY_SEGMENTS, SEGMENT_ROWS, or_none, segment_groups
 from pipeline.storage import layout
-from pipeline.storage.data_files import read_columns
+from pipeline.storage.data_files import encoded, read_columns
 from pipeline.storage.lineage import DataFile, Manifest, content_hash
 from pipeline.storage.store import Store
 
@@ -105,16 +103,9 @@ def _is_small(segment: Mapping[str, bytes]) -> bool:
 
 
 def _create_segment(store: Store, fingerprint: str, hashes: Mapping[str, bytes]) -> None:
-    sink = io.BytesIO()
-    pq.write_table(
-        pa.table({"key": [*hashes], "ids": pa.array([*hashes.values()], pa.large_binary())}),
-        sink,
-        compression="none",
-        use_dictionary=False,
-        write_page_checksum=True,
-    )
+    table = pa.table({"key": [*hashes], "ids": pa.array([*hashes.values()], pa.large_binary())})
     path = layout.ids_segment(fingerprint, content_hash([*hashes]))
-    store.put_if_absent(path, sink.getvalue())
+    store.put_if_absent(path, encoded(table, compression="none", dictionaries=False))
 
 
 def _read_hashes(store: Store, parts: Sequence[Manifest]) -> dict[str, bytes]:

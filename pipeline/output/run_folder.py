@@ -9,14 +9,12 @@ facts about hosts.
 from __future__ import annotations
 
 import importlib.metadata
-import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from pipeline.errors import OutputError
@@ -55,15 +53,10 @@ _PLAN_SCHEMA = pa.schema(
 )
 
 
-def create_run(store: Store, run_id: str, spec: JobSpec, splits: Sequence[Split]) -> None:
-    """Create the spec and the plan of a run, unless an earlier attempt at the same run has."""
-    store.put_if_absent(layout.run_spec(run_id), spec.to_yaml().encode())
-    store.put_if_absent(layout.run_plan(run_id), plan_table(splits))
-
-
-def copy_run(store: Store, run_id: str, source_run_id: str, splits: Sequence[Split]) -> None:
-    """Create a run over other splits with the spec of run `source_run_id`, byte for byte."""
-    store.put_if_absent(layout.run_spec(run_id), store.read(layout.run_spec(source_run_id)))
+def create_run(store: Store, run_id: str, spec: bytes, splits: Sequence[Split]) -> None:
+    """Create the spec (YAML) and the plan of a run, unless an earlier attempt at the same run
+    has."""
+    store.put_if_absent(layout.run_spec(run_id), spec)
     store.put_if_absent(layout.run_plan(run_id), plan_table(splits))
 
 
@@ -121,20 +114,10 @@ def plan_table(splits: Sequence[Split]) -> bytes:
         {
             "split_id": split.split_id,
             "part_bytes": split.part_bytes,
-            "start": span.start,
-            "stop": span.stop,
-            "uri": span.shard.uri,
-            "etag": span.shard.etag,
-            "size_bytes": span.shard.size_bytes,
+            **span.model_dump(exclude={"shard"}),
+            **span.shard.model_dump(),
         }
         for split in splits
         for span in split.spans
     ]
-    sink = io.BytesIO()
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema=_PLAN_SCHEMA),
-        sink,
-        compression="zstd",
-        write_page_checksum=True,
-    )
-    return sink.getvalue()
+    return data_files.encoded(pa.Table.from_pylist(rows, schema=_PLAN_SCHEMA))

@@ -12,13 +12,11 @@ is one create. Failure cases: docs/design.md.
 from __future__ import annotations
 
 import datetime
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.output.checks import problems
@@ -116,10 +114,8 @@ def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
 def create_file_list(store: Store, parts: Sequence[Manifest]) -> str:
     """Write the list of live parts; returns its path."""
     path, table = file_list(parts)
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     failpoint("before_file_list_put")
-    store.put_if_absent(path, sink.getvalue())
+    store.put_if_absent(path, data_files.encoded(table))
     failpoint("after_file_list_put")
     return path
 

@@ -1,4 +1,5 @@
-"""Read the Parquet files this package wrote, on Python threads only, never on Arrow's.
+"""Read the Parquet files this package wrote, on Python threads only, never on Arrow's; and write
+small ones.
 
 Bytes, or objects of a store, come in; tables come out. No thread of Arrow must hold a Python
 object, be it a file or a buffer over `bytes`: one that releases it while the interpreter ends
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +85,19 @@ def _of_own_types(table: pa.Table) -> pa.Table:
             f"columns {foreign} have types this package does not write; run `corpus-embed verify`"
         )
     return table
+
+
+def encoded(table: pa.Table, *, compression: str = "zstd", dictionaries: bool = True) -> bytes:
+    """A table that is no data file, as a Parquet file with page checksums."""
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        compression=compression,
+        use_dictionary=dictionaries,
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
 
 
 def read_text(data: bytes, *names: str) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.errors import OutputError
 from pipeline.output import dataset
-from pipeline.output.run_folder import copy_run
+from pipeline.output.run_folder import create_run
 from pipeline.output.snapshots import commit_snapshot, live_parts
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
@@ -67,7 +67,7 @@ def compact(
     splits = [_joined_split(group) for group in groups]
     split_ids = {split.split_id for split in (*splits, *(manifest.split for manifest in kept))}
     run_id = content_hash(["compact", head.fingerprint, sorted(split_ids)], 16)
-    copy_run(store, run_id, head.run_id, splits)
+    create_run(store, run_id, store.read(layout.run_spec(head.run_id)), splits)
     joined = [
         create_joined_part(store, group, split, run_id)
         for group, split in zip(groups, splits, strict=True)

@@ -118,12 +118,8 @@ def _join_files(store: Store, files: Sequence[DataFile], facts: PartFacts) -> Da
     footers = [data_files.read_lineage(store, file.path) for file in files]
     run_ids = {run for footer in footers for run in [footer["run_id"], *footer.get("run_ids", [])]}
     tables = _row_groups(store, files, facts.part_id)
-    first = next(tables)
-    data = parquet.encode_all(
-        itertools.chain([first], tables),
-        first.schema,
-        {**footers[0], **part_lineage(facts), "run_ids": sorted(run_ids)},
-    )
+    metadata = {**footers[0], **part_lineage(facts), "run_ids": sorted(run_ids)}
+    data = parquet.encode(next(tables), metadata, tables)
     folder = layout.partition_folder(files[0].path)
     n_rows = sum(file.n_rows for file in files)
     return create_data_file(store, facts.part_id, folder, files[0].partition, n_rows, data)

@@ -9,6 +9,7 @@ not (Spark refuses the whole file).
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
@@ -55,20 +56,18 @@ def partitions(
         )
 
 
-def encode(table: pa.Table, metadata: Mapping[str, object]) -> bytes:
+def encode(
+    table: pa.Table, metadata: Mapping[str, object], more_tables: Iterable[pa.Table] = ()
+) -> bytes:
     """A complete Parquet file with lineage in its key-value metadata, checked by reading its footer
     back.
 
-    Raises OutputError if the footer does not say what was written.
+    more_tables: rows that follow those of `table`; each table becomes one row group or more. Raises
+    OutputError if the footer does not say what was written.
     """
-    return encode_all([table], table.schema, metadata)
-
-
-def encode_all(
-    tables: Iterable[pa.Table], arrow_schema: pa.Schema, metadata: Mapping[str, object]
-) -> bytes:
-    """As `encode`, of rows that come in several tables; each becomes one row group or more."""
-    sink, n_rows = io.BytesIO(), 0
+    arrow_schema = table.schema
+    sink = io.BytesIO()
+    n_rows = 0
     vectors = arrow_schema.field("embedding").type if "embedding" in arrow_schema.names else None
     split_floats = vectors is not None and pa.types.is_float32(vectors.value_type)
     dictionaries = [name for name in arrow_schema.names if name not in _PLAIN]
@@ -87,14 +86,10 @@ def encode_all(
         write_page_index=True,
         store_schema=True,
     ) as writer:
-        for table in tables:
-            n_rows += table.num_rows
-            writer.write_table(
-                table,
-                row_group_size=max(
-                    1, ROW_GROUP_BYTES * max(table.num_rows, 1) // max(table.nbytes, 1)
-                ),
-            )
+        for rows in itertools.chain([table], more_tables):
+            n_rows += rows.num_rows
+            group_rows = ROW_GROUP_BYTES * max(rows.num_rows, 1) // max(rows.nbytes, 1)
+            writer.write_table(rows, row_group_size=max(1, group_rows))
     data = sink.getvalue()
     n_encoded = pq.read_metadata(pa.BufferReader(data)).num_rows
     if n_encoded != n_rows:

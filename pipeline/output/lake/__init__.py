@@ -17,7 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 import pydantic
 
-from pipeline.errors import CorpusEmbedError, OutputError, SpecError
+from pipeline.errors import CommitConflict, CorpusEmbedError, OutputError, SpecError
 from pipeline.job.spec import IcebergSpec, PublishSpec
 from pipeline.output import dataset
 from pipeline.output.snapshots import live_parts, snapshot_numbers
@@ -128,6 +128,16 @@ def lineage_of(snapshot: Snapshot, generation: Generation) -> dict[str, str]:
         "corpus-embed.dimension": str(generation.dimension),
         "corpus-embed.vector-precision": generation.vector_precision,
     }
+
+
+def check_held(table: Table, snapshot: Snapshot, error: Exception) -> None:
+    """After a commit that failed with `error`: raises CommitConflict unless the table holds the
+    snapshot by now."""
+    if (table.state() or (0, ""))[0] < snapshot.number:
+        raise CommitConflict(
+            f"{table.name}: another writer committed to it first: {error}. Nothing is lost: "
+            "publish again."
+        ) from error
 
 
 def _catch_up(store: Store, table: Table) -> int:

@@ -25,9 +25,9 @@ from deltalake.transaction import (
     create_table_with_add_actions,
 )
 
-from pipeline.errors import CommitConflict, OutputError
+from pipeline.errors import OutputError
 from pipeline.output import dataset
-from pipeline.output.lake import columns_of, lineage_of
+from pipeline.output.lake import check_held, columns_of, lineage_of
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
@@ -95,11 +95,7 @@ class DeltaTable:
                     commit_properties=properties,
                 )
         except (CommitFailedError, DeltaError) as error:
-            if (self.state() or (0, ""))[0] < snapshot.number:
-                raise CommitConflict(
-                    f"{self.name}: another writer committed to it first: {error}. Nothing is lost: "
-                    "publish again."
-                ) from error
+            check_held(self, snapshot, error)
 
     def forget(self, kept: set[int]) -> None:
         """Does nothing: in Delta, an old version always fails to read once its files are gone."""

@@ -26,10 +26,10 @@ from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.typedef import Record
 from pyiceberg.utils.config import Config
 
-from pipeline.errors import CommitConflict, OutputError
+from pipeline.errors import OutputError
 from pipeline.job.spec import IcebergSpec
 from pipeline.output import dataset
-from pipeline.output.lake import NUMBER, columns_of, lineage_of
+from pipeline.output.lake import NUMBER, check_held, columns_of, lineage_of
 from pipeline.output.lake.file_io import check_access, confine
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
@@ -86,11 +86,7 @@ class IcebergTable:
                         _registered(path, live[path], generation.partition_by, arrow_schema)
                     )
         except CommitFailedException as error:
-            if (self.state() or (0, ""))[0] < snapshot.number:
-                raise CommitConflict(
-                    f"{self.name}: another writer committed to it first: {error}. Nothing is lost: "
-                    "publish again."
-                ) from error
+            check_held(self, snapshot, error)
 
     def forget(self, kept: set[int]) -> None:
         table = self._load()
