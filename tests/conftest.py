@@ -138,7 +138,7 @@ class S3Place:
 
 @pytest.fixture(scope="session")
 def s3_or_none() -> Iterator[S3Server | None]:
-    """The session's server with its keys in AWS_*, or None without the binary (an error under CI)."""
+    """The session's server, its keys in AWS_*; None without the binary (an error under CI)."""
     if find_weed() is None:
         if os.environ.get("CI", "").lower() in {"1", "true"}:
             pytest.fail(

@@ -139,7 +139,9 @@ from pipeline.tools.search import search
 from pipeline.tools.trace import trace
 uri = {output.uri!r}
 for read in (
-    lambda: trace(uri, None, "doc-1"), lambda: search(uri, None, "text", k=5), lambda: pipeline.read_vectors(uri),
+    lambda: trace(uri, None, "doc-1"),
+    lambda: search(uri, None, "text", k=5),
+    lambda: pipeline.read_vectors(uri),
     lambda: [batch.to_pylist() for batch in pipeline.changes(uri, 0).upserts()],
     lambda: [batch.to_pylist() for batch in pipeline.changes(uri, 0).deletes()],
 ):
@@ -149,9 +151,9 @@ for read in (
     except Exception as error:
         print(type(error).__name__, error)
 """
-    said = with_rays_type(code).splitlines()
-    assert len(said) == 5
-    assert sum("types this package does not write" in line for line in said) >= 2
+    printed = with_rays_type(code).splitlines()
+    assert len(printed) == 5
+    assert sum("types this package does not write" in line for line in printed) >= 2
     assert not victim.exists()
 
 
@@ -169,11 +171,11 @@ def test_a_schema_in_a_generation_record_cannot_bring_such_a_type(
     )
     Path(output.path(path)).unlink()
     output.put_if_absent(path, json.dumps(record).encode())
-    said = with_rays_type(
+    printed = with_rays_type(
         f"from pipeline.output.dataset import read_vectors\nread_vectors({output.uri!r})"
     )
-    assert "OutputError" in said
-    assert "types this package does not write" in said
+    assert "OutputError" in printed
+    assert "types that this package does not write" in printed
 
 
 def test_the_package_itself_names_no_way_to_unpickle() -> None:

@@ -142,8 +142,8 @@ def _ask(child: Child, stats: Any, ids: Ids, offsets: Offsets) -> Vectors:
 
 
 def read_in_child(split: Split, job: Job) -> Iterator[tuple[Shard, pa.Table]]:
-    """As `parts.read`, in a child process. A span whose reader dies twice at one place ends there, with
-    `damaged_shard`."""
+    """As `parts.read`, in a child process. A span whose reader dies twice at one place ends there,
+    with `damaged_shard`."""
     with Child(_load_reader, split, job) as child:
         for number, span in enumerate(split.spans):
             n_tables, n_deaths, position = 0, 0, span.start

@@ -296,9 +296,36 @@ def test_any_partition_value_reads_back_equal_and_stays_inside_data(tmp_path: Pa
 
 
 NASTY = [
-    *VALUES, "x" * 240, "x" * 300, "🦉" * 20, "漢" * 100, "a%2Fb", "%", "%zz", "1", "01", "1.0", "2020-01-01", "true",
-    "a\tb", "\x7f", "a+b", "a&b?c#d", "~", "C:\\x", "CON", "\u202e", "'", '"', "[x]", "{a}", "-rf", "\x00", "a\x00b", "\ufeff",
-]  # fmt: skip
+    *VALUES,
+    "x" * 240,
+    "x" * 300,
+    "🦉" * 20,
+    "漢" * 100,
+    "a%2Fb",
+    "%",
+    "%zz",
+    "1",
+    "01",
+    "1.0",
+    "2020-01-01",
+    "true",
+    "a\tb",
+    "\x7f",
+    "a+b",
+    "a&b?c#d",
+    "~",
+    "C:\\x",
+    "CON",
+    "\u202e",
+    "'",
+    '"',
+    "[x]",
+    "{a}",
+    "-rf",
+    "\x00",
+    "a\x00b",
+    "\ufeff",
+]
 ANY = st.sampled_from(NASTY) | st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 UNRESERVED = set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 

@@ -129,7 +129,8 @@ def test_s3_refuses_a_clock_that_is_far_off_by_name_and_what_it_accepts_ends_in_
         _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert re.search(
-            rf"{re.escape(s3.uri)}/.*The clock of this machine is {seen}\d* s off the store's clock",
+            rf"{re.escape(s3.uri)}/.*The clock of this machine is {seen}\d* s off"
+            " the store's clock",
             err,
         )
     assert time.monotonic() - clock < 60  # at once: a wrong clock does not mend itself

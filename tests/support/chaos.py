@@ -3,9 +3,9 @@ moments; and their history.
 
 In: a spec over a stand-in model (`tests/support/stand_in.py`; no torch, no Ray), a seed, and how
 often to kill. Each process is a whole run of its own: preflight, plan, parts, partial commits,
-commit. Out: a history of the answers that each got, and checks of it against the store, like Jepsen's:
-what was acknowledged is there, nothing is there twice. Cost: a process starts in milliseconds
-(forked from a server that has imported everything).
+commit. Out: a history of the answers that each got, and checks of it against the store, like
+Jepsen's: what was acknowledged is there, nothing is there twice. Cost: a process starts in
+milliseconds (forked from a server that has imported everything).
 """
 
 from __future__ import annotations
@@ -288,6 +288,7 @@ def problems_of(history: list[dict[str, Any]], store: Store) -> list[str]:
             acknowledged["number"]
         ):
             problems.append(
-                f"acknowledged and missing: snapshot {acknowledged['number']} of run {acknowledged['run_id']}"
+                f"acknowledged and missing: snapshot {acknowledged['number']} of run "
+                f"{acknowledged['run_id']}"
             )
     return problems

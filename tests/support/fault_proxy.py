@@ -6,7 +6,7 @@ it) stay valid; use path-style addresses. One thread with an asyncio loop; a req
 are held in memory whole, which is fine for tests.
 
     with FaultProxy(s3.endpoint_url) as proxy:
-        proxy.add(Rule("status", method="GET", path=r"docs-0000\\d", count=2))   # two 503, then normal
+        proxy.add(Rule("status", method="GET", path=r"docs-0000\\d", count=2))  # 503 twice
         ...
         assert [r.fault for r in proxy.log] == ["status", "status", None]
 
@@ -19,7 +19,8 @@ Modes
     trunc_rst   the same, then RST
     flip        flips one bit in the middle of the body
     lost        the server gets and applies the request; the client gets RST instead of the answer
-    ok200err    answers 200 with an error document (what S3 may do on Copy and CompleteMultipartUpload), unapplied
+    ok200err    answers 200 with an error document, unapplied: S3 does so on Copy and on
+                CompleteMultipartUpload
 """
 
 from __future__ import annotations

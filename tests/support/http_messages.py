@@ -91,6 +91,9 @@ async def _read_body(
 
 def error_answer(status: int, target: str) -> Message:
     code = ERROR_CODES.get(status, "InternalError")
-    document = f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>made by the fault proxy</Message>"
-    body = f"{document}<Resource>{target.split('?')[0]}</Resource><RequestId>0</RequestId></Error>".encode()
+    body = (
+        f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code>"
+        f"<Message>made by the fault proxy</Message><Resource>{target.split('?')[0]}</Resource>"
+        "<RequestId>0</RequestId></Error>"
+    ).encode()
     return Message(f"HTTP/1.1 {status} {code}", [("Content-Type", "application/xml")], body)

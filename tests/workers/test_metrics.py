@@ -101,6 +101,6 @@ def test_what_a_run_recovered_from_is_in_its_figures_and_its_report_also_when_it
     said, more = (console.file.getvalue() for console in printed)
     assert "recovered" not in said
     assert (
-        "recovered from: 4 workers started again, 1 requests tried again, 3 buckets halved for memory, 3 records"
-        in more
+        "recovered from: 4 workers started again, 1 requests tried again, "
+        "3 buckets halved for memory, 3 records" in more
     )

@@ -176,7 +176,8 @@ def test_a_run_says_which_part_hangs_where_and_for_how_long_and_goes_on_when_it_
         some seconds."""
         for note in notes:
             found = re.search(
-                r"waiting for .*(?:part \w+|, loading,) for (\d+) s in process (\d+) of node [\d.]+",
+                r"waiting for .*(?:part \w+|, loading,) for (\d+) s in process (\d+)"
+                r" of node [\d.]+",
                 note,
             )
             if found and not stopped:

@@ -27,7 +27,7 @@ from deltalake.transaction import (
 
 from pipeline.errors import OutputError
 from pipeline.output import dataset
-from pipeline.output.lake import check_held, columns_of, lineage_of
+from pipeline.output.lake.table import check_held, columns_of, lineage_of
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store

@@ -29,8 +29,8 @@ from pyiceberg.utils.config import Config
 from pipeline.errors import OutputError
 from pipeline.job.spec import IcebergSpec
 from pipeline.output import dataset
-from pipeline.output.lake import NUMBER, check_held, columns_of, lineage_of
 from pipeline.output.lake.file_io import check_access, confine
+from pipeline.output.lake.table import NUMBER, check_held, columns_of, lineage_of
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot

@@ -1,0 +1,92 @@
+"""Heavy libraries stay in their rooms, one module spells out `_meta`, and files stay short.
+
+Oracle: the abstract syntax tree of every module, and `sys.modules` of a fresh interpreter.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import ROOT
+from tests.test_layers import MODULES, imports, place
+
+MAX_LINES = 250
+OWNERS = {
+    "torch": ("embed/",),
+    "fugashi": ("tokenize/mecab.py",),
+    "pyiceberg": ("output/lake/iceberg.py", "output/lake/file_io.py"),
+    "deltalake": ("output/lake/delta.py",),
+    "ray": ("driver/", "workers/stages.py", "workers/reports.py"),
+}
+"""Libraries that only some modules may import: those that are heavy, and those that are extras."""
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_is_imported_only_by_its_owners(library: str) -> None:
+    users = {
+        place(path) for path in MODULES for name in imports(path) if name.split(".")[0] == library
+    }
+    strangers = {user for user in users if not user.startswith(OWNERS[library])}
+    assert not strangers, f"{library} belongs in {OWNERS[library]} only"
+
+
+def test_only_the_layout_spells_out_the_metadata_folder() -> None:
+    """Every path of an output is made in one file; docstrings may name the folder."""
+    spelled = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {
+            id(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Constant)
+                and "_meta" in str(node.value)
+                and id(node) not in docstrings
+            ):
+                spelled.append(f"{place(path)}:{node.lineno}")
+    assert {name.split(":")[0] for name in spelled} == {"storage/layout.py"}
+
+
+@pytest.mark.parametrize("folder", ["pipeline", "jobs"])
+def test_files_stay_readable_in_one_sitting(folder: str) -> None:
+    lengths = {
+        path: len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    long = {
+        str(path.relative_to(ROOT)): n_lines
+        for path, n_lines in lengths.items()
+        if n_lines > MAX_LINES
+    }
+    assert not long
+
+
+@pytest.mark.parametrize(
+    "module", ["pipeline", "pipeline.cli.main", "pipeline.driver.plan", "pipeline.job.spec"]
+)
+def test_planning_and_help_start_without_heavy_libraries(module: str) -> None:
+    """`plan` runs on a login node in a second: what it imports must not pull in torch, ray or
+    transformers."""
+    heavy = ["torch", "ray", "transformers", "sentence_transformers", "fugashi"]
+    code = (
+        f"import {module}, json, sys\n"
+        f"print(json.dumps([name for name in {heavy} if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
