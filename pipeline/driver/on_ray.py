@@ -20,7 +20,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import errors
+import pipeline.errors as errors
 from pipeline.driver.cluster import Pools, connect, device_of, pool_sizes
 from pipeline.driver.plan import Plan
 from pipeline.driver.run import Result, run_job

@@ -4,8 +4,8 @@ A tier is a marker, and no test sets it by hand: `tiers_of` derives it from the 
 can reach, which are its fixtures and every name in its code, in the code of its module's fixtures
 and in the functions of `tests` that these call. A test without a tier is `quick`. Names cannot
 show what the product does underneath, so `Guard` fails a test that starts a process, opens a
-socket, imports a heavy library or computes with torch without being of a tier that has it. Cost: 0.1 s for the whole
-suite, and 30 µs a test.
+socket, imports a heavy library or computes with torch without being of a tier that has it. Cost:
+0.1 s for the whole suite, and 30 µs a test.
 """
 
 from __future__ import annotations
