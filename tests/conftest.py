@@ -32,7 +32,7 @@ os.environ.update(
     }
 )
 
-from tests.support import model_dirs
+from tests.support import model_dirs, roberta_dirs
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import S3Server, find_weed, s3_server
 from tests.support.tiers import Guard, tiers_of
@@ -86,6 +86,18 @@ def bert_japanese_dir(model_root: Path) -> Path:
 def llama_dir(model_root: Path) -> Path:
     """Tiny model in the layout of sarashina-embedding-v1-1b."""
     return model_dirs.llama_last_token(model_root / "llama-last-token")
+
+
+@pytest.fixture(scope="session")
+def roberta_dir(model_root: Path) -> Path:
+    """Tiny RoBERTa with byte-level BPE, mean pooling."""
+    return roberta_dirs.roberta(model_root / "roberta")
+
+
+@pytest.fixture(scope="session")
+def xlm_roberta_dir(model_root: Path) -> Path:
+    """Tiny XLM-RoBERTa with a Unigram tokenizer, mean pooling."""
+    return roberta_dirs.xlm_roberta(model_root / "xlm-roberta")
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_plain"]
 
+_MODEL_TYPES = ("bert", "llama", "roberta", "xlm-roberta")
+"""Values of `model_type` in config.json whose tokenizers the tests compare with transformers."""
 _FILE_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes that are nothing but their tokenizer.json."""
 _BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
@@ -85,8 +87,8 @@ def read_plain(model: ModelDir) -> PlainFast | PlainJapanese | None:
     folder = model.transformer_path
     if model.is_static:
         return _static(folder / "tokenizer.json")
-    known_family = model.config.get("model_type") in ("bert", "llama")
-    if not known_family or model.tokenizer_arguments or (folder / "added_tokens.json").exists():
+    is_known = model.config.get("model_type") in _MODEL_TYPES
+    if not is_known or model.tokenizer_arguments or (folder / "added_tokens.json").exists():
         return None
     settings = model.tokenizer_config
     if "added_tokens_decoder" not in settings:  # else transformers does not read this file

@@ -31,8 +31,8 @@ from tests.support.model_dirs import (
     minilm,
     sample_texts,
     static,
-    xlm_roberta,
 )
+from tests.support.roberta_dirs import xlm_roberta
 
 pytestmark = pytest.mark.parity
 

@@ -111,7 +111,7 @@ def bert_japanese(
 
     size = (hidden, layers, heads, intermediate, vocab_size, max_tokens)
     other = (word_embedding_dimension, pooling, prompts, seed, hash_texts(corpus_texts))
-    return _make(directory, ["bert_japanese", *size, *other], build)
+    return make_once(directory, ["bert_japanese", *size, *other], build)
 
 
 def llama_last_token(
@@ -177,7 +177,7 @@ def llama_last_token(
         pooling,
     )
     other = (padding_side, add_eos, prompts, include_prompt, seed, hash_texts(corpus_texts))
-    return _make(directory, ["llama_last_token", *size, *other], build)
+    return make_once(directory, ["llama_last_token", *size, *other], build)
 
 
 def static(
@@ -240,42 +240,7 @@ def static(
         write_json(path / "modules.json", listed)
         write_readme(path, "license: mit", "ja")
 
-    return _make(directory, ["static", width, max_tokens, model2vec, normalize, seed], build)
-
-
-def xlm_roberta(
-    directory: str | Path, *, hidden: int = 64, max_tokens: int = 128, seed: int = 0
-) -> Path:
-    """Layout of the multilingual encoders: XLM-RoBERTa with a Unigram tokenizer, <s> … </s> round a
-    text, mean pooling.
-
-    Positions are counted from the padding id on (3 here), so the table has four rows more than a
-    text can have tokens.
-    """
-
-    def build(path: Path) -> None:
-        from transformers import XLMRobertaConfig, XLMRobertaModel
-
-        n_tokens = write_unigram(
-            path, sample_texts("ja") + sample_texts("en"), 3_000, max_tokens, "right", True
-        )
-        config = XLMRobertaConfig(
-            vocab_size=n_tokens,
-            hidden_size=hidden,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=128,
-            max_position_embeddings=max_tokens + 4,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=3,
-            type_vocab_size=1,
-        )
-        save_spread(XLMRobertaModel(config), path, seed)
-        write_modules(path, [("pooling", hidden, "mean")], max_tokens, None)
-        write_readme(path, "license: mit", "multilingual")
-
-    return _make(directory, ["xlm_roberta", hidden, max_tokens, seed], build)
+    return make_once(directory, ["static", width, max_tokens, model2vec, normalize, seed], build)
 
 
 def bert_mean(directory: str | Path, **sizes: Any) -> Path:
@@ -330,7 +295,7 @@ def _english_bert(
 
     size = (hidden, layers, heads, intermediate, vocab_size, max_tokens, pooling)
     other = (prompts, include_prompt, dense, seed)
-    return _make(directory, [name, *size, *other], build)
+    return make_once(directory, [name, *size, *other], build)
 
 
 def hash_texts(texts: Sequence[str] | None) -> str:
@@ -340,13 +305,14 @@ def hash_texts(texts: Sequence[str] | None) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16] if texts else ""
 
 
-def _make(directory: str | Path, arguments: list[Any], build: Callable[[Path], None]) -> Path:
+def make_once(directory: str | Path, arguments: list[Any], build: Callable[[Path], None]) -> Path:
     """Runs `build` once; a directory already made with the same arguments is returned untouched."""
     path = Path(directory)
-    marker, wanted = path / _MARKER, json.dumps(arguments)
-    if marker.exists() and marker.read_text() == wanted:
+    marker = path / _MARKER
+    made_with = json.dumps(arguments)
+    if marker.exists() and marker.read_text() == made_with:
         return path
     path.mkdir(parents=True, exist_ok=True)
     build(path)
-    marker.write_text(wanted)
+    marker.write_text(made_with)
     return path

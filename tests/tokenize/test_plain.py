@@ -23,6 +23,8 @@ TEXTS = [
     "東京都に住んでいます。ﾊﾝｶｸ ① ﬁ",
     "x[CLS]y [SEP] [MASK]",
     "a<s>b </s>",
+    "x <mask> y<mask>z <pad><unk>",
+    "  two  spaces \n\ttab 😀\u200d🦊\u0000 \x85",
     "［CLS］全角 [cls]",
     "NASAとGoogle",
     "x" * 150,
@@ -97,6 +99,45 @@ CASES: list[tuple[str, str, dict[str, Any], bool]] = [
     ("llama_dir", "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}, False),
     ("llama_dir", "tokenizer_config.json", {"eos_token": "[NEW]"}, False),
     ("llama_dir", "tokenizer_config.json", {"legacy": True}, False),
+    ("roberta_dir", "tokenizer_config.json", {}, True),
+    ("roberta_dir", "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"}, True),
+    ("roberta_dir", "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer"}, False),
+    ("roberta_dir", "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizerFast"}, False),
+    ("roberta_dir", "tokenizer_config.json", {"truncation_side": "left"}, True),
+    ("roberta_dir", "tokenizer_config.json", {"add_bos_token": True}, True),
+    ("roberta_dir", "tokenizer_config.json", {"add_eos_token": False}, False),
+    ("roberta_dir", "tokenizer_config.json", {"add_prefix_space": True}, False),
+    ("roberta_dir", "tokenizer_config.json", {"mask_token": "[NEW]"}, False),
+    (
+        "roberta_dir",
+        "special_tokens_map.json",
+        {"mask_token": {"content": "<mask>", "lstrip": True}},
+        False,
+    ),
+    ("roberta_dir", "special_tokens_map.json", {"sep_token": "<mask>"}, True),
+    ("roberta_dir", "added_tokens.json", {"[NEW]": 4}, False),
+    ("xlm_roberta_dir", "tokenizer_config.json", {}, True),
+    ("xlm_roberta_dir", "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"}, True),
+    ("xlm_roberta_dir", "tokenizer_config.json", {"tokenizer_class": "XLMRobertaTokenizer"}, False),
+    (
+        "xlm_roberta_dir",
+        "tokenizer_config.json",
+        {"tokenizer_class": "XLMRobertaTokenizerFast"},
+        False,
+    ),
+    (
+        "xlm_roberta_dir",
+        "tokenizer_config.json",
+        {"cls_token": "<s>", "sep_token": "</s>", "truncation_side": "left"},
+        True,
+    ),
+    ("xlm_roberta_dir", "tokenizer_config.json", {"add_eos_token": False}, False),
+    ("xlm_roberta_dir", "tokenizer_config.json", {"mask_token": "<mask>"}, False),
+    ("xlm_roberta_dir", "tokenizer_config.json", {"sp_model_kwargs": {}}, False),
+    ("bert_mean_dir", "config.json", {"model_type": "roberta"}, True),
+    ("bert_japanese_dir", "config.json", {"model_type": "roberta"}, True),
+    ("roberta_dir", "config.json", {"model_type": "xlm-roberta"}, True),
+    ("roberta_dir", "config.json", {"model_type": "camembert"}, False),
     ("minilm_dir", "tokenizer_config.json", {}, True),
     ("bert_japanese_dir", "tokenizer_config.json", {}, True),
     (
@@ -170,7 +211,10 @@ engine.embed(np.array([2, 5, 3], np.int32), np.array([0, 3]))
 """
 
 
-@pytest.mark.parametrize("directory", ["bert_japanese_dir", "llama_dir", "minilm_dir"])
+@pytest.mark.parametrize(
+    "directory",
+    ["bert_japanese_dir", "llama_dir", "roberta_dir", "xlm_roberta_dir", "minilm_dir"],
+)
 def test_a_worker_imports_no_library_it_does_not_need(
     directory: str, request: pytest.FixtureRequest
 ) -> None:
