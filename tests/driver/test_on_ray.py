@@ -187,12 +187,12 @@ def test_bad_records_become_rejects_with_reason_and_place_and_the_rest_is_embedd
     ]
     data = (tmp_path / "in/a.jsonl").read_bytes()
     for line, reason in bad.items():
-        found = [
+        line_rejects = [
             row
             for row in rejects
             if row["source_record"] == data.index(line) and row["source_uri"].endswith("a.jsonl")
         ]
-        assert [row["reason"] for row in found] == [reason], line[:60]
+        assert [row["reason"] for row in line_rejects] == [reason], line[:60]
     assert [row["reason"] for row in rejects if row["source_uri"].endswith("broken.parquet")] == [
         "damaged_shard"
     ]

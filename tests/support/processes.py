@@ -24,19 +24,20 @@ def below(pid: int) -> dict[int, str]:
                 parents[int(folder.name)] = int(
                     (folder / "stat").read_text().rpartition(")")[2].split()[1]
                 )
-    found, waiting = {}, [pid]
+    command_lines: dict[int, str] = {}
+    waiting = [pid]
     while waiting:
         parent = waiting.pop()
         for child in [child for child, its_parent in parents.items() if its_parent == parent]:
             with contextlib.suppress(OSError):
-                found[child] = (
+                command_lines[child] = (
                     Path(f"/proc/{child}/cmdline")
                     .read_bytes()
                     .replace(b"\0", b" ")
                     .decode(errors="replace")
                 )
             waiting.append(child)
-    return found
+    return command_lines
 
 
 def named(pid: int, name: str) -> list[int]:

@@ -52,12 +52,13 @@ class ByteTokenizer:
             np.frombuffer((self.prompt + text).encode(), np.uint8).astype(np.int32)
             for text in texts
         ]
-        offsets = np.cumsum([0, *(min(len(found), self.max_tokens) for found in ids)]).astype(
-            np.int64
+        n_kept = [min(len(text_ids), self.max_tokens) for text_ids in ids]
+        offsets = np.cumsum([0, *n_kept]).astype(np.int64)
+        flat = np.concatenate(
+            [np.empty(0, np.int32), *(text_ids[: self.max_tokens] for text_ids in ids)]
         )
-        flat = np.concatenate([np.empty(0, np.int32), *(found[: self.max_tokens] for found in ids)])
         return Tokens(
-            flat, offsets, np.array([len(found) > self.max_tokens for found in ids], bool)
+            flat, offsets, np.array([len(text_ids) > self.max_tokens for text_ids in ids], bool)
         )
 
     def count(self, texts: Sequence[str]) -> np.ndarray:

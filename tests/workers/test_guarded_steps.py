@@ -204,19 +204,19 @@ def test_a_shard_that_kills_its_reader_ends_there_and_other_shards_of_the_split_
     job = job_of(spec)
     (todo,) = make_plan(job, store_of(spec)).todo
     undisturbed = list(read(todo.split, job))
-    found = list(guarded_steps.read_in_child(todo.split, job))
+    batches = list(guarded_steps.read_in_child(todo.split, job))
     assert n_deaths(tmp_path / "poison") == 2
-    ids = [doc_id for _, table in found for doc_id in table["doc_id"].to_pylist()]
+    ids = [doc_id for _, table in batches for doc_id in table["doc_id"].to_pylist()]
     killed = next(
         n
         for n, (_, table) in enumerate(undisturbed)
         if KILLS_READER in "".join(table["text"].to_pylist())
     )
-    assert [table.equals(undisturbed[n][1]) for n, (_, table) in enumerate(found[:killed])] == [
+    assert [table.equals(undisturbed[n][1]) for n, (_, table) in enumerate(batches[:killed])] == [
         True
     ] * killed
     assert ids[-6:] == [None, "c0", "c1", "c2", "c3", "c4"]
-    (reject,) = [row for _, table in found for row in table.to_pylist() if row["reason"]]
+    (reject,) = [row for _, table in batches for row in table.to_pylist() if row["reason"]]
     assert (reject["reason"], reject["detail"]) == (
         "damaged_shard",
         "reading on from here: the worker process died: SIGSEGV",

@@ -40,13 +40,13 @@ def n_starts(starts: Path) -> int:
 
 
 def squares_of(n: int, child: Child) -> tuple[dict[int, int], dict[int, Crashed]]:
-    found: dict[int, int] = {}
+    squares: dict[int, int] = {}
 
     def attempt(start: int, stop: int) -> None:
-        found.update(zip(range(start, stop), child.ask(range(start, stop)), strict=True))
+        squares.update(zip(range(start, stop), child.ask(range(start, stop)), strict=True))
 
     failed = isolate([(0, n)], attempt, lambda: child.ask([-1]))
-    return found, failed
+    return squares, failed
 
 
 @pytest.mark.faults
@@ -63,9 +63,9 @@ def test_poison_items_are_found_in_few_restarts_and_the_others_come_out(
 ) -> None:
     starts = tmp_path / "starts"
     with Child(load_worker, starts, poison, {100}) as child:
-        found, failed = squares_of(200, child)
+        squares, failed = squares_of(200, child)
     assert set(failed) == poison | {100}
-    assert found == {n: n**2 for n in range(200) if n not in poison | {100}}
+    assert squares == {n: n**2 for n in range(200) if n not in poison | {100}}
     assert {failed[n].detail for n in poison} == {"the worker process died: SIGSEGV"}
     assert (failed[100].detail, failed[100].died) == ("RuntimeError: no square", False)
     # the first start, one for all of them, and for each its run of 12 or 13, itself alone, and once
@@ -79,8 +79,8 @@ def test_an_item_is_not_blamed_for_one_death_that_something_else_caused(tmp_path
     with Child(load_worker, starts, set(), set()) as child:
         child.ask([1])
         os.kill(child._process.pid, 9)
-        found, failed = squares_of(1, child)
-    assert (found, failed) == ({0: 0}, {})
+        squares, failed = squares_of(1, child)
+    assert (squares, failed) == ({0: 0}, {})
     assert n_starts(starts) == 2
 
 

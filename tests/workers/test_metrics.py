@@ -24,10 +24,10 @@ def test_the_totals_are_the_sums_of_the_manifests(tmp_path: Path) -> None:
     progress = Progress()
     for path in (tmp_path / "out/_meta/manifests").rglob("*.json"):
         progress.add(increments(Manifest.from_json(path.read_bytes(), str(path))))
-    said = progress.summary()
-    assert (said["n_records"], said["n_documents"], said["n_rejects"]) == (50, 40, 10)
-    assert (said["parts"], said["data_bytes"]) == (snapshot.n_parts, snapshot.size_bytes)
-    assert said["n_tokens"] == 4000
+    totals = progress.summary()
+    assert (totals["n_records"], totals["n_documents"], totals["n_rejects"]) == (50, 40, 10)
+    assert (totals["parts"], totals["data_bytes"]) == (snapshot.n_parts, snapshot.size_bytes)
+    assert totals["n_tokens"] == 4000
 
 
 def test_there_is_no_estimate_before_the_first_part_and_never_more_than_all(
@@ -96,11 +96,11 @@ def test_what_a_run_recovered_from_is_in_its_figures_and_its_report_also_when_it
     assert [quiet.summary()[name] for name in names] == [0, 0, 0, 0]
     assert [progress.summary()[name] for name in names] == [4, 1, 3, 3]
     printed = [Console(file=io.StringIO(), width=300) for _ in range(2)]
-    for console, found in zip(printed, (quiet, progress), strict=True):
-        report(console, found, "out", snapshot, {"carried": 3})
-    said, more = (console.file.getvalue() for console in printed)
-    assert "recovered" not in said
+    for console, run_progress in zip(printed, (quiet, progress), strict=True):
+        report(console, run_progress, "out", snapshot, {"carried": 3})
+    quiet_output, troubled_output = (console.file.getvalue() for console in printed)
+    assert "recovered" not in quiet_output
     assert (
         "recovered from: 4 workers started again, 1 requests tried again, "
-        "3 buckets halved for memory, 3 records" in more
+        "3 buckets halved for memory, 3 records" in troubled_output
     )

@@ -132,13 +132,13 @@ def test_records_that_kill_or_break_workers_become_rejects_and_all_others_come_o
         "last": ("crashed_worker", "the worker process died: SIGSEGV"),
         "cuda": ("crashed_worker", "the worker process died: exit code 70"),
     }
-    found = rejects_of(tmp_path)
-    assert {doc_id: (row["reason"], row["detail"]) for doc_id, row in found.items()} == reasons
+    rejects = rejects_of(tmp_path)
+    assert {doc_id: (row["reason"], row["detail"]) for doc_id, row in rejects.items()} == reasons
     for shard, lines in shards.items():
         data = (tmp_path / "in" / shard).read_bytes()
         for doc in lines:
             if doc["id"] in reasons:
-                row = found[doc["id"]]
+                row = rejects[doc["id"]]
                 assert row["source_uri"].endswith(shard)
                 assert data[row["source_record"] :].startswith(json.dumps(doc).encode())
     check_rows(tmp_path, bert_mean_dir, docs)

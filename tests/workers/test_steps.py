@@ -54,12 +54,14 @@ def split_of(path: Path, part_bytes: int, **more: Any) -> Split:
 
 def rebatched(tables: list[pa.Table], sizes: list[int]) -> list[pa.Table]:
     """The same rows in other batches."""
-    whole, found, start = pa.concat_tables(tables), [], 0
+    whole = pa.concat_tables(tables)
+    batches: list[pa.Table] = []
+    start = 0
     while start < whole.num_rows:
-        n = sizes[len(found) % len(sizes)]
-        found.append(whole.slice(start, n))
+        n = sizes[len(batches) % len(sizes)]
+        batches.append(whole.slice(start, n))
         start += n
-    return found
+    return batches
 
 
 def bounds(split: Split, spec: JobSpec) -> list[list[tuple[str, int]]]:
@@ -95,16 +97,16 @@ def test_a_part_ends_with_the_record_that_fills_it_in_bytes_or_number(tmp_path: 
     write_shard(tmp_path / "in/b.jsonl", documents(5))
     spec = make_spec(tmp_path / "in", tmp_path / "out")
     split = split_of(tmp_path / "in", 1500, part_records=20)
-    found = list(cut(split, job_of(spec)))
-    assert [part.index for part in found] == list(range(len(found)))
-    assert [part.last for part in found] == [False] * (len(found) - 1) + [True]
-    for part in found:
+    cut_parts = list(cut(split, job_of(spec)))
+    assert [part.index for part in cut_parts] == list(range(len(cut_parts)))
+    assert [part.last for part in cut_parts] == [False] * (len(cut_parts) - 1) + [True]
+    for part in cut_parts:
         sizes = part.records["record_bytes"].to_pylist()
         assert len(sizes) <= 20
         assert sum(sizes[:-1]) < 1500
         assert part.last or sum(sizes) >= 1500 or len(sizes) == 20
     lines = (tmp_path / "in/a.jsonl").read_bytes().splitlines()
-    assert sum(part.records.num_rows for part in found) == len(lines) + 5
+    assert sum(part.records.num_rows for part in cut_parts) == len(lines) + 5
 
 
 def test_a_split_without_records_is_one_empty_part_with_a_manifest(tmp_path: Path) -> None:
@@ -330,6 +332,6 @@ def test_a_part_is_bounded_by_kept_strings_too(tmp_path: Path) -> None:
     documents = [{"id": f"{n}", "text": "t", "page": "x" * 1000} for n in range(50)]
     path = write_shard(tmp_path / "a.parquet", documents)
     spec = make_spec(tmp_path, tmp_path / "out", input={"keep_columns": ["page"]})
-    found = list(cut(split_of(path, 10_000), job_of(spec)))
+    cut_parts = list(cut(split_of(path, 10_000), job_of(spec)))
     # 1,001 bytes each, to 10,000
-    assert [part.records.num_rows for part in found] == [10] * 5
+    assert [part.records.num_rows for part in cut_parts] == [10] * 5

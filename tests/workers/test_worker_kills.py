@@ -97,8 +97,8 @@ def start(spec: Any, tmp_path: Path, *arguments: str, **environment: str) -> sub
 def finish(process: subprocess.Popen[str], timeout_s: float = 600) -> dict[str, Any]:
     out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, err[-3000:]
-    found: dict[str, Any] = json.loads(out)
-    return found
+    report: dict[str, Any] = json.loads(out)
+    return report
 
 
 def check_output(tmp_path: Path, spec: Any, model: Path, n_documents: int = N_DOCUMENTS) -> None:
@@ -175,18 +175,18 @@ def test_a_run_says_which_part_hangs_where_and_for_how_long_and_goes_on_when_it_
         """Stop the first process that is said to be at work, until it is said to have been so for
         some seconds."""
         for note in notes:
-            found = re.search(
+            match = re.search(
                 r"waiting for .*(?:part \w+|, loading,) for (\d+) s in process (\d+)"
                 r" of node [\d.]+",
                 note,
             )
-            if found and not stopped:
-                stopped.append(int(found[2]))
+            if match and not stopped:
+                stopped.append(int(match[2]))
                 os.kill(stopped[0], signal.SIGSTOP)
                 at_the_latest.append(threading.Timer(60, os.kill, [stopped[0], signal.SIGCONT]))
                 at_the_latest[0].start()
-            elif found and int(found[2]) == stopped[0] and int(found[1]) >= 4 and not named_for_s:
-                named_for_s.append(int(found[1]))
+            elif match and int(match[2]) == stopped[0] and int(match[1]) >= 4 and not named_for_s:
+                named_for_s.append(int(match[1]))
                 os.kill(stopped[0], signal.SIGCONT)
 
     run(spec, watch=stop_and_listen)
