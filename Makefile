@@ -7,11 +7,11 @@ OUT := out/quickstart
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-CHECK_ARGS ?= -m quick
-.PHONY: help install quickstart test test-faults lint format audit docs check-lower-bounds clean
+CHECK_ARGS ?= -m quick -n auto
+.PHONY: help install quickstart check test test-faults test-quickstart coverage lint format audit docs check-lower-bounds clean
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,11 +42,31 @@ quickstart: $(VENV)/.quickstart ## Embed the bundled corpus with a small real mo
 	@echo
 	HF_HUB_OFFLINE=1 $(BIN)/corpus-embed search $(OUT) "how do I run a function in another thread?"
 
+check: lint ## Check style and types, and run the tests that need no model, S3, Ray, fault or process
+	$(BIN)/python -m pytest -q $(CHECK_ARGS) $(PYTEST_ARGS)
+
 test: $(VENV)/.dev ## Run the tests (without slow and gpu ones); PYTEST_ARGS=... is passed on
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-faults: $(VENV)/.dev ## Run only the tests that kill, cut and corrupt, the slow ones too
 	$(BIN)/python -m pytest -m "faults and not gpu" $(PYTEST_ARGS)
+
+# Only what `make quickstart` installs, and the test tools: finds what needs a developer's package.
+QUICKSTART := $(VENV)/quickstart
+QUICKSTART_ROOMS := read prepare tokenize embed job
+
+$(QUICKSTART)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(QUICKSTART)
+	$(QUICKSTART)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt \
+	  -e ".[quickstart]" pytest pytest-timeout hypothesis
+	@touch $@
+
+test-quickstart: $(QUICKSTART)/.installed ## Run the tests of read … job in the environment that make quickstart makes
+	$(QUICKSTART)/bin/python -m pytest -m "not slow and not gpu and not s3 and not ray" \
+	  $(QUICKSTART_ROOMS:%=tests/%) $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev ## Run the tests as `make test` does and report the lines and branches they miss
+	$(BIN)/python -m pytest --cov --cov-report=term-missing --cov-report=html $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style, formatting and types
 	$(BIN)/ruff check .
@@ -82,5 +102,5 @@ audit: $(BIN)/python ## Ask PyPI for known vulnerabilities of the versions in co
 	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean: ## Remove the environment, caches and the quickstart's output
-	rm -rf $(VENV) build dist *.egg-info out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info out htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

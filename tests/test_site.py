@@ -5,6 +5,7 @@ Oracle: the files of the repository. That the site builds strictly is shown by `
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,11 @@ def test_every_room_has_a_page_of_its_own() -> None:
         page = Path(ROOT / "docs/reference" / f"{room}.md").read_text(encoding="utf-8")
         assert f"::: pipeline.{room}\n" in page
         assert f"[{room}]({room}.md)" in (ROOT / "docs/reference/index.md").read_text("utf-8")
+
+
+def test_the_workflow_calls_targets_of_the_makefile() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    calls = {step["run"].split()[1] for step in steps if step.get("run", "").startswith("make ")}
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert {"check", "check-lower-bounds", "docs", "audit", "test"} <= calls <= {*targets}
