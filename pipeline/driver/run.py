@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pipeline.driver.limits import check_parts, check_plan
 from pipeline.driver.plan import Plan, make_plan, missing
-from pipeline.driver.tally import attempt_facts, row_counts
+from pipeline.driver.tally import row_counts
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
 from pipeline.output import lake
@@ -122,3 +125,44 @@ def finish(
         n_duplicate_ids=n_duplicate_ids,
         nominal_time=nominal_time,
     )
+
+
+def attempt_facts(
+    plan: Plan,
+    progress: Progress,
+    snapshot: Snapshot,
+    resources: Mapping[str, float],
+    rows: Mapping[str, int],
+    nominal_time: datetime.datetime | None,
+) -> dict[str, Any]:
+    """The content of the attempt's file: what was run, on what hardware, how much was done and how
+    long it took.
+
+    resources: what the cluster had (CPU, GPU, memory), as Ray names it. rows: from `row_counts`.
+    """
+    job = plan.job
+    return {
+        "fingerprint": job.fingerprint,
+        "identity": job.identity,
+        "snapshot": snapshot.number,
+        "parent": snapshot.parent,
+        "model": {
+            "path": job.spec.model.path,
+            "revision": job.spec.model.revision,
+            "license": job.model_license,
+        },
+        "versions": {"python": platform.python_version()},
+        "hardware": {
+            "machine": platform.machine(),
+            "driver_cpus": os.cpu_count(),
+            "device": job.engine.device,
+            **resources,
+        },
+        "shards": {
+            "count": len(plan.shards),
+            "size_bytes": sum(shard.size_bytes for shard in plan.shards),
+        },
+        "counts": progress.summary(),
+        "rows": dict(rows),
+        "nominal_time": nominal_time.isoformat() if nominal_time else None,
+    }

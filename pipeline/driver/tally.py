@@ -9,24 +9,16 @@ that change and 8 bytes for each of their rows.
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import os
-import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.driver.splits import decompressed_bytes
 from pipeline.output.text_index import keys_of_files
-from pipeline.storage.lineage import Manifest, Shard, Snapshot
+from pipeline.storage.lineage import Manifest, Shard
 from pipeline.storage.store import Store
-
-if TYPE_CHECKING:
-    from pipeline.driver.plan import Plan
-    from pipeline.workers.metrics import Progress
 
 DENSITY_FACTOR = 8
 """How many times as many documents per byte a shard that nobody has read can have as those of the
@@ -117,44 +109,3 @@ def _text_counts(
     """(keys of the different texts, number of rows with each), both (N,)."""
     keys = keys_of_files(store, [file.path for part in parts for file in part.data_files])
     return np.unique(np.concatenate([np.zeros(0, np.uint64), *keys]), return_counts=True)
-
-
-def attempt_facts(
-    plan: Plan,
-    progress: Progress,
-    snapshot: Snapshot,
-    resources: Mapping[str, float],
-    rows: Mapping[str, int],
-    nominal_time: datetime.datetime | None,
-) -> dict[str, Any]:
-    """The content of the attempt's file: what was run, on what hardware, how much was done and how
-    long it took.
-
-    resources: what the cluster had (CPU, GPU, memory), as Ray names it. rows: from `row_counts`.
-    """
-    job = plan.job
-    return {
-        "fingerprint": job.fingerprint,
-        "identity": job.identity,
-        "snapshot": snapshot.number,
-        "parent": snapshot.parent,
-        "model": {
-            "path": job.spec.model.path,
-            "revision": job.spec.model.revision,
-            "license": job.model_license,
-        },
-        "versions": {"python": platform.python_version()},
-        "hardware": {
-            "machine": platform.machine(),
-            "driver_cpus": os.cpu_count(),
-            "device": job.engine.device,
-            **resources,
-        },
-        "shards": {
-            "count": len(plan.shards),
-            "size_bytes": sum(shard.size_bytes for shard in plan.shards),
-        },
-        "counts": progress.summary(),
-        "rows": dict(rows),
-        "nominal_time": nominal_time.isoformat() if nominal_time else None,
-    }
