@@ -20,7 +20,6 @@ from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 from pipeline.errors import OutputError
 from pipeline.output.snapshots import live_parts, load_generation, load_snapshot
 from pipeline.storage import layout, schema
-from pipeline.storage.addresses import shown
 from pipeline.storage.data_files import scan
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
@@ -37,7 +36,20 @@ def open_dataset(
     Raises OutputError when there is no such snapshot.
     """
     store = Store(uri, storage_options)
-    return dataset_of(store, *read_head(store, snapshot))
+    head, generation = read_head(store, snapshot)
+    columns = arrow_schema(generation)
+    filesystem = LocalFileSystem() if store.local else PyFileSystem(FSSpecHandler(store.fs))
+    parquet = ds.ParquetFileFormat()
+    fragments = [
+        parquet.make_fragment(
+            store.path(file.path),
+            filesystem,
+            partition_expression=_partition(file.partition, columns),
+        )
+        for part in live_parts(store, head)
+        for file in part.data_files
+    ]
+    return ds.FileSystemDataset(fragments, columns, parquet, filesystem)
 
 
 def read_head(store: Store, number: int | None = None) -> tuple[Snapshot, Generation]:
@@ -45,38 +57,16 @@ def read_head(store: Store, number: int | None = None) -> tuple[Snapshot, Genera
     snapshot = load_snapshot(store, number)
     if snapshot is None:
         raise OutputError(
-            f"{shown(store.uri)}: this output has no snapshot yet. Run `corpus-embed run SPEC` "
+            f"{store.shown_uri}: this output has no snapshot yet. Run `corpus-embed run SPEC` "
             "first, or check the URI."
         )
     generation = load_generation(store, snapshot.fingerprint)
     if generation is None:
         raise OutputError(
-            f"{shown(store.uri)}: the generation record of fingerprint {snapshot.fingerprint} is "
+            f"{store.shown_uri}: the generation record of fingerprint {snapshot.fingerprint} is "
             f"missing. Restore {layout.generation(snapshot.fingerprint)} from a backup."
         )
     return snapshot, generation
-
-
-def dataset_of(
-    store: Store,
-    snapshot: Snapshot,
-    generation: Generation,
-    parts: Sequence[Manifest] | None = None,
-) -> ds.Dataset:
-    """The dataset of a snapshot, or of some of its parts."""
-    schema = arrow_schema(generation)
-    filesystem = LocalFileSystem() if store.local else PyFileSystem(FSSpecHandler(store.fs))
-    parquet = ds.ParquetFileFormat()
-    fragments = [
-        parquet.make_fragment(
-            store.path(file.path),
-            filesystem,
-            partition_expression=_partition(file.partition, schema),
-        )
-        for part in (live_parts(store, snapshot) if parts is None else parts)
-        for file in part.data_files
-    ]
-    return ds.FileSystemDataset(fragments, schema, parquet, filesystem)
 
 
 def arrow_schema(generation: Generation) -> pa.Schema:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -42,7 +42,7 @@ def count_duplicate_ids(store: Store, parts: Sequence[Manifest]) -> int | None:
         return None
     by_key = {_key(part): part for part in parts if part.data_files}
     fingerprint = parts[0].fingerprint if parts else ""
-    segments = _read_segments(store, fingerprint, by_key.keys())
+    segments = _read_segments(store, fingerprint, by_key)
     hashes = {key: ids for segment in segments for key, ids in segment.items()}
     unindexed = [part for key, part in by_key.items() if key not in hashes]
     hashes |= _read_hashes(store, unindexed)
@@ -62,20 +62,11 @@ def count_duplicate_ids(store: Store, parts: Sequence[Manifest]) -> int | None:
 def used_id_segments(store: Store, fingerprint: str, parts: Iterable[Manifest]) -> list[str]:
     """Paths of the segments that cover some of `parts`. Those whose parts larger segments cover are
     left out."""
-    return _used(store, fingerprint, {_key(part) for part in parts})
-
-
-def _key(part: Manifest) -> str:
-    """A name for the content of a part."""
-    return content_hash([file.sha256 for file in part.data_files])
-
-
-def _used(store: Store, fingerprint: str, keys: Collection[str]) -> list[str]:
     covered: dict[str, list[str]] = {}
     for path in store.list(layout.ids(fingerprint)):
         table = or_none(functools.partial(read_columns, store, path, ["key"]))
         covered[path] = [] if table is None else table["key"].to_pylist()
-    uncovered = set(keys)
+    uncovered = {_key(part) for part in parts}
     used = []
     for path in sorted(covered, key=lambda path: (-len(covered[path]), path)):
         if not uncovered.isdisjoint(covered[path]):
@@ -84,12 +75,19 @@ def _used(store: Store, fingerprint: str, keys: Collection[str]) -> list[str]:
     return used
 
 
-def _read_segments(store: Store, fingerprint: str, keys: Collection[str]) -> list[dict[str, bytes]]:
-    """For each segment in use, the hashes of ids by the keys of the parts that it covers; no part
-    twice."""
+def _key(part: Manifest) -> str:
+    """A name for the content of a part."""
+    return content_hash([file.sha256 for file in part.data_files])
+
+
+def _read_segments(
+    store: Store, fingerprint: str, parts: Mapping[str, Manifest]
+) -> list[dict[str, bytes]]:
+    """For each segment that covers some of `parts` (by their keys), the hashes of ids by the keys of
+    the parts that it covers; no part twice."""
     segments: list[dict[str, bytes]] = []
-    uncovered = set(keys)
-    for path in _used(store, fingerprint, keys):
+    uncovered = set(parts)
+    for path in used_id_segments(store, fingerprint, parts.values()):
         table = or_none(functools.partial(read_columns, store, path, ["key", "ids"]))
         if table is not None:
             rows = zip(table["key"].to_pylist(), table["ids"].to_pylist(), strict=True)

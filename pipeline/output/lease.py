@@ -23,7 +23,6 @@ from collections.abc import Iterator
 
 from pipeline.errors import CorpusEmbedError, LeaseHeld
 from pipeline.storage import layout
-from pipeline.storage.addresses import shown
 from pipeline.storage.store import Store
 
 TTL_S = 300.0
@@ -97,7 +96,7 @@ def _held(store: Store, number: int, why: str) -> LeaseHeld:
         errors="replace"
     )
     return LeaseHeld(
-        f"{shown(store.uri)}: another refresh holds lease {number} ({why}); holder: {holder}. "
+        f"{store.shown_uri}: another refresh holds lease {number} ({why}); holder: {holder}. "
         "Nothing was started. Run again when it is done; `corpus-embed run` does not ask for the "
         "lease."
     )

@@ -20,7 +20,6 @@ import yaml
 from pipeline.errors import OutputError
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.storage import data_files, layout
-from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import FORMAT_VERSION, Split
 from pipeline.storage.store import Store
 
@@ -66,7 +65,7 @@ def read_spec(store: Store, run_id: str) -> JobSpec:
     data = store.read_or_none(path)
     if data is None:
         raise OutputError(
-            f"{shown(store.uri)}/{path}: the spec of run {run_id} is missing. Restore it from a "
+            f"{store.shown_uri}/{path}: the spec of run {run_id} is missing. Restore it from a "
             "backup, or use another snapshot."
         )
     fields: dict[str, Any] = yaml.safe_load(data)

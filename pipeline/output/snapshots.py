@@ -21,7 +21,6 @@ import pyarrow as pa
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.output.checks import problems
 from pipeline.storage import data_files, layout
-from pipeline.storage.addresses import shown
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Generation, Manifest, Snapshot, content_hash
 from pipeline.storage.store import Store
@@ -69,14 +68,14 @@ def load_snapshot(store: Store, number: int | None = None) -> Snapshot | None:
     numbers = snapshot_numbers(store)
     if number is not None and number not in numbers:
         kept = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
-        raise OutputError(f"{shown(store.uri)}: no snapshot {number}; kept: {kept}")
+        raise OutputError(f"{store.shown_uri}: no snapshot {number}; kept: {kept}")
     if not numbers:
         return None
     path = layout.snapshot(number if number is not None else numbers[-1])
     snapshot = Snapshot.from_json(store.read(path), path)
     if path != layout.snapshot(snapshot.number):
         raise OutputError(
-            f"{shown(store.uri)}/{path}: is damaged: it says that it is snapshot "
+            f"{store.shown_uri}/{path}: is damaged: it says that it is snapshot "
             f"{snapshot.number}. Use another snapshot."
         )
     return snapshot
@@ -140,7 +139,7 @@ def commit_snapshot(
     """
     if problem := next(problems(parts, fingerprint, complete), None):
         raise OutputError(
-            f"{shown(store.uri)}: nothing was committed: {problem}. Run `corpus-embed verify`; if "
+            f"{store.shown_uri}: nothing was committed: {problem}. Run `corpus-embed verify`; if "
             "it finds nothing wrong with the head, report this with the output's metadata."
         )
     ordered = sorted(parts, key=lambda part: part.part_id)
@@ -177,7 +176,7 @@ def commit_snapshot(
         parent = Snapshot.from_json(store.read(path), path)
         if parent.run_id != run_id:
             raise CommitConflict(
-                f"{shown(store.uri)}: run {parent.run_id} committed snapshot {parent.number} "
+                f"{store.shown_uri}: run {parent.run_id} committed snapshot {parent.number} "
                 f"while run {run_id} was under way. Nothing is lost: run the same command again; "
                 "it keeps every finished part and plans on the new head."
             )

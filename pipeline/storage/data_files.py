@@ -28,7 +28,6 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import OutputError
 from pipeline.storage import schema
-from pipeline.storage.addresses import shown
 from pipeline.storage.retry import retried
 from pipeline.storage.store import Store
 
@@ -55,7 +54,7 @@ def _open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     with store.open(path) as source:
         is_small = not store.local and getattr(source, "size", SMALL_BYTES + 1) <= SMALL_BYTES
         data = store.read(path) if is_small else source
-        yield retried(lambda: opened(data), f"read {shown(store.uri)}/{path}")
+        yield retried(lambda: opened(data), f"read {store.shown_uri}/{path}")
 
 
 def read_table(source: bytes | pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
@@ -136,7 +135,7 @@ def read_lineage(store: Store, path: str) -> dict[str, Any]:
             return read_footer(source)[1]
         except OutputError as error:
             raise OutputError(
-                f"{shown(store.uri)}/{path}: {error}. Run `corpus-embed verify`."
+                f"{store.shown_uri}/{path}: {error}. Run `corpus-embed verify`."
             ) from error
 
 
@@ -174,7 +173,7 @@ def _from_file(store: Store, path: str, read: Callable[[pq.ParquetFile], pa.Tabl
         with _open_file(store, path) as file:
             return read(file)
 
-    return retried(open_and_read, f"read {shown(store.uri)}/{path}")
+    return retried(open_and_read, f"read {store.shown_uri}/{path}")
 
 
 class ScannedBatch(NamedTuple):
@@ -207,7 +206,7 @@ def scan(store: Store, paths: Sequence[str], columns: Sequence[str]) -> Iterator
 
 
 def _batches(store: Store, file: int, path: str, columns: Sequence[str]) -> Iterator[ScannedBatch]:
-    action = f"read {shown(store.uri)}/{path}"
+    action = f"read {store.shown_uri}/{path}"
     first_row = 0
     with _open_file(store, path) as parquet:
         for group in range(parquet.num_row_groups):

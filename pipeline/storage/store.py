@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ class Store:
 
     def __init__(self, uri: str, options: Mapping[str, Any] | None = None) -> None:
         self.uri = uri
+        self.shown_uri = shown(uri)
         self.options = dict(options or {})
         self.fs, self.root = filesystem(uri, self.options)
         protocols = self.fs.protocol
@@ -45,20 +47,19 @@ class Store:
         """The full path of a relative one. Raises StorageError if it would leave the root, by its
         steps or by a link."""
         if any(step in ("", ".", "..") for step in relative.split("/")):
-            raise StorageError(f"{shown(self.uri)}: '{relative}' is not a path inside the output")
+            raise StorageError(f"{self.shown_uri}: '{relative}' is not a path inside the output")
         path = f"{self.root}/{relative}"
         target = os.path.realpath(path) if self.local else path
         if self.local and not target.startswith(os.path.realpath(self.root) + "/"):
             raise StorageError(
-                f"{shown(self.uri)}/{relative}: a link leads out of the output, to {target}. "
+                f"{self.shown_uri}/{relative}: a link leads out of the output, to {target}. "
                 "Remove the link."
             )
         return path
 
     def read(self, relative: str) -> bytes:
         """One whole object. Raises FileNotFoundError when it does not exist."""
-        path = self.path(relative)
-        return cast(bytes, self._request(lambda: self.fs.cat_file(path), "read", relative))
+        return cast(bytes, self._request("read", relative, self.fs.cat_file))
 
     def read_many(self, relatives: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(path, content) of many small objects in their order, fetched side by side, 256 at a
@@ -79,22 +80,20 @@ class Store:
     def open(self, relative: str) -> BinaryIO:
         """A seekable reader of one object, for footers and single columns: it fetches the bytes
         that are asked for and no others."""
-        path = self.path(relative)
         exact = {} if self.local else {"cache_type": "none"}
-        return cast(
-            BinaryIO, self._request(lambda: self.fs.open(path, "rb", **exact), "open", relative)
-        )
+        open_file = functools.partial(self.fs.open, mode="rb", **exact)
+        return cast(BinaryIO, self._request("open", relative, open_file))
 
     def list(self, prefix: str) -> dict[str, int]:
         """The size in bytes of every object below a relative folder, by relative path, sorted."""
-        path = self.path(prefix)
-        infos = self._request(lambda: self.fs.find(path, detail=True), "list", prefix)
+        infos = self._request("list", prefix, functools.partial(self.fs.find, detail=True))
+        folder = f"{self.root}/{prefix}/"
         root_length = len(self.root) + 1
         # SeaweedFS also lists an emptied folder itself, as an object without bytes
         return {
             name[root_length:]: int(info["size"])
             for name, info in sorted(infos.items())
-            if name.startswith(f"{path}/")
+            if name.startswith(folder)
         }
 
     def put_if_absent(self, relative: str, data: bytes) -> bool:
@@ -104,21 +103,18 @@ class Store:
         so a caller that gets False reads the object back. Local: temporary file, fsync, hard link,
         fsync of the folder. Elsewhere: one conditional PUT (`If-None-Match: *`).
         """
-        path = self.path(relative)
         create = self._link if self.local else self._conditional_put
-        return self._request(lambda: create(path, data), "write", relative)
+        return self._request("write", relative, functools.partial(create, data=data))
 
     def delete(self, relative: str) -> None:
         """Remove one object, if it exists."""
-        path = self.path(relative)
         with contextlib.suppress(FileNotFoundError):
-            self._request(lambda: self.fs.rm_file(path), "delete", relative)
+            self._request("delete", relative, self.fs.rm_file)
 
     def info(self, relative: str) -> dict[str, Any]:
         """The file system's description of one object. Raises FileNotFoundError when it does not
         exist."""
-        path = self.path(relative)
-        return dict(self._request(lambda: self.fs.info(path), "read", relative))
+        return dict(self._request("read", relative, self.fs.info))
 
     def time(self) -> float:
         """Seconds since 1970 by the store's own clock: the modification time of an object that is
@@ -146,7 +142,7 @@ class Store:
             if isinstance(value, int | float):
                 return float(value)
         raise OutputError(
-            f"{shown(self.uri)}: this store reports no modification times, so the age of objects "
+            f"{self.shown_uri}: this store reports no modification times, so the age of objects "
             "is unknown"
         )
 
@@ -166,11 +162,11 @@ class Store:
                 self.delete(probe)
         except (OSError, StorageError) as error:
             raise StorageError(
-                f"{shown(self.uri)}: the output cannot be written: {reason(error)}"
+                f"{self.shown_uri}: the output cannot be written: {reason(error)}"
             ) from error
         if is_overwritten or not is_first:
             raise StorageError(
-                f"{shown(self.uri)}: this store does not honour conditional writes (create-only "
+                f"{self.shown_uri}: this store does not honour conditional writes (create-only "
                 "PUT), which the commit protocol needs. Use a store that supports If-None-Match: "
                 "S3, MinIO, SeaweedFS, Ceph, or a local disk."
             )
@@ -212,12 +208,13 @@ class Store:
             os.close(descriptor)
         return True
 
-    def _request(self, request: Callable[[], T], verb: str, relative: str) -> T:
-        """The answer to one request, tried again after transient failures. Raises StorageError when
-        the store refuses it or is full."""
-        action = f"{verb} {shown(self.uri)}/{relative}"
+    def _request(self, verb: str, relative: str, request: Callable[[str], T]) -> T:
+        """The answer to `request`, called with the full path and tried again after transient
+        failures. Raises StorageError when the store refuses it or is full."""
+        path = self.path(relative)
+        action = f"{verb} {self.shown_uri}/{relative}"
         try:
-            return retried(request, action)
+            return retried(lambda: request(path), action)
         except OSError as error:
             if isinstance(error, PermissionError):
                 problem = f"access was refused. {refusal(error)}"

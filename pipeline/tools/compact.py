@@ -23,7 +23,6 @@ from pipeline.output import dataset
 from pipeline.output.run_folder import create_run
 from pipeline.output.snapshots import commit_snapshot, live_parts
 from pipeline.storage import layout
-from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Split, by_split, content_hash
 from pipeline.storage.store import Store
 from pipeline.tools.joined_part import create_joined_part
@@ -55,7 +54,7 @@ def compact(
     head, _ = dataset.read_head(store)
     if not head.complete:
         raise OutputError(
-            f"{shown(store_uri)}: snapshot {head.number} belongs to a run that has not finished. "
+            f"{store.shown_uri}: snapshot {head.number} belongs to a run that has not finished. "
             "Let it finish, then compact."
         )
     live = live_parts(store, head)

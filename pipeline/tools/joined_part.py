@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from pipeline.errors import OutputError
 from pipeline.storage import data_files, layout
-from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest, PartFacts, Source, Split, part_id
 from pipeline.storage.store import Store
 from pipeline.write import parquet
@@ -165,7 +164,7 @@ def _read_checked(store: Store, file: DataFile) -> bytes:
     data = store.read(file.path)
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise OutputError(
-            f"{shown(store.uri)}/{file.path}: its SHA-256 is not the one in its manifest, so "
+            f"{store.shown_uri}/{file.path}: its SHA-256 is not the one in its manifest, so "
             "nothing was joined. Run `corpus-embed verify`, delete nothing, and embed the shard "
             "again into another output."
         )

@@ -24,7 +24,6 @@ from pipeline.job.spec import JobSpec
 from pipeline.output import dataset
 from pipeline.output.run_folder import read_spec
 from pipeline.output.snapshots import live_parts
-from pipeline.storage.addresses import shown
 from pipeline.storage.filesystems import reason
 from pipeline.storage.lineage import Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
@@ -99,7 +98,7 @@ def load_snapshot_with_lineage(
         manifests = live_parts(store, snapshot)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(
-            f"{shown(store.uri)}/{snapshot.file_list}: the file list of snapshot {snapshot.number} "
+            f"{store.shown_uri}/{snapshot.file_list}: the file list of snapshot {snapshot.number} "
             f"cannot be read: {reason(error)}. Name another snapshot."
         ) from error
     return LoadedSnapshot(store, snapshot, generation, tuple(manifests), spec)

@@ -46,10 +46,6 @@ class SourceRecord:
     text: str | None
     reason: str | None
 
-    @property
-    def record_bytes(self) -> int:
-        return int(self.raw["record_bytes"][0].as_py())
-
 
 RecordKey = tuple[str, str, int]
 """The identity of a source record: URI and ETag of its shard, source_record."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.storage import layout
-from pipeline.storage.addresses import shown
 from pipeline.storage.retry import retried
 from pipeline.storage.store import Store
 
@@ -41,7 +40,7 @@ def list_objects(store: Store) -> Iterator[tuple[str, StoredObject]]:
 
 
 def _find(store: Store) -> Iterator[tuple[str, int, float]]:
-    names = retried(lambda: store.fs.find(store.root, detail=True), f"list {shown(store.uri)}")
+    names = retried(lambda: store.fs.find(store.root, detail=True), f"list {store.shown_uri}")
     root = f"{store.root}/"
     for name, info in names.items():
         if name.startswith(root):

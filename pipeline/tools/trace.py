@@ -149,7 +149,7 @@ def _find(loaded: LoadedSnapshot, row: str) -> list[dict[str, Any]]:
         )
     if not matches:
         raise OutputError(
-            f"{shown(loaded.store.uri)}: no row '{row}' in snapshot {loaded.snapshot.number}. Give "
+            f"{loaded.store.shown_uri}: no row '{row}' in snapshot {loaded.snapshot.number}. Give "
             "a doc_id, or doc_id#chunk; without input.id_column in the spec, a doc_id is "
             f"<uri>#<record>. The record may also have been rejected: see {layout.REJECTS}."
         )
@@ -178,12 +178,15 @@ def _traced(
     fields: Mapping[str, Any], manifest: Manifest, file: DataFile, record: SourceRecord | str
 ) -> TracedRow:
     problem = row_problem(record, fields)
-    text = record.text if isinstance(record, SourceRecord) else None
+    text = record_bytes = None
+    if isinstance(record, SourceRecord):
+        text = record.text
+        record_bytes = record.raw["record_bytes"][0].as_py()
     return TracedRow(
         **{name: fields[name] for name in _COLUMNS},
         verdict=problem or "same",
         ok=problem is None,
-        record_bytes=record.record_bytes if isinstance(record, SourceRecord) else None,
+        record_bytes=record_bytes,
         source_text=text and text[fields["char_start"] : fields["char_end"]][:TEXT_CHARS],
         data_file=file.path,
         data_file_sha256=file.sha256,

@@ -30,7 +30,6 @@ from pipeline.output.id_index import used_id_segments
 from pipeline.output.snapshots import live_parts, load_snapshot, snapshot_numbers
 from pipeline.output.text_index import used_segments
 from pipeline.storage import data_files, layout
-from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.store import Store
 from pipeline.tools.stored_objects import Objects, StoredObject, list_objects
@@ -93,7 +92,7 @@ def vacuum(
     complete = [snapshot.number for snapshot in snapshots if snapshot.complete]
     if not complete:
         raise OutputError(
-            f"{shown(store.uri)}: this output has no complete snapshot, so vacuum cannot tell what "
+            f"{store.shown_uri}: this output has no complete snapshot, so vacuum cannot tell what "
             "is still needed"
         )
     first_kept = complete[-keep_snapshots:][0]

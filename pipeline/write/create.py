@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from pipeline.errors import OutputError
 from pipeline.storage import data_files, layout
-from pipeline.storage.addresses import shown
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import DataFile, Generation, Manifest, content_hash
 from pipeline.storage.store import Store
@@ -88,7 +87,7 @@ def _create_or_adopt(
         owner = None
     if owner != part_id:
         raise OutputError(
-            f"{shown(store.uri)}/{path}: already there with {n_rows} rows of part {owner}, "
+            f"{store.shown_uri}/{path}: already there with {n_rows} rows of part {owner}, "
             f"expected {table.num_rows} rows of part {part_id}. Another program writes into this "
             "output: use another output.uri."
         )
@@ -98,7 +97,7 @@ def _create_or_adopt(
             return path, stored
     digest = content_hash([table[name].to_pylist() for name in keys], 16)
     if f"-{part_id}{digest}." in path:
-        raise OutputError(f"{shown(store.uri)}/{path}: damaged; run `corpus-embed verify`")
+        raise OutputError(f"{store.shown_uri}/{path}: damaged; run `corpus-embed verify`")
     sibling = layout.sibling(path, part_id, digest)
     return _create_or_adopt(store, sibling, part_id, data, keys)
 
@@ -121,7 +120,7 @@ def create_generation(store: Store, generation: Generation) -> Generation:
     stored = Generation.from_json(store.read(path), path)
     if (stored.dimension, stored.arrow_schema) != (generation.dimension, generation.arrow_schema):
         raise OutputError(
-            f"{shown(store.uri)}: this output holds vectors of dimension {stored.dimension} under "
+            f"{store.shown_uri}: this output holds vectors of dimension {stored.dimension} under "
             f"fingerprint {stored.fingerprint}, but the model now gives {generation.dimension}. "
             "Either the model changed without a change of its files' hashes, or another program "
             "wrote the output: use another output.uri."

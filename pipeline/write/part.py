@@ -58,7 +58,9 @@ def write_part(part: EmbeddedPart, job: Job, store: Store) -> Manifest:
     rows, vectors, lost = _without_broken_vectors(part)
     rejects = pa.concat_tables([part.rejects, lost])
     metadata = _footer(facts, job, vectors.shape[1])
-    table = _output_table(rows, vectors, facts, job)
+    for name, column in vector_columns(vectors, job.spec.output.vector_precision).items():
+        rows = rows.append_column(name, column)
+    table = _with_constants(rows, facts, _schema(job, vectors.shape[1]))
     files = [
         create_data_file(
             store, facts.part_id, folder, values, piece.num_rows, parquet.encode(piece, metadata)
@@ -125,17 +127,13 @@ def _without_broken_vectors(part: EmbeddedPart) -> tuple[pa.Table, Vectors, pa.T
     _, first = np.unique(broken["document"].to_numpy(), return_index=True)
     broken = broken.take(pa.array(first))
     failures = part.failures.take(pc.index_in(broken["document"], part.failures["document"]))
-    why = {
-        "reason": pc.fill_null(failures["reason"], "not_finite"),
-        "detail": pc.fill_null(failures["detail"], "the vector holds NaN or infinity"),
-    }
-    rejects = broken.select(["doc_id", "source_uri", "source_etag", "source_record"])
-    for position, (name, values) in enumerate(why.items(), start=1):
-        rejects = rejects.add_column(position, name, values)
+    reason = pc.fill_null(failures["reason"], "not_finite")
+    detail = pc.fill_null(failures["detail"], "the vector holds NaN or infinity")
+    rejects = broken.append_column("reason", reason).append_column("detail", detail)
     if is_broken.any():
         rows = rows.filter(pa.array(~is_broken))
         vectors = vectors[~is_broken]
-    return rows, vectors, rejects
+    return rows, vectors, rejects.select(part.rejects.column_names)
 
 
 def _schema(job: Job, dimension: int) -> pa.Schema:
@@ -154,13 +152,6 @@ def _with_constants(table: pa.Table, facts: PartFacts, columns: pa.Schema) -> pa
     for name in ("part_id", "run_id", "fingerprint"):
         table = table.append_column(name, pa.repeat(getattr(facts, name), table.num_rows))
     return table.select(columns.names).cast(columns)
-
-
-def _output_table(rows: pa.Table, vectors: Vectors, facts: PartFacts, job: Job) -> pa.Table:
-    """Rows in the order and types of schema.rows_schema (partition columns still included)."""
-    for name, column in vector_columns(vectors, job.spec.output.vector_precision).items():
-        rows = rows.append_column(name, column)
-    return _with_constants(rows, facts, _schema(job, vectors.shape[1]))
 
 
 def _footer(facts: PartFacts, job: Job, dimension: int) -> dict[str, object]:

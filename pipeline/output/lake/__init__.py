@@ -21,7 +21,6 @@ from pipeline.output import dataset
 from pipeline.output.lake.table import Table, columns_of
 from pipeline.output.snapshots import live_parts, snapshot_numbers
 from pipeline.storage import layout
-from pipeline.storage.addresses import shown
 from pipeline.storage.filesystems import reason
 from pipeline.storage.lineage import content_hash
 from pipeline.storage.store import Store
@@ -74,7 +73,7 @@ def _recorded(store: Store, path: str, data: bytes) -> PublishSpec:
         record = PublishSpec.model_validate_json(data)
     except pydantic.ValidationError as error:
         raise OutputError(
-            f"{shown(store.uri)}/{path}: names no table: {error.errors()[0]['msg']}. Delete it."
+            f"{store.shown_uri}/{path}: names no table: {error.errors()[0]['msg']}. Delete it."
         ) from error
     if record.iceberg and record.iceberg != IcebergSpec(table=record.iceberg.table):
         with _extra("iceberg"):
@@ -99,7 +98,7 @@ def _catch_up(store: Store, table: Table) -> int:
     if columns_of(due[-1][1]) != columns:
         raise OutputError(
             f"{table.name}: has the columns {columns}; snapshot {due[-1][0].number} of "
-            f"{shown(store.uri)} has {columns_of(due[-1][1])}. A table keeps its columns: publish "
+            f"{store.shown_uri} has {columns_of(due[-1][1])}. A table keeps its columns: publish "
             "to another table, or use another output.uri. Nothing was changed."
         )
     for snapshot, generation in due:
@@ -117,7 +116,7 @@ def _as_output_errors(store: Store) -> Iterator[None]:
         raise
     except Exception as error:
         raise OutputError(
-            f"{shown(store.uri)}: the snapshots are committed, but publishing them failed: "
+            f"{store.shown_uri}: the snapshots are committed, but publishing them failed: "
             f"{reason(error)}. Fix the catalog, then run `corpus-embed publish`; it resumes where "
             "this stopped."
         ) from error

@@ -28,7 +28,6 @@ from deltalake.transaction import (
 from pipeline.errors import OutputError
 from pipeline.output import dataset
 from pipeline.output.lake.table import check_held, columns_of, lineage_of
-from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
 
@@ -42,7 +41,7 @@ class DeltaTable:
     """The Delta table of one output."""
 
     def __init__(self, store: Store) -> None:
-        self.name = f"Delta table {shown(store.uri)}"
+        self.name = f"Delta table {store.shown_uri}"
         self._uri = store.fs.unstrip_protocol(store.root)
         endpoint = store.options.get("endpoint_url")
         self._options = {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true"} if endpoint else {}

@@ -152,7 +152,7 @@ def _load_catalog(store: Store, catalog: Mapping[str, str]) -> Catalog:
     if not properties:
         if not store.local:
             raise OutputError(
-                f"{shown(store.uri)}: the default catalog is a SQLite file in the output, which "
+                f"{store.shown_uri}: the default catalog is a SQLite file in the output, which "
                 "needs a local disk. Name a catalog in publish.iceberg.catalog, for instance "
                 "{type: rest, uri: …} or {type: glue}."
             )
