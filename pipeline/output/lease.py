@@ -59,16 +59,11 @@ def _take(store: Store, ttl_s: float) -> int:
             when = store.time()
         silent_s = store.time() - when
         if silent_s < ttl_s:
-            raise _held(
-                store,
-                last,
-                f"last sign of life {silent_s:.0f} s ago; it expires after {ttl_s:.0f} s of "
-                "silence",
-            )
+            expiry = f"it expires after {ttl_s:.0f} s of silence"
+            raise _held(store, last, f"last sign of life {silent_s:.0f} s ago; {expiry}")
     holder = layout.lease(last + 1, "holder.json")
-    me = json.dumps(
-        {"host": platform.node(), "process": os.getpid(), "nonce": os.urandom(8).hex()}
-    ).encode()
+    identity = {"host": platform.node(), "process": os.getpid(), "nonce": os.urandom(8).hex()}
+    me = json.dumps(identity).encode()
     if not store.put_if_absent(holder, me) and store.read(holder) != me:
         raise _held(store, last + 1, "taken at the same moment")
     for name in names:
@@ -92,9 +87,8 @@ def _delete(store: Store, name: str) -> None:
 
 
 def _held(store: Store, number: int, why: str) -> LeaseHeld:
-    holder = (store.read_or_none(layout.lease(number, "holder.json")) or b"?").decode(
-        errors="replace"
-    )
+    stored = store.read_or_none(layout.lease(number, "holder.json")) or b"?"
+    holder = stored.decode(errors="replace")
     return LeaseHeld(
         f"{store.shown_uri}: another refresh holds lease {number} ({why}); holder: {holder}. "
         "Nothing was started. Run again when it is done; `corpus-embed run` does not ask for the "

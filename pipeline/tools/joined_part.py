@@ -13,7 +13,7 @@ import hashlib
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -43,7 +43,7 @@ def create_joined_part(
     path = layout.manifest(first.fingerprint, joined_id)
     if (data := store.read_or_none(path)) is not None:
         return Manifest.from_json(data, path)
-    facts = PartFacts(
+    joined = Manifest(
         part_id=joined_id,
         fingerprint=first.fingerprint,
         run_id=run_id,
@@ -53,26 +53,22 @@ def create_joined_part(
         sources=_joined_sources(manifests),
         seconds=_added_up(manifest.seconds for manifest in manifests),
         engine=_joined_engine(manifests),
-        **_counts(PartFacts, manifests),
+        data_files=(),
+        rejects_path=None,
+        reject_reasons=_added_up(manifest.reject_reasons for manifest in manifests),
+        **_counts(manifests),
     )
     folders: dict[str, list[DataFile]] = defaultdict(list)
     for file in itertools.chain(*(manifest.data_files for manifest in manifests)):
         folders[layout.partition_folder(file.path)].append(file)
-    files = [_join_files(store, folders[folder], facts) for folder in sorted(folders)]
-    rejects_path, rejects_sha256 = _join_rejects(store, manifests, facts)
-    manifest = Manifest(
-        **{**_counts(Manifest, manifests), **dict(facts)},
-        data_files=tuple(files),
-        rejects_path=rejects_path,
-        rejects_sha256=rejects_sha256,
-        reject_reasons=_added_up(manifest.reject_reasons for manifest in manifests),
-    )
-    return create_manifest(store, manifest)
+    files = [_join_files(store, folders[folder], joined) for folder in sorted(folders)]
+    written = {"data_files": tuple(files), **_join_rejects(store, manifests, joined)}
+    return create_manifest(store, joined.model_copy(update=written))
 
 
-def _counts(record: type[PartFacts], manifests: Sequence[Manifest]) -> dict[str, int]:
-    """The counts among the fields of a record, added up over some manifests."""
-    names = {name for name, field in record.model_fields.items() if field.annotation is int}
+def _counts(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """The counts among the fields of some manifests, added up."""
+    names = {name for name, field in Manifest.model_fields.items() if field.annotation is int}
     return {
         name: sum(getattr(manifest, name) for manifest in manifests)
         for name in sorted(names - _NOT_COUNTS)
@@ -140,16 +136,16 @@ def _row_groups(store: Store, files: Sequence[DataFile], joined_id: str) -> Iter
     yield _with_part_id(pa.Table.from_batches(batches), joined_id)
 
 
-def _join_rejects(
-    store: Store, manifests: Sequence[Manifest], facts: PartFacts
-) -> tuple[str | None, str | None]:
-    """(path, SHA-256) of one file with the rejects of all parts; None where they have none."""
+def _join_rejects(store: Store, manifests: Sequence[Manifest], facts: PartFacts) -> dict[str, str]:
+    """The fields of a manifest that name the file with the rejects of all parts: none where they
+    have none."""
     paths = [manifest.rejects_path for manifest in manifests if manifest.rejects_path]
     if not paths:
-        return None, None
+        return {}
     tables = [data_files.read_table(store.read(path)) for path in paths]
     rejects = _with_part_id(pa.concat_tables(tables), facts.part_id)
-    return create_rejects(store, facts.run_id, facts.part_id, rejects, part_lineage(facts))
+    path, digest = create_rejects(store, facts.run_id, facts.part_id, rejects, part_lineage(facts))
+    return {"rejects_path": path, "rejects_sha256": digest}
 
 
 def _with_part_id(table: pa.Table, joined_id: str) -> pa.Table:

@@ -58,9 +58,8 @@ def create_rejects(
     """Create the rejects of one part, or adopt them; returns path and SHA-256. Raises OutputError
     as `create_data_file` does."""
     path = layout.rejects(run_id, part_id)
-    path, data = _create_or_adopt(
-        store, path, part_id, parquet.encode(table, metadata), REJECT_KEYS
-    )
+    data = parquet.encode(table, metadata)
+    path, data = _create_or_adopt(store, path, part_id, data, REJECT_KEYS)
     failpoint("after_rejects_put")
     return path, hashlib.sha256(data).hexdigest()
 

@@ -8,6 +8,7 @@ not (Spark refuses the whole file).
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,19 +42,13 @@ def partitions(
     keys = as_text.group_by(by, use_threads=False).aggregate([]).to_pylist()
     rest = table.drop_columns(list(by))
     for key in keys:
-        mask = None
-        for name, value in key.items():
-            same = (
-                pc.is_null(as_text[name])
-                if value is None
-                else pc.fill_null(pc.equal(as_text[name], value), False)
-            )
-            mask = same if mask is None else pc.and_(mask, same)
-        yield (
-            key,
-            "/".join(layout.partition_step(name, key[name]) for name in by),
-            rest.filter(mask),
-        )
+        masks = [
+            pc.is_null(as_text[name]) if value is None else pc.equal(as_text[name], value)
+            for name, value in key.items()
+        ]
+        folder = "/".join(layout.partition_step(name, key[name]) for name in by)
+        # a row whose own value is null compares as null, which a filter drops
+        yield key, folder, rest.filter(functools.reduce(pc.and_, masks))
 
 
 def encode(
