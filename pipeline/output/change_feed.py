@@ -90,7 +90,7 @@ class Changes:
         They are all rows of their keys: they replace whatever the store has under these. Raises
         SpecError for a column that the snapshot does not have.
         """
-        known = self._store_columns()
+        known: list[str] = arrow_schema(self._new.generation).names
         names = known if columns is None else list(columns)
         if unknown := sorted({*names} - {*known}):
             raise SpecError(f"snapshot {self.until} has no columns {unknown}; it has {known}")
@@ -138,7 +138,8 @@ class Changes:
         self, side: _Side, parts: Sequence[Manifest], number: int
     ) -> Iterator[tuple[Keys, Values]]:
         """Keys and hashes of the compared columns, of the rows that belong to a pass."""
-        names = [name for name in self._store_columns(side) if name not in _NOT_COMPARED]
+        known = arrow_schema(side.generation).names
+        names = [name for name in known if name not in _NOT_COMPARED]
         for batch in self._scan(side, parts, [*KEY, *names]):
             keys = _keys(batch)
             rows = zip(*(batch.column(name).to_pylist() for name in names), strict=True)
@@ -150,10 +151,6 @@ class Changes:
         self, side: _Side, parts: Sequence[Manifest], columns: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
         return (batch for _, batch in rows_of(self._store, side.generation, parts, columns))
-
-    def _store_columns(self, side: _Side | None = None) -> list[str]:
-        names: list[str] = arrow_schema((side or self._new).generation).names
-        return names
 
 
 def _unique_ids(snapshot: Snapshot, generation: Generation) -> bool:

@@ -9,7 +9,6 @@ facts about hosts.
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,8 +67,7 @@ def read_spec(store: Store, run_id: str) -> JobSpec:
             f"{store.shown_uri}/{path}: the spec of run {run_id} is missing. Restore it from a "
             "backup, or use another snapshot."
         )
-    fields: dict[str, Any] = yaml.safe_load(data)
-    return spec_from(fields, path)
+    return spec_from(yaml.safe_load(data), path)
 
 
 def read_planned_split_ids(store: Store, run_id: str) -> set[str] | None:
@@ -89,11 +87,10 @@ def record_attempt(store: Store, run_id: str, facts: Mapping[str, Any]) -> str:
     record = {"format_version": FORMAT_VERSION, "run_id": run_id, **facts}
     record["versions"] = {**facts.get("versions", {}), **package_versions()}
     data = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False).encode()
-    for number in itertools.count(1):
-        path = layout.run_attempt(run_id, number)
-        if store.put_if_absent(path, data):
-            return path
-    raise AssertionError("unreachable")
+    number = 1
+    while not store.put_if_absent(layout.run_attempt(run_id, number), data):
+        number += 1
+    return layout.run_attempt(run_id, number)
 
 
 def package_versions() -> dict[str, str | None]:

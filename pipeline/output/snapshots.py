@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -24,6 +24,8 @@ from pipeline.storage import data_files, layout
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Generation, Manifest, Snapshot, content_hash
 from pipeline.storage.store import Store
+
+Number = TypeVar("Number", int, float)
 
 
 def load_manifests(
@@ -182,11 +184,17 @@ def commit_snapshot(
             )
 
 
+def added_up(values: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
+    """The sum of some mappings, key by key."""
+    total: Counter[str] = Counter()
+    for value in values:
+        total.update(value)
+    return dict(total)
+
+
 def totals_of(parts: Sequence[Manifest]) -> dict[str, Any]:
     """The fields of a Snapshot that sum up its parts."""
-    reasons = Counter[str]()
-    for part in parts:
-        reasons.update(part.reject_reasons)
+    reasons = added_up(part.reject_reasons for part in parts)
     files = [file for part in parts for file in part.data_files]
     summed = ("n_records", "n_documents", "n_rejects", "n_rows", "n_tokens")
     return {

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import OutputError
+from pipeline.output.snapshots import added_up
 from pipeline.storage import data_files, layout
 from pipeline.storage.lineage import DataFile, Manifest, PartFacts, Source, Split, part_id
 from pipeline.storage.store import Store
@@ -26,7 +27,6 @@ from pipeline.write.create import create_data_file, create_manifest, create_reje
 from pipeline.write.part import part_lineage
 
 BATCH_ROWS = 8192
-T = TypeVar("T", int, float)
 _NOT_COUNTS = {"format_version", "index"}
 """Integers of a manifest that are not counts."""
 
@@ -51,11 +51,11 @@ def create_joined_part(
         index=0,
         last=True,
         sources=_joined_sources(manifests),
-        seconds=_added_up(manifest.seconds for manifest in manifests),
+        seconds=added_up(manifest.seconds for manifest in manifests),
         engine=_joined_engine(manifests),
         data_files=(),
         rejects_path=None,
-        reject_reasons=_added_up(manifest.reject_reasons for manifest in manifests),
+        reject_reasons=added_up(manifest.reject_reasons for manifest in manifests),
         **_counts(manifests),
     )
     folders: dict[str, list[DataFile]] = defaultdict(list)
@@ -73,13 +73,6 @@ def _counts(manifests: Sequence[Manifest]) -> dict[str, Any]:
         name: sum(getattr(manifest, name) for manifest in manifests)
         for name in sorted(names - _NOT_COUNTS)
     }
-
-
-def _added_up(values: Iterable[Mapping[str, T]]) -> dict[str, T]:
-    total: Counter[str] = Counter()
-    for value in values:
-        total.update(value)
-    return dict(total)
 
 
 def _joined_sources(manifests: Sequence[Manifest]) -> tuple[Source, ...]:

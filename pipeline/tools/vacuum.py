@@ -147,30 +147,21 @@ def _needed(
     fingerprints = current | {record.fingerprint for record in records}
     run_ids = {record.run_id for record in records}
     part_ids = {manifest.part_id for manifest in manifests}
-    return {
+    needed = {
         *(layout.manifest(manifest.fingerprint, manifest.part_id) for manifest in manifests),
         *(file.path for manifest in manifests for file in manifest.data_files),
         *(manifest.rejects_path for manifest in manifests if manifest.rejects_path),
         *(layout.snapshot(snapshot.number) for snapshot in kept),
         *(snapshot.file_list for snapshot in kept),
-        *(layout.generation(fingerprint) for fingerprint in fingerprints),
-        *(
-            f"{segment}.{suffix}"
-            for fingerprint in fingerprints
-            for segment in used_segments(store, fingerprint, part_ids)
-            for suffix in ("arrow", "json")
-        ),
-        *(
-            path
-            for fingerprint in fingerprints
-            for path in used_id_segments(store, fingerprint, manifests)
-        ),
-        *(
-            path
-            for path, item in _of_kind(objects, "run record").items()
-            if item.location.run_id in run_ids
-        ),
     }
+    for fingerprint in fingerprints:
+        needed.add(layout.generation(fingerprint))
+        needed.update(used_id_segments(store, fingerprint, manifests))
+        for segment in used_segments(store, fingerprint, part_ids):
+            needed |= {f"{segment}.arrow", f"{segment}.json"}
+    run_records = _of_kind(objects, "run record").items()
+    needed.update(path for path, item in run_records if item.location.run_id in run_ids)
+    return needed
 
 
 def _settled_at(snapshots: Sequence[Snapshot], objects: Objects) -> dict[str, float]:
