@@ -83,8 +83,8 @@ def _key(part: Manifest) -> str:
 def _read_segments(
     store: Store, fingerprint: str, parts: Mapping[str, Manifest]
 ) -> list[dict[str, bytes]]:
-    """For each segment that covers some of `parts` (by their keys), the hashes of ids by the keys of
-    the parts that it covers; no part twice."""
+    """For each segment that covers some of `parts` (by their keys), the hashes of ids by the keys
+    of the parts that it covers; no part twice."""
     segments: list[dict[str, bytes]] = []
     uncovered = set(parts)
     for path in used_id_segments(store, fingerprint, parts.values()):

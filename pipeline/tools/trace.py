@@ -24,12 +24,7 @@ from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest
 from pipeline.storage.schema import LINEAGE_COLUMNS
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
-from pipeline.tools.source_records import (
-    SourceRecord,
-    read_source_records,
-    record_key,
-    row_problem,
-)
+from pipeline.tools.source_records import SourceRecord, read_source_records, record_key, row_problem
 
 MAX_ROWS = 100
 """The most rows that are traced in full; `Trace.n_rows` counts all of them."""

@@ -16,13 +16,8 @@ from typing import Any
 
 from pipeline.output.checks import count_problems, split_problems
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
+from pipeline.tools.verify import stored_records
 from pipeline.tools.verify.file_scan import FileScan
-from pipeline.tools.verify.stored_records import (
-    plan_findings,
-    record_findings,
-    reject_findings,
-    total_findings,
-)
 
 MAX_SHOWN = 5
 """The most findings that the detail of a check names; its `figures` count all of them."""
@@ -77,13 +72,13 @@ def verify(
     findings = scan.findings
     findings["counts"] = [
         *count_problems(loaded.manifests, head.fingerprint),
-        *total_findings(loaded),
+        *stored_records.total_findings(loaded),
         *findings["counts"],
     ]
-    findings["manifests"] += record_findings(loaded)
-    findings["rejects"] += reject_findings(loaded)
+    findings["manifests"] += stored_records.record_findings(loaded)
+    findings["rejects"] += stored_records.reject_findings(loaded)
     findings["splits"] += split_problems(loaded.manifests, head.complete)
-    findings["splits"] += plan_findings(loaded)
+    findings["splits"] += stored_records.plan_findings(loaded)
     findings["records"] += scan.repeated_records()
     findings["ids"], id_success = scan.shared_ids()
     totals = f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects"
