@@ -119,9 +119,8 @@ class Changes:
         belong to a pass."""
         old, new = ([*self._values(side, side.own, number)] for side in (self._old, self._new))
         if self._common:
-            touched = np.unique(
-                np.concatenate([np.empty(0, "S16"), *(keys for keys, _ in [*old, *new])])
-            )
+            own_keys = (keys for keys, _ in [*old, *new])
+            touched = np.unique(np.concatenate([np.empty(0, "S16"), *own_keys]))
             for keys, values in self._values(self._new, self._common, number):
                 hit = np.isin(keys, touched)
                 old.append((keys[hit], values[hit]))

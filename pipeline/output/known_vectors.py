@@ -90,9 +90,8 @@ class Index:
             if read is None:
                 return None
             digest, row = read
-            same = pc.equal(
-                digest.take(pa.array(place)), digests.take(pa.array(texts[of_file]))
-            ).to_numpy()
+            expected = digests.take(pa.array(texts[of_file]))
+            same = pc.equal(digest.take(pa.array(place)), expected).to_numpy()
             return texts[of_file][same], row.take(pa.array(place[same]))
 
         with ThreadPoolExecutor(READERS) as pool:

@@ -35,9 +35,8 @@ def hold(store: Store, ttl_s: float = TTL_S) -> Iterator[int]:
     it."""
     number = _take(store, ttl_s)
     done = threading.Event()
-    thread = threading.Thread(
-        target=_beat, args=(store, number, ttl_s / 5, done), name="lease", daemon=True
-    )
+    arguments = (store, number, ttl_s / 5, done)
+    thread = threading.Thread(target=_beat, args=arguments, name="lease", daemon=True)
     thread.start()
     try:
         yield number

@@ -99,12 +99,11 @@ def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
     for engines that read a list of files.
     """
     content = [[part.part_id, [file.sha256 for file in part.data_files]] for part in parts]
+    paths = [[file.path for file in part.data_files] for part in parts]
     table = pa.table(
         {
             "part_id": pa.array([part.part_id for part in parts], pa.string()),
-            "paths": pa.array(
-                [[file.path for file in part.data_files] for part in parts], pa.list_(pa.string())
-            ),
+            "paths": pa.array(paths, pa.list_(pa.string())),
             "n_rows": pa.array([part.n_rows for part in parts], pa.int64()),
             "manifest": pa.array([part.model_dump_json() for part in parts], pa.string()),
         }

@@ -94,13 +94,10 @@ def build_segment(store: Store, fingerprint: str, parts: Sequence[Manifest]) -> 
         file.write_table(table)
     part_ids = tuple(part.part_id for part in parts)
     name = content_hash(part_ids)
-    store.put_if_absent(
-        layout.index_segment(fingerprint, name, "arrow"), sink.getvalue().to_pybytes()
-    )
-    store.put_if_absent(
-        layout.index_segment(fingerprint, name, "json"),
-        IndexSegment(parts=part_ids, n_rows=len(key)).to_json(),
-    )
+    entries = sink.getvalue().to_pybytes()
+    store.put_if_absent(layout.index_segment(fingerprint, name, "arrow"), entries)
+    segment = IndexSegment(parts=part_ids, n_rows=len(key))
+    store.put_if_absent(layout.index_segment(fingerprint, name, "json"), segment.to_json())
 
 
 def used_segments(

@@ -64,15 +64,10 @@ def is_transient(error: BaseException) -> bool:
         if isinstance(response, Mapping):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             code = str(response.get("Error", {}).get("Code", ""))
-            return (
-                status in (408, 409, 429)
-                or status >= 500
-                or code in ("SlowDown", "RequestTimeout", "Throttling")
-            )
-        if (
-            isinstance(link, ConnectionError | TimeoutError)
-            or type(link).__name__ in _TRANSIENT_NAMES
-        ):
+            is_throttled = code in ("SlowDown", "RequestTimeout", "Throttling")
+            return is_throttled or status in (408, 409, 429) or status >= 500
+        is_connection = isinstance(link, ConnectionError | TimeoutError)
+        if is_connection or type(link).__name__ in _TRANSIENT_NAMES:
             return True
     return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
 

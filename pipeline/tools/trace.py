@@ -111,13 +111,11 @@ def trace(
     owners = {
         file.path: (manifest, file) for manifest in loaded.manifests for file in manifest.data_files
     }
-    shown_rows = matches[:MAX_ROWS]
-    records = read_source_records(
-        loaded, [(owners[fields["path"]][0], fields) for fields in shown_rows]
-    )
+    located = [(*owners[fields["path"]], fields) for fields in matches[:MAX_ROWS]]
+    records = read_source_records(loaded, [(manifest, fields) for manifest, _, fields in located])
     rows = [
-        _traced(fields, *owners[fields["path"]], records[record_key(fields)])
-        for fields in shown_rows
+        _traced(fields, manifest, file, records[record_key(fields)])
+        for manifest, file, fields in located
     ]
     generation = loaded.generation
     return Trace(
@@ -139,9 +137,8 @@ def _find(loaded: LoadedSnapshot, row: str) -> list[dict[str, Any]]:
     matches = _select(loaded, pc.field("doc_id") == row)
     doc_id, sharp, chunk = row.rpartition("#")
     if not matches and sharp and chunk.isdigit() and len(chunk) < 10:
-        matches = _select(
-            loaded, (pc.field("doc_id") == doc_id) & (pc.field("chunk") == int(chunk))
-        )
+        is_row = (pc.field("doc_id") == doc_id) & (pc.field("chunk") == int(chunk))
+        matches = _select(loaded, is_row)
     if not matches:
         raise OutputError(
             f"{loaded.store.shown_uri}: no row '{row}' in snapshot {loaded.snapshot.number}. Give "

@@ -24,9 +24,8 @@ def round_vectors(vectors: npt.NDArray[np.float32], precision: str) -> npt.NDArr
         return np.clip(vectors, -limit, limit).astype(np.float16).astype(np.float32)
     if precision == "bfloat16":
         bits = np.clip(vectors, -_MAX_BFLOAT16, _MAX_BFLOAT16).view(np.uint32)
-        rounded = (
-            bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        )  # ties to even
+        is_odd = (bits >> np.uint32(16)) & np.uint32(1)
+        rounded = bits + np.uint32(0x7FFF) + is_odd  # ties to even
         return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
     return vectors
 
