@@ -9,14 +9,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from warcio.statusandheaders import StatusAndHeaders
-from warcio.warcwriter import WARCWriter
 
 from pipeline.errors import SpecError
 from pipeline.read import READERS, read_span
 from pipeline.read.records import BATCH_RECORDS
 from pipeline.storage.lineage import Shard, Span
 from tests.support.specs import input_spec
+
+pytest.importorskip("fastwarc", reason="extra warc")
+StatusAndHeaders = pytest.importorskip(
+    "warcio.statusandheaders", reason="writes the fixtures"
+).StatusAndHeaders
+WARCWriter = pytest.importorskip("warcio.warcwriter", reason="writes the fixtures").WARCWriter
 
 
 def read(

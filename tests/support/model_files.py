@@ -97,7 +97,9 @@ def write_unigram(
     prefix, <s> in front. Returns the vocabulary's size. sentencepiece trains it, with one thread:
     the Unigram trainer of tokenizers 0.23 gives another vocabulary in every process.
     """
-    import sentencepiece
+    import pytest  # not at the top: benchmarks use this module, too
+
+    sentencepiece = pytest.importorskip("sentencepiece", reason="trains the vocabulary")
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     trained = io.BytesIO()
