@@ -211,7 +211,9 @@ def connect(address: str | None) -> None:
     handler = logging.FileHandler(log_path())
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate, logger.level = [handler], False, logging.INFO
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.level = logging.INFO
 
 
 def _check_answers(address: str) -> None:

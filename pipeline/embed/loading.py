@@ -34,7 +34,9 @@ def load_engine(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    dtype, device, engine = options.dtype, options.device, options.engine
+    dtype = options.dtype
+    device = options.device
+    engine = options.engine
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(
             f"device {device!r}: torch {torch.__version__} finds no GPU. Set runtime.device to "

@@ -74,7 +74,8 @@ class Changes:
         self._store = store
         after = read_head(store, until)
         before = read_head(store, since) if since else after
-        self.since, self.until = since, after[0].number
+        self.since = since
+        self.until = after[0].number
         new = {_files(part): part for part in live_parts(store, after[0])}
         old = {_files(part): part for part in live_parts(store, before[0])} if since else {}
         self._old = _Side(*before, [part for files, part in old.items() if files not in new])

@@ -104,7 +104,8 @@ class Index:
         if self.generation is None or path in self._unreadable:
             raise FileNotFoundError(path)
         self._unreadable.add(path)  # until it is read
-        precision, dimension = self.generation.vector_precision, self.generation.dimension
+        precision = self.generation.vector_precision
+        dimension = self.generation.dimension
         table = rows_at(self.store, path, rows, _COLUMNS)
         vectors = restored_vectors(table, precision, dimension)
         self._unreadable.discard(path)

@@ -153,7 +153,8 @@ def segment_groups(parts: Sequence[Manifest]) -> Iterator[list[Manifest]]:
     for part in parts:
         if group and (n_rows + part.n_rows > SEGMENT_ROWS or len(group) == SEGMENT_PARTS):
             yield group
-            group, n_rows = [], 0
+            group = []
+            n_rows = 0
         group.append(part)
         n_rows += part.n_rows
     if group:

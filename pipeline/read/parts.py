@@ -84,12 +84,17 @@ def cut(
     before belong to the old object, and no snapshot will refer to them.
     """
     pieces: list[pa.Table] = []
-    index, n_bytes, n_records = 0, 0, 0
+    index = 0
+    n_bytes = 0
+    n_records = 0
     for shard, rest in tables or read(split, job):
         while rest.num_rows:
             if n_bytes >= split.part_bytes or n_records >= split.part_records:
                 yield _part(split, index, False, pieces, job.spec.input)
-                index, n_bytes, n_records, pieces = index + 1, 0, 0, []
+                index = index + 1
+                n_bytes = 0
+                n_records = 0
+                pieces = []
             sizes = np.cumsum(_weights(rest))
             # up to the record that fills the part, which still belongs to it
             fits = int(np.searchsorted(sizes, split.part_bytes - n_bytes)) + 1

@@ -146,7 +146,9 @@ def read_in_child(split: Split, job: Job) -> Iterator[tuple[Shard, pa.Table]]:
     with `damaged_shard`."""
     with Child(_load_reader, split, job) as child:
         for number, span in enumerate(split.spans):
-            n_tables, n_deaths, position = 0, 0, span.start
+            n_tables = 0
+            n_deaths = 0
+            position = span.start
             while True:
                 try:
                     table = child.ask((number, n_tables))

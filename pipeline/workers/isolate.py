@@ -160,7 +160,8 @@ def isolate(
     """
     failed: dict[int, Crashed] = {}
     suspects: set[int] = set()
-    waiting, n_deaths = list(ranges)[::-1], 0
+    waiting = list(ranges)[::-1]
+    n_deaths = 0
     while waiting:
         start, stop = waiting.pop()
         try:

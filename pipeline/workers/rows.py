@@ -42,11 +42,16 @@ def rows_of(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, l
     indices = distinct.indices.to_numpy(zero_copy_only=False).astype(np.int32)
     first = np.searchsorted(owner, documents)
     if spec.long_documents == "chunk":
-        good, number = good.take(pa.array(owner)), np.arange(len(owner)) - first[owner]
-        row_starts, row_texts, row_documents = np.arange(len(owner) + 1), texts, owner
+        good = good.take(pa.array(owner))
+        number = np.arange(len(owner)) - first[owner]
+        row_starts = np.arange(len(owner) + 1)
+        row_texts = texts
+        row_documents = owner
     else:  # one row a document; after chunk_and_pool it spans all its chunks
         number = starts = np.zeros_like(documents)
-        row_starts, row_documents, row_texts = np.append(first, len(owner)), documents, good["text"]
+        row_starts = np.append(first, len(owner))
+        row_documents = documents
+        row_texts = good["text"]
         ends = pc.utf8_length(row_texts).to_numpy()
     digests = [
         hashlib.sha256(text).hexdigest() for text in pc.cast(row_texts, pa.binary()).to_pylist()

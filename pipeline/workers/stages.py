@@ -38,7 +38,8 @@ class PrepareParts:
     def __init__(
         self, job: Job, run_id: str, totals: Any, store: Store, index_segments: list[str]
     ) -> None:
-        self.job, self.totals = job, totals
+        self.job = job
+        self.totals = totals
         self.loading = (job, run_id, store, index_segments)
         with loading(totals):
             self.prepare = in_process(guarded_steps.load_preparer(*self.loading))
@@ -62,10 +63,12 @@ class PrepareParts:
         attempt: Callable[[Part], PreparedPart],
         tables: Iterator[tuple[Shard, pa.Table]] | None = None,
     ) -> Iterator[pa.Table]:
-        blocked_s, clock = 0.0, time.perf_counter()
+        blocked_s = 0.0
+        clock = time.perf_counter()
         try:
             for part in unfinished_parts(todo, self.job, tables):
-                read_s, clock = time.perf_counter() - clock, time.perf_counter()
+                read_s = time.perf_counter() - clock
+                clock = time.perf_counter()
                 prepared = guarded_steps.prepare_part(part, attempt)
                 facts = prepared.facts.timed(
                     read=read_s, tokenize=time.perf_counter() - clock, tokenizers_blocked=blocked_s
@@ -73,7 +76,8 @@ class PrepareParts:
                 clock = time.perf_counter()
                 yield pack(dataclasses.replace(prepared, facts=facts))
                 # the embedders had no room for more
-                blocked_s, clock = time.perf_counter() - clock, time.perf_counter()
+                blocked_s = time.perf_counter() - clock
+                clock = time.perf_counter()
         except ShardChanged as error:
             # The split stays unfinished: the driver sees that, lists again and plans afresh.
             self.totals.note.remote(str(error))
@@ -85,7 +89,8 @@ class EmbedParts:
     def __init__(
         self, job: Job, store: Store, prompt_tokens: int, threads: int | None, totals: Any
     ) -> None:
-        self.job, self.totals = job, totals
+        self.job = job
+        self.totals = totals
         self.loading = (job, prompt_tokens, threads)
         with loading(totals):
             # torch: seconds that other users of this file do without
@@ -106,7 +111,8 @@ class EmbedParts:
                 guarded_steps.embed_texts, child=child if is_careful else None
             )
             embedded = embed_part(prepared, self.engine, self.job, embed_texts)
-        starved_s, self.idle_since = clock - self.idle_since, time.perf_counter()
+        starved_s = clock - self.idle_since
+        self.idle_since = time.perf_counter()
         facts = embedded.facts.timed(embedders_starved=starved_s, embed=self.idle_since - clock)
         return pack(dataclasses.replace(embedded, facts=facts))
 
@@ -116,7 +122,9 @@ class PartSink(Datasink[list[str]]):
     this."""
 
     def __init__(self, job: Job, store: Store, totals: Any) -> None:
-        self.job, self.store, self.totals = job, store, totals
+        self.job = job
+        self.store = store
+        self.totals = totals
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> list[str]:
         report_retries(self.totals)

@@ -120,7 +120,8 @@ def generation_of(job: Job, dimension: int) -> Generation:
 def _without_broken_vectors(part: EmbeddedPart) -> tuple[pa.Table, Vectors, pa.Table]:
     """Rows with finite vectors, their vectors, and rejects for the documents of the others, which
     lose all their chunks."""
-    rows, vectors = part.rows, part.vectors
+    rows = part.rows
+    vectors = part.vectors
     documents = rows["document"].to_numpy()
     is_broken = np.isin(documents, documents[not_finite(vectors)])
     broken = rows.filter(pa.array(is_broken))
