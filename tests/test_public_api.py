@@ -126,7 +126,6 @@ def test_a_wrong_spec_is_a_spec_error(tmp_path: Path) -> None:
         pipeline.run(tmp_path / "missing.yaml")
 
 
-@pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
 def test_run_then_read(
     tmp_path: Path,

@@ -19,7 +19,7 @@ from tests.driver.test_cluster import done, job
 from tests.support.ray_cluster import ROOT, RayCluster, ray_cluster
 from tests.support.s3_server import _free_ports
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MOST_GPUS = 2
 

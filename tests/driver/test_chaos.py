@@ -33,7 +33,7 @@ from tests.support import stand_in
 from tests.support.chaos import Chaos, Reader, problems_of
 from tests.support.fault_proxy import FaultProxy, Rule
 
-pytestmark = [pytest.mark.faults, pytest.mark.s3]
+pytestmark = [pytest.mark.faults]
 
 SEED = int(os.environ.get("CHAOS_SEED", "11"))
 KILLS = int(os.environ.get("CHAOS_KILLS", "200"))

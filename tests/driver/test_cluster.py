@@ -22,7 +22,7 @@ from pipeline.output import dataset
 from tests.support.outputs import make_spec, write_shard
 from tests.support.ray_cluster import RayCluster, ray_cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PART_S = 1.0
 
@@ -71,7 +71,6 @@ def cluster(s3_or_none: object) -> Iterator[RayCluster]:
         yield running
 
 
-@pytest.mark.s3
 def test_a_submitted_job_tokenizes_on_cpu_nodes_and_keeps_the_gpu_node_embedding(
     cluster: RayCluster, tmp_path: Path, bert_mean_dir: Path, s3: Any
 ) -> None:

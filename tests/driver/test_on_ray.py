@@ -22,7 +22,7 @@ from pipeline.output.snapshots import load_snapshot
 from pipeline.storage.store import Store
 from tests.support.outputs import make_spec, write_shard
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+pytestmark = [pytest.mark.usefixtures("ray_local")]
 
 SENTENCES = (
     "文埋め込みは、文を固定長のベクトルに変換する技術です。",

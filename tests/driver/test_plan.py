@@ -316,7 +316,9 @@ class World:
         return Counter(doc_id for ids in self.content.values() for doc_id in ids)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize(
+    "seed", [*range(10), *(pytest.param(n, marks=pytest.mark.slow) for n in range(10, 24))]
+)
 def test_after_any_history_of_kills_and_changes_the_rows_are_exactly_those_of_the_input(
     tmp_path: Path, seed: int
 ) -> None:

@@ -14,7 +14,7 @@ from pipeline.job.resolve import resolve
 from tests.conftest import RAY_CPUS
 from tests.support.outputs import make_spec, write_shard
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+pytestmark = [pytest.mark.usefixtures("ray_local")]
 
 
 def sizes(

@@ -306,7 +306,6 @@ def test_verify_holds_for_an_output_whose_rows_were_reused(
     assert verification.ok, [check for check in verification.checks if not check.ok]
 
 
-@pytest.mark.s3
 def test_unchanged_shards_are_carried_over_without_one_request_for_them(
     s3: Any, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from pipeline.output.snapshots import live_parts, snapshot_numbers
 from pipeline.storage.store import Store
 from tests.support.outputs import DOCUMENTS, make_spec, write_shard
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+pytestmark = [pytest.mark.usefixtures("ray_local")]
 
 
 def vectors(uri: str) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ pytest.importorskip("pyiceberg", reason="extra iceberg")
 from pyiceberg.catalog import load_catalog
 from pyiceberg.utils.config import Config
 
-pytestmark = [pytest.mark.slow, pytest.mark.s3]
+pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture(params=["rest", "glue"])

@@ -326,7 +326,6 @@ def test_another_fingerprint_reuses_nothing(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.s3
 def test_on_s3_a_node_fetches_each_run_of_the_index_once(
     s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

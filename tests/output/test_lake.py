@@ -401,7 +401,6 @@ except Exception as error:
     assert f"pip install 'corpus-embed[{extra}]'" in done.stdout
 
 
-@pytest.mark.s3
 def test_tables_on_s3(s3: Any, tmp_path: Path) -> None:
     """The output on S3, the catalog in a local SQLite file; Delta's log by S3's conditional PUT."""
     write_shard(tmp_path / "in/a.jsonl", docs(0, 10))

@@ -133,7 +133,6 @@ def test_of_eight_that_ask_at_once_one_gets_it(tmp_path: Path) -> None:
     assert race([Store(str(tmp_path)) for _ in range(8)]) == [0] * 7 + [1]
 
 
-@pytest.mark.s3
 def test_on_s3_too_one_of_eight_gets_it_and_a_silent_one_is_followed(s3: Any) -> None:
     stores = [Store(f"{s3.uri}/out", s3.storage_options) for _ in range(8)]
     assert race(stores) == [0] * 7 + [1]

@@ -436,7 +436,6 @@ def test_several_partition_columns_nest_in_the_order_of_the_spec(tmp_path: Path)
     assert sorted(by_duckdb) == sorted((doc["id"], doc["a"], doc["b"]) for doc in docs)
 
 
-@pytest.mark.s3
 def test_any_partition_value_reads_back_equal_from_s3(s3: Any, tmp_path: Path) -> None:
     docs = [{"id": str(i), "text": f"{i}", "lang": value} for i, value in enumerate(VALUES)]
     write_shard(tmp_path / "in/a.jsonl", docs)

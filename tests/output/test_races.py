@@ -114,7 +114,6 @@ def check_apart(spec: JobSpec, off: str, least_apart_s: float) -> None:
 
 @needs_faketime
 @pytest.mark.slow  # four processes
-@pytest.mark.s3
 def test_s3_refuses_a_clock_that_is_far_off_by_name_and_what_it_accepts_ends_in_one_output(
     s3: S3Place,
 ) -> None:

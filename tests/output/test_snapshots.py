@@ -356,7 +356,6 @@ def test_the_file_list_names_the_paths_of_all_data_files_for_other_engines(
     assert len(paths) == snapshot.n_files
 
 
-@pytest.mark.s3
 def test_the_whole_protocol_holds_on_a_real_s3_server(s3: Any, tmp_path: Path) -> None:
     write_shard(tmp_path / "a.jsonl", DOCS)
     s3.filesystem.put_file(str(tmp_path / "a.jsonl"), f"{s3.key}/in/a.jsonl")

@@ -85,7 +85,6 @@ def test_vacuum_knows_every_name_in_it(root: Path) -> None:
     assert verify(str(root / "out"), None, sample=0).ok
 
 
-@pytest.mark.s3
 def test_a_run_goes_on_where_the_first_release_stopped(root: Path, s3_session: Any) -> None:
     upload(s3_session, root / "in")
     store = Store(str(root / "out"))
@@ -100,7 +99,6 @@ def test_a_run_goes_on_where_the_first_release_stopped(root: Path, s3_session: A
     assert resumed.run_id == plan.run_id
 
 
-@pytest.mark.s3
 def test_a_row_is_traced_to_its_source(root: Path, s3_session: Any) -> None:
     upload(s3_session, root / "in")
     traced = trace(str(root / "out"), None, "文")

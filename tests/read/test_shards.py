@@ -238,7 +238,6 @@ def test_a_file_that_may_not_be_read_is_a_clear_error(tmp_path: Path) -> None:
         open_shard(shard, {})
 
 
-@pytest.mark.s3
 def test_s3_prefix_key_and_glob_are_listed_with_etag_and_size(s3: Any) -> None:
     for name in ("a.jsonl", "sub/b.jsonl", "_temporary/c.jsonl", "d.md"):
         s3.filesystem.pipe_file(f"{s3.key}/{name}", name.encode())
@@ -255,7 +254,6 @@ def test_s3_prefix_key_and_glob_are_listed_with_etag_and_size(s3: Any) -> None:
     assert shards[0].size_bytes == len("a.jsonl")
 
 
-@pytest.mark.s3
 @pytest.mark.parametrize("change", ["overwritten", "gone"])
 def test_an_s3_shard_that_changes_between_plan_and_read_is_not_read(s3: Any, change: str) -> None:
     key = f"{s3.key}/a.jsonl"
@@ -269,7 +267,6 @@ def test_an_s3_shard_that_changes_between_plan_and_read_is_not_read(s3: Any, cha
         open_shard(shard, s3.storage_options)
 
 
-@pytest.mark.s3
 @pytest.mark.parametrize("change", ["overwritten", "gone"])
 def test_an_s3_shard_that_changes_while_it_is_read_ends_the_read_and_is_never_mixed(
     s3: Any, change: str, monkeypatch: pytest.MonkeyPatch
@@ -297,7 +294,6 @@ def test_an_s3_shard_that_changes_while_it_is_read_ends_the_read_and_is_never_mi
     assert set(seen) == set(b"a")
 
 
-@pytest.mark.s3
 def test_a_missing_bucket_is_a_mistake_in_the_spec(s3: Any) -> None:
     for uri in (
         "s3://no-such-bucket-here/a.jsonl",
@@ -308,7 +304,6 @@ def test_a_missing_bucket_is_a_mistake_in_the_spec(s3: Any) -> None:
             list_shards([uri], s3.storage_options)
 
 
-@pytest.mark.s3
 def test_wrong_or_absent_credentials_are_a_clear_error_without_secrets(
     s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,6 @@ def test_scan_gives_all_rows_in_order_with_their_places(tmp_path: Path, n_files:
     ]
 
 
-@pytest.mark.s3
 @pytest.mark.parametrize("small_bytes", [0, 4 << 20], ids=["in ranges", "whole"])
 def test_scan_of_a_store_gives_the_same_rows_and_small_files_cost_one_read(
     s3: S3Place, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, small_bytes: int

@@ -25,7 +25,7 @@ from tests.conftest import S3Place
 from tests.support import stand_in
 from tests.support.fault_proxy import FaultProxy, Rule
 
-pytestmark = [pytest.mark.faults, pytest.mark.s3]
+pytestmark = [pytest.mark.faults]
 
 TEXTS = {f"d{n:02d}": f"document number {n} " * 6 for n in range(40)}
 

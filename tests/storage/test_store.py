@@ -42,7 +42,6 @@ def test_of_many_racing_creates_exactly_one_wins_and_its_bytes_stay(tmp_path: Pa
     assert Store(str(tmp_path)).read("_meta/race") == f"writer {winners[0]}".encode()
 
 
-@pytest.mark.s3
 def test_of_many_racing_creates_on_s3_exactly_one_wins_and_its_bytes_stay(s3: Any) -> None:
     winners = eight_racers(s3.uri, s3.storage_options)
     assert len(winners) == 1
@@ -106,14 +105,12 @@ def test_the_preflight_accepts_a_folder_and_leaves_nothing_behind(tmp_path: Path
     assert Store(str(tmp_path)).list("_meta") == {}
 
 
-@pytest.mark.s3
 def test_the_preflight_accepts_a_real_s3_server(s3: Any) -> None:
     store = Store(s3.uri, s3.storage_options)
     store.check_conditional_put()
     assert store.list("_meta") == {}
 
 
-@pytest.mark.s3
 def test_the_preflight_names_wrong_credentials_without_showing_them(
     s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,6 @@ from tests.conftest import BUCKET, S3Place
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.s3_server import S3Server
 
-pytestmark = pytest.mark.s3
 BODY = bytes(range(256)) * 4_000
 
 

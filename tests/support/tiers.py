@@ -1,11 +1,12 @@
 """The tiers of the suite: which one a test is of, and a guard against what its tier does not have.
 
-A tier is a marker, and no test sets it by hand: `tiers_of` derives it from the names that a test
+A tier is a marker that is derived: `tiers_of` takes it from the names that a test
 can reach, which are its fixtures and every name in its code, in the code of its module's fixtures
 and in the functions of `tests` that these call. A test without a tier is `quick`. Names cannot
 show what the product does underneath, so `Guard` fails a test that starts a process, opens a
 socket, imports a heavy library or computes with torch without being of a tier that has it. Cost:
-0.1 s for the whole suite, and 30 µs a test.
+0.1 s for the whole suite, and 30 µs a test. Five files that run the command line in a process
+set `ray` by hand, since no name in them shows that the command starts Ray.
 """
 
 from __future__ import annotations

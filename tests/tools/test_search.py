@@ -170,7 +170,6 @@ def test_similarities_of_zero_vectors_are_zero_and_not_nan():
     )
 
 
-@pytest.mark.s3
 def test_search_trace_and_verify_work_from_s3_to_s3(tmp_path, bert_mean_dir, s3):
     for name in ("a.jsonl", "b.jsonl.gz", "c.parquet"):
         documents = [

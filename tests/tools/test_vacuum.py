@@ -389,7 +389,6 @@ def test_without_a_complete_snapshot_nothing_is_judged(tmp_path, bert_mean_dir):
         scene.vacuum(keep_snapshots=0)
 
 
-@pytest.mark.s3
 def test_on_s3_the_same_goes_and_uploads_of_other_programs_stay(tmp_path, bert_mean_dir, s3):
     outputs.write_shard(tmp_path / "in" / "a.jsonl", DOCUMENTS[:2])
     options = s3.storage_options
