@@ -33,6 +33,9 @@ class EngineOptions:
     """packed | padded; "auto" takes the fastest engine that serves the model."""
     max_batch_tokens: int | None = None
     """Tokens of one forward pass; None takes the engine's own budget."""
+    include_prompt: bool | None = None
+    """Whether pooling takes the prompt in, as the model directory says; None where that has not
+    been read. Engines ask the directory itself: this spares the driver from reading it again."""
 
     @classmethod
     def of(
@@ -59,5 +62,6 @@ class EngineOptions:
             pooling=named,
             normalize=model.normalize if normalize == "auto" else bool(normalize),
             truncate_dim=model.truncate_dim if truncate_dim is None else truncate_dim,
+            include_prompt=model.include_prompt,
             **others,
         )

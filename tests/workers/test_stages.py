@@ -50,10 +50,12 @@ def test_with_a_prompt_an_embedder_hashes_the_weights_once_and_loads_no_tokenize
     assert not np.allclose(embedder.engine.embed(ids.ids, ids.offsets), other)
 
 
-def test_without_a_prompt_the_driver_loads_no_tokenizer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("prompt", [None, "search query: "])
+def test_where_no_prompt_is_left_out_the_driver_reads_the_model_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str | None
 ) -> None:
     path = bert_dense_normalize(tmp_path / "m", layers=1)
-    job = resolve(make_spec("in", str(tmp_path / "out"), path), "cpu")
+    job = resolve(make_spec("in", str(tmp_path / "out"), path, model={"prompt": prompt}), "cpu")
+    assert job.prompt == prompt
     monkeypatch.setattr(Job, "model", None)
     assert on_ray._prompt_tokens(job) == 0
