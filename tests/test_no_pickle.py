@@ -74,7 +74,7 @@ def test_a_column_of_an_input_shard_is_not_unpickled_with_rays_type(
     write_hostile(shard, "lang", victim, nested, rows)
     code = f"""
 from pipeline.storage.lineage import Shard, Span
-from pipeline.job.spec import InputSpec
+from pipeline.job.input_spec import InputSpec
 from pipeline.read import READERS
 span = Span(shard=Shard(uri="a.parquet", etag="e", size_bytes=1))
 spec = InputSpec(uri="a.parquet", id_column="id", keep_columns=["lang"], max_record_bytes=1000)

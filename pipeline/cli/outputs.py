@@ -12,7 +12,7 @@ from pipeline.cli import answers
 from pipeline.cli.options import AsJson, Output, StorageOptions, console, json_object
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job.field_types import Duration
-from pipeline.job.spec import PublishSpec
+from pipeline.job.sections import PublishSpec
 from pipeline.storage.addresses import shown
 from pipeline.storage.store import Store
 

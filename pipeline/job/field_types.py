@@ -12,6 +12,12 @@ import pydantic
 from pipeline.storage.addresses import problem_of, problem_of_options
 
 
+class Section(pydantic.BaseModel):
+    """A mapping of a job spec: frozen, and closed to unknown keys."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 

@@ -17,7 +17,8 @@ from pipeline.errors import ModelError, SpecError
 from pipeline.job import model_store
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
-from pipeline.job.spec import JobSpec, ModelSpec
+from pipeline.job.sections import ModelSpec
+from pipeline.job.spec import JobSpec
 from pipeline.job.tokenizer_versions import versions
 from pipeline.storage.lineage import content_hash
 

@@ -2,8 +2,8 @@
 rejected with a reason.
 
 There is one file per format. A new format is one file with a class that has `spans` and `records`,
-its name in `job.spec.FORMATS`, and a line each in READERS and EXTENSIONS. Compression (.gz .zst
-.bz2 .xz) is recognised by the suffix of a shard, not by the spec. Nothing is dropped silently: only
+its name in `job.input_spec.FORMATS`, and a line each in READERS and EXTENSIONS. Compression (.gz
+.zst .bz2 .xz) is recognised by the suffix of a shard, not by the spec. Nothing is dropped silently: only
 blank lines of line formats are not records.
 """
 
@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 
 from pipeline.errors import ShardDamaged, SpecError
-from pipeline.job.spec import InputSpec
+from pipeline.job.input_spec import InputSpec
 from pipeline.read.compression import compression_of, without_compression_suffix
 from pipeline.read.csv import CsvReader
 from pipeline.read.jsonl import JsonlReader

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import orjson
 import pyarrow as pa
 
-from pipeline.job.spec import InputSpec
+from pipeline.job.input_spec import InputSpec
 from pipeline.read.columns import column_from_values
 from pipeline.read.lines import LineBatch, line_spans, read_lines
 from pipeline.read.records import (

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from pipeline.errors import ShardDamaged
-from pipeline.job.spec import InputSpec
+from pipeline.job.input_spec import InputSpec
 from pipeline.read.columns import column_from_array, plain
 from pipeline.read.records import (
     Rejects,

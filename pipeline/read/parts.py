@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.job.input_spec import InputSpec
 from pipeline.job.resolve import Job
-from pipeline.job.spec import InputSpec
 from pipeline.read import READERS, format_of, read_span
 from pipeline.read.shards import open_shard
 from pipeline.storage import schema

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import InputError, ShardDamaged
-from pipeline.job.spec import InputSpec
+from pipeline.job.input_spec import InputSpec
 from pipeline.storage.schema import REASONS, records_schema
 
 T = TypeVar("T")

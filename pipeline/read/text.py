@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.job.spec import InputSpec
+from pipeline.job.input_spec import InputSpec
 from pipeline.read.lines import LineBatch, line_spans, read_lines
 from pipeline.read.records import Rejects, records_table, reject_large, reject_nul, utf8_column
 from pipeline.storage.lineage import Shard, Span

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ShardDamaged
-from pipeline.job.spec import InputSpec
+from pipeline.job.input_spec import InputSpec
 from pipeline.read.byte_stream import ByteStream
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import decompressed_blocks

@@ -21,7 +21,8 @@ from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.run import finish
 from pipeline.driver.tally import row_counts
 from pipeline.errors import CommitConflict, SpecError, TooManyDeletions
-from pipeline.job.spec import JobSpec, RuntimeSpec
+from pipeline.job.sections import RuntimeSpec
+from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import live_parts, load_manifests, load_snapshot, snapshot_numbers
 from pipeline.storage.lineage import Manifest, Snapshot

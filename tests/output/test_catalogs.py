@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import CommitConflict
-from pipeline.job.spec import PublishSpec
+from pipeline.job.sections import PublishSpec
 from pipeline.output import lake
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import live_parts, load_generation, load_snapshot

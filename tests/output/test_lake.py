@@ -20,7 +20,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import OutputError, SpecError
-from pipeline.job.spec import PublishSpec, spec_from
+from pipeline.job.sections import PublishSpec
+from pipeline.job.spec import spec_from
 from pipeline.output import lake
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import live_parts, load_generation, load_snapshot
@@ -384,7 +385,7 @@ def test_a_missing_extra_is_named_and_nothing_else_needs_it(tmp_path: Path, libr
 import sys
 sys.modules[{library!r}] = None  # as if it were not installed
 from pipeline.output import lake
-from pipeline.job.spec import PublishSpec
+from pipeline.job.sections import PublishSpec
 from pipeline.storage.store import Store
 store = Store({str(tmp_path / "out")!r})
 lake.publish(store, PublishSpec())

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import OutputError
-from pipeline.job.spec import PublishSpec
+from pipeline.job.sections import PublishSpec
 from pipeline.output import lake
 from pipeline.storage.store import Store
 from pipeline.tools.vacuum import vacuum

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import ShardDamaged, SpecError
-from pipeline.job.spec import FORMATS, InputSpec
+from pipeline.job.input_spec import FORMATS, InputSpec
 from pipeline.read import EXTENSIONS, READERS, format_of, read_span
 from pipeline.read.compression import compression_of
 from pipeline.read.records import records_table

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from pipeline.job.spec import InputSpec
+from pipeline.job.input_spec import InputSpec
 from pipeline.storage.schema import KEPT_TYPES
 
 

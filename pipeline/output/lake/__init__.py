@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pydantic
 
 from pipeline.errors import CorpusEmbedError, OutputError, SpecError
-from pipeline.job.spec import IcebergSpec, PublishSpec
+from pipeline.job.sections import IcebergSpec, PublishSpec
 from pipeline.output import dataset
 from pipeline.output.lake.table import Table, columns_of
 from pipeline.output.snapshots import live_parts, snapshot_numbers

@@ -27,7 +27,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.utils.config import Config
 
 from pipeline.errors import OutputError
-from pipeline.job.spec import IcebergSpec
+from pipeline.job.sections import IcebergSpec
 from pipeline.output import dataset
 from pipeline.output.lake.file_io import check_access, confine
 from pipeline.output.lake.table import NUMBER, check_held, columns_of, lineage_of

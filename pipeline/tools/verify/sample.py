@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.job.input_spec import InputSpec
 from pipeline.job.resolve import Job
-from pipeline.job.spec import InputSpec
 from pipeline.job.tokenizer_versions import versions
 from pipeline.output import dataset
 from pipeline.read.parts import Part, with_source

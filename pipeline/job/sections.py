@@ -1,0 +1,113 @@
+"""The sections of a job spec after `input`: prepare, model, output, runtime and publish."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Literal, Self
+
+import pydantic
+
+from pipeline.job.field_types import Auto, Count, Duration, Name, Options, PartSize, Section, Uri
+
+
+class ChunkSpec(Section):
+    """How a long document is cut; read only where long_documents is not truncate.
+
+    boundary: the units that chunks are packed from. `sentence`: sentences. `token`: words (runs of
+    8 characters in a script without spaces), and not the tokens of the model. A unit longer than
+    max_tokens is cut in any case.
+    """
+
+    max_tokens: Count = 256
+    overlap_tokens: Annotated[int, pydantic.Field(ge=0)] = 32
+    boundary: Literal["sentence", "token"] = "sentence"
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.overlap_tokens >= self.max_tokens:
+            raise ValueError("prepare.chunk.overlap_tokens must be smaller than max_tokens")
+        return self
+
+
+class PrepareSpec(Section):
+    """How a text is cleaned and cut before it is tokenized."""
+
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    min_chars: Annotated[int, pydantic.Field(ge=1)] = 1
+    long_documents: Literal["truncate", "chunk", "chunk_and_pool"] = "truncate"
+    chunk: ChunkSpec = ChunkSpec()
+
+
+class ModelSpec(Section):
+    """The model, and where to deviate from its own directory; `auto` takes what the directory
+    says."""
+
+    path: Uri
+    revision: str | None = None
+    pooling: Literal[
+        "auto", "cls", "mean", "max", "last_token", "weighted_mean", "mean_sqrt_len"
+    ] = "auto"
+    normalize: Auto | bool = "auto"
+    prompt: str | None = None
+    prompt_name: str | None = None
+    max_tokens: Auto | Count = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    truncate_dim: Count | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("model.prompt and model.prompt_name exclude each other; give one")
+        return self
+
+
+class OutputSpec(Section):
+    """Where the vectors are stored, and their physical form."""
+
+    uri: Uri
+    partition_by: tuple[Name, ...] = ()
+    vector_precision: Literal["float32", "float16", "bfloat16", "int8", "ubinary"] = "float32"
+    include_text: bool = True
+    storage_options: Options = {}
+
+
+class RuntimeSpec(Section):
+    """Settings that can differ between two runs of one job: none of them changes a vector."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "packed", "padded"] = "auto"
+    part_bytes: PartSize = "auto"
+    tokenizers: Auto | Count = "auto"
+    embedders: Auto | Count = "auto"
+    max_batch_tokens: Auto | Count = "auto"
+    max_reject_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
+    max_delete_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.2
+    commit_every: Duration | None = datetime.timedelta(minutes=10)
+
+
+class IcebergSpec(Section):
+    """An Iceberg table in a catalog of pyiceberg.
+
+    catalog: the properties of the catalog; without any it is a SQLite file in the output. location:
+    where a new table keeps its metadata, for catalogs that do not accept a folder of the output.
+    """
+
+    table: Annotated[str, pydantic.Field(pattern=r"^\w[\w-]*(\.\w[\w-]*)+$")]
+    catalog: Options = {}
+    location: Uri | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if code := [name for name in self.catalog if name.startswith("py-")]:
+            raise ValueError(
+                f"publish.iceberg.catalog: '{code[0]}' names Python code to load, "
+                "which a spec must not do"
+            )
+        return self
+
+
+class PublishSpec(Section):
+    """The tables that each snapshot is published to."""
+
+    iceberg: IcebergSpec | None = None
+    delta: bool = False
