@@ -1,4 +1,4 @@
-"""The `input` section of a job spec: where documents come from, and which fields of a record matter."""
+"""The `input` section of a job spec: where documents come from, which fields matter."""
 
 from __future__ import annotations
 
