@@ -55,12 +55,7 @@ class CsvReader:
         return [Span(shard=shard)]
 
     def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
-        # The limit is global to the process and 128 KiB by default; it is only raised here.
-        csv.field_size_limit(max(csv.field_size_limit(), spec.max_record_bytes + 1))
-        delimiter = (
-            "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
-        )
-        rows = _Rows(_lines(file, span, spec), delimiter, spec.max_record_bytes)
+        rows = _rows(file, span, spec)
         header = next(rows, None)
         if header is None:
             return
@@ -70,6 +65,12 @@ class CsvReader:
         for batch in batched(rows, lambda row: row.n_bytes):
             yield _table(batch, first_row, len(header.fields), places, spec)
             first_row += len(batch)
+
+
+def first_fields(file: BinaryIO, span: Span, spec: InputSpec) -> list[str]:
+    """The columns that the header names, for a preview."""
+    header = next(_rows(file, span, spec), None)
+    return header.fields if header else []
 
 
 class _Row(NamedTuple):
@@ -91,6 +92,13 @@ def _lines(file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[Iterable[_Li
     for batch in read_lines(file, span, spec.max_record_bytes):
         content = b"\n".join(batch.lines).decode("utf-8", "surrogateescape").split("\n")
         yield zip([line + "\n" for line in content], batch.n_bytes.tolist(), strict=True)
+
+
+def _rows(file: BinaryIO, span: Span, spec: InputSpec) -> _Rows:
+    # The limit is global to the process and 128 KiB by default; it is only raised here.
+    csv.field_size_limit(max(csv.field_size_limit(), spec.max_record_bytes + 1))
+    delimiter = "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
+    return _Rows(_lines(file, span, spec), delimiter, spec.max_record_bytes)
 
 
 class _Overflow(Exception):

@@ -52,6 +52,15 @@ class JsonlReader:
                 yield table
 
 
+def first_fields(file: BinaryIO, span: Span, spec: InputSpec) -> list[str]:
+    """The keys of the first object of a shard, for a preview."""
+    for batch in read_lines(file, span, spec.max_record_bytes):
+        for value in _decode_each(batch.without_blank(), {}):
+            if value:
+                return list(value)
+    return []
+
+
 def _table(batch: LineBatch, spec: InputSpec) -> pa.Table:
     rejects: Rejects = {}
     values = _decode(batch.lines)

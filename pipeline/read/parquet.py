@@ -88,6 +88,11 @@ class ParquetReader:
             row = end
 
 
+def first_fields(file: BinaryIO, span: Span, spec: InputSpec) -> list[str]:
+    """The columns of a shard, for a preview."""
+    return ParquetShard(file, span.shard.uri).column_names
+
+
 def _table(batch: pa.RecordBatch, first_row: int, spec: InputSpec) -> pa.Table:
     rejects: Rejects = {}
     text = plain(batch.column(spec.text_column))

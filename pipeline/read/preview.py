@@ -1,0 +1,161 @@
+"""What `plan` shows of the input: the fields of the first record and the first text, or the cause
+why there is none.
+
+The first shard of each format that holds anything is read by its own reader, exactly as a run
+would, up to its first good record. Cost: one opened shard per format, at most MAX_BYTES and
+MAX_SECONDS (and one request more) for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import BinaryIO, cast
+
+from pipeline.errors import InputError, ShardDamaged
+from pipeline.job.input_spec import InputSpec
+from pipeline.read import READERS, csv, format_of, jsonl, parquet, read_span
+from pipeline.read.shards import open_shard
+from pipeline.storage.lineage import Shard, Span
+
+MAX_BYTES = 64 << 20
+"""The most bytes of a shard that are read: four records of the default limit."""
+
+MAX_SECONDS = 10.0
+"""After this long no further request is made for a preview."""
+
+MAX_CHARS = 1000
+"""The most characters of a text that are given."""
+
+MAX_RECORDS = 1000
+"""How many rejected records are passed over in the search for a good one."""
+
+_UNITS = {"jsonl": "line", "text": "line", "csv": "row", "parquet": "row", "warc": "record"}
+
+_FIELDS: dict[str, Callable[[BinaryIO, Span, InputSpec], list[str]]] = {
+    "jsonl": jsonl.first_fields,
+    "csv": csv.first_fields,
+    "parquet": parquet.first_fields,
+}
+"""How the names that `input.text_column` can have are read; plain text and WARC have none."""
+
+_MISTAKES = {
+    "missing_text",
+    "text_not_a_string",
+    "invalid_id",
+    "invalid_column",
+    "malformed_json",
+    "not_an_object",
+}
+"""Reasons that concern a whole input where the first records all have them."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The start of the first shard of one format.
+
+    unit: what one document is: a "line", "row", "record" or "file". fields: the names of the
+    fields of the first record, none for plain text and WARC. text: the first good text before
+    `prepare`, cut to MAX_CHARS; it can hold control characters. problem: in words why there is no
+    text; exactly one of the two is None. is_mistake: whether the problem concerns the spec or the
+    whole input rather than this one shard.
+    """
+
+    format: str
+    uri: str
+    unit: str
+    fields: tuple[str, ...] = ()
+    text: str | None = None
+    problem: str | None = None
+    is_mistake: bool = False
+
+
+def previews(shards: Sequence[Shard], spec: InputSpec) -> list[Preview]:
+    """One preview for each format among `shards`, in the order of their first shards; none for a
+    format whose shards are all empty. Raises nothing for what it cannot read: that is a problem."""
+    first_shards: dict[str, Shard] = {}
+    for shard in shards:
+        if shard.size_bytes:
+            first_shards.setdefault(format_of(shard.uri, spec.format), shard)
+    return [preview(shard, spec) for shard in first_shards.values()]
+
+
+def preview(shard: Shard, spec: InputSpec) -> Preview:
+    """The preview of one shard."""
+    format = format_of(shard.uri, spec.format)
+    start = Preview(format=format, uri=shard.uri, unit=_UNITS.get(format, "record"))
+    fields: tuple[str, ...] = ()
+    try:
+        with open_shard(shard, spec.storage_options) as opened:
+            file = cast(BinaryIO, _Bounded(opened))
+            span = Span(shard=shard)
+            if format in _FIELDS:
+                with contextlib.suppress(ShardDamaged):  # read again below, as a reject
+                    fields = tuple(_FIELDS[format](file, span, spec))
+                file.seek(0)
+            text, problem, is_mistake = _first_text(file, span, format, spec)
+    except _LimitReached:
+        problem = f"no record ends within {MAX_BYTES} bytes or {MAX_SECONDS:.0f} s"
+        return replace(start, fields=fields, problem=problem)
+    except InputError as error:
+        return replace(start, fields=fields, problem=str(error), is_mistake=bool(fields))
+    return replace(start, fields=fields, text=text, problem=problem, is_mistake=is_mistake)
+
+
+def _first_text(
+    file: BinaryIO, span: Span, format: str, spec: InputSpec
+) -> tuple[str | None, str | None, bool]:
+    """(the first good text, or the first problem, whether that is a mistake)"""
+    n_records = 0
+    problem: str | None = None
+    reasons: set[str] = set()
+    for table in read_span(READERS[format], file, span, spec):
+        for row in table.select(["text", "reason", "detail", "source_record"]).to_pylist():
+            if row["text"] is not None:
+                return row["text"][:MAX_CHARS], None, False
+            reasons.add(row["reason"])
+            problem = problem or (
+                f"{span.shard.uri} record {row['source_record']}: {row['reason']}: {row['detail']}"
+            )
+        n_records += table.num_rows
+        if n_records >= MAX_RECORDS:
+            break
+    if problem is None:
+        return None, f"{span.shard.uri}: no records", False
+    return None, problem, reasons <= _MISTAKES
+
+
+class _LimitReached(Exception):
+    """More was asked for than a preview may read."""
+
+
+class _Bounded(io.RawIOBase):
+    """A file of which at most MAX_BYTES are read, and nothing after MAX_SECONDS."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self._rest_bytes = MAX_BYTES
+        self._deadline = time.monotonic() + MAX_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._rest_bytes <= 0 or time.monotonic() > self._deadline:
+            raise _LimitReached
+        data = self._file.read(self._rest_bytes if size < 0 else min(size, self._rest_bytes))
+        self._rest_bytes -= len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
