@@ -103,5 +103,6 @@ def _visible_text(html: bytes, charset: str | None) -> bytes:
         known = charset is not None and _codec(charset) not in _NO_CHARSETS
     except (LookupError, ValueError):
         known = False
-    text: str = extract_plain_text(bytes_to_str(html, charset if known else detect_encoding(html)))
+    encoding: str = charset if known and charset else str(detect_encoding(html))
+    text: str = extract_plain_text(bytes_to_str(html, encoding))
     return text.encode("utf-8", "surrogatepass")
