@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import pydantic_core
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.display import human
+from pipeline.cli.terminal import Terminal
 from pipeline.storage.lineage import Snapshot
+from pipeline.storage.printable import printable, printable_json
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
-    text = json.dumps(value, ensure_ascii=False, indent=1, default=pydantic_core.to_jsonable_python)
+    """One JSON object on standard output, in ASCII where that is not UTF-8."""
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    to_plain = pydantic_core.to_jsonable_python
+    text = printable_json(value, ascii_only=not is_unicode, indent=1, default=to_plain)
     sys.stdout.write(text + "\n")
 
 
@@ -32,10 +34,8 @@ def show_fields(result: Any, as_json: bool) -> None:
     out = stdout()
     for name, value in fields.items():
         out.print(f"{name}: ", end="", style="bold")
-        out.print(
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
-            markup=False,
-        )
+        text = value if isinstance(value, str) else printable_json(value, default=str)
+        out.print(text, markup=False)
 
 
 def show_status(head: Snapshot | None, numbers: Sequence[int], n_waiting: int) -> None:
@@ -47,11 +47,13 @@ def show_status(head: Snapshot | None, numbers: Sequence[int], n_waiting: int) -
     state = "complete" if head.complete else "partial: its run has not ended"
     out.print(
         f"snapshot {head.number} ({state}), {len(numbers)} kept, run {head.run_id}, "
-        f"fingerprint {head.fingerprint}"
+        f"fingerprint {head.fingerprint}",
+        markup=False,
     )
     out.print(
         f"{head.n_rows} rows, {head.n_documents} documents, {head.n_rejects} rejects "
-        f"{head.reject_reasons or ''}"
+        f"{head.reject_reasons or ''}",
+        markup=False,
     )
     out.print(
         f"{head.n_files} files, {human(head.size_bytes)}, {head.n_tokens} tokens; "
@@ -64,7 +66,7 @@ def show_checks(checks: Sequence[Any]) -> None:
     out = stdout()
     for check in checks:
         out.print("[green]ok  [/green]" if check.ok else "[red]FAIL[/red]", end=" ")
-        out.print(f"{check.name}: {check.detail}", markup=False)
+        out.print(f"{check.name}: {printable(check.detail)}", markup=False)
 
 
 def show_hits(hits: Sequence[Any]) -> None:
@@ -73,11 +75,11 @@ def show_hits(hits: Sequence[Any]) -> None:
     for name in ("score", "doc_id", "chunk", "text"):
         table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
     for hit in hits:
-        text = " ".join((hit.text or "").split())[:100]
-        table.add_row(f"{hit.score:.4f}", Text(hit.doc_id), str(hit.chunk), Text(text))
+        text = printable(" ".join((hit.text or "").split())[:100])
+        table.add_row(f"{hit.score:.4f}", Text(printable(hit.doc_id)), str(hit.chunk), Text(text))
     stdout().print(table)
 
 
-def stdout() -> Console:
-    """The console for answers; wide enough not to fold lines when it is not a terminal."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+def stdout() -> Terminal:
+    """The console for answers."""
+    return Terminal()

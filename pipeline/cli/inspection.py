@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli import answers
 from pipeline.cli.options import AsJson, Output, SnapshotNumber, StorageOptions, json_object
+from pipeline.errors import OutputError
 from pipeline.job.spec import JobSpec
 from pipeline.output.snapshots import (
     count_waiting_parts,
@@ -16,6 +17,7 @@ from pipeline.output.snapshots import (
     load_snapshot,
     snapshot_numbers,
 )
+from pipeline.storage import layout
 from pipeline.storage.store import Store
 
 app = typer.Typer()
@@ -29,6 +31,10 @@ def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJs
     """Show the snapshots of an output, and how many finished parts are in no snapshot yet."""
     store = Store(output, json_object(storage_options))
     head = load_snapshot(store)
+    if head is None and not store.list(layout.META):
+        raise OutputError(
+            f"{store.shown_uri}: nothing is there. Check the URI, which is output.uri of the spec."
+        )
     n_waiting = count_waiting_parts(store, live_parts(store, head))
     numbers = snapshot_numbers(store)
     if as_json:

@@ -17,6 +17,7 @@ import typer.core
 
 from pipeline.cli import inspection, jobs, outputs
 from pipeline.cli.options import console
+from pipeline.cli.terminal import accept_any_text
 from pipeline.errors import CorpusEmbedError, SpecError
 
 
@@ -46,6 +47,7 @@ _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 
 def main() -> NoReturn:
     """Run one command and exit; an error of `pipeline.errors` becomes a message and its code."""
+    accept_any_text()
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         code = int(app(standalone_mode=False) or 0)  # typer returns the code of a typer.Exit here

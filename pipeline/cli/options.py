@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from pipeline.cli.terminal import Terminal
 from pipeline.errors import SpecError
 
-console = Console(
-    stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160
-)
+console = Terminal(stderr=True)
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="job spec (YAML)")]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]

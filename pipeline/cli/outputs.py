@@ -14,6 +14,7 @@ from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job.field_types import Duration
 from pipeline.job.sections import PublishSpec
 from pipeline.storage.addresses import shown
+from pipeline.storage.printable import printable
 from pipeline.storage.store import Store
 
 app = typer.Typer()
@@ -89,7 +90,7 @@ def diff(
     stdout.print(f"{facts['n_upserts']} upserts, {facts['n_deletes']} deletes")
     for sign, name in (("+", "upserts"), ("-", "deletes")):
         for key in facts.get(name, []):
-            stdout.print(f"{sign} {key['doc_id']} {key['chunk']}", markup=False)
+            stdout.print(f"{sign} {printable(key['doc_id'])} {key['chunk']}", markup=False)
 
 
 @app.command()

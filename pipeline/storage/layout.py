@@ -23,6 +23,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote
 
+META = "_meta"
 MANIFESTS = "_meta/manifests"
 REJECTS = "_meta/rejects"
 SNAPSHOTS = "_meta/snapshots"

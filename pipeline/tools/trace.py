@@ -22,6 +22,7 @@ from pipeline.errors import OutputError
 from pipeline.storage import data_files, layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest
+from pipeline.storage.printable import printable
 from pipeline.storage.schema import LINEAGE_COLUMNS
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.source_records import SourceRecord, read_source_records, record_key, row_problem
@@ -84,14 +85,14 @@ class Trace:
             truncated = ", truncated" if row.truncated else ""
             size = f", {row.record_bytes} bytes" if row.record_bytes is not None else ""
             yield ""
-            yield f"{row.doc_id} chunk {row.chunk}: {row.n_tokens} tokens{truncated}"
+            yield f"{printable(row.doc_id)} chunk {row.chunk}: {row.n_tokens} tokens{truncated}"
             yield f"  row     {row.data_file} (part {row.part_id}, run {row.run_id})"
-            yield f"  source  {shown(row.source_uri)} ETag {row.source_etag}"
+            yield f"  source  {printable(shown(row.source_uri))} ETag {printable(row.source_etag)}"
             yield (
                 f"  record  {row.source_record}{size}, "
                 f"characters {row.char_start} to {row.char_end}"
             )
-            yield f"  text    {' '.join((row.source_text or '').split())[:200]}"
+            yield f"  text    {printable(' '.join((row.source_text or '').split())[:200])}"
             yield f"  sha256  {row.text_sha256}: {row.verdict}"
 
 
