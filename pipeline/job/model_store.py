@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any
 from pipeline.errors import CorpusEmbedError, ModelError
 from pipeline.job.model_dir import ModelDir, read_model
 from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
-from pipeline.storage.addresses import shown
+from pipeline.storage.addresses import is_local, normalized, shown
 from pipeline.storage.caches import cache_folder
 from pipeline.storage.filesystems import etag_of, filesystem, reason
 from pipeline.storage.retry import retried
@@ -38,12 +37,12 @@ def resolve(
     found, reached, or used as it is, SpecError for a URL that a spec must not hold, StorageError
     when the store keeps failing.
     """
-    local = Path(os.path.expanduser(path.removeprefix("file://")))
+    if not is_local(path):
+        return _from_prefix(path, dict(storage_options or {}))
+    local = Path(normalized(path))
     if local.is_dir():
         return read_model(local, path)
-    if "://" in path and not path.startswith("file://"):
-        return _from_prefix(path, dict(storage_options or {}))
-    if path.startswith((".", "/", "~", "file://")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
+    if path.startswith((".", "/", "~", "file:")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
         raise ModelError(
             f"{path}: model directory not found. "
             "Set model.path to a directory, a Hub id or a URL prefix."

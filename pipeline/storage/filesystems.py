@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 
 from pipeline.errors import SpecError
-from pipeline.storage.addresses import problem_of, problem_of_options, shown
+from pipeline.storage.addresses import problem_of_options, problem_of_place, shown
 from pipeline.storage.retry import causes, count_quick_retries
 
 RANGE_BYTES = 8 << 20
@@ -34,7 +34,7 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     Raises SpecError for a URI or options that `pipeline/storage/addresses.py` refuses, and for a
     protocol whose package is not installed.
     """
-    if problem := problem_of(uri) or problem_of_options(options):
+    if problem := problem_of_place(uri) or problem_of_options(options):
         raise SpecError(f"{shown(uri)}: {problem}.")
     protocol = uri.split("://", 1)[0] if "://" in uri else "file"
     is_s3 = protocol in ("s3", "s3a")

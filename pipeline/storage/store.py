@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from pipeline.errors import OutputError, StorageError
+from pipeline.errors import OutputError, SpecError, StorageError
 from pipeline.storage import layout
-from pipeline.storage.addresses import shown
+from pipeline.storage.addresses import normalized_output, problem_of, shown
 from pipeline.storage.filesystems import filesystem, reason, refusal
 from pipeline.storage.retry import retried
 
@@ -33,10 +33,12 @@ class Store:
     inside."""
 
     def __init__(self, uri: str, options: Mapping[str, Any] | None = None) -> None:
-        self.uri = uri
-        self.shown_uri = shown(uri)
+        if problem := problem_of(uri):
+            raise SpecError(f"{shown(uri)}: {problem}.")
+        self.uri = normalized_output(uri)
+        self.shown_uri = shown(self.uri)
         self.options = dict(options or {})
-        self.fs, self.root = filesystem(uri, self.options)
+        self.fs, self.root = filesystem(self.uri, self.options)
         protocols = self.fs.protocol
         self.local = "file" in ((protocols,) if isinstance(protocols, str) else protocols)
 

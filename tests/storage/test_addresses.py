@@ -12,11 +12,19 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import SpecError
+from pipeline.errors import ModelError, SpecError
 from pipeline.job.model_store import resolve
 from pipeline.job.spec import load_spec, spec_from
 from pipeline.read.shards import list_shards
-from pipeline.storage.addresses import PROTOCOLS, problem_of, problem_of_options, shown
+from pipeline.storage.addresses import (
+    PROTOCOLS,
+    is_local,
+    normalized,
+    normalized_output,
+    problem_of,
+    problem_of_options,
+    shown,
+)
 from pipeline.storage.store import Store
 from tests.job.test_spec import MINIMAL, spec_with
 
@@ -194,3 +202,89 @@ def test_a_spec_cannot_execute_anything(tmp_path: Path) -> None:
     # a plain string, and nothing reads it
     assert spec_from({**MINIMAL, "output": {"uri": uri}}).output.uri == uri
     assert not victim.exists()
+
+
+NAMES = ["out", "a b", "100% new", "a%20b", "emb #1", "emb?v=1", "日本 語", "a:b", "[1]*"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_spelling_of_a_local_place_is_one_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Oracle: pathlib, and the URI that it gives to a file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / name
+    escaped = place.as_uri()
+    spellings = [
+        str(place),
+        name,
+        f"./{name}",
+        f"{name}/",
+        f"x/..//{name}/.",
+        f"~/{name}",
+        f"/{place}",
+        escaped,
+        f"{escaped}/",
+        escaped.replace("file:///", "file://localhost/"),
+        escaped.replace("file:///", "file:/"),
+        escaped.replace("file:///", "FILE:///"),
+        escaped.replace("file:///", "local:///"),
+        escaped.replace(tmp_path.as_uri(), "file://~"),
+    ]
+    assert {normalized(spelling) for spelling in spellings} == {str(place)}
+    assert {normalized_output(spelling) for spelling in spellings} == {str(place)}
+    assert normalized(str(place)) == str(place)  # nothing is decoded a second time
+    assert all(map(is_local, spellings))
+    assert not any(map(problem_of, spellings))
+    assert {Store(spelling).root for spelling in spellings} == {str(place)}
+
+
+def test_a_model_is_found_under_its_file_uri(tmp_path: Path) -> None:
+    """It is taken for a directory, and not for a URI prefix or a Hub id."""
+    (tmp_path / "my model").mkdir()
+    with pytest.raises(ModelError, match=r"config\.json"):
+        resolve((tmp_path / "my model").as_uri())
+
+
+@pytest.mark.parametrize(
+    ("uri", "input_place", "output_place"),
+    [
+        ("s3://lake/x", "s3://lake/x", "s3://lake/x"),
+        ("S3://lake/x", "s3://lake/x", "s3://lake/x"),
+        ("s3a://lake/x", "s3://lake/x", "s3://lake/x"),
+        ("gcs://lake/x", "gs://lake/x", "gs://lake/x"),
+        ("s3://lake//x", "s3://lake//x", "s3://lake/x"),
+        ("s3://lake/x/", "s3://lake/x/", "s3://lake/x"),
+        ("s3://lake", "s3://lake", "s3://lake"),
+        ("s3://lake//", "s3://lake//", "s3://lake"),
+        ("s3://lake/a/./b//../c/", "s3://lake/a/./b//../c/", "s3://lake/a/c"),
+        ("s3://lake/a%20b", "s3://lake/a%20b", "s3://lake/a%20b"),
+        ("abfss://box@account/x//y", "abfss://box@account/x//y", "abfss://box@account/x/y"),
+    ],
+)
+def test_a_key_of_an_input_stays_and_the_root_of_an_output_has_one_spelling(
+    uri: str, input_place: str, output_place: str
+) -> None:
+    assert normalized(uri) == normalized(input_place) == input_place
+    assert normalized_output(uri) == normalized_output(output_place) == output_place
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("file://data/x", "names 'data' as a machine"),
+        ("file://data/x", "data/x for a path below this folder"),
+        ("local://host/x", "names 'host' as a machine"),
+        ("a\x00b", "control characters (U+0000)"),
+        ("a\nb\x1b[1m", "control characters (U+000A, U+001B)"),
+        ("file:///a%00b", "control characters (U+0000)"),
+        ("file:///a%FFb", "not valid UTF-8"),
+        ("a\udcffb", "not valid UTF-8"),
+        ("s3://lake/a\x7fb", "control characters (U+007F)"),
+    ],
+)
+def test_what_is_the_name_of_no_object_is_refused_in_words(uri: str, words: str) -> None:
+    assert words in (problem_of(uri) or "")
+    with pytest.raises(SpecError):
+        Store(uri)
