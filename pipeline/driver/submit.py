@@ -27,12 +27,12 @@ import aiohttp
 import ray
 import requests
 import tenacity
-import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipeline.errors import ClusterError, SpecError
 from pipeline.job.spec import JobSpec
 from pipeline.storage.addresses import shown
+from pipeline.storage.closed_yaml import YamlMistake, load_yaml
 from pipeline.storage.filesystems import reason
 from pipeline.storage.lineage import content_hash
 
@@ -136,9 +136,12 @@ def _environment(runtime_env: str | None, code: str | None) -> dict[str, Any]:
     environment: dict[str, Any] = {}
     try:
         if runtime_env:
-            environment |= yaml.safe_load(Path(runtime_env).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise SpecError(f"--runtime-env {runtime_env}: cannot be read as YAML: {error}") from error
+            fields = load_yaml(Path(runtime_env).read_bytes()) or {}
+            if not isinstance(fields, dict):
+                raise YamlMistake("a runtime environment is a mapping, such as env_vars: {…}")
+            environment |= fields
+    except (OSError, YamlMistake) as error:
+        raise SpecError(f"--runtime-env {runtime_env}: {error}") from error
     if code:
         package = Path(code, "pipeline")
         if not (package / "__main__.py").exists():

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from pipeline.errors import SpecError
-from pipeline.job.spec_mistakes import explain_yaml
+from pipeline.storage.closed_yaml import YamlMistake, load_yaml
 
 
 def apply_override(fields: dict[str, Any], override: str) -> None:
@@ -29,6 +27,6 @@ def apply_override(fields: dict[str, Any], override: str) -> None:
         if not isinstance(fields, dict):
             raise SpecError(f"--set {dotted}: '{section}' is not a section")
     try:
-        fields[key] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {dotted}: the value is not YAML: {explain_yaml(error)}") from None
+        fields[key] = load_yaml(value)
+    except YamlMistake as error:
+        raise SpecError(f"--set {dotted}: the value {error}") from None

@@ -24,7 +24,8 @@ from pipeline.job.field_types import Section
 from pipeline.job.input_spec import InputSpec
 from pipeline.job.overrides import apply_override
 from pipeline.job.sections import ModelSpec, OutputSpec, PrepareSpec, PublishSpec, RuntimeSpec
-from pipeline.job.spec_mistakes import explain_all, explain_yaml
+from pipeline.job.spec_mistakes import explain_all
+from pipeline.storage.closed_yaml import MAX_BYTES, YamlMistake, load_yaml
 
 __all__ = ["JobSpec", "load_spec"]
 
@@ -61,11 +62,11 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     Raises SpecError that names the file, the key, the value found there and the nearest valid key.
     """
     try:
-        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: cannot be read as YAML: {explain_yaml(error)}") from None
+        with Path(path).open("rb") as file:
+            fields = load_yaml(file.read(MAX_BYTES + 1))
+    except (OSError, ValueError) as error:
+        mistake = error if isinstance(error, YamlMistake) else f"cannot be read: {error}"
+        raise SpecError(f"{path}: {mistake}") from error
     if not isinstance(fields, dict):
         raise SpecError(
             f"{path}: a job spec is a mapping with name, input, model and output; "

@@ -1,7 +1,7 @@
 """Say what is wrong with a job spec: one line a mistake, with its place and the way out.
 
-An error of pydantic or PyYAML comes in, text comes out. Neither library's own text is shown: it
-would name the branches of a union, or repeat lines of the file, which can hold a secret.
+An error of pydantic comes in, text comes out. The library's own text is not shown where it would
+name the branches of a union, or repeat a value that can hold a secret.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import difflib
 from typing import Any, get_args
 
 import pydantic
-import yaml
 
 _BRANCHES = ("literal['auto']", "constrained-int", "bool", "int")
 """Steps of pydantic's locations that name the branch of a union, and no key."""
@@ -23,13 +22,6 @@ def explain_all(error: pydantic.ValidationError, root: type[pydantic.BaseModel])
     """One indented line for each mistake; `root` is the model that was validated, for the names of
     valid keys."""
     return "\n".join(f"  {_explain(detail, root)}" for detail in error.errors())
-
-
-def explain_yaml(error: yaml.YAMLError) -> str:
-    """The problem and its place, without the lines around it."""
-    mark = getattr(error, "problem_mark", None)
-    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or type(error).__name__}{place}"
 
 
 def _explain(detail: Any, root: type[pydantic.BaseModel]) -> str:

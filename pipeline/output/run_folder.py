@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import yaml
 
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, SpecError
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.storage import data_files, layout
+from pipeline.storage.closed_yaml import YamlMistake, load_yaml
 from pipeline.storage.lineage import FORMAT_VERSION, Split
 from pipeline.storage.store import Store
 
@@ -67,7 +67,13 @@ def read_spec(store: Store, run_id: str) -> JobSpec:
             f"{store.shown_uri}/{path}: the spec of run {run_id} is missing. Restore it from a "
             "backup, or use another snapshot."
         )
-    return spec_from(yaml.safe_load(data), path)
+    try:
+        return spec_from(load_yaml(data), path)
+    except (YamlMistake, SpecError) as error:
+        raise OutputError(
+            f"{store.shown_uri}/{path}: the spec of run {run_id} is damaged: {error}. Restore it "
+            "from a backup, or use another snapshot."
+        ) from error
 
 
 def read_planned_split_ids(store: Store, run_id: str) -> set[str] | None:
