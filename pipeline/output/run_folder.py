@@ -19,8 +19,9 @@ from pipeline.errors import OutputError, SpecError
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.storage import data_files, layout
 from pipeline.storage.closed_yaml import YamlMistake, load_yaml
-from pipeline.storage.lineage import FORMAT_VERSION, Split
+from pipeline.storage.lineage import Split
 from pipeline.storage.store import Store
+from pipeline.storage.stored_record import FORMAT_VERSION
 
 PACKAGES = (
     "corpus-embed",

@@ -23,8 +23,9 @@ import pyarrow as pa
 
 from pipeline.storage import layout
 from pipeline.storage.data_files import READERS, read_columns
-from pipeline.storage.lineage import FORMAT_VERSION, Manifest, StoredRecord, content_hash
+from pipeline.storage.lineage import Manifest, content_hash
 from pipeline.storage.store import Store
+from pipeline.storage.stored_record import FORMAT_VERSION, Count, StoredRecord
 
 SEGMENT_ROWS = 4 << 20
 SEGMENT_PARTS = 8192
@@ -39,7 +40,7 @@ class IndexSegment(StoredRecord):
 
     format_version: int = FORMAT_VERSION
     parts: tuple[str, ...]
-    n_rows: int
+    n_rows: Count
 
     @property
     def is_small(self) -> bool:

@@ -94,6 +94,12 @@ def locate(path: str) -> Location | None:
     return None
 
 
+def is_at(path: str, kind: str) -> bool:
+    """Whether a path that a record names is one of a kind, and stays inside the output."""
+    match = KINDS[kind].fullmatch(path)
+    return match is not None and not {".", ".."} & {*path.split("/")} and path.isprintable()
+
+
 def data_file(folder: str, part_id: str) -> str:
     """folder: the Hive folders of the file's partition, "" without partitions."""
     return "/".join(step for step in (_DATA, folder, f"part-{part_id}.parquet") if step)

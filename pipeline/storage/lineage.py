@@ -15,15 +15,13 @@ import datetime
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import pydantic
 
-from pipeline.errors import OutputError
-
-FORMAT_VERSION = 1
-"""The version of everything under `_meta/`. A reader refuses a newer one than its own."""
+from pipeline.storage import layout
+from pipeline.storage.stored_record import FORMAT_VERSION, Count, StoredRecord, is_name
 
 RECORDS_PER_PART = 1 << 15
 """The most records in a part. It bounds the memory of its vectors (1,024 dimensions: 128 MiB)."""
@@ -35,39 +33,13 @@ def content_hash(value: Any, hex_digits: int = 32) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:hex_digits]
 
 
-class StoredRecord(pydantic.BaseModel):
-    """The base of everything that is stored as JSON: immutable, closed, equal by value."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-    def to_json(self) -> bytes:
-        """The content of the stored object, UTF-8."""
-        return self.model_dump_json(indent=1).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes, path: str) -> Self:
-        """Parse the object at `path`. Raises OutputError when it is broken or of a newer format."""
-        try:
-            fields = json.loads(data)
-            version = fields.get("format_version") if isinstance(fields, dict) else None
-            if isinstance(version, int) and version > FORMAT_VERSION:
-                raise OutputError(
-                    f"{path}: format version {version} is newer than {FORMAT_VERSION}, the newest "
-                    "that this release reads. Use a newer release of corpus-embed."
-                )
-            return cls.model_validate(fields)
-        except ValueError as error:
-            kind = cls.__name__.lower()
-            raise OutputError(f"{path}: not a valid {kind} record: {error}") from error
-
-
 class Shard(StoredRecord):
     """One input object. `etag` is the store's ETag; where the store has none, the modification time
     and the size, joined by a hyphen (`storage.filesystems.etag_of`)."""
 
     uri: str
     etag: str
-    size_bytes: int
+    size_bytes: Count
 
 
 class Span(StoredRecord):
@@ -78,8 +50,8 @@ class Span(StoredRecord):
     """
 
     shard: Shard
-    start: int = 0
-    stop: int | None = None
+    start: Count = 0
+    stop: Count | None = None
 
     @property
     def interval(self) -> tuple[int, float]:
@@ -99,8 +71,8 @@ class Split(StoredRecord):
     """
 
     spans: tuple[Span, ...]
-    part_bytes: int
-    part_records: int = RECORDS_PER_PART
+    part_bytes: Count
+    part_records: Count = RECORDS_PER_PART
 
     @functools.cached_property
     def split_id(self) -> str:
@@ -139,9 +111,13 @@ class DataFile(StoredRecord):
 
     path: str
     partition: dict[str, str | None]
-    n_rows: int
-    size_bytes: int
+    n_rows: Count
+    size_bytes: Count
     sha256: str
+
+    def mistakes(self) -> Iterator[str]:
+        if not layout.is_at(self.path, "data"):
+            yield f"{self.path!r} is no path of a data file"
 
 
 class PartFacts(StoredRecord):
@@ -157,16 +133,16 @@ class PartFacts(StoredRecord):
     fingerprint: str
     run_id: str
     split: Split
-    index: int
+    index: Count
     last: bool
     sources: tuple[Source, ...]
-    record_bytes: int
-    n_embedded: int
-    n_embedded_tokens: int = 0
-    n_padded_tokens: int = 0
-    n_oom_halvings: int = 0
-    seconds: dict[str, float] = {}
-    engine: dict[str, str] = {}
+    record_bytes: Count
+    n_embedded: Count
+    n_embedded_tokens: Count = 0
+    n_padded_tokens: Count = 0
+    n_oom_halvings: Count = 0
+    seconds: dict[str, float] = pydantic.Field(default={})
+    engine: dict[str, str] = pydantic.Field(default={})
 
     def timed(self, **seconds: float) -> Self:
         """The same facts with the seconds of further stages."""
@@ -180,18 +156,26 @@ class Manifest(PartFacts):
     an earlier run computed.
     """
 
-    format_version: int = FORMAT_VERSION
+    format_version: Count = FORMAT_VERSION
     data_files: tuple[DataFile, ...]
     rejects_path: str | None
     rejects_sha256: str | None = None
-    n_records: int
-    n_documents: int
-    n_rejects: int
-    n_rows: int
-    n_tokens: int
-    n_truncated: int
-    n_reused: int = 0
-    reject_reasons: dict[str, int]
+    n_records: Count
+    n_documents: Count
+    n_rejects: Count
+    n_rows: Count
+    n_tokens: Count
+    n_truncated: Count
+    n_reused: Count = 0
+    reject_reasons: dict[str, Count]
+
+    def mistakes(self) -> Iterator[str]:
+        names = (self.part_id, self.fingerprint, self.run_id)
+        yield from (f"{name!r} is no id" for name in names if not is_name(name))
+        for file in self.data_files:
+            yield from file.mistakes()
+        if self.rejects_path is not None and not layout.is_at(self.rejects_path, "rejects"):
+            yield f"{self.rejects_path!r} is no path of a file of rejects"
 
 
 def by_split(parts: Iterable[Manifest]) -> dict[str, list[Manifest]]:
@@ -211,15 +195,19 @@ def is_complete(parts: Sequence[Manifest]) -> bool:
 class Generation(StoredRecord):
     """The facts that all data files of a fingerprint share. `arrow_schema`: Arrow IPC in hex."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: Count = FORMAT_VERSION
     fingerprint: str
     identity: dict[str, Any]
-    dimension: int
+    dimension: Count
     vector_precision: str
     partition_by: tuple[str, ...]
     arrow_schema: str
     model_name: str
     model_license: str | None
+
+    def mistakes(self) -> Iterator[str]:
+        if not is_name(self.fingerprint):
+            yield f"{self.fingerprint!r} is no fingerprint"
 
 
 class Snapshot(StoredRecord):
@@ -230,21 +218,27 @@ class Snapshot(StoredRecord):
     was scheduled for.
     """
 
-    format_version: int = FORMAT_VERSION
-    number: int
-    parent: int | None
+    format_version: Count = FORMAT_VERSION
+    number: Count
+    parent: Count | None
     run_id: str
     complete: bool
     fingerprint: str
     file_list: str
-    n_parts: int
-    n_files: int
-    n_records: int
-    n_documents: int
-    n_rejects: int
-    n_rows: int
-    n_tokens: int
-    size_bytes: int
-    n_duplicate_ids: int | None
+    n_parts: Count
+    n_files: Count
+    n_records: Count
+    n_documents: Count
+    n_rejects: Count
+    n_rows: Count
+    n_tokens: Count
+    size_bytes: Count
+    n_duplicate_ids: Count | None
     nominal_time: datetime.datetime | None = None
-    reject_reasons: dict[str, int]
+    reject_reasons: dict[str, Count]
+
+    def mistakes(self) -> Iterator[str]:
+        names = (self.run_id, self.fingerprint)
+        yield from (f"{name!r} is no id" for name in names if not is_name(name))
+        if not layout.is_at(self.file_list, "file list"):
+            yield f"{self.file_list!r} is no path of a file list"

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from pipeline.errors import OutputError
 from pipeline.job.resolve import Job
 from pipeline.storage import schema
-from pipeline.storage.lineage import FORMAT_VERSION, Generation, Manifest, PartFacts
+from pipeline.storage.lineage import Generation, Manifest, PartFacts
 from pipeline.storage.store import Store
+from pipeline.storage.stored_record import FORMAT_VERSION
 from pipeline.write import parquet
 from pipeline.write.create import create_data_file, create_manifest, create_rejects
 from pipeline.write.vectors import not_finite, vector_columns

@@ -24,8 +24,9 @@ from pipeline.output.snapshots import load_manifests, load_snapshot, snapshot_nu
 from pipeline.output.text_index import IndexSegment
 from pipeline.storage import schema
 from pipeline.storage.layout import manifest as manifest_path
-from pipeline.storage.lineage import FORMAT_VERSION, Generation, Manifest, Snapshot
+from pipeline.storage.lineage import Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
+from pipeline.storage.stored_record import FORMAT_VERSION
 from pipeline.tools.loaded_snapshot import load_snapshot_with_lineage
 from pipeline.tools.trace import trace
 from pipeline.tools.vacuum import vacuum

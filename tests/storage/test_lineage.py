@@ -19,7 +19,7 @@ SNAPSHOT = Snapshot(
     run_id="r",
     complete=True,
     fingerprint="f",
-    file_list="_meta/files/x.parquet",
+    file_list=f"_meta/files/{'0' * 64}.parquet",
     n_parts=0,
     n_files=0,
     n_records=0,
@@ -131,3 +131,33 @@ def test_a_newer_format_is_refused_and_the_message_says_what_to_do() -> None:
 def test_a_broken_record_is_an_output_error_that_names_the_object(data: bytes) -> None:
     with pytest.raises(OutputError, match=r"snap\.json: not a valid snapshot"):
         Snapshot.from_json(data, "snap.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"file_list": "../../etc/passwd"}, "is no path of a file list"),
+        ({"file_list": "_meta/snapshots/00000000000000000001.json"}, "is no path of a file list"),
+        ({"fingerprint": "../../victim"}, "is no id"),
+        ({"run_id": "a/b"}, "is no id"),
+        ({"n_rows": -1}, "n_rows: Input should be greater than or equal to 0"),
+        ({"n_rows": 10**30}, "n_rows: Input should be less than"),
+        ({"reject_reasons": {"x": {"y": 1}}}, "reject_reasons.x: Input should be a valid integer"),
+    ],
+)
+def test_a_record_names_nothing_outside_the_output_and_counts_what_64_bits_hold(
+    changes: dict[str, object], expected: str
+) -> None:
+    data = json.dumps({**SNAPSHOT.model_dump(), **changes}).encode()
+    with pytest.raises(OutputError, match=expected) as raised:
+        Snapshot.from_json(data, "snap.json")
+    assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 1_000_000, b'{"a":' * 1_000_000, b"9" * 1_000_000, b'{"number": "\\ud800"}']
+)
+def test_what_no_parser_can_hold_is_an_output_error(data: bytes) -> None:
+    with pytest.raises(OutputError, match=r"snap\.json: not a valid snapshot") as raised:
+        Snapshot.from_json(data, "snap.json")
+    assert len(str(raised.value)) < 400
