@@ -10,6 +10,7 @@
       ├─ WorkerError           1  workers die or fail on every record they are given
       ├─ OutputError           1  this version cannot work with the output in its present state
       ├─ TooManyRejects        3  more records were rejected than runtime.max_reject_fraction allows
+      │    └─ TooMuchDamage    3  more input is unreadable than runtime.max_damaged_fraction allows
       ├─ CommitConflict        4  another run committed a snapshot that this run cannot build on
       ├─ TooManyDeletions      5  more documents would go than runtime.max_delete_fraction allows
       ├─ LeaseHeld             6  another refresh of this output is under way; nothing was started
@@ -34,6 +35,7 @@ __all__ = [
     "StorageError",
     "TooManyDeletions",
     "TooManyRejects",
+    "TooMuchDamage",
     "WorkerError",
 ]
 
@@ -61,14 +63,19 @@ class ShardChanged(InputError):
 
 class ShardDamaged(InputError):
     """A shard's bytes break off or cannot be decoded at `position`, a byte offset (for Parquet the
-    index of a row)."""
+    index of a row).
 
-    def __init__(self, message: str, position: int) -> None:
+    lost_bytes: how many of its stored bytes cannot be read because of that; None where nobody can
+    say, as behind the end of a shard that was cut off, and then the whole shard counts.
+    """
+
+    def __init__(self, message: str, position: int, lost_bytes: int | None = None) -> None:
         super().__init__(message)
         self.position = position
+        self.lost_bytes = lost_bytes
 
-    def __reduce__(self) -> tuple[type[ShardDamaged], tuple[str, int]]:
-        return type(self), (str(self), self.position)
+    def __reduce__(self) -> tuple[type[ShardDamaged], tuple[str, int, int | None]]:
+        return type(self), (str(self), self.position, self.lost_bytes)
 
 
 class StorageError(CorpusEmbedError):
@@ -95,6 +102,11 @@ class TooManyRejects(CorpusEmbedError):
     committed."""
 
     exit_code = 3
+
+
+class TooMuchDamage(TooManyRejects):
+    """More than `runtime.max_damaged_fraction` of the input's bytes or shards could not be read; no
+    snapshot was committed."""
 
 
 class CommitConflict(CorpusEmbedError):

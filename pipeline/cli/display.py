@@ -7,7 +7,7 @@ terminal. Nothing here decides anything.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -16,6 +16,7 @@ from rich.table import Table
 from pipeline.driver.plan import Plan
 from pipeline.job.model_settings import NO_LIMIT
 from pipeline.job.resolve import Job
+from pipeline.output.damage import DamagedShard, named
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Snapshot
 from pipeline.workers.metrics import TROUBLES, Progress
@@ -104,9 +105,15 @@ def _model_line(job: Job) -> str:
 
 
 def report(
-    console: Console, progress: Progress, uri: str, snapshot: Snapshot, rows: Mapping[str, int]
+    console: Console,
+    progress: Progress,
+    uri: str,
+    snapshot: Snapshot,
+    rows: Mapping[str, int],
+    damaged: Sequence[DamagedShard] = (),
 ) -> None:
-    """The figures at the end of a run. rows: number of rows by outcome, see `tally.row_counts`."""
+    """The figures at the end of a run. rows: number of rows by outcome, see `tally.row_counts`.
+    damaged: the shards that could not be read to their end."""
     stages = progress.summary()["seconds"].items()
     console.print(
         f"[green]snapshot {snapshot.number}[/green] of {shown(uri)}: {snapshot.n_rows} rows "
@@ -134,6 +141,14 @@ def report(
             f"[yellow]{snapshot.n_duplicate_ids} document ids occur more than once; "
             "`verify` lists them[/yellow]"
         )
+    show_damage(console, damaged)
+
+
+def show_damage(console: Console, damaged: Sequence[DamagedShard]) -> None:
+    """One line about the shards that could not be read to their end, if there are any."""
+    if damaged:
+        text = f"{len(damaged)} damaged shards, of which this could not be read: {named(damaged)}"
+        console.print(text, style="yellow", markup=False)
 
 
 class Watcher:

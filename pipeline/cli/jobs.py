@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Annotated
 
 import typer
@@ -69,17 +70,20 @@ def run(
                 "embedded": result.embedded,
                 "snapshot": result.snapshot.model_dump(mode="json"),
                 "rows": result.rows,
+                "damaged_shards": [dataclasses.asdict(shard) for shard in result.damaged],
                 "run": result.progress.summary(),
                 "plan": result.plan.summary(),
             }
         )
     elif result.snapshot != result.plan.head:
-        display.report(console, result.progress, job_spec.output.uri, result.snapshot, result.rows)
+        uri = job_spec.output.uri
+        display.report(console, result.progress, uri, result.snapshot, result.rows, result.damaged)
     else:
         console.print(
             f"[green]nothing to do[/green]: snapshot {result.snapshot.number} "
             f"already has all {result.snapshot.n_rows} rows"
         )
+        display.show_damage(console, result.damaged)
 
 
 @app.command()

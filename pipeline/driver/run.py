@@ -22,6 +22,7 @@ from pipeline.driver.tally import row_counts
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
 from pipeline.output import lake
+from pipeline.output.damage import DamagedShard, damaged_shards
 from pipeline.output.id_index import count_duplicate_ids
 from pipeline.output.run_folder import create_run, record_attempt
 from pipeline.output.snapshots import commit_snapshot, load_manifests
@@ -41,13 +42,15 @@ what did the work, in units of Ray (CPU, GPU, memory), for the record of the run
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run did. embedded: False when everything was done before. rows: see `row_counts`."""
+    """What a run did. embedded: False when everything was done before. rows: see `row_counts`.
+    damaged: shards of the snapshot that could not be read to their end."""
 
     plan: Plan
     snapshot: Snapshot
     progress: Progress
     embedded: bool
     rows: dict[str, int]
+    damaged: Sequence[DamagedShard] = ()
 
 
 def run_job(
@@ -63,8 +66,9 @@ def run_job(
     which a scheduler started the run.
 
     progress: the figures that `execute` adds to. on_plan: called with each plan before work begins.
-    Raises InputError, StorageError, TooManyRejects, TooManyDeletions or CommitConflict, and what
-    `execute` raises; after any of them the same call resumes where this one stopped.
+    Raises InputError, StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or
+    CommitConflict, and what `execute` raises; after any of them the same call resumes where this
+    one stopped.
     """
     embedded = False
     resources: Mapping[str, float] = {}
@@ -75,7 +79,7 @@ def run_job(
         if plan.nothing_to_do and plan.head:
             lake.publish(store, job.spec.publish)
             rows = row_counts(store, plan.live, plan.done)
-            return Result(plan, plan.head, progress, embedded, rows)
+            return Result(plan, plan.head, progress, embedded, rows, damaged_shards(plan.done))
         check_plan(plan)
         splits = [todo.split for todo in plan.todo]
         create_run(store, plan.run_id, job.spec.to_yaml().encode(), splits)
@@ -90,10 +94,11 @@ def run_job(
             parts = plan.parts_of(manifests)
             snapshot = finish(plan, store, parts, nominal_time)
             rows = row_counts(store, plan.live, parts)
-            facts = attempt_facts(plan, progress, snapshot, resources, rows, nominal_time)
+            damaged = damaged_shards(parts)
+            facts = attempt_facts(plan, progress, snapshot, resources, rows, damaged, nominal_time)
             record_attempt(store, plan.run_id, facts)
             lake.publish(store, job.spec.publish)
-            return Result(plan, snapshot, progress, embedded, rows)
+            return Result(plan, snapshot, progress, embedded, rows, damaged)
     raise InputError(
         f"{len(unfinished)} splits are unfinished after {MAX_ROUNDS} plans, the first one of "
         f"{shown(unfinished[0].spans[0].shard.uri)}: its shards keep changing while they are read. "
@@ -109,9 +114,9 @@ def finish(
 ) -> Snapshot:
     """Check the finished parts of a whole plan and make them the head.
 
-    Raises TooManyRejects, TooManyDeletions or CommitConflict.
+    Raises TooManyRejects, TooMuchDamage, TooManyDeletions or CommitConflict.
     """
-    check_parts(plan, parts)
+    check_parts(plan, store, parts)
     n_duplicate_ids = None
     if plan.job.spec.input.id_column is not None:
         n_duplicate_ids = count_duplicate_ids(store, parts)
@@ -133,6 +138,7 @@ def attempt_facts(
     snapshot: Snapshot,
     resources: Mapping[str, float],
     rows: Mapping[str, int],
+    damaged: Sequence[DamagedShard],
     nominal_time: datetime.datetime | None,
 ) -> dict[str, Any]:
     """The content of the attempt's file: what was run, on what hardware, how much was done and how
@@ -164,5 +170,6 @@ def attempt_facts(
         },
         "counts": progress.summary(),
         "rows": dict(rows),
+        "damaged_shards": [dataclasses.asdict(shard) for shard in damaged],
         "nominal_time": nominal_time.isoformat() if nominal_time else None,
     }

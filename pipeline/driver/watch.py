@@ -19,12 +19,13 @@ from typing import Any
 
 import ray
 
-from pipeline.driver.limits import check_rejects
+from pipeline.driver.limits import check_damage, check_rejects
 from pipeline.driver.plan import Plan
 from pipeline.errors import CorpusEmbedError
 from pipeline.output.snapshots import commit_snapshot, load_manifests
+from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
-from pipeline.workers.metrics import Progress
+from pipeline.workers.metrics import Progress, lost_bytes
 
 log = logging.getLogger(__name__)
 
@@ -117,12 +118,15 @@ class Watcher:
         # Parts of an earlier round are in plan.done, and counted in `progress` already.
         self._records_before = sum(part.n_records for part in done) - self.progress["n_records"]
         self._rejects_before = sum(part.n_rejects for part in done) - self.progress["n_rejects"]
+        self._input_bytes = sum(shard.size_bytes for shard in self.plan.shards)
+        self._checked_lost = 0
+        self._lost_before = sum(map(lost_bytes, done)) - self.progress["lost_bytes"]
 
     def run(self, has_ended: threading.Event) -> None:
         while not has_ended.wait(POLL_S):
             try:
                 self.show()
-                self._check_rejects()
+                self._check_limits()
                 self._commit_when_due()
             except ray.exceptions.RayError:
                 continue  # the actor was lost with its node; Ray starts it again, empty
@@ -152,11 +156,21 @@ class Watcher:
             ]
         self.watch(self.progress, notes)
 
-    def _check_rejects(self) -> None:
+    def _check_limits(self) -> None:
+        """Manifests are read once the figures say that a limit is exceeded."""
+        runtime = self.plan.job.spec.runtime
         n_records = self.progress["n_records"] + self._records_before
         n_rejects = self.progress["n_rejects"] + self._rejects_before
-        if n_records >= EARLY_REJECTS:
-            check_rejects(self.plan.job.spec, n_records, n_rejects)
+        if n_records >= EARLY_REJECTS and n_rejects > runtime.max_reject_fraction * n_records:
+            check_rejects(self.plan, self.store, self._finished_parts())
+        lost = self.progress["lost_bytes"] + self._lost_before
+        if lost > max(self._checked_lost, runtime.max_damaged_fraction * self._input_bytes):
+            self._checked_lost = lost
+            check_damage(self.plan, self._finished_parts())
+
+    def _finished_parts(self) -> list[Manifest]:
+        plan = self.plan
+        return plan.parts_of(load_manifests(self.store, plan.job.fingerprint, plan.done))
 
     def _commit_when_due(self) -> None:
         """Makes finished parts readable during the run, where that only adds to the head."""
@@ -166,8 +180,7 @@ class Watcher:
             return
         if time.monotonic() - self.last_commit_s <= interval.total_seconds():
             return
-        parts = plan.parts_of(load_manifests(self.store, plan.job.fingerprint, plan.done))
-        if parts:
+        if parts := self._finished_parts():
             commit_snapshot(
                 self.store,
                 parts,

@@ -81,6 +81,7 @@ class RuntimeSpec(Section):
     embedders: Auto | Count = "auto"
     max_batch_tokens: Auto | Count = "auto"
     max_reject_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
+    max_damaged_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
     max_delete_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.2
     commit_every: Duration | None = datetime.timedelta(minutes=10)
 

@@ -96,8 +96,9 @@ def format_of(uri: str, format: str = "auto") -> str:
 
 def read_span(reader: Reader, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
     """The records of `span`; those of a damaged shard end with one row of reason `damaged_shard` at
-    the position of the damage."""
+    the position of the damage, whose length is that of the bytes that cannot be read."""
     try:
         yield from reader.records(file, span, spec)
     except ShardDamaged as error:
-        yield damaged_table(error.position, str(error), spec)
+        lost_bytes = span.shard.size_bytes if error.lost_bytes is None else error.lost_bytes
+        yield damaged_table(error.position, str(error), spec, lost_bytes)

@@ -67,7 +67,8 @@ def decompressed_blocks(file: BinaryIO, uri: str) -> Iterator[bytes]:
     start = file.tell()
     compressed_bytes = file.seek(0, io.SEEK_END) - start
     file.seek(start)
-    return _joined(_decoded(file, compression, uri), compressed_bytes, uri)
+    end = start + compressed_bytes
+    return _joined(_decoded(file, compression, uri, end), compressed_bytes, uri)
 
 
 def _joined(blocks: Iterator[bytes], compressed_bytes: int, uri: str) -> Iterator[bytes]:
@@ -106,12 +107,14 @@ def _joined(blocks: Iterator[bytes], compressed_bytes: int, uri: str) -> Iterato
         piece_bytes += len(block)
 
 
-def _decoded(file: BinaryIO, compression: str, uri: str) -> Iterator[bytes]:
-    """The blocks of all members of `file`, as small as they come."""
+def _decoded(file: BinaryIO, compression: str, uri: str, end: int) -> Iterator[bytes]:
+    """The blocks of all members of `file`, as small as they come. end: its length in bytes."""
     decoder: Decoder | None = None
     total_bytes = 0
     n_members = 0
     while data := file.read(_READ_BYTES):
+        # what cannot be decoded begins somewhere in these bytes
+        unread_bytes = end - file.tell() + len(data)
         while data:
             if decoder is None:
                 data = data.lstrip(b"\0")
@@ -122,6 +125,7 @@ def _decoded(file: BinaryIO, compression: str, uri: str) -> Iterator[bytes]:
                         f"{uri}: the {compression} data is complete, but what follows decompressed "
                         f"byte {total_bytes} is not {compression} data",
                         total_bytes,
+                        end - file.tell() + len(data),
                     )
                 decoder = DECODERS[compression]()
             try:
@@ -133,6 +137,8 @@ def _decoded(file: BinaryIO, compression: str, uri: str) -> Iterator[bytes]:
                     f"{uri}: corrupt {compression} data at decompressed byte {total_bytes}: "
                     f"{error}",
                     total_bytes,
+                    # a checksum at the end of a member does not say which of its bytes are wrong
+                    None if "check" in str(error) else unread_bytes,
                 ) from error
             data = decoder.rest or b""
             if decoder.rest is not None:

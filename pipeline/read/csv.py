@@ -150,7 +150,9 @@ class _Rows(Iterator[_Row]):
                 fields = next(self._reader)
             except (csv.Error, _Overflow, StopIteration) as error:
                 if self._damage is not None:  # the row is cut off, and belongs to the damage
-                    raise ShardDamaged(str(self._damage), max(0, self._n_rows)) from error
+                    row = max(0, self._n_rows)
+                    lost_bytes = self._damage.lost_bytes
+                    raise ShardDamaged(str(self._damage), row, lost_bytes) from error
                 if isinstance(error, StopIteration):
                     raise
                 self._n_rows += 1

@@ -120,11 +120,20 @@ def with_source(records: pa.Table, shard: Shard, spec: InputSpec) -> pa.Table:
 
 
 def _sources(records: pa.Table) -> tuple[Source, ...]:
-    is_damage = pc.fill_null(pc.equal(records["reason"], "damaged_shard"), False)
+    is_damage = _is_damage(records)
+    lost_bytes = pc.if_else(is_damage, records["record_bytes"], 0)
     grouped = (
         records.append_column("damaged", is_damage)
+        .append_column("lost_bytes", lost_bytes)
         .group_by(["source_uri", "source_etag"], use_threads=False)
-        .aggregate([("source_record", "min"), ("source_record", "count"), ("damaged", "any")])
+        .aggregate(
+            [
+                ("source_record", "min"),
+                ("source_record", "count"),
+                ("damaged", "any"),
+                ("lost_bytes", "sum"),
+            ]
+        )
     )
     return tuple(
         Source(
@@ -134,6 +143,7 @@ def _sources(records: pa.Table) -> tuple[Source, ...]:
             n_records=row["source_record_count"],
             n_rejects=0,
             damaged=row["damaged_any"],
+            lost_bytes=row["lost_bytes_sum"],
         )
         for row in grouped.to_pylist()
     )
@@ -160,4 +170,10 @@ def _weights(records: pa.Table) -> npt.NDArray[np.int64]:
     held = sum(
         pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64) for column in strings
     )
-    return np.maximum(records["record_bytes"].to_numpy(), held)
+    # what a damaged shard lacks takes no memory
+    read_bytes = pc.if_else(_is_damage(records), 0, records["record_bytes"])
+    return np.maximum(read_bytes.to_numpy(), held)
+
+
+def _is_damage(records: pa.Table) -> pa.ChunkedArray:
+    return pc.fill_null(pc.equal(records["reason"], "damaged_shard"), False)

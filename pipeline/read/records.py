@@ -149,14 +149,17 @@ def records_table(
     return pa.Table.from_arrays(columns, schema=records_schema(spec.keep))
 
 
-def damaged_table(position: int, detail: str, spec: InputSpec) -> pa.Table:
-    """The one-row table that stands for everything unreadable of a shard from `position` on."""
+def damaged_table(position: int, detail: str, spec: InputSpec, lost_bytes: int) -> pa.Table:
+    """The one-row table that stands for everything unreadable of a shard from `position` on.
+
+    lost_bytes: how many stored bytes of the shard that is; the `record_bytes` of the row.
+    """
     rejects: Rejects = {}
     reject(rejects, 0, "damaged_shard", detail)
     return records_table(
         spec,
         source_record=np.array([position]),
-        record_bytes=np.zeros(1, np.int64),
+        record_bytes=np.array([lost_bytes], np.int64),
         doc_id=None,
         text=pa.nulls(1, pa.string()),
         kept=[pa.nulls(1, type_) for type_ in spec.keep.values()],

@@ -58,7 +58,12 @@ class WarcReader:
     def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
         file.seek(0)
         stream = ByteStream(decompressed_blocks(file, span.shard.uri))
-        documents = _documents(stream, span.shard.uri, spec.max_record_bytes)
+
+        def stored_bytes(n_bytes: int) -> int:
+            """How many bytes of the file `n_bytes` of the stream take, at its ratio so far."""
+            return n_bytes * file.tell() // max(file.tell(), stream.position, 1)
+
+        documents = _documents(stream, span.shard.uri, spec.max_record_bytes, stored_bytes)
         for batch in batched(documents, lambda doc: len(doc.text or b"") + doc.n_head_bytes):
             yield _table(batch, spec)
 
@@ -87,20 +92,31 @@ class _Document:
         return self.headers.get("warc-type", "").lower()
 
 
-def _documents(stream: ByteStream, uri: str, max_bytes: int) -> Iterator[_Document]:
-    is_lost = False  # whether no record was found since the last one
+def _documents(
+    stream: ByteStream, uri: str, max_bytes: int, stored_bytes: Callable[[int], int]
+) -> Iterator[_Document]:
+    damage: _BadFraming | None = None  # since which no record was found
+    cut: ShardDamaged | None = None
+    document: _Document | None = None
     while True:
         try:
             document = _next_record(stream, uri, max_bytes)
         except _BadFraming as error:
-            if not is_lost:
-                yield _Document(error.position, reject=("damaged_shard", str(error)))
-            is_lost = True
+            damage = damage or error
             stream.skip_to_line(_RECORD_START, _HEADER_BYTES)
             continue
+        except ShardDamaged as error:
+            document = None
+            cut = error
+        if damage is not None:
+            end = document.start if document else cut.position if cut else stream.position
+            lost_bytes = stored_bytes(end - damage.position)
+            yield _Document(damage.position, lost_bytes, reject=("damaged_shard", str(damage)))
+            damage = None
+        if cut is not None:
+            raise cut
         if document is None:
             return
-        is_lost = False
         if document.type in DOCUMENT_TYPES:
             yield document
 

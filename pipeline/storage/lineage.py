@@ -96,7 +96,9 @@ def part_id(fingerprint: str, split_id: str, index: int) -> str:
 
 class Source(StoredRecord):
     """The records of one shard that are in one part. `first_record` is a position as in the column
-    `source_record`; `damaged`: the shard breaks off, or cannot be decoded, behind them."""
+    `source_record`; `damaged`: the shard breaks off, or cannot be decoded, behind or between them;
+    `lost_bytes`: how many of its stored bytes cannot be read because of that (0 in manifests of
+    releases that did not count them; the whole shard where nobody can say, as behind a cut)."""
 
     uri: str
     etag: str
@@ -104,6 +106,7 @@ class Source(StoredRecord):
     n_records: int
     n_rejects: int
     damaged: bool = False
+    lost_bytes: int = 0
 
 
 class DataFile(StoredRecord):

@@ -41,7 +41,8 @@ REASONS = {
 RECORD_COLUMNS = {
     # index of the row (Parquet, CSV) or byte offset in the decompressed shard (other formats)
     "source_record": pa.int64(),
-    # length of the record in its source, in bytes; the bounds of parts are counted in it
+    # length of the record in its source, in bytes; the bounds of parts are counted in it. Of a
+    # `damaged_shard`: how many stored bytes cannot be read
     "record_bytes": pa.int64(),
     # null where the spec names no id column: the stage fills in "<uri>#<record>"
     "doc_id": pa.string(),

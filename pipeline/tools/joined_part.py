@@ -89,6 +89,7 @@ def _joined_sources(manifests: Sequence[Manifest]) -> tuple[Source, ...]:
             n_records=sum(source.n_records for source in sources),
             n_rejects=sum(source.n_rejects for source in sources),
             damaged=any(source.damaged for source in sources),
+            lost_bytes=sum(source.lost_bytes for source in sources),
         )
         for (uri, etag), sources in by_shard.items()
     )

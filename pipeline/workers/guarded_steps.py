@@ -159,7 +159,9 @@ def read_in_child(split: Split, job: Job) -> Iterator[tuple[Shard, pa.Table]]:
                     if n_deaths == 1:
                         continue
                     detail = f"reading on from here: {crash.detail}"
-                    table = damaged_table(position, detail, job.spec.input)
+                    # how much of the shard lies before the place is unknown: all of it counts
+                    lost_bytes = span.shard.size_bytes
+                    table = damaged_table(position, detail, job.spec.input, lost_bytes)
                 if table is None:
                     break
                 yield span.shard, table

@@ -48,9 +48,15 @@ def increments(manifest: Manifest) -> dict[str, float]:
     amounts["n_crashed_records"] = sum(
         manifest.reject_reasons.get(name, 0) for name in ("crashed_worker", "out_of_memory")
     )
+    amounts["lost_bytes"] = lost_bytes(manifest)
     amounts["data_bytes"] = sum(file.size_bytes for file in manifest.data_files)
     amounts["parts"] = 1
     return amounts
+
+
+def lost_bytes(manifest: Manifest) -> int:
+    """Stored bytes of its shards that a part could not read."""
+    return sum(source.lost_bytes for source in manifest.sources)
 
 
 @dataclasses.dataclass

@@ -148,12 +148,18 @@ def prepare_part(
         index=part.index,
         last=part.last,
         sources=part.sources,
-        record_bytes=pc.sum(records["record_bytes"]).as_py() or 0,
+        record_bytes=_bytes_read(records),
         n_embedded=len(used),
     )
     columns = [name for name in schema.REJECT_COLUMNS if name in records.column_names]
     rejects = records.filter(pc.invert(is_good)).select(columns)
     return PreparedPart(facts, rows, pa.table({"ids": ids}), rejects)
+
+
+def _bytes_read(records: pa.Table) -> int:
+    """The bytes of all records, without those that a damaged shard lacks."""
+    is_damage = pc.fill_null(pc.equal(records["reason"], "damaged_shard"), False)
+    return pc.sum(pc.if_else(is_damage, 0, records["record_bytes"])).as_py() or 0
 
 
 def embed_part(

@@ -177,7 +177,7 @@ def part_lineage(facts: PartFacts) -> dict[str, object]:
         "fingerprint": facts.fingerprint,
         "engine": facts.engine,
         "n_sources": len(facts.sources),
-        "sources": [source.model_dump(exclude={"n_rejects"}) for source in sources],
+        "sources": [source.model_dump(exclude={"n_rejects", "lost_bytes"}) for source in sources],
     }
 
 

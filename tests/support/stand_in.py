@@ -110,7 +110,12 @@ def make_spec(
         "input": {"uri": uri, "id_column": "id"},
         "model": {"path": "stand-in"},
         "output": {"uri": str(output_uri)},
-        "runtime": {"device": "cpu", "max_reject_fraction": 1.0, "max_delete_fraction": 1.0},
+        "runtime": {
+            "device": "cpu",
+            "max_reject_fraction": 1.0,
+            "max_damaged_fraction": 1.0,
+            "max_delete_fraction": 1.0,
+        },
     }
     for section, values in sections.items():
         fields[section] = {**fields.get(section, {}), **values}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipeline.output import dataset
+from pipeline.output.damage import damage_problem, damaged_shards, named
 from pipeline.output.run_folder import read_planned_split_ids
 from pipeline.output.snapshots import file_list, totals_of
 from pipeline.storage import data_files, layout
@@ -81,6 +82,24 @@ def total_findings(loaded: LoadedSnapshot) -> Iterator[str]:
                 f"snapshot {snapshot.number} says {name} = {getattr(snapshot, name)}, its parts "
                 f"have {total}"
             )
+
+
+def damage_findings(loaded: LoadedSnapshot) -> Iterator[str]:
+    """More of the input could not be read than the spec of the run allows."""
+    shards = {span.shard for manifest in loaded.manifests for span in manifest.split.spans}
+    input_bytes = sum(shard.size_bytes for shard in shards)
+    limit = loaded.spec.runtime.max_damaged_fraction
+    problem = damage_problem(damaged_shards(loaded.manifests), len(shards), input_bytes, limit)
+    if problem:
+        yield f"{problem} Copy these shards again and run the job"
+
+
+def damage_summary(loaded: LoadedSnapshot) -> str:
+    """Which shards are damaged where the run was allowed to go on."""
+    damaged = damaged_shards(loaded.manifests)
+    if not damaged:
+        return "every shard could be read to its end"
+    return f"{len(damaged)} damaged shards, as few as the spec allows: {named(damaged)}"
 
 
 def plan_findings(loaded: LoadedSnapshot) -> Iterator[str]:

@@ -79,6 +79,7 @@ def verify(
     findings["rejects"] += stored_records.reject_findings(loaded)
     findings["splits"] += split_problems(loaded.manifests, head.complete)
     findings["splits"] += stored_records.plan_findings(loaded)
+    findings["damage"] += stored_records.damage_findings(loaded)
     findings["records"] += scan.repeated_records()
     findings["ids"], id_success = scan.shared_ids()
     totals = f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects"
@@ -91,6 +92,7 @@ def verify(
         "manifests": f"{len(loaded.manifests)} manifests are as the snapshot lists them",
         "rejects": f"{head.n_rejects} rejects in files, as many as the manifests count",
         "splits": _coverage(loaded),
+        "damage": stored_records.damage_summary(loaded),
         "records": f"{scan.n_documents} documents, no two of them from the same record",
         "ids": id_success,
         "finite": "no NaN, no infinity",
