@@ -21,7 +21,7 @@ import ray
 from pipeline.errors import ClusterError, SpecError
 from pipeline.job.resolve import Job, device_here
 from pipeline.job.spec import JobSpec
-from pipeline.storage.caches import cache_folder
+from pipeline.storage.caches import writable_folder
 from pipeline.storage.filesystems import reason
 
 
@@ -137,9 +137,9 @@ def device_of(spec: JobSpec, address: str | None = None) -> str:
 def log_path() -> Path:
     """The file that Ray's own messages go to: `ray.log` in CORPUS_EMBED_LOG_DIR, by default in the
     cache folder `logs`."""
-    folder = Path(os.environ.get("CORPUS_EMBED_LOG_DIR") or cache_folder("logs"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "ray.log"
+    if chosen := os.environ.get("CORPUS_EMBED_LOG_DIR"):
+        Path(chosen).mkdir(parents=True, exist_ok=True)
+    return (Path(chosen) if chosen else writable_folder("logs")) / "ray.log"
 
 
 _connections: list[str] = []

@@ -31,6 +31,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.output.text_index import build_segment, update_index
 from pipeline.read.parts import Todo
 from pipeline.storage.lineage import Manifest
+from pipeline.storage.notes import listen_to_notes
 from pipeline.storage.retry import listen_to_retries
 from pipeline.storage.store import Store
 from pipeline.tokenize import load_tokenizer
@@ -76,6 +77,7 @@ def run(
     progress = Progress()
     watch = watch or log_notes
     listen_to_retries(functools.partial(show_retry, progress, watch))
+    listen_to_notes(lambda note: watch(progress, [note]))
     store = Store(spec.output.uri, spec.output.storage_options)
     store.check_conditional_put()
     job = resolve(spec, device_of(spec, address))

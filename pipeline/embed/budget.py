@@ -10,17 +10,17 @@ file read in each process. A CPU keeps its default: the differences there were w
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.embed.engine import Engine, log
-from pipeline.storage.caches import cache_folder, write_whole
+from pipeline.storage.caches import cached
 
 __all__ = ["device_key", "find_budget", "remembered_budget"]
 
@@ -40,15 +40,18 @@ def device_key(files: dict[str, str], engine: Engine) -> str:
 
 def remembered_budget(engine: Engine, key: str, candidates: Sequence[int] = CANDIDATES) -> int:
     """The budget kept under `key`, or else the result of `find_budget`, which is then kept."""
-    path = cache_folder("budgets") / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return int(json.loads(path.read_text())["budget_tokens"])
-    budget_tokens = find_budget(engine, candidates)
-    facts = {"budget_tokens": budget_tokens, "device": engine.device, "engine": engine.name}
-    # a folder that cannot be written costs the next process a second
-    with contextlib.suppress(OSError):
-        write_whole(path, json.dumps(facts).encode())
-    return budget_tokens
+
+    def measured() -> bytes:
+        budget_tokens = find_budget(engine, candidates)
+        facts = {"budget_tokens": budget_tokens, "device": engine.device, "engine": engine.name}
+        return json.dumps(facts).encode()
+
+    return cached("budgets", f"{key}.json", measured, _budget_tokens)
+
+
+def _budget_tokens(facts: Path | bytes) -> int:
+    text = facts.read_bytes() if isinstance(facts, Path) else facts
+    return int(json.loads(text)["budget_tokens"])
 
 
 def find_budget(engine: Engine, candidates: Sequence[int]) -> int:

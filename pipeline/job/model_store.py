@@ -6,24 +6,29 @@ once a node; then one SHA-256 pass over the model's files.
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import json
+import os
 import re
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import CorpusEmbedError, ModelError
+from pipeline.errors import CorpusEmbedError, ModelError, StorageError
 from pipeline.job.model_dir import ModelDir, read_model
 from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
 from pipeline.storage.addresses import is_local, normalized, shown
-from pipeline.storage.caches import cache_folder
+from pipeline.storage.caches import note_unusable, usable_folders, writable_folder
 from pipeline.storage.filesystems import etag_of, filesystem, reason
-from pipeline.storage.retry import retried
+from pipeline.storage.retry import is_transient, retried
 
 __all__ = ["resolve"]
+
+UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+"""What a disk answers that cannot be written or is full."""
 
 
 def resolve(
@@ -52,20 +57,28 @@ def resolve(
 
 def _from_hub(repo_id: str, revision: str | None) -> Path:
     import huggingface_hub
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     patterns = [f"*{suffix}" for suffix in sorted(SUFFIXES)] + ["README.md"]
+    download = functools.partial(
+        huggingface_hub.snapshot_download,
+        repo_id,
+        revision=revision,
+        allow_patterns=patterns,
+        ignore_patterns=[f"{name}/*" for name in sorted(OTHER_BACKENDS)],
+    )
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=[f"{name}/*" for name in sorted(OTHER_BACKENDS)],
-            )
-        )
+        try:
+            return Path(download())
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            note_unusable(Path(HF_HUB_CACHE), error)
+            return Path(download(cache_dir=writable_folder("hub")))
     except Exception as error:  # the Hub client raises its own, httpx's and OSError alike
         first_line = next(iter(str(error).splitlines()), "")
-        raise ModelError(
+        kind = StorageError if is_transient(error) else ModelError
+        raise kind(
             f"{repo_id} (revision {revision or 'default'}): not a local directory, and the Hub did "
             f"not deliver it: {type(error).__name__}: {first_line} Check the name, the revision "
             "and the network, or put the model in a directory or on the object store and name that."
@@ -98,25 +111,45 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
         )
     versions = [[name, info.get("size"), etag_of(info)] for name, info in objects.items()]
     key = hashlib.sha256(json.dumps([url, versions], default=str).encode()).hexdigest()[:32]
-    cache = cache_folder("models")
-    copy = cache / key
-    for _ in range(2):
-        if not copy.is_dir():
-            _download(fs, root, objects, copy, url)
-        model = read_model(copy, url)
-        if json.loads((copy / ".sha256").read_text()) == model.files:
-            return model
-        copy.rename(tempfile.mkdtemp(prefix=f".damaged-{key}-", dir=cache))
-    raise ModelError(
-        f"{url}: the copy in {copy} changes while it is read. Clear {cache} and try again."
+    download = functools.partial(_download, fs, root, objects, url)
+    for folder in usable_folders("models"):
+        try:
+            return _copy_in(folder, key, download, url)
+        except OSError as error:
+            note_unusable(folder, error)
+    raise StorageError(
+        f"{shown(url)}: no folder of this node takes a copy of the model. Set CORPUS_EMBED_CACHE "
+        "to one that can be written and has room, then run the same command again."
     )
 
 
-def _download(fs: Any, root: str, objects: Mapping[str, Any], copy: Path, url: str) -> None:
+def _copy_in(folder: Path, key: str, download: Callable[[Path], None], url: str) -> ModelDir:
+    """The model in the copy `key` of a folder, downloaded where there is none. Raises OSError when
+    the folder cannot be used."""
+    copy = folder / key
+    for _ in range(2):
+        if not copy.is_dir():
+            download(copy)
+        if not os.access(copy, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "its models are another user's")
+        model = read_model(copy, url)
+        if json.loads((copy / ".sha256").read_text()) == model.files:
+            return model
+        copy.rename(_new_name(folder, f".damaged-{key}"))
+    raise ModelError(
+        f"{url}: the copy in {copy} changes while it is read. Clear {folder} and try again."
+    )
+
+
+def _new_name(folder: Path, prefix: str) -> Path:
+    return folder / f"{prefix}-{os.urandom(8).hex()}"
+
+
+def _download(fs: Any, root: str, objects: Mapping[str, Any], url: str, copy: Path) -> None:
     """Fetch all objects into a new directory `copy`; where another process on this node creates it
-    first, that copy is used."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=copy.parent))
+    first, that copy is used. Raises OSError when this node's disk refuses to be written."""
+    staging = _new_name(copy.parent, f".{copy.name}")
+    staging.mkdir(parents=True)  # with the mode that the umask leaves, for other users of the cache
     try:
         for name, info in objects.items():
             _fetch(fs, f"{root}/{name}", staging / name, info.get("size"), f"{shown(url)}/{name}")
@@ -125,6 +158,8 @@ def _download(fs: Any, root: str, objects: Mapping[str, Any], copy: Path, url: s
     except CorpusEmbedError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            raise
         if not copy.is_dir():
             raise ModelError(
                 f"{url}: the model could not be downloaded: {reason(error)}"

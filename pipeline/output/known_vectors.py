@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from pipeline.output.snapshots import load_generation
 from pipeline.output.text_index import keys_of, or_none
-from pipeline.storage.caches import cache_folder, write_whole
+from pipeline.storage.caches import cached
 from pipeline.storage.data_files import READERS, rows_at
 from pipeline.storage.lineage import content_hash
 from pipeline.storage.store import Store
@@ -116,12 +116,16 @@ class Index:
 
 
 def _open(store: Store, path: str) -> dict[str, Any]:
-    """A segment as arrays over its memory map."""
-    local = Path(store.path(path))
-    if not store.local:
-        local = cache_folder("index") / content_hash([store.uri, path])
-        if not local.exists():
-            write_whole(local, store.read(path))
-    table = pa.ipc.open_file(pa.memory_map(str(local))).read_all()
+    """A segment as arrays over its memory map; in memory where this node cannot keep a copy."""
+    if store.local:
+        return _arrays(Path(store.path(path)))
+    name = content_hash([store.uri, path])
+    return cached("index", name, lambda: store.read(path), _arrays)
+
+
+def _arrays(segment: Path | bytes) -> dict[str, Any]:
+    is_file = isinstance(segment, Path)
+    source = pa.memory_map(str(segment)) if is_file else pa.BufferReader(segment)
+    table = pa.ipc.open_file(source).read_all()
     arrays = {name: table[name].combine_chunks().to_numpy() for name in table.column_names}
     return {**arrays, "paths": json.loads(table.schema.metadata[b"paths"])}

@@ -59,6 +59,8 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the request that failed with `error` can succeed when it is tried again."""
+    if any(type(link).__name__ == "OfflineModeIsEnabled" for link in causes(error)):
+        return False  # a ConnectionError of the Hub's client, by HF_HUB_OFFLINE
     for link in causes(error):
         response = getattr(link, "response", None)
         if isinstance(response, Mapping):

@@ -13,7 +13,6 @@ import datetime
 import errno
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipeline.errors import OutputError, SpecError, StorageError
 from pipeline.storage import layout
 from pipeline.storage.addresses import normalized_output, problem_of, shown
 from pipeline.storage.filesystems import filesystem, reason, refusal
+from pipeline.storage.local_files import create_whole
 from pipeline.storage.retry import retried
 
 T = TypeVar("T")
@@ -102,8 +102,8 @@ class Store:
         """Create one object whole, or not at all. Returns False when the name is taken.
 
         False can also mean that an earlier attempt of this call succeeded and its answer was lost,
-        so a caller that gets False reads the object back. Local: temporary file, fsync, hard link,
-        fsync of the folder. Elsewhere: one conditional PUT (`If-None-Match: *`).
+        so a caller that gets False reads the object back. Local: `create_whole` of
+        `pipeline/storage/local_files.py`. Elsewhere: one conditional PUT (`If-None-Match: *`).
         """
         create = self._link if self.local else self._conditional_put
         return self._request("write", relative, functools.partial(create, data=data))
@@ -188,27 +188,7 @@ class Store:
         return True
 
     def _link(self, path: str, data: bytes) -> bool:
-        folder = Path(path).parent
-        staging = Path(self.path(layout.STAGING))
-        for directory in (folder, staging):
-            directory.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=staging)
-        try:
-            with open(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        return True
+        return create_whole(Path(path), Path(self.path(layout.STAGING)), data)
 
     def _request(self, verb: str, relative: str, request: Callable[[str], T]) -> T:
         """The answer to `request`, called with the full path and tried again after transient

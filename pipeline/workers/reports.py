@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from pipeline.errors import WorkerError
+from pipeline.storage.notes import listen_to_notes
 from pipeline.storage.retry import listen_to_retries
 
 CAREFUL_AFTER = 2
@@ -52,7 +53,8 @@ def loading(totals: Any) -> Iterator[None]:
 
 
 def report_retries(totals: Any) -> None:
-    """Has the requests that this process repeats counted, and those that fail for long shown."""
+    """Has the requests that this process repeats counted, and those that fail for long shown, with
+    all other notes of this process."""
 
     def report(note: str | None) -> None:
         totals.add.remote({"storage_retries": 1})
@@ -60,6 +62,7 @@ def report_retries(totals: Any) -> None:
             totals.note.remote(note)
 
     listen_to_retries(report)
+    listen_to_notes(totals.note.remote)
 
 
 def _place() -> str:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 
 from pipeline.errors import ModelError, StorageError
 from pipeline.job.model_store import _from_prefix, resolve
-from pipeline.storage import retry
+from pipeline.storage import notes, retry
 from tests.conftest import S3Place
 from tests.support.fault_proxy import FaultProxy, Rule
 
@@ -138,6 +139,52 @@ def test_a_prefix_is_downloaded_once_and_equals_its_source(
     again = resolve(prefix)
     assert again.path == model.path
     assert (again.path / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("kind", ["cannot be written", "full"])
+def test_a_model_is_copied_elsewhere_where_the_cache_takes_none(
+    prefix: str,
+    bert_mean_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_disk: Any,
+    kind: str,
+) -> None:
+    sentences: list[str] = []
+    monkeypatch.setattr(notes, "_noted", set())
+    notes.listen_to_notes(sentences.append)
+    cache = "/proc/nope" if kind != "full" else str(small_disk(tmp_path / "disk", "64k"))
+    monkeypatch.setenv("CORPUS_EMBED_CACHE", cache)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    try:
+        models = [resolve(prefix) for _ in range(2)]
+    finally:
+        notes.listen_to_notes(None)
+    assert models[0].files == resolve(str(bert_mean_dir)).files
+    assert models[0].path == models[1].path
+    assert models[0].path.is_relative_to(tmp_path / f"corpus-embed-{os.geteuid()}/models")
+    assert len(sentences) == 1 and f"{cache}/models" in sentences[0]
+    assert not [path for path in Path(cache).rglob("*") if path.is_file()]
+
+
+def test_a_model_that_no_folder_takes_is_a_sentence(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORPUS_EMBED_CACHE", "/proc/nope")
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nope")
+    with pytest.raises(StorageError, match="Set CORPUS_EMBED_CACHE"):
+        resolve(prefix)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_copy_can_be_shared_as_far_as_the_umask_lets_it(prefix: str, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        copy = resolve(prefix).path
+    finally:
+        os.umask(before)
+    assert copy.stat().st_mode & 0o777 == 0o777 & ~mask
+    assert (copy / "config.json").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_a_changed_object_is_another_copy(prefix: str) -> None:
