@@ -81,7 +81,8 @@ spec = InputSpec(uri="a.parquet", id_column="id", keep_columns=["lang"], max_rec
 for table in READERS["parquet"].records(open({str(shard)!r}, "rb"), span, spec):
     print("READ", table.num_rows)
 """
-    assert "READ 1" in with_rays_type(code)
+    answer = with_rays_type(code)
+    assert ("and not string. Set its type" if nested else "READ 1") in answer
     assert not victim.exists()
 
 

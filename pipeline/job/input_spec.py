@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 import pydantic
 
 from pipeline.job.field_types import KeptColumns, Name, Options, RecordSize, Section, Uris
+from pipeline.job.text_template import TextTemplate
 from pipeline.storage import schema
 
 FORMATS = ("jsonl", "parquet", "text", "csv", "warc")
 """Formats of shards; each has its reader in `pipeline/read/`."""
+
+
+LATER_SETTINGS = {"text_template"}
+"""Settings that are part of the identity only where they have another value than the default."""
 
 
 class InputSpec(Section):
@@ -21,6 +26,7 @@ class InputSpec(Section):
     uri: Uris
     format: str = "auto"
     text_column: Name = "text"
+    text_template: str | None = None
     id_column: Name | None = None
     keep_columns: KeptColumns = {}
     max_record_bytes: RecordSize = pydantic.ByteSize(16 << 20)
@@ -32,6 +38,10 @@ class InputSpec(Section):
             raise ValueError(
                 f"input.format '{self.format}' is not one of auto, {', '.join(FORMATS)}"
             )
+        if self.text_template is not None:
+            if self.text_column != InputSpec.model_fields["text_column"].default:
+                raise ValueError("text_column and text_template exclude each other; give one")
+            TextTemplate.parse(self.text_template)
         for name, type_name in self.keep_columns.items():
             if name in schema.RESERVED:
                 raise ValueError(
@@ -44,6 +54,32 @@ class InputSpec(Section):
                     f"{', '.join(schema.KEPT_TYPES)}"
                 )
         return self
+
+    @functools.cached_property
+    def template(self) -> TextTemplate | None:
+        """How the text is made of several fields; None where it is one field."""
+        return None if self.text_template is None else TextTemplate.parse(self.text_template)
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """The names of the fields that the text is made of."""
+        return self.template.fields if self.template else (self.text_column,)
+
+    @property
+    def text_setting(self) -> str:
+        """The setting that names them."""
+        return "text_template" if self.template else "text_column"
+
+    def identity(self) -> dict[str, Any]:
+        """What can change a row, as plain data. Settings that did not exist in the first release
+        are left out where they have their default, so that fingerprints stay as they were."""
+        fields = self.model_dump(mode="json", exclude={"uri", "storage_options"})
+        defaults = self.model_dump(mode="json", include=LATER_SETTINGS, exclude_defaults=True)
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in LATER_SETTINGS or name in defaults
+        }
 
     @functools.cached_property
     def keep(self) -> dict[str, pa.DataType]:

@@ -61,6 +61,7 @@ READERS: dict[str, Reader] = {
 EXTENSIONS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".parquet": "parquet",
     ".txt": "text",
     ".csv": "csv",

@@ -9,8 +9,10 @@ fails is halved until the rows at fault are alone.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -18,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from pipeline.read.records import Rejects, reject, reject_all, rows_where, utf8_column
+from pipeline.read.json_values import BeyondFloat64, floats_in
+from pipeline.read.records import Rejects, reject, utf8_column
 from pipeline.storage import schema
 
 _JSON_TYPES: dict[pa.DataType, set[type]] = {
@@ -38,6 +41,9 @@ _ARROW_TYPES: dict[pa.DataType, Callable[[pa.DataType], bool]] = {
     pa.timestamp("us", tz="UTC"): lambda t: pat.is_date(t) or pat.is_timestamp(t),
 }
 """The Arrow types that a declared type accepts besides strings; string accepts all."""
+
+_HEX_DIGITS = np.array([list(b"%02x" % byte) for byte in range(256)], np.uint8)
+_UUID_DIGITS = [place for place in range(36) if place not in (8, 13, 18, 23)]
 
 _CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 
@@ -77,16 +83,13 @@ def column_from_values(
 
 
 def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: Rejects) -> pa.Array:
-    """(N,) Arrow column of any type as an array (N,) of `type_`; null where a row is rejected."""
+    """(N,) Arrow column of a type that `fits` as an array (N,) of `type_`; null where a row is
+    rejected."""
     array = plain(array)
     if pat.is_null(array.type):
         return pa.nulls(len(array), type_)
     if pat.is_binary(array.type):
         array = utf8_column(array, rejects, "invalid_column", f"{name}: not UTF-8")
-    if schema.has_extension(array.type):
-        detail = f"{name}: {array.type} holds values of an extension type"
-        reject_all(rejects, rows_where(array.is_valid()), "invalid_column", detail)
-        return pa.nulls(len(array), type_)
     if pat.is_nested(array.type):
         array = pa.array(
             [_json_of(name, value, rejects, row) for row, value in enumerate(array)], pa.string()
@@ -94,25 +97,48 @@ def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: R
     if pat.is_date32(type_) and pat.is_timestamp(array.type) and array.type.unit in ("s", "ms"):
         # Arrow's cast to days overflows silently; this one fails.
         array = _cast(name, array, pa.timestamp("us", array.type.tz), rejects)
-    accepts = _ARROW_TYPES.get(type_)
-    if accepts is not None and not pat.is_string(array.type) and not accepts(array.type):
-        detail = f"{name}: {array.type} is not of type {type_}"
-        reject_all(rejects, rows_where(array.is_valid()), "invalid_column", detail)
-        return pa.nulls(len(array), type_)
     return _cast(name, array, type_, rejects)
+
+
+def fits(type_: pa.DataType, declared: pa.DataType) -> bool:
+    """Whether a column of `type_` can hold values of the declared type."""
+    while pat.is_dictionary(type_) or isinstance(type_, pa.BaseExtensionType):
+        type_ = type_.value_type if pat.is_dictionary(type_) else type_.storage_type
+    if pat.is_string(declared):
+        return not schema.has_extension(type_)
+    is_text = pat.is_string(type_) or pat.is_large_string(type_) or pat.is_string_view(type_)
+    is_bytes = pat.is_binary(type_) or pat.is_large_binary(type_) or pat.is_binary_view(type_)
+    accepts = _ARROW_TYPES[declared]
+    return is_text or is_bytes or pat.is_null(type_) or bool(accepts(type_))
 
 
 def plain(array: pa.Array) -> pa.Array:
     """The array without dictionary, extension, view and large encodings. Strings become binary that
-    is not checked for UTF-8."""
+    is not checked for UTF-8, and UUIDs their canonical text."""
     while isinstance(array, pa.ExtensionArray) or pat.is_dictionary(array.type):
-        array = array.storage if isinstance(array, pa.ExtensionArray) else array.dictionary_decode()
+        if isinstance(array.type, pa.UuidType):
+            array = _uuid_text(cast(pa.ExtensionArray, array).storage)
+        elif isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        else:
+            array = array.dictionary_decode()
     type_ = array.type
     is_text = pat.is_string(type_) or pat.is_large_string(type_) or pat.is_string_view(type_)
     is_bytes = (
         pat.is_large_binary(type_) or pat.is_binary_view(type_) or pat.is_fixed_size_binary(type_)
     )
     return array.cast(pa.binary()) if is_text or is_bytes else array
+
+
+def _uuid_text(storage: pa.Array) -> pa.Array:
+    """(N,) fixed_size_binary(16) as (N,) binary of 36 characters. Source: RFC 9562, section 4."""
+    values = pc.fill_null(storage, pa.scalar(bytes(16), storage.type))
+    data = np.frombuffer(values.buffers()[1], np.uint8)[values.offset * 16 :][: len(values) * 16]
+    text = np.full((len(values), 36), ord("-"), np.uint8)
+    text[:, _UUID_DIGITS] = _HEX_DIGITS[data].reshape(-1, 32)
+    buffers = [None, pa.py_buffer(text.tobytes())]
+    ids = pa.Array.from_buffers(pa.binary(36), len(values), buffers).cast(pa.binary())
+    return pc.if_else(storage.is_valid(), ids, pa.scalar(None, pa.binary()))
 
 
 def _json_of(name: str, value: pa.Scalar, rejects: Rejects, row: int) -> str | None:
@@ -135,15 +161,29 @@ def _stringify(values: list[Any]) -> list[int]:
                 value.encode()
             elif value is not None:
                 values[row] = _json(value)
-        except (TypeError, UnicodeEncodeError):
+        except (TypeError, ValueError):
             bad_rows.append(row)
     return bad_rows
 
 
 def _json(value: Any) -> str:
-    if type(value) is int:  # orjson refuses more than 64 bits
-        return str(value)
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    """Compact JSON. Raises TypeError or ValueError where the value has none."""
+    try:
+        data = orjson.dumps(value, default=_json_default, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError as error:
+        if "64-bit" not in str(error):
+            raise
+        # orjson refuses larger integers
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if b"null" in data and not all(map(math.isfinite, floats_in(value))):
+        raise ValueError("NaN and Infinity have no JSON")  # orjson writes null for them
+    return data.decode()
+
+
+def _json_default(value: Any) -> str:
+    if isinstance(value, BeyondFloat64):
+        raise TypeError(repr(value))
+    return str(value)
 
 
 def _array(name: str, values: list[Any], rejects: Rejects, first_row: int = 0) -> pa.Array:

@@ -39,6 +39,7 @@ from pipeline.read.records import (
     reject_nul,
     string_column,
 )
+from pipeline.read.texts import filled
 from pipeline.storage.lineage import Shard, Span
 
 _MAX_LINES = 1 << 18
@@ -194,7 +195,11 @@ def _table(
         name: [None if number in rejects else row.fields[place] for number, row in enumerate(rows)]
         for name, place in places.items()
     }
-    text = string_column(columns[spec.text_column], rejects, "invalid_utf8", "not UTF-8")
+    fields = [
+        string_column(columns[name], rejects, "invalid_utf8", "not UTF-8")
+        for name in spec.text_fields
+    ]
+    text = filled(spec.template, fields, rejects) if spec.template else fields[0]
     reject_nul(text, rejects)
     doc_id = None
     if spec.id_column is not None:

@@ -17,14 +17,16 @@ a block, plus a line of up to `max_record_bytes` while its pieces are collected.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import ShardDamaged
 from pipeline.read.compression import TrailingGarbage, compression_of, decompressed_blocks
+from pipeline.read.containers import problem_of
 from pipeline.storage.lineage import Shard, Span
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -67,22 +69,33 @@ def line_spans(shard: Shard, part_bytes: int) -> list[Span]:
     ]
 
 
-def read_lines(file: BinaryIO, span: Span, max_record_bytes: int) -> Iterator[LineBatch]:
+def read_lines(
+    file: BinaryIO,
+    span: Span,
+    max_record_bytes: int,
+    problem_of: Callable[[bytes], str | None] = problem_of,
+) -> Iterator[LineBatch]:
     """The lines that start in `span`, in non-empty batches of about 1 MiB.
 
-    file: raw and seekable. Raises ShardDamaged after every whole line before the damage.
+    file: raw and seekable. problem_of: what is wrong with a shard by its first block. Raises
+    ShardDamaged after every whole line before the damage, and at once for a shard with such a
+    problem, if the span starts with it (see `starts_wrong` for the others).
     """
     start = max(span.start - 1, 0)
     file.seek(start)
     lines = _Lines(max_record_bytes, start, skip_first=span.start > 0)
     blocks = decompressed_blocks(file, span.shard.uri)
     garbage: TrailingGarbage | None = None
+    is_start = span.start == 0
     while span.stop is None or lines.next_start < span.stop:
         block = None
         try:
             block = next(blocks, None)
         except TrailingGarbage as error:
             garbage = error  # the data before it is complete, and so is its last line
+        if block is not None and is_start and (problem := problem_of(block)):
+            raise ShardDamaged(f"{span.shard.uri}: the shard {problem}", 0)
+        is_start = False
         batch = lines.last() if block is None else lines.add(block)
         if span.stop is not None and len(batch.starts) and batch.starts[-1] >= span.stop:
             batch = batch.select(batch.starts < span.stop)
@@ -92,6 +105,22 @@ def read_lines(file: BinaryIO, span: Span, max_record_bytes: int) -> Iterator[Li
             break
     if garbage is not None:
         raise garbage
+
+
+def starts_wrong(
+    file: BinaryIO, span: Span, problem_of: Callable[[bytes], str | None] = problem_of
+) -> bool:
+    """Whether a span that starts in the middle belongs to a shard that `read_lines` refuses.
+
+    A reader asks it when it meets bad lines in its first batch. Cost: one block read again.
+    """
+    if span.start == 0:
+        return False
+    position = file.tell()
+    file.seek(0)
+    first_block = next(decompressed_blocks(file, span.shard.uri), b"")
+    file.seek(position)
+    return problem_of(first_block) is not None
 
 
 class _Lines:

@@ -18,23 +18,23 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.types as pat
 
-from pipeline.errors import ShardDamaged
+from pipeline.errors import InputError, ShardDamaged
 from pipeline.job.input_spec import InputSpec
-from pipeline.read.columns import column_from_array, plain
+from pipeline.read.columns import column_from_array, fits
+from pipeline.read.ids import ids_of_column, is_id_type
+from pipeline.read.nested import array_at, column_to_read, nested_names, type_at
 from pipeline.read.records import (
     Rejects,
     check_columns,
     damaged_table,
     records_table,
-    reject_all,
     reject_large,
     reject_nul,
-    rows_where,
     utf8_column,
 )
 from pipeline.read.row_groups import ParquetShard
+from pipeline.read.texts import bytes_of, filled, is_text_type, text_of_column
 from pipeline.storage.lineage import Shard, Span
 
 PAGES_BYTES = 512 << 20
@@ -69,7 +69,7 @@ class ParquetReader:
 
     def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
         parquet = ParquetShard(file, span.shard.uri)
-        columns = check_columns(parquet.column_names, span.shard.uri, spec)
+        columns = _checked_columns(parquet.schema, span.shard.uri, spec)
         row_counts = [
             parquet.metadata.row_group(group).num_rows
             for group in range(parquet.metadata.num_row_groups)
@@ -90,24 +90,63 @@ class ParquetReader:
 
 
 def first_fields(file: BinaryIO, span: Span, spec: InputSpec) -> list[str]:
-    """The columns of a shard, for a preview."""
-    return ParquetShard(file, span.shard.uri).column_names
+    """The columns of a shard and the leaves inside of them, for a preview."""
+    schema = ParquetShard(file, span.shard.uri).schema
+    return [*schema.names, *nested_names(schema)]
+
+
+def _checked_columns(schema: pa.Schema, uri: str, spec: InputSpec) -> list[str]:
+    """The columns to read from the file. Raises InputError for one that is missing, or whose type
+    can hold no text, no identifier or no value of the declared type."""
+    names = check_columns([*schema.names, *nested_names(schema)], uri, spec)
+    types = {name: type_at(schema, name) for name in names}
+    is_template = spec.template is not None
+    for name in spec.text_fields:
+        if not is_text_type(types[name], in_template=is_template):
+            texts = ", ".join(_names_of_texts(schema)) or "none"
+            raise InputError(
+                f"{uri}: column {name!r} is of type {types[name]} and not a text; columns of text "
+                f"are {texts}. Set input.{spec.text_setting}."
+            )
+    if spec.id_column is not None and not is_id_type(types[spec.id_column]):
+        raise InputError(
+            f"{uri}: column {spec.id_column!r} is of type {types[spec.id_column]}, whose values "
+            "have no exact text for an id. Set input.id_column."
+        )
+    for name, declared in spec.keep.items():
+        if not fits(types[name], declared):
+            raise InputError(
+                f"{uri}: column {name!r} is of type {types[name]} and not {declared}. Set its type "
+                "in input.keep_columns."
+            )
+    return list(dict.fromkeys(column_to_read(schema, name) for name in names))
+
+
+def _names_of_texts(schema: pa.Schema) -> list[str]:
+    names = [*schema.names, *nested_names(schema)]
+    types = [(name, type_at(schema, name)) for name in names]
+    return [name for name, type_ in types if type_ is not None and is_text_type(type_)]
 
 
 def _table(batch: pa.RecordBatch, first_row: int, spec: InputSpec) -> pa.Table:
     rejects: Rejects = {}
-    text = plain(batch.column(spec.text_column))
-    n_bytes = np.zeros(len(text), np.int64)
-    if pat.is_binary(text.type):
-        n_bytes = pc.binary_length(text).fill_null(0).cast(pa.int64()).to_numpy()
+    fields = [bytes_of(array_at(batch, name)) for name in spec.text_fields]
+    n_bytes = sum(
+        pc.binary_length(field).fill_null(0).cast(pa.int64()).to_numpy() for field in fields
+    )
     reject_large(n_bytes, spec, rejects)
-    text = _text_column(text, rejects)
+    if spec.template is None:
+        text = text_of_column(fields[0], rejects)
+    else:
+        detail = "a field of the template is not UTF-8"
+        strings = [utf8_column(field, rejects, "invalid_utf8", detail) for field in fields]
+        text = filled(spec.template, strings, rejects)
     reject_nul(text, rejects)
     doc_id = None
     if spec.id_column is not None:
-        doc_id = _id_column(plain(batch.column(spec.id_column)), spec.id_column, rejects)
+        doc_id = ids_of_column(array_at(batch, spec.id_column), spec.id_column, rejects)
     kept = [
-        column_from_array(name, batch.column(name), type_, rejects)
+        column_from_array(name, array_at(batch, name), type_, rejects)
         for name, type_ in spec.keep.items()
     ]
     return records_table(
@@ -119,25 +158,3 @@ def _table(batch: pa.RecordBatch, first_row: int, spec: InputSpec) -> pa.Table:
         kept=kept,
         rejects=rejects,
     )
-
-
-def _text_column(array: pa.Array, rejects: Rejects) -> pa.Array:
-    if not (pat.is_binary(array.type) or pat.is_null(array.type)):
-        detail = f"the column is of type {array.type}"
-        reject_all(rejects, rows_where(array.is_valid()), "text_not_a_string", detail)
-        array = pa.nulls(len(array), pa.string())
-    reject_all(rejects, rows_where(array.is_null()), "null_text", "the text is null")
-    return utf8_column(array, rejects, "invalid_utf8", "the text is not UTF-8")
-
-
-def _id_column(array: pa.Array, name: str, rejects: Rejects) -> pa.Array:
-    cause = "null"
-    if pat.is_binary(array.type):
-        ids = utf8_column(array, rejects, "invalid_id", f"{name}: not UTF-8")
-    elif pat.is_integer(array.type):
-        ids = array.cast(pa.string())
-    else:
-        ids = pa.nulls(len(array), pa.string())
-        cause = f"of type {array.type}"
-    reject_all(rejects, rows_where(ids.is_null()), "invalid_id", f"{name}: {cause}")
-    return ids

@@ -75,7 +75,7 @@ def check_columns(columns: Sequence[str], uri: str, spec: InputSpec) -> list[str
     settings = dict.fromkeys(spec.keep, "keep_columns")
     if spec.id_column is not None:
         settings[spec.id_column] = "id_column"
-    settings[spec.text_column] = "text_column"
+    settings |= dict.fromkeys(spec.text_fields, spec.text_setting)
     for name, setting in settings.items():
         count = columns.count(name)
         if count != 1:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ShardDamaged
+from pipeline.read.containers import problem_of
 from pipeline.read.memory_limit import limited
 from pipeline.read.records import BATCH_RECORDS, batched
 
@@ -35,6 +36,8 @@ READ_BUFFER_BYTES = 4 << 20
 """How many bytes are requested from the store at once. Without a buffer pyarrow reads a whole
 column chunk of a row group into memory."""
 
+_HEAD_BYTES = 64
+
 _MAX_ROWS = 1 << 62
 """Positions of rows are int64."""
 
@@ -42,7 +45,7 @@ _MAX_ROWS = 1 << 62
 class ParquetShard:
     """An open Parquet shard. Raises ShardDamaged when its footer cannot be read.
 
-    metadata: the footer. column_names: those of the Arrow schema, in order.
+    metadata: the footer. schema: the columns as Arrow has them.
     """
 
     def __init__(self, file: BinaryIO, uri: str) -> None:
@@ -51,13 +54,16 @@ class ParquetShard:
         try:
             parquet = self._open()
             self.metadata = parquet.metadata
-            self.column_names: list[str] = parquet.schema_arrow.names
+            self.schema: pa.Schema = parquet.schema_arrow
             _check_row_counts(self.metadata)
         # UnicodeError: names of columns
         except (pa.ArrowException, OSError, UnicodeError) as error:
-            raise self._source.error or ShardDamaged(
-                f"{uri}: the Parquet footer cannot be read: {error}", 0
-            ) from error
+            cause = f"the Parquet footer cannot be read: {error}"
+            if self._source.error is None:
+                file.seek(0)
+                problem = problem_of(file.read(_HEAD_BYTES))
+                cause = f"the shard {problem}" if problem and "Parquet" not in problem else cause
+            raise self._source.error or ShardDamaged(f"{uri}: {cause}", 0) from error
 
     def batches(self, group: int, columns: list[str], max_bytes: int) -> Iterator[pa.RecordBatch]:
         """The rows of one row group, while the process grows by at most `max_bytes` for a batch.

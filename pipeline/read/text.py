@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.job.input_spec import InputSpec
-from pipeline.read.lines import LineBatch, line_spans, read_lines
+from pipeline.read.lines import LineBatch, line_spans, read_lines, starts_wrong
 from pipeline.read.records import Rejects, records_table, reject_large, reject_nul, utf8_column
 from pipeline.storage.lineage import Shard, Span
 
@@ -34,8 +34,13 @@ class TextReader:
                 f"{span.shard.uri}: plain text has no columns, and the spec names "
                 f"{', '.join(columns)}. Remove input.id_column and input.keep_columns."
             )
+        is_first = True
         for batch in read_lines(file, span, spec.max_record_bytes):
             table = _table(batch, spec)
+            has_rejects = table["reason"].null_count < table.num_rows
+            if has_rejects and is_first and starts_wrong(file, span):
+                return  # the shard is one reject, of the span that starts with it
+            is_first = False
             if table.num_rows:
                 yield table
 

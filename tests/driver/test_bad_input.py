@@ -333,7 +333,7 @@ def test_a_long_number_beside_deep_nesting_keeps_its_digits(depth: int) -> None:
     )
 
 
-@pytest.mark.parametrize("depth", [1100, 5_000, 1_000_000])
+@pytest.mark.parametrize("depth", [5_000, 1_000_000])
 def test_json_that_is_too_deep_is_malformed(depth: int) -> None:
     lines = (
         b'{"text": "a", "x": '

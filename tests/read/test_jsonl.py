@@ -51,7 +51,10 @@ def read(
     [
         (b'{"text": "a"', "malformed_json"),
         (b"{'text': 'a'}", "malformed_json"),
-        (b'{"text": NaN}', "malformed_json"),
+        (b'{"text": NaN}', "text_not_a_string"),
+        (b'{"text": "a",}', "malformed_json"),
+        (b'{"text": "a"} // comment', "malformed_json"),
+        (b'{"text": "a\tb"}'.replace(b"\\t", b"\t"), "malformed_json"),
         (b'{"text": "a"} {}', "malformed_json"),
         (b"[" * 100_000, "malformed_json"),
         (b'["text"]', "not_an_object"),
@@ -61,7 +64,9 @@ def read(
         (b'{"Text": "a"}', "missing_text"),
         (b'{"text": null}', "null_text"),
         (b'{"text": 5}', "text_not_a_string"),
-        (b'{"text": ["a"]}', "text_not_a_string"),
+        (b'{"text": ["a", 1]}', "text_not_a_string"),
+        (b'{"text": [["a"]]}', "text_not_a_string"),
+        (b'{"text": {"a": "b"}}', "text_not_a_string"),
         (b'{"text": "a\\u0000b"}', "nul_character"),
         (b'{"text": "a\\ud800b"}', "lone_surrogate"),
         (b'{"text": "a\\udc00"}', "lone_surrogate"),
@@ -91,6 +96,65 @@ def test_a_lone_surrogate_outside_the_columns_in_use_is_no_fault() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "NaN",
+        "-Infinity",
+        "1e999",
+        "9" * 5000,
+        "123456789012345678901234567890",
+        "[" * 1100 + "]" * 1100,
+        '"\\ud800"',
+        '{"a": 1, "a": 2}',
+        '"\\u0000"',
+    ],
+)
+def test_what_is_odd_about_a_field_that_nobody_asked_for_costs_nothing(value: str) -> None:
+    odd = f'{{"text": "a", "x": {value}}}'
+    rows = read(f'{odd}\n{{"text": "b"}}\n{{"x": {{"y": {value}}}, "text": "c"}}'.encode())
+    assert [row["text"] for row in rows] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("type_name", "value", "expected"),
+    [
+        ("float64", "Infinity", float("inf")),
+        ("string", '{"n": 12345678901234567890123}', '{"n":12345678901234567890123}'),
+        ("string", "[1, null]", "[1,null]"),
+        ("string", "NaN", None),
+        ("string", '{"n": [NaN, null]}', None),
+        ("string", '{"n": 1e999}', None),
+        ("int64", "NaN", None),
+        ("float64", "1e999", None),
+        ("float64", "9" * 5000, None),
+    ],
+)
+def test_an_odd_number_in_a_kept_column_is_kept_exactly_or_rejected(
+    type_name: str, value: str, expected: Any
+) -> None:
+    (row,) = read(f'{{"text": "a", "k": {value}}}'.encode(), keep={"k": KEPT_TYPES[type_name]})
+    assert row["k"] == expected
+    assert row["reason"] == (None if expected is not None else "invalid_column")
+
+
+def test_joined_files_leave_byte_order_marks_that_begin_no_object() -> None:
+    rows = read('\ufeff{"text": "a"}\n\ufeff{"text": "b\ufeff"}\n'.encode())
+    assert [row["text"] for row in rows] == ["a", "b\ufeff"]
+
+
+def test_a_record_without_the_text_says_what_it_has() -> None:
+    rows = read(b'{"body": "a", "lang": "en", "url": "u"}\n{}', id_column="id")
+    assert rows[0]["reason"] == "missing_text"
+    assert rows[0]["detail"] == "the record has body, lang, url and no 'text'"
+    assert rows[1]["detail"] == "the record has no fields and no 'text'"
+    (row,) = read(b'{"text": "a", "lang": "en"}', id_column="id")
+    assert (row["reason"], row["detail"]) == (
+        "invalid_id",
+        "the record has text, lang and no 'id'",
+    )
+
+
 def test_identifiers_stay_as_written() -> None:
     ids = ['"0012"', "12", '"2024-01-01"', "123456789012345678901234567890", '""', "-7"]
     rows = read("\n".join(f'{{"id": {i}, "text": "a"}}' for i in ids).encode(), id_column="id")
@@ -99,7 +163,28 @@ def test_identifiers_stay_as_written() -> None:
     assert [row["doc_id"] for row in only_integers] == ["1", "2"]
 
 
-@pytest.mark.parametrize("value", ["null", "1.5", "true", '["a"]', '"\\ud800"'])
+def test_a_number_that_is_whole_is_an_identifier() -> None:
+    values = ("5.0", "1e3", "-0.0", "9007199254740992.0")
+    rows = read("\n".join(f'{{"id": {v}, "text": "a"}}' for v in values).encode(), id_column="id")
+    assert [row["doc_id"] for row in rows] == ["5", "1000", "0", "9007199254740992"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "null",
+        "1.5",
+        "true",
+        '["a"]',
+        '"\\ud800"',
+        "NaN",
+        "Infinity",
+        "1e999",
+        "9007199254740994.0",
+        "0.99999999999999999999",
+        "9" * 5000,
+    ],
+)
 def test_what_is_neither_string_nor_integer_is_no_identifier(value: str) -> None:
     rows = read(
         f'{{"id": {value}, "text": "a"}}\n{{"text": "b"}}\n{{"id": "x"}}'.encode(), id_column="id"

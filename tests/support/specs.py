@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,6 +16,7 @@ def input_spec(
     id_column: str | None = None,
     keep: Mapping[str, pa.DataType] | None = None,
     max_record_bytes: int = 1 << 20,
+    **settings: Any,
 ) -> InputSpec:
     """The spec of a reader. keep: Arrow types by column, in the form of `InputSpec.keep`."""
     names = {type_: name for name, type_ in KEPT_TYPES.items()}
@@ -24,4 +26,5 @@ def input_spec(
         id_column=id_column,
         keep_columns={column: names[type_] for column, type_ in (keep or {}).items()},
         max_record_bytes=max_record_bytes,
+        **settings,
     )
