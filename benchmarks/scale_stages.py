@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.process_figures import measured
 from pipeline.driver import on_ray
-from pipeline.driver.cluster import connect
+from pipeline.driver.connection import connect
 from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.watch import log_notes
 from pipeline.embed.attention import pack

@@ -14,7 +14,8 @@
       ├─ CommitConflict        4  another run committed a snapshot that this run cannot build on
       ├─ TooManyDeletions      5  more documents would go than runtime.max_delete_fraction allows
       ├─ LeaseHeld             6  another refresh of this output is under way; nothing was started
-      └─ ClusterError          1  a Ray cluster cannot be reached, or refused a request
+      ├─ ClusterError          1  a Ray cluster cannot be reached, or refused a request
+      └─ InternalError         1  a fault of this program; the command line's last resort
 
 A message says what failed, where, what was found there, and what to do next.
 """
@@ -26,6 +27,7 @@ __all__ = [
     "CommitConflict",
     "CorpusEmbedError",
     "InputError",
+    "InternalError",
     "LeaseHeld",
     "ModelError",
     "OutputError",
@@ -130,3 +132,8 @@ class LeaseHeld(CorpusEmbedError):
 
 class ClusterError(CorpusEmbedError):
     """A Ray cluster or its job server cannot be reached, or refused a request."""
+
+
+class InternalError(CorpusEmbedError):
+    """An exception that is none of these: a fault of this program. The command line shows it so;
+    nothing raises it."""

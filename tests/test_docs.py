@@ -21,7 +21,7 @@ import typer
 import yaml
 
 from pipeline import errors
-from pipeline.cli.main import app
+from pipeline.cli.commands import app
 from pipeline.job.spec import JobSpec, load_spec, spec_from
 from pipeline.read import EXTENSIONS, READERS
 from pipeline.storage import schema

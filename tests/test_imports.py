@@ -70,7 +70,7 @@ def test_files_stay_readable_in_one_sitting(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pipeline", "pipeline.cli.main", "pipeline.driver.plan", "pipeline.job.spec"]
+    "module", ["pipeline", "pipeline.cli.commands", "pipeline.driver.plan", "pipeline.job.spec"]
 )
 def test_planning_and_help_start_without_heavy_libraries(module: str) -> None:
     """`plan` runs on a login node in a second: what it imports must not pull in torch, ray or

@@ -80,7 +80,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     [
         "import pipeline",
         "import pipeline.driver.run, pipeline.driver.plan",
-        "import pipeline.cli.main",
+        "import pipeline.cli.commands",
     ],
 )
 def test_plan_and_run_are_functions_whatever_was_imported_before(statements: str) -> None:

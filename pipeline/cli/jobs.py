@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -18,9 +19,13 @@ from pipeline.cli.options import (
     as_time,
     console,
 )
-from pipeline.driver.plan import plan_job
-from pipeline.job.spec import load_spec
+from pipeline.driver.interrupts import held_back
+from pipeline.driver.plan import Plan, plan_job
+from pipeline.driver.run import waiting_parts
+from pipeline.errors import CorpusEmbedError
+from pipeline.job.spec import JobSpec, load_spec
 from pipeline.output import lease
+from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
 
 app = typer.Typer()
@@ -47,23 +52,36 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Plan, embed what is missing and commit a snapshot. Run again after any failure to resume."""
-    from pipeline.driver.cluster import disconnect, log_path
-    from pipeline.driver.on_ray import run as run_on_ray
+    with held_back():
+        from pipeline.driver.connection import disconnect, log_path
+        from pipeline.driver.on_ray import run as run_on_ray
 
     job_spec = load_spec(spec, overrides)
     if not as_json:
         console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
-    # Ray reports dead workers on standard output, which is reserved for our JSON. Its threads and
-    # its atexit handler keep the stream that they were started with, so the log is never closed.
-    with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
-        result = run_on_ray(
-            job_spec,
-            address=address,
-            watch=watch,
-            on_plan=lambda job_plan: display.show_plan(console, job_plan),
-            nominal_time=as_time(nominal_time),
-        )
-        disconnect()
+    plans: list[Plan] = []
+
+    def on_plan(job_plan: Plan) -> None:
+        plans.append(job_plan)
+        display.show_plan(console, job_plan)
+
+    try:
+        # Ray reports dead workers on standard output, which is reserved for our JSON. Its threads
+        # and its atexit handler keep the stream that they were started with, so the log is never
+        # closed.
+        with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
+            try:
+                result = run_on_ray(
+                    job_spec,
+                    address=address,
+                    watch=watch,
+                    on_plan=on_plan,
+                    nominal_time=as_time(nominal_time),
+                )
+            finally:
+                disconnect()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_what_is_kept(job_spec, plans)) from None
     if as_json:
         answers.print_json(
             {
@@ -84,6 +102,26 @@ def run(
             f"already has all {result.snapshot.n_rows} rows"
         )
         display.show_damage(console, result.damaged)
+
+
+def _what_is_kept(job_spec: JobSpec, plans: Sequence[Plan]) -> str:
+    """The last words of a run that was stopped."""
+    parts: list[Manifest] = []
+    if plans:
+        output = job_spec.output
+        try:
+            parts = waiting_parts(plans[-1], Store(output.uri, output.storage_options))
+        except (CorpusEmbedError, OSError):  # the store may be why it was stopped
+            return "Stopped: finished parts are kept. Run the same command again to resume."
+    if not parts:
+        return "Stopped: no part was finished yet. Run the same command again to start over."
+    n_documents = sum(part.n_documents for part in parts)
+    kept = f"{_counted(len(parts), 'part')}, {_counted(n_documents, 'document')}"
+    return f"Stopped: {kept} are kept. Run the same command again to resume."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @app.command()

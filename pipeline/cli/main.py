@@ -1,68 +1,51 @@
-"""The command line: collects the commands, and turns errors into a message and an exit code.
+"""The command line: runs one command, and turns whatever ends it into a message and an exit code.
 
-Each command is one function that calls the function that does the work: `jobs.py` holds the
-commands on a job spec, `inspection.py` those that only look at an output, `outputs.py` those that
-change or export one. Exit codes: 0 done, else those of `pipeline/errors.py`; 130 and 143: stopped
-by a signal. `--json` prints one JSON object to standard output and nothing else.
+Exit codes: 0 done, else those of `pipeline/errors.py`; 130 and 143: stopped by a signal. A message
+goes to standard error, on one screen and without a trace; `--debug` puts the trace above it. With
+`--json`, standard output gets one JSON object in any case: the answer, or
+`{"error": message, "type": class of the error, "exit_code": code}`. Everything heavy is imported
+after the signal handlers are in place.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
-from typing import Any, NoReturn, cast
+from typing import NoReturn
 
-import typer
-import typer.core
-
-from pipeline.cli import inspection, jobs, outputs
-from pipeline.cli.options import console
-from pipeline.cli.terminal import accept_any_text
-from pipeline.errors import CorpusEmbedError, SpecError
-
-
-class _Commands(typer.core.TyperGroup):
-    """All commands. typer 0.29 turns Ctrl-C into a silent exit code 130; this says what is kept."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            console.print("Stopped. Finished parts are kept; run the same command again to resume.")
-            raise typer.Exit(130) from None
-
-
-app = typer.Typer(
-    cls=_Commands,
-    help="Embed a corpus into searchable Parquet files that record where every row came from.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for commands in (jobs.app, inspection.app, outputs.app):
-    app.add_typer(commands)
-# typer 0.29 carries its own click and does not export its UsageError
-_USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
+from pipeline.cli.stopping import Stopping
+from pipeline.driver.interrupts import held_back
 
 
 def main() -> NoReturn:
-    """Run one command and exit; an error of `pipeline.errors` becomes a message and its code."""
-    accept_any_text()
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    """Run one command and exit."""
+    stopping = Stopping()
+    stopping.install()
+    arguments = sys.argv[1:]
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json = "--json" in options
+    is_debug = "--debug" in options
     try:
-        code = int(app(standalone_mode=False) or 0)  # typer returns the code of a typer.Exit here
-    except CorpusEmbedError as error:
-        console.print(f"[red]{type(error).__name__}[/red]: ", end="")
-        console.print(str(error), markup=False)
-        code = error.exit_code
-    except _USAGE_ERROR as error:
-        console.print(str(error), markup=False)
-        code = SpecError.exit_code
-    sys.stdout.flush()
-    sys.stderr.flush()
+        # some libraries do not survive an exception while they are imported
+        with held_back():
+            from pipeline.cli.commands import invoke
+            from pipeline.cli.terminal import accept_any_text
+        accept_any_text()
+        code = invoke([argument for argument in arguments if argument != "--debug"])
+    except BaseException as error:  # noqa: BLE001 - the last resort: nothing ends as a trace
+        from pipeline.cli.failures import describe, show
+
+        failure = describe(error, stopping.exit_code)
+        show(failure, as_json=as_json, trace=error if is_debug else None)
+        code = failure.exit_code
+    stopping.is_over(code)
+    _flush()
     sys.exit(code)
 
 
-def _on_sigterm(*_: Any) -> None:
-    console.print("Terminated. Finished parts are kept; run the same command again to resume.")
-    sys.exit(143)
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # its reader is gone: Python would say so once more while it exits
+            sys.stdout = sys.stderr = None
+            return

@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -21,7 +21,8 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import pipeline.errors as errors
-from pipeline.driver.cluster import Pools, connect, device_of, pool_sizes
+from pipeline.driver.cluster import Pools, device_of, pool_sizes
+from pipeline.driver.connection import connect
 from pipeline.driver.plan import Plan
 from pipeline.driver.run import Result, run_job
 from pipeline.driver.watch import Totals, Watch, log_notes, show_retry, watching
@@ -212,18 +213,24 @@ def _build_index(store: Store, fingerprint: str, groups: Sequence[Sequence[Manif
 
 
 def _own_error(error: BaseException) -> BaseException:
-    """The package's own error that Ray wrapped, if there is one: it is what a person has to
-    read."""
+    """The exception that Ray wrapped, with the class and the text that it was raised with: one of
+    this package's own where there is one, because that is what a person has to read."""
     link: BaseException | None = error
+    first: BaseException | None = None
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
-        if isinstance(link, CorpusEmbedError):
-            return link
+        seen.add(id(link))
+        # Ray's RayTaskError(InputError) is an InputError too, with a trace for its text
+        if not isinstance(link, ray.exceptions.RayError):
+            first = first or link
+            if isinstance(link, CorpusEmbedError):
+                return link
         # of an error in a constructor, Ray keeps the text alone
         if isinstance(link, ray.exceptions.ActorDiedError):
             name, _, message = str(link).rpartition("\npipeline.errors.")[2].partition(": ")
-            if own := getattr(errors, name, None):
-                return cast(BaseException, own(message.strip()))
-        seen.add(id(link))
+            if name in errors.__all__:
+                own = CorpusEmbedError.__new__(getattr(errors, name))
+                own.args = (message.strip(),)
+                return own
         link = getattr(link, "cause", None) or link.__cause__
-    return error
+    return first or error

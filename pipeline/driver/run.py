@@ -132,6 +132,14 @@ def finish(
     )
 
 
+def waiting_parts(plan: Plan, store: Store) -> list[Manifest]:
+    """The finished parts of the planned content that the head does not have: what a run that was
+    stopped leaves to the next one."""
+    live_ids = {part.part_id for part in plan.live}
+    parts = plan.parts_of(load_manifests(store, plan.job.fingerprint, plan.done))
+    return [part for part in parts if part.part_id not in live_ids]
+
+
 def attempt_facts(
     plan: Plan,
     progress: Progress,

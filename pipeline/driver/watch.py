@@ -8,7 +8,6 @@ the actor every half second.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import dataclasses
 import logging
@@ -19,6 +18,7 @@ from typing import Any
 
 import ray
 
+from pipeline.driver.interrupts import interrupt_main
 from pipeline.driver.limits import check_damage, check_rejects
 from pipeline.driver.plan import Plan
 from pipeline.errors import CorpusEmbedError
@@ -133,7 +133,7 @@ class Watcher:
             except CorpusEmbedError as error:
                 self.error = error
                 # The only way out of a Ray Data execution that blocks the main thread.
-                _thread.interrupt_main()
+                interrupt_main()
                 return
 
     def show(self) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
-from pipeline.cli.main import _on_sigterm, main
+from pipeline.cli.main import main
+from pipeline.errors import SpecError, TooManyRejects
 from pipeline.job.spec import load_spec
 from tests.support.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard
 
@@ -106,24 +106,81 @@ def test_every_failure_has_its_exit_code_and_a_message_on_standard_error(
 
 
 @pytest.mark.parametrize(
-    ("stop", "code", "word"),
+    ("ending", "code", "message"),
     [
-        (signal.default_int_handler, 130, "Stopped"),
-        (_on_sigterm, 143, "Terminated"),
+        (KeyboardInterrupt(), 130, "Stopped. Run the same command again."),
+        (typer.Abort(), 130, "Stopped. Run the same command again."),
+        (
+            SystemExit(143),
+            143,
+            "Terminated. Finished parts are kept; run the same command again to resume.",
+        ),
+        (
+            TypeError("request() got an unexpected keyword argument\nand more"),
+            1,
+            "InternalError: TypeError: request() got an unexpected keyword argument. This is a "
+            "fault of this program. Run again with --debug for the trace, and report it.",
+        ),
+        (ValueError(), 1, "InternalError: ValueError: no message."),
+        (SpecError("a [bold] word"), 2, "SpecError: a [bold] word"),
+        (TooManyRejects("60 of 60"), 3, "TooManyRejects: 60 of 60"),
     ],
 )
-def test_a_run_that_is_stopped_says_that_the_same_command_resumes(
-    stop: Callable[..., None],
+def test_whatever_ends_a_command_is_a_sentence_a_code_and_with_json_an_object(
+    ending: BaseException,
     code: int,
-    word: str,
-    spec_path: Path,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("pipeline.cli.jobs.plan_job", lambda *_, **__: stop(signal.SIGINT, None))
-    assert called(monkeypatch, "plan", str(spec_path)) == code
-    sentence = f"{word}. Finished parts are kept; run the same command again to resume."
-    assert " ".join(capsys.readouterr().err.split()) == sentence
+    def plan_job(*_: object, **__: object) -> None:
+        raise ending
+
+    monkeypatch.setattr("pipeline.cli.jobs.plan_job", plan_job)
+    monkeypatch.setattr("pipeline.cli.jobs.load_spec", lambda *_: None)
+    assert called(monkeypatch, "plan", "SPEC") == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message)
+    assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+    assert called(monkeypatch, "plan", "SPEC", "--json") == code
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["exit_code"], set(answer)) == (code, {"error", "type", "exit_code"})
+    assert answer["error"] in captured.err
+    for arguments in (["--debug", "plan", "SPEC"], ["plan", "SPEC", "--debug"]):
+        assert called(monkeypatch, *arguments) == code
+        assert "in plan_job" in capsys.readouterr().err
+
+
+def test_an_interruption_while_the_program_loads_is_a_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def invoke(_arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.cli.commands.invoke", invoke)
+    assert called(monkeypatch, "plan") == 130
+    assert capsys.readouterr().err == "Stopped. Run the same command again.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "Missing argument 'SPEC'.\nUsage: corpus-embed run [OPTIONS] {SPEC}\n"),
+        (["runn"], "No such command 'runn'. Did you mean 'run'?\n"),
+        (["plan", "SPEC", "--dry"], "No such option: --dry\n"),
+    ],
+)
+def test_a_mistake_on_the_command_line_shows_the_usage_and_where_help_is(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert called(monkeypatch, *arguments, "--json") == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(message)
+    assert "--help' for help." in captured.err
+    assert json.loads(captured.out)["type"] == "UsageError"
 
 
 def test_status_and_verify_and_trace_and_search_speak_json(

@@ -1,0 +1,82 @@
+"""Ctrl-C and SIGTERM: the first one stops the command in order, the second one at once.
+
+In: signals. Out: KeyboardInterrupt or SystemExit in the main thread, after a line that says so; or
+the end of this process and of all processes below it. Imports nothing heavy, so that it is in place
+before anything that is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from pipeline.driver import interrupts
+
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+
+
+class Stopping:
+    """The handler of SIGINT and SIGTERM for one command. exit_code: what the command ends with
+    since a signal came, or since it is over; None before."""
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        # while Ray starts, descriptor 2 is its log
+        self._terminal = os.dup(2)
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def is_over(self, exit_code: int) -> None:
+        """From now on a signal ends the process at once, with this exit code: nothing is left to be
+        kept, and an exception would only become a trace of Python's own clean-up."""
+        self.exit_code = exit_code
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and interrupts.is_ours():
+            raise KeyboardInterrupt
+        if self.exit_code is not None:
+            self._end_now()
+        self.exit_code = 128 + number
+        if number == signal.SIGTERM:
+            raise SystemExit(TERMINATED)
+        self._write("Stopping … (Ctrl-C again to stop now)\n")
+        raise KeyboardInterrupt
+
+    def _end_now(self) -> None:
+        for pid in _below(os.getpid()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._write(
+            "\x1b[?25h" if os.isatty(self._terminal) else ""
+        )  # the live line hid the cursor
+        os._exit(self.exit_code or 1)
+
+    def _write(self, text: str) -> None:
+        """Past the console, whose lock the interrupted code may hold. On a terminal it replaces the
+        live line, which is drawn again below it."""
+        start = "\r\x1b[2K" if os.isatty(self._terminal) and text.endswith("\n") else ""
+        try:
+            os.write(self._terminal, (start + text).encode())
+        except OSError:  # nobody listens any more
+            return
+
+
+def _below(pid: int) -> Iterator[int]:
+    """All descendants of a process, parents first. Empty where there is no /proc: there Ray's
+    processes end by themselves."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in path.read_text().split()]
+        except OSError:  # a thread that has just ended
+            continue
+        for child in children:
+            yield child
+            yield from _below(child)

@@ -1,0 +1,155 @@
+"""Joining a Ray cluster, or starting one on this machine, and leaving it again.
+
+In: the address of a cluster, or none. Out: a process that is connected to it, or ClusterError.
+Method: `ray.init`, with Ray's own messages in a file, signals held back while it works, and workers
+that import what this process imports. Cost: 3 s to start a cluster on an idle machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray.job_config import JobConfig
+
+from pipeline.driver.interrupts import held_back
+from pipeline.errors import ClusterError
+from pipeline.storage.caches import writable_folder
+from pipeline.storage.filesystems import reason
+
+
+def log_path() -> Path:
+    """The file that Ray's own messages go to: `ray.log` in CORPUS_EMBED_LOG_DIR, by default in the
+    cache folder `logs`."""
+    if chosen := os.environ.get("CORPUS_EMBED_LOG_DIR"):
+        Path(chosen).mkdir(parents=True, exist_ok=True)
+    return (Path(chosen) if chosen else writable_folder("logs")) / "ray.log"
+
+
+_connections: list[str] = []
+"""The address that `connect` has joined, if any; "local" for a cluster that it has started."""
+
+
+def disconnect() -> None:
+    """Undo `connect`. Otherwise Ray reports dead workers on standard output, even while Python
+    exits.
+    """
+    if _connections:
+        _connections.clear()
+        with held_back():
+            ray.shutdown()
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine. Idempotent.
+
+    Workers of a cluster get the CORPUS_EMBED_* settings of this process; their credentials come
+    from their own environment or role. Raises ClusterError.
+    """
+    if ray.is_initialized():
+        return
+    # Without an address Ray would join any cluster that runs on this machine.
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    remote = address != "local"
+    settings = {
+        name: value for name, value in os.environ.items() if name.startswith("CORPUS_EMBED_")
+    }
+    # Ray's C++ side would write over the progress display.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # How often a task is retried that was killed because its node ran out of memory: by default
+    # without limit.
+    os.environ.setdefault("RAY_task_oom_retries", "20")
+    # Ray 2.60 ends a process that is idle for a second: then each write task would start its own,
+    # which takes 1.6 s of CPU per part.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    # Nobody reads the metrics of a cluster that exists for one job; they take 1 % of two cores.
+    if not remote:
+        os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    # see MAX_RESTARTS in run.py
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
+    try:
+        _check_answers(address)
+        with held_back(), _without_rays_sigterm(), _stderr_to(log_path()):
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=None if remote else False,
+                runtime_env={"env_vars": settings} if remote and settings else None,
+                job_config=cast(Any, None if "://" in address else _OwnPath()),
+            )
+            _connections.append(address)
+    except Exception as error:  # Ray raises a bare Exception when a node is slow to start
+        failure = "Ray cannot start"
+        advice = "Check whether this machine is overloaded"
+        if remote:
+            failure = f"the Ray cluster at {address} cannot be joined"
+            advice = "Check --address and RAY_ADDRESS, and that the cluster is running"
+        raise ClusterError(
+            f"{failure}: {reason(error)}. {advice}; Ray's own messages are in {log_path()}. Then "
+            "run the same command again."
+        ) from error
+    handler = logging.FileHandler(log_path())
+    for name in ("ray", "ray.data"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.level = logging.INFO
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError when nothing listens at host:port. Ray 2.60 alone would keep trying for a
+    quarter of an hour, without a message."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
+
+
+class _OwnPath(JobConfig):
+    """Lets workers import what the driver imports. Ray 2.60 puts the driver's working folder, and
+    the folder of its script, before everything else on the path of workers: a `pipeline.py` or a
+    `types.py` of the user would run there in place of ours. It leaves both out for a job that
+    brings a working folder of its own."""
+
+    def __init__(self) -> None:
+        root = Path(__file__).parents[2]
+        is_installed = root.name in ("site-packages", "dist-packages")
+        super().__init__(_py_driver_sys_path=[] if is_installed else [str(root)])
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def _without_rays_sigterm() -> Iterator[None]:
+    """ray.init installs a handler of SIGTERM that exits with 15, without a message, and where Ray
+    cannot be left."""
+    install = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = install
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Redirects file descriptor 2 to a file: ray.init writes there from C++ too."""
+    sys.stderr.flush()
+    original = os.dup(2)
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(original, 2)
+        os.close(original)
