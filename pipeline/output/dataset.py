@@ -70,20 +70,41 @@ def read_head(store: Store, number: int | None = None) -> tuple[Snapshot, Genera
 
 
 def arrow_schema(generation: Generation) -> pa.Schema:
-    """Columns as a reader sees them; on disk, partition columns exist only in folder names."""
+    """Columns as a reader sees them; on disk, partition columns exist only in folder names.
+
+    Raises OutputError for columns that this package does not write: the record chooses names and
+    types of kept columns, and nothing else.
+    """
     try:
         columns = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(generation.arrow_schema)))
-    except (ValueError, OSError) as error:
+        if problem := _schema_problem(columns, generation):
+            raise ValueError(problem)
+    except Exception as error:  # a type that a library has registered can raise anything
         raise OutputError(
             f"generation {generation.fingerprint}: its arrow_schema is damaged: {error}. Restore "
             f"{layout.generation(generation.fingerprint)} from a backup."
         ) from error
-    if strange := [field.name for field in columns if schema.has_extension(field.type)]:
-        raise OutputError(
-            f"generation {generation.fingerprint}: columns {strange} have types that this package "
-            f"does not write. Restore {layout.generation(generation.fingerprint)} from a backup."
-        )
     return columns
+
+
+def _schema_problem(columns: pa.Schema, generation: Generation) -> str | None:
+    """How a stored schema differs from the one that this package writes."""
+    if strange := [field.name for field in columns if schema.has_extension(field.type)]:
+        return f"columns {strange} have types that this package does not write"
+    kept = {field.name: field.type for field in columns if field.name not in schema.RESERVED}
+    if strange := [name for name in kept if kept[name] not in schema.KEPT_TYPES.values()]:
+        return f"columns {strange} have types that this package does not write"
+    if not 1 <= generation.dimension <= schema.MAX_DIMENSION:
+        return f"vectors of dimension {generation.dimension}"
+    expected = schema.rows_schema(
+        kept,
+        include_text="text" in columns.names,
+        precision=generation.vector_precision,
+        dimension=generation.dimension,
+    )
+    if columns.remove_metadata() != expected or not {*generation.partition_by} <= {*kept}:
+        return f"other columns than for dimension {generation.dimension} and kept columns {kept}"
+    return None
 
 
 def read_vectors(

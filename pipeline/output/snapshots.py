@@ -22,6 +22,7 @@ from pipeline.errors import CommitConflict, OutputError
 from pipeline.output.checks import problems
 from pipeline.storage import data_files, layout
 from pipeline.storage.failpoints import failpoint
+from pipeline.storage.filesystems import reason
 from pipeline.storage.lineage import Generation, Manifest, Snapshot, content_hash
 from pipeline.storage.store import Store
 
@@ -33,13 +34,24 @@ def load_manifests(
 ) -> list[Manifest]:
     """All manifests of a fingerprint, read from storage; those in `known` are not fetched again."""
     by_id = {part.part_id: part for part in known if part.fingerprint == fingerprint}
-    missing = [
-        path
-        for path in store.list(layout.manifests(fingerprint))
+    missing = {
+        path: size_bytes
+        for path, size_bytes in store.list(layout.manifests(fingerprint)).items()
         if (location := layout.locate(path)) and location.part_id not in by_id
-    ]
-    fetched = [Manifest.from_json(data, path) for path, data in store.read_many(missing)]
+    }
+    fetched = [_manifest(store, path, data) for path, data in store.read_many(missing)]
     return [*by_id.values(), *fetched]
+
+
+def _manifest(store: Store, path: str, data: bytes) -> Manifest:
+    """The manifest at a path. Raises OutputError when it is damaged or that of another part."""
+    manifest = Manifest.from_json(data, f"{store.shown_uri}/{path}")
+    if path != layout.manifest(manifest.fingerprint, manifest.part_id):
+        raise OutputError(
+            f"{store.shown_uri}/{path}: is the manifest of part {manifest.part_id} under another "
+            "name: a copy, or damaged. Remove it, then run the same command again."
+        )
+    return manifest
 
 
 def count_waiting_parts(store: Store, live: Iterable[Manifest]) -> int:
@@ -52,7 +64,15 @@ def count_waiting_parts(store: Store, live: Iterable[Manifest]) -> int:
 def load_generation(store: Store, fingerprint: str) -> Generation | None:
     path = layout.generation(fingerprint)
     data = store.read_or_none(path)
-    return None if data is None else Generation.from_json(data, path)
+    if data is None:
+        return None
+    generation = Generation.from_json(data, f"{store.shown_uri}/{path}")
+    if generation.fingerprint != fingerprint:
+        raise OutputError(
+            f"{store.shown_uri}/{path}: is the generation record of fingerprint "
+            f"{generation.fingerprint}. Restore it from a backup."
+        )
+    return generation
 
 
 def snapshot_numbers(store: Store) -> list[int]:
@@ -74,7 +94,7 @@ def load_snapshot(store: Store, number: int | None = None) -> Snapshot | None:
     if not numbers:
         return None
     path = layout.snapshot(number if number is not None else numbers[-1])
-    snapshot = Snapshot.from_json(store.read(path), path)
+    snapshot = Snapshot.from_json(store.read(path), f"{store.shown_uri}/{path}")
     if path != layout.snapshot(snapshot.number):
         raise OutputError(
             f"{store.shown_uri}/{path}: is damaged: it says that it is snapshot "
@@ -87,8 +107,20 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
     """The manifests that a snapshot makes live, in the order of their ids."""
     if snapshot is None:
         return []
-    manifests = data_files.read_text(store.read(snapshot.file_list), "manifest")["manifest"]
-    return [Manifest.from_json(text.encode(), snapshot.file_list) for text in manifests]
+    name = f"{store.shown_uri}/{snapshot.file_list}"
+    try:
+        texts = data_files.read_text(store.read(snapshot.file_list), "manifest")["manifest"]
+    except FileNotFoundError:
+        problem = "is gone"
+    except (OSError, pa.ArrowException) as error:
+        problem = f"cannot be read: {reason(error)}"
+    else:
+        return [Manifest.from_json(text.encode(), name) for text in texts]
+    raise OutputError(
+        f"{name}: the file list of snapshot {snapshot.number} {problem}. Restore it from a backup, "
+        "or name another snapshot; without it, remove the snapshot and run the job again: parts "
+        "that have a manifest are not embedded again."
+    )
 
 
 def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:

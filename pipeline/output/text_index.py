@@ -12,6 +12,7 @@ worker needs the memory of one segment.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.errors import OutputError
 from pipeline.storage import layout
 from pipeline.storage.data_files import READERS, read_columns
 from pipeline.storage.lineage import Manifest, content_hash
@@ -106,11 +108,16 @@ def used_segments(
 ) -> dict[str, IndexSegment]:
     """The segments that cover some of `part_ids`, by name. Those whose parts larger segments cover
     are left out."""
-    paths = [path for path in store.list(layout.index(fingerprint)) if path.endswith(".json")]
-    segments = {
-        path.removesuffix(".json"): IndexSegment.from_json(data, path)
-        for path, data in store.read_many(paths)
+    records = {
+        path: size_bytes
+        for path, size_bytes in store.list(layout.index(fingerprint)).items()
+        if path.endswith(".json") and layout.locate(path)
     }
+    segments: dict[str, IndexSegment] = {}
+    for path, data in store.read_many(records):
+        # the index is never believed: a damaged segment counts as missing
+        with contextlib.suppress(OutputError):
+            segments[path.removesuffix(".json")] = IndexSegment.from_json(data, path)
     uncovered = set(part_ids)
     used = {}
     for name, segment in sorted(segments.items(), key=lambda item: (-item[1].n_rows, item[0])):
@@ -143,7 +150,7 @@ def or_none(read: Callable[[], Any]) -> Any:
     error."""
     try:
         return read()
-    except (OSError, ValueError, KeyError, IndexError, pa.ArrowException):
+    except (OSError, ValueError, TypeError, LookupError, MemoryError, pa.ArrowException):
         return None
 
 

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ShardDamaged
 from pipeline.read.containers import problem_of
-from pipeline.read.memory_limit import limited
 from pipeline.read.records import BATCH_RECORDS, batched
+from pipeline.storage.memory_limit import limited
 
 DECODED_ROWS = 64
 """How many rows Arrow decodes at once; they are combined into batches afterwards. Behind a

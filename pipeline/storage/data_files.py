@@ -28,11 +28,16 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import OutputError
 from pipeline.storage import schema
+from pipeline.storage.memory_limit import within_memory
 from pipeline.storage.retry import retried
 from pipeline.storage.store import Store
 
 SMALL_BYTES = 4 << 20
 """The size up to which an object is read whole: that costs no more than a few of its ranges."""
+
+GROUP_ROWS = 1 << 20
+"""The most rows of a row group. A data file's groups have 32 MiB, other files have pyarrow's limit,
+which is this one."""
 
 READERS = 4
 """The number of files that one process reads at the same time."""
@@ -40,11 +45,28 @@ READERS = 4
 
 def opened(source: bytes | BinaryIO) -> pq.ParquetFile:
     """A Parquet file whose reads happen in the caller's thread. Raises pa.ArrowException or OSError
-    when its footer is damaged."""
+    when its footer is damaged or says what this package does not write."""
     native = (
         pa.BufferReader(source) if isinstance(source, bytes) else pa.PythonFile(source, mode="r")
     )
-    return pq.ParquetFile(native, page_checksum_verification=True, pre_buffer=False)
+    try:
+        file = pq.ParquetFile(native, page_checksum_verification=True, pre_buffer=False)
+        _check_footer(file.metadata)
+        _ = file.schema_arrow  # here, since it can name a type that a library has registered
+    except (pa.ArrowException, OSError):
+        raise
+    except Exception as error:
+        raise pa.ArrowInvalid(f"the footer is damaged: {error}") from error
+    return file
+
+
+def _check_footer(footer: pq.FileMetaData) -> None:
+    """Raises pa.ArrowInvalid for numbers of rows that do not add up, or that no file here has."""
+    counts = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+    if sum(counts) != footer.num_rows or not all(0 <= count <= GROUP_ROWS for count in counts):
+        raise pa.ArrowInvalid(
+            f"the footer is damaged: {footer.num_rows} rows in groups of {counts[:3]} …"
+        )
 
 
 @contextlib.contextmanager
@@ -60,7 +82,10 @@ def _open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
 def read_table(source: bytes | pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
     """All rows: of `columns`, in that order, or of all columns. Raises pa.ArrowInvalid when a
     column is missing."""
-    return _of_own_types(_read(opened(source) if isinstance(source, bytes) else source, columns))
+    if not isinstance(source, bytes):
+        return _of_own_types(_read(source, columns))
+    table = within_memory(lambda: _read(opened(source), columns), len(source))
+    return _of_own_types(table)
 
 
 def _read(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
@@ -102,7 +127,7 @@ def encoded(table: pa.Table, *, compression: str = "zstd", dictionaries: bool = 
 def read_text(data: bytes, *names: str) -> dict[str, list[str]]:
     """Text columns of a file, null as "". They become strings before any value reaches Python: see
     schema.has_extension."""
-    table = _read(opened(data), names)
+    table = within_memory(lambda: _read(opened(data), names), len(data))
     return {name: pc.fill_null(table[name].cast(pa.string()), "").to_pylist() for name in names}
 
 

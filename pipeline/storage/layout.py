@@ -84,6 +84,29 @@ KINDS = {
 them."""
 
 
+MAX_BYTES = {
+    "manifest": 256 << 20,  # a joined part has a span for each of its shards
+    "rejects": 1 << 30,
+    "snapshot": 1 << 20,
+    "file list": 1 << 30,  # a manifest for each part
+    "index": 512 << 20,
+    "ids": 512 << 20,
+    "generation": 16 << 20,
+    "run record": 1 << 30,  # a row for each span of the plan
+    "lease": 1 << 20,
+}
+"""The most bytes of an object of each kind that are read: several times what the largest outputs
+have. Data files, which are read in pieces, have no such limit."""
+
+
+def max_bytes(path: str) -> int | None:
+    """The most bytes that are read of the object at a path; None where there is no limit."""
+    if path.startswith(PUBLICATIONS + "/"):
+        return 1 << 20
+    location = locate(path)
+    return MAX_BYTES.get(location.kind) if location else None
+
+
 def locate(path: str) -> Location | None:
     """The facts in a relative path, or None for a name that this package does not give."""
     for kind, pattern in KINDS.items():

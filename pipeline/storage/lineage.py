@@ -16,7 +16,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -202,7 +202,7 @@ class Generation(StoredRecord):
     fingerprint: str
     identity: dict[str, Any]
     dimension: Count
-    vector_precision: str
+    vector_precision: Literal["float32", "float16", "bfloat16", "int8", "ubinary"]
     partition_by: tuple[str, ...]
     arrow_schema: str
     model_name: str

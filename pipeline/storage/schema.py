@@ -109,6 +109,10 @@ VECTOR_TYPES = {
 rounded to that precision and stored as float32."""
 
 
+MAX_DIMENSION = 1 << 17
+"""The longest vector of a stored record; the widest public models have 16,384 values."""
+
+
 def records_schema(keep: Mapping[str, pa.DataType]) -> pa.Schema:
     """The schema of the tables that readers yield: RECORD_COLUMNS, then the kept columns."""
     return pa.schema([*RECORD_COLUMNS.items(), *keep.items()])

@@ -13,7 +13,7 @@ import datetime
 import errno
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -59,18 +59,32 @@ class Store:
             )
         return path
 
-    def read(self, relative: str) -> bytes:
-        """One whole object. Raises FileNotFoundError when it does not exist."""
+    def read(self, relative: str, size_bytes: int | None = None) -> bytes:
+        """One whole object. Raises FileNotFoundError when it does not exist.
+
+        size_bytes: its size where a listing has told it, otherwise it is asked for. Raises
+        OutputError for an object under `_meta` that is larger than `layout.max_bytes` allows.
+        """
+        limit = layout.max_bytes(relative)
+        if limit is not None:
+            size_bytes = int(self.info(relative)["size"]) if size_bytes is None else size_bytes
+            if size_bytes > limit:
+                raise OutputError(
+                    f"{self.shown_uri}/{relative}: has {size_bytes} bytes, where this package "
+                    f"writes at most {limit}. It was not read. Restore it from a backup."
+                )
         return cast(bytes, self._request("read", relative, self.fs.cat_file))
 
-    def read_many(self, relatives: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    def read_many(self, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
         """(path, content) of many small objects in their order, fetched side by side, 256 at a
-        time."""
+        time. sizes: in bytes by path, as `list` gives them."""
         # not fs.cat(paths), which would take "[" in a path for a glob
         with ThreadPoolExecutor(max_workers=32) as pool:
-            for start in range(0, len(relatives), 256):
-                batch = relatives[start : start + 256]
-                yield from zip(batch, pool.map(self.read, batch), strict=True)
+            paths = list(sizes)
+            for start in range(0, len(paths), 256):
+                batch = paths[start : start + 256]
+                contents = pool.map(self.read, batch, map(sizes.__getitem__, batch))
+                yield from zip(batch, contents, strict=True)
 
     def read_or_none(self, relative: str) -> bytes | None:
         """One whole object, or None when it does not exist."""

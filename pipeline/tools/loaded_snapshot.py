@@ -14,9 +14,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
-
-from pipeline.errors import OutputError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
 from pipeline.job.resolve import Job, batching, device_here
@@ -24,7 +21,6 @@ from pipeline.job.spec import JobSpec
 from pipeline.output import dataset
 from pipeline.output.run_folder import read_spec
 from pipeline.output.snapshots import live_parts
-from pipeline.storage.filesystems import reason
 from pipeline.storage.lineage import Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
 
@@ -94,11 +90,5 @@ def load_snapshot_with_lineage(
     if model_path is not None:
         model = spec.model.model_copy(update={"path": model_path, "revision": None})
         spec = spec.model_copy(update={"model": model})
-    try:
-        manifests = live_parts(store, snapshot)
-    except (OSError, pa.ArrowException) as error:
-        raise OutputError(
-            f"{store.shown_uri}/{snapshot.file_list}: the file list of snapshot {snapshot.number} "
-            f"cannot be read: {reason(error)}. Name another snapshot."
-        ) from error
+    manifests = live_parts(store, snapshot)
     return LoadedSnapshot(store, snapshot, generation, tuple(manifests), spec)

@@ -134,13 +134,13 @@ def _needed(
     current = {kept[-1].fingerprint, *_last_written_fingerprints(objects)}
     settled_at = _settled_at([*dropped, *kept], objects)
     # what an unfinished run can resume from: no snapshot has named it, no run has completed since
-    resumable = [
-        path
+    resumable = {
+        path: item.size_bytes
         for path, item in _of_kind(objects, "manifest").items()
         if item.location.fingerprint in current
         and item.location.part_id not in live.keys() | once_live
         and item.changed_at >= settled_at.get(item.location.fingerprint, 0.0)
-    ]
+    }
     resumed = [Manifest.from_json(data, path) for path, data in store.read_many(resumable)]
     manifests = [*live.values(), *resumed]
     records: list[Snapshot | Manifest] = [*kept, *manifests]
@@ -179,10 +179,11 @@ def _settled_at(snapshots: Sequence[Snapshot], objects: Objects) -> dict[str, fl
 
 
 def _parts_or_none(store: Store, snapshot: Snapshot) -> list[Manifest]:
-    """Parts of a dropped snapshot; none if an interrupted vacuum has deleted its file list."""
+    """Parts of a dropped snapshot; none if its file list is damaged, or an interrupted vacuum has
+    deleted it."""
     try:
         return live_parts(store, snapshot)
-    except FileNotFoundError:
+    except OutputError:
         return []
 
 

@@ -54,7 +54,7 @@ def publish_recorded(
     """
     held: dict[str, int] = {}
     behind: list[CorpusEmbedError] = []
-    for path, data in store.read_many(sorted(store.list(layout.PUBLICATIONS))):
+    for path, data in store.read_many(store.list(layout.PUBLICATIONS)):
         try:
             with _as_output_errors(store):
                 for _, table in _tables(store, _recorded(store, path, data)):

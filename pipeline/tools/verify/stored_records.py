@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from pipeline.errors import OutputError
 from pipeline.output import dataset
 from pipeline.output.damage import damage_problem, damaged_shards, named
 from pipeline.output.run_folder import read_planned_split_ids
@@ -50,9 +51,15 @@ def _manifest_findings(loaded: LoadedSnapshot) -> Iterator[str]:
     }
     stored = loaded.store.list(layout.manifests(snapshot.fingerprint))
     yield from (f"{path}: missing" for path in listed if path not in stored)
-    for path, data in loaded.store.read_many([path for path in listed if path in stored]):
-        if Manifest.from_json(data, path) != listed[path]:
-            yield f"{path}: differs from the manifest in {snapshot.file_list}"
+    present = {path: stored[path] for path in listed if path in stored}
+    for path, data in loaded.store.read_many(present):
+        try:
+            is_same = Manifest.from_json(data, path) == listed[path]
+        except OutputError as error:
+            yield str(error)
+        else:
+            if not is_same:
+                yield f"{path}: differs from the manifest in {snapshot.file_list}"
 
 
 def _generation_findings(loaded: LoadedSnapshot) -> Iterator[str]:

@@ -11,11 +11,17 @@ from __future__ import annotations
 import resource
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
+
 T = TypeVar("T")
+
+MIN_GROWTH_BYTES = 512 << 20
+MAX_RATIO = 100
+"""Manifests, which compress best of what lies under `_meta`, take a tenth of their size."""
 
 _LIMIT_LOCK = threading.Lock()
 
@@ -37,6 +43,15 @@ def limited(steps: Iterator[T], max_growth_bytes: int) -> Iterator[T]:
         if step is None:
             return
         yield step
+
+
+def within_memory(read: Callable[[], T], n_bytes: int) -> T:
+    """The result of reading a table of `n_bytes`, in which pages can claim gigabytes. Raises
+    pa.ArrowInvalid when that takes more than MIN_GROWTH_BYTES and MAX_RATIO times its size."""
+    try:
+        return next(limited((read() for _ in range(1)), MIN_GROWTH_BYTES + MAX_RATIO * n_bytes))
+    except MemoryError as error:
+        raise pa.ArrowInvalid(f"it claims more than its {n_bytes} bytes can hold") from error
 
 
 def _mapped_bytes() -> int:
