@@ -11,6 +11,7 @@
       ├─ OutputError           1  this version cannot work with the output in its present state
       ├─ TooManyRejects        3  more records were rejected than runtime.max_reject_fraction allows
       │    └─ TooMuchDamage    3  more input is unreadable than runtime.max_damaged_fraction allows
+      ├─ TooManyPartitions     3  partition_by makes more folders than runtime.max_partitions allows
       ├─ CommitConflict        4  another run committed a snapshot that this run cannot build on
       ├─ TooManyDeletions      5  more documents would go than runtime.max_delete_fraction allows
       ├─ LeaseHeld             6  another refresh of this output is under way; nothing was started
@@ -36,6 +37,7 @@ __all__ = [
     "SpecError",
     "StorageError",
     "TooManyDeletions",
+    "TooManyPartitions",
     "TooManyRejects",
     "TooMuchDamage",
     "WorkerError",
@@ -109,6 +111,13 @@ class TooManyRejects(CorpusEmbedError):
 class TooMuchDamage(TooManyRejects):
     """More than `runtime.max_damaged_fraction` of the input's bytes or shards could not be read; no
     snapshot was committed."""
+
+
+class TooManyPartitions(CorpusEmbedError):
+    """The parts of a run have more partitions than `runtime.max_partitions`; no snapshot was
+    committed."""
+
+    exit_code = 3
 
 
 class CommitConflict(CorpusEmbedError):

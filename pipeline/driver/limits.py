@@ -1,10 +1,10 @@
 """The limits of a spec on what a run can lose: rejected records, input that cannot be read, and
 documents that disappear.
 
-`check_plan` is called before anything is embedded, `check_rejects` and `check_damage` during a run,
-and `check_parts` before the commit. Each returns nothing, or raises the error that keeps a snapshot
-from being made. Cost: a pass over the manifests; what `departures` costs, where more documents
-change their part than may leave.
+`check_plan` is called before anything is embedded, `check_rejects`, `check_damage` and
+`check_partitions` during a run, and `check_parts` before the commit. Each returns nothing, or
+raises the error that keeps a snapshot from being made. Cost: a pass over the manifests; what
+`departures` costs, where more documents change their part than may leave.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from pipeline.driver.departures import departures, leaving
 from pipeline.driver.plan import Plan
-from pipeline.errors import TooManyDeletions, TooManyRejects, TooMuchDamage
+from pipeline.errors import TooManyDeletions, TooManyPartitions, TooManyRejects, TooMuchDamage
 from pipeline.output.damage import damage_problem, damaged_shards
 from pipeline.output.snapshots import added_up
 from pipeline.storage import data_files, layout
@@ -35,9 +35,10 @@ def check_plan(plan: Plan) -> None:
 
 
 def check_parts(plan: Plan, store: Store, parts: Sequence[Manifest]) -> None:
-    """Raises TooMuchDamage, TooManyRejects or TooManyDeletions for the parts of the next
-    snapshot."""
+    """Raises TooMuchDamage, TooManyPartitions, TooManyRejects or TooManyDeletions for the parts of
+    the next snapshot."""
     check_damage(plan, parts)
+    check_partitions(plan, parts)
     check_rejects(plan, store, parts)
     limit = _max_departures(plan)
     if sum(part.n_documents for part in leaving(plan.live, parts)) <= limit:
@@ -63,6 +64,20 @@ def check_damage(plan: Plan, parts: Sequence[Manifest]) -> None:
         raise TooMuchDamage(
             f"{problem} Copy these shards again from where they come from, or raise the limit, and "
             "run again: finished parts stay finished. No snapshot was made."
+        )
+
+
+def check_partitions(plan: Plan, parts: Sequence[Manifest]) -> None:
+    """Raises TooManyPartitions."""
+    limit = plan.job.spec.runtime.max_partitions
+    folders = {layout.partition_folder(file.path) for part in parts for file in part.data_files}
+    if len(folders) > limit:
+        columns = ", ".join(plan.job.spec.output.partition_by)
+        raise TooManyPartitions(
+            f"{shown(plan.job.spec.output.uri)}: output.partition_by {columns} makes "
+            f"{len(folders)} folders in {len(parts)} parts, for instance {min(folders)}; "
+            f"runtime.max_partitions allows {limit}. Partition by a column with fewer values, or "
+            "raise the limit, and run again: finished parts stay finished. No snapshot was made."
         )
 
 

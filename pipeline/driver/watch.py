@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from pipeline.driver.interrupts import interrupt_main
-from pipeline.driver.limits import check_damage, check_rejects
+from pipeline.driver.limits import check_damage, check_partitions, check_rejects
 from pipeline.driver.plan import Plan
 from pipeline.errors import CorpusEmbedError
 from pipeline.output.snapshots import commit_snapshot, load_manifests
@@ -120,6 +120,7 @@ class Watcher:
         self._rejects_before = sum(part.n_rejects for part in done) - self.progress["n_rejects"]
         self._input_bytes = sum(shard.size_bytes for shard in self.plan.shards)
         self._checked_lost = 0
+        self._checked_files = 0
         self._lost_before = sum(map(lost_bytes, done)) - self.progress["lost_bytes"]
 
     def run(self, has_ended: threading.Event) -> None:
@@ -167,6 +168,10 @@ class Watcher:
         if lost > max(self._checked_lost, runtime.max_damaged_fraction * self._input_bytes):
             self._checked_lost = lost
             check_damage(self.plan, self._finished_parts())
+        n_files = self.progress["n_files"]
+        if n_files > max(2 * self._checked_files, runtime.max_partitions):
+            self._checked_files = n_files
+            check_partitions(self.plan, self._finished_parts())
 
     def _finished_parts(self) -> list[Manifest]:
         plan = self.plan

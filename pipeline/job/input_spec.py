@@ -16,7 +16,7 @@ FORMATS = ("jsonl", "parquet", "text", "csv", "warc")
 """Formats of shards; each has its reader in `pipeline/read/`."""
 
 
-LATER_SETTINGS = {"text_template"}
+LATER_SETTINGS = {"text_template", "max_column_bytes"}
 """Settings that are part of the identity only where they have another value than the default."""
 
 
@@ -30,6 +30,7 @@ class InputSpec(Section):
     id_column: Name | None = None
     keep_columns: KeptColumns = {}
     max_record_bytes: RecordSize = pydantic.ByteSize(16 << 20)
+    max_column_bytes: RecordSize = pydantic.ByteSize(64 << 10)
     storage_options: Options = {}
 
     @pydantic.model_validator(mode="after")

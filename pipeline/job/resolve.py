@@ -101,7 +101,7 @@ def resolve(spec: JobSpec, device: str) -> Job:
         "tokenizer": versions(model),
         "prepare": prepare,
         "input": spec.input.identity(),
-        "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
+        "output": spec.output.identity(),
     }
     return Job(spec, engine, prompt, max_tokens, identity, model.license)
 

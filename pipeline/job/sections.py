@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
@@ -62,13 +62,26 @@ class ModelSpec(Section):
 
 
 class OutputSpec(Section):
-    """Where the vectors are stored, and their physical form."""
+    """Where the vectors are stored, and their physical form.
+
+    max_partitions: the most partitions, each a folder and a file, that one part may have; records
+    of the others are rejected.
+    """
 
     uri: Uri
     partition_by: tuple[Name, ...] = ()
+    max_partitions: Count = 128
     vector_precision: Literal["float32", "float16", "bfloat16", "int8", "ubinary"] = "float32"
     include_text: bool = True
     storage_options: Options = {}
+
+    def identity(self) -> dict[str, Any]:
+        """What can change a row, as plain data. `max_partitions` is younger than outputs without
+        it: with its default it is left out, so that their fingerprints stay as they were."""
+        fields = self.model_dump(mode="json", exclude={"uri", "storage_options"})
+        if self.max_partitions == OutputSpec.model_fields["max_partitions"].default:
+            del fields["max_partitions"]
+        return fields
 
 
 class RuntimeSpec(Section):
@@ -83,6 +96,7 @@ class RuntimeSpec(Section):
     max_reject_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
     max_damaged_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
     max_delete_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.2
+    max_partitions: Count = 10_000
     commit_every: Duration | None = datetime.timedelta(minutes=10)
 
 

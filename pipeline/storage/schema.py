@@ -29,6 +29,7 @@ REASONS = {
     "nul_character": "the text holds U+0000, at which tokenizers in C stop reading",
     "invalid_id": "the id is absent, null, or has no exact text",
     "invalid_column": "a kept column holds a value that does not fit its type",
+    "too_many_partitions": "the part has more partitions than output.max_partitions allows",
     "record_too_large": "the record is longer than input.max_record_bytes",
     "damaged_shard": "the shard breaks off or cannot be decoded from this position on",
     "not_finite": "the model gave a vector with NaN or infinity",

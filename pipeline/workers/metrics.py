@@ -49,6 +49,7 @@ def increments(manifest: Manifest) -> dict[str, float]:
         manifest.reject_reasons.get(name, 0) for name in ("crashed_worker", "out_of_memory")
     )
     amounts["lost_bytes"] = lost_bytes(manifest)
+    amounts["n_files"] = len(manifest.data_files)
     amounts["data_bytes"] = sum(file.size_bytes for file in manifest.data_files)
     amounts["parts"] = 1
     return amounts

@@ -10,7 +10,7 @@ them one after the other in this process. Memory is bounded by one part: `part_b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,10 +23,10 @@ from pipeline.output.known_vectors import UNKNOWN, Index
 from pipeline.prepare.clean import clean
 from pipeline.read.parts import Part, Todo, cut
 from pipeline.storage import schema
-from pipeline.storage.layout import MAX_PARTITION_STEP, partition_step
 from pipeline.storage.lineage import Manifest, PartFacts, Shard, part_id
 from pipeline.storage.store import Store
 from pipeline.tokenize import Tokenizer
+from pipeline.workers.bounds import reject_out_of_bounds
 from pipeline.workers.isolate import Crashed
 from pipeline.workers.rows import list_members, reduced, renumbered, rows_of, vectors_of_rows
 from pipeline.write.create import create_generation
@@ -111,7 +111,7 @@ def prepare_part(
     """
     spec = job.spec
     records = clean(part.records, unicode=spec.prepare.unicode, min_chars=spec.prepare.min_chars)
-    records = _reject_long_partitions(records, spec.output.partition_by)
+    records = reject_out_of_bounds(records, spec)
     is_good = pc.is_null(records["reason"])
     rows, distinct = rows_of(records.filter(is_good), job, tokenizer)
     nothing = UNKNOWN.take(pa.nulls(rows.num_rows, pa.int64()))
@@ -215,22 +215,3 @@ def _failures(rows: pa.Table, crashes: Mapping[int, Crashed]) -> pa.Table:
         ],
         schema=FAILURES,
     )
-
-
-def _reject_long_partitions(records: pa.Table, by: Sequence[str]) -> pa.Table:
-    """Reject records whose partition value makes a folder name longer than file systems allow."""
-    for name in by:
-        values = pc.cast(records[name], pa.string())
-        too_long = [
-            value
-            for value in values.unique().to_pylist()
-            if value is not None and len(partition_step(name, value).encode()) > MAX_PARTITION_STEP
-        ]
-        if not too_long:
-            continue
-        is_bad = pc.and_(pc.is_null(records["reason"]), pc.is_in(values, pa.array(too_long)))
-        reject = {"reason": "invalid_column", "detail": f"partition column {name} is too long"}
-        for column, value in reject.items():
-            filled = pc.if_else(is_bad, value, records[column])
-            records = records.set_column(records.column_names.index(column), column, filled)
-    return records

@@ -135,8 +135,8 @@ def job_of(spec: JobSpec, **changes: Any) -> Job:
             "truncate_dim": None,
         },
         "prepare": spec.prepare.model_dump(mode="json"),
-        "input": spec.input.model_dump(mode="json", exclude={"uri", "storage_options"}),
-        "output": spec.output.model_dump(mode="json", exclude={"uri", "storage_options"}),
+        "input": spec.input.identity(),
+        "output": spec.output.identity(),
     }
     fields = {
         "spec": spec,
