@@ -74,6 +74,10 @@ def show_plan(console: Console, plan: Plan) -> None:
             f"with at most {facts['documents_removed_at_most']} documents",
         ),
     ]
+    if plan.lost:
+        lines.append(
+            ("lost", f"[yellow]files of {len(plan.lost)} live parts are gone: made anew[/yellow]")
+        )
     if changed:
         lines.insert(
             4, ("", f"[yellow]full re-embed: differs from the live one in {changed}[/yellow]")

@@ -5,7 +5,7 @@ A plan is set arithmetic. Shards are what the store lists now. A finished or hal
 whose shards are all still the same objects (URI, ETag, size) is kept as it was cut, and what it
 does not cover is cut again. So a resumed run embeds nothing that has a manifest, a new file costs
 only itself, and a changed one only its own parts, even when `runtime.part_bytes` has changed. Cost:
-one listing, one small read per manifest that no snapshot lists yet, and a footer per Parquet shard
+two listings, one small read per manifest that no snapshot lists yet, and a footer per Parquet shard
 larger than a part. Neither torch nor ray is imported.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline.driver.splits import claim, cut_rest, estimated_bytes
@@ -21,6 +21,7 @@ from pipeline.driver.tally import ShardChanges, shard_changes
 from pipeline.errors import ShardChanged
 from pipeline.job.resolve import Job, differences, resolve
 from pipeline.job.spec import JobSpec
+from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import live_parts, load_generation, load_manifests, load_snapshot
 from pipeline.read.parts import Todo
 from pipeline.read.shards import list_shards
@@ -48,7 +49,8 @@ class Plan:
     parts of the head. stale: live parts that the next snapshot does not have. earlier: parts of
     this fingerprint from other runs, live or not, whose vectors can be reused; parts of this very
     run are not among them, because they are done and indexing them would make resuming a first run
-    slower. changed_identity: dotted names of what differs from the identity of the head.
+    slower. lost: the ids of live parts whose files are gone; they are made anew.
+    changed_identity: dotted names of what differs from the identity of the head.
     """
 
     job: Job
@@ -58,6 +60,7 @@ class Plan:
     live: Sequence[Manifest]
     stale: Sequence[Manifest]
     earlier: Sequence[Manifest]
+    lost: Collection[str]
     head: Snapshot | None
     run_id: str
     changed_identity: Sequence[str]
@@ -112,6 +115,7 @@ class Plan:
             "parts_todo": self.todo_parts,
             "parts_done": len(self.done),
             "parts_stale": len(self.stale),
+            "parts_lost": len(self.lost),
             "splits_todo": len(self.todo),
             "bytes_todo": self.todo_bytes,
             "documents_done": sum(part.n_documents for part in self.done),
@@ -151,7 +155,9 @@ def _plan(job: Job, store: Store) -> Plan:
     shards = list_shards(spec.input.uri, spec.input.storage_options, spec.input.format)
     head = load_snapshot(store)
     live = live_parts(store, head)
-    manifests = load_manifests(store, job.fingerprint, live)
+    recorded = load_manifests(store, job.fingerprint, live)
+    lost = lost_objects(store, recorded)
+    manifests = [part for part in recorded if part.part_id not in lost]
     kept, claims = claim(shards, manifests, {part.part_id for part in live})
     new_splits = list(cut_rest(spec, shards, claims))
     todo = [Todo(split, frozenset()) for split in new_splits]
@@ -169,6 +175,7 @@ def _plan(job: Job, store: Store) -> Plan:
         todo=todo,
         done=done,
         live=live,
+        lost=[part.part_id for part in live if part.part_id in lost],
         earlier=[part for part in manifests if part.run_id != run_id],
         stale=[part for part in live if part.part_id not in done_ids],
         head=head,

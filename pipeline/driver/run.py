@@ -21,7 +21,7 @@ from pipeline.driver.plan import Plan, make_plan, missing
 from pipeline.driver.tally import row_counts
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
-from pipeline.output import lake
+from pipeline.output import lake, work
 from pipeline.output.damage import DamagedShard, damaged_shards
 from pipeline.output.id_index import count_duplicate_ids
 from pipeline.output.run_folder import create_run, record_attempt
@@ -70,6 +70,18 @@ def run_job(
     CommitConflict, and what `execute` raises; after any of them the same call resumes where this
     one stopped.
     """
+    with work.under_way(store, "run", job.fingerprint):
+        return _run_marked(job, store, execute, progress, on_plan, nominal_time)
+
+
+def _run_marked(
+    job: Job,
+    store: Store,
+    execute: Execute,
+    progress: Progress,
+    on_plan: Callable[[Plan], None] | None,
+    nominal_time: datetime.datetime | None,
+) -> Result:
     embedded = False
     resources: Mapping[str, float] = {}
     for _round in range(MAX_ROUNDS):

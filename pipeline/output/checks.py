@@ -8,10 +8,13 @@ one, `verify` lists them all. Cost: a pass over the manifests.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from pipeline.errors import CommitConflict
+from pipeline.storage import layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Span, by_split, is_complete
+from pipeline.storage.store import Store
 
 
 def problems(parts: Collection[Manifest], fingerprint: str, complete: bool) -> Iterator[str]:
@@ -21,6 +24,39 @@ def problems(parts: Collection[Manifest], fingerprint: str, complete: bool) -> I
     """
     yield from count_problems(parts, fingerprint)
     yield from split_problems(parts, complete)
+
+
+def lost_objects(store: Store, parts: Iterable[Manifest]) -> dict[str, list[str]]:
+    """The data files and files of rejects of each part that are gone, or have another size than its
+    manifest says, by part_id; parts that are whole are left out.
+
+    Cost: a listing of all data files, and one of all rejects where a part has any.
+    """
+    listed_parts = list(parts)
+    sizes = store.list(layout.DATA) if any(part.data_files for part in listed_parts) else {}
+    if any(part.rejects_path for part in listed_parts):
+        sizes = {**sizes, **store.list(layout.REJECTS)}
+    lost: dict[str, list[str]] = {}
+    for part in listed_parts:
+        paths = [file.path for file in part.data_files if sizes.get(file.path) != file.size_bytes]
+        if part.rejects_path and part.rejects_path not in sizes:
+            paths.append(part.rejects_path)
+        if paths:
+            lost[part.part_id] = paths
+    return lost
+
+
+def check_presence(store: Store, parts: Sequence[Manifest]) -> None:
+    """Raises CommitConflict when an object of a part is gone: the head must not name it."""
+    if lost := lost_objects(store, parts):
+        first = next(iter(lost.values()))[0]
+        raise CommitConflict(
+            f"{store.shown_uri}: {len(lost)} of {len(parts)} finished parts have lost files while "
+            f"this command was under way; the first one is {first}. Something deleted them: a "
+            "vacuum of an older release, another program, or a vacuum while this process was "
+            "suspended. No snapshot was made. Run the same command again: it makes these parts "
+            "anew and keeps all others."
+        )
 
 
 def count_problems(parts: Collection[Manifest], fingerprint: str) -> Iterator[str]:

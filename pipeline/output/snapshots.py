@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from pipeline.errors import CommitConflict, OutputError
-from pipeline.output.checks import problems
+from pipeline.output.checks import check_presence, problems
 from pipeline.storage import data_files, layout
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.filesystems import reason
@@ -168,7 +168,8 @@ def commit_snapshot(
 
     Returns the head when it already has this content, or is the complete snapshot of this run. A
     snapshot that another attempt at the same run made in the meantime becomes the parent. Raises
-    CommitConflict when a different run was first, OutputError when the parts have a problem.
+    CommitConflict when a different run was first or a file of a part is gone, OutputError when the
+    parts have a problem.
     """
     if problem := next(problems(parts, fingerprint, complete), None):
         raise OutputError(
@@ -189,8 +190,14 @@ def commit_snapshot(
         ahead = parent is not None and (
             parent.complete or (not complete and parent.n_parts >= len(ordered))
         )
-        if parent is not None and parent.run_id == run_id and ahead:
+        if (
+            parent is not None
+            and parent.run_id == run_id
+            and ahead
+            and not (complete and _is_outdated(store, parent, ordered))
+        ):
             return parent
+        check_presence(store, ordered)
         snapshot = Snapshot(
             number=parent.number + 1 if parent else 1,
             parent=parent.number if parent else None,
@@ -213,6 +220,12 @@ def commit_snapshot(
                 f"while run {run_id} was under way. Nothing is lost: run the same command again; "
                 "it keeps every finished part and plans on the new head."
             )
+
+
+def _is_outdated(store: Store, parent: Snapshot, parts: Sequence[Manifest]) -> bool:
+    """Whether `parent` lists a part of `parts` with other files: they were lost, and made again."""
+    files = {part.part_id: part.data_files for part in live_parts(store, parent)}
+    return any(files.get(part.part_id, part.data_files) != part.data_files for part in parts)
 
 
 def added_up(values: Iterable[Mapping[str, Number]]) -> dict[str, Number]:

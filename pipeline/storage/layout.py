@@ -10,6 +10,7 @@
     _meta/index/<fingerprint>/<name>.arrow and .json    texts that have a vector
     _meta/ids/<fingerprint>/<name>.parquet              hashes of document ids
     _meta/leases/<number>/…                             the refresh that is under way
+    _meta/work/<activity>-<fingerprint>-<nonce>-<beat>  who works on the output now
     _meta/publications/, _meta/iceberg/                 tables that snapshots are published to
     _meta/probes/, _meta/tmp/                           short-lived objects
 
@@ -26,12 +27,13 @@ from urllib.parse import quote
 META = "_meta"
 MANIFESTS = "_meta/manifests"
 REJECTS = "_meta/rejects"
+DATA = "data"
 SNAPSHOTS = "_meta/snapshots"
 LEASES = "_meta/leases"
+WORK = "_meta/work"
 PUBLICATIONS = "_meta/publications"
 ICEBERG = "_meta/iceberg"
 STAGING = "_meta/tmp"
-_DATA = "data"
 _FILE_LISTS = "_meta/files"
 _GENERATIONS = "_meta/generations"
 _RUNS = "_meta/runs"
@@ -67,7 +69,7 @@ KINDS = {
     kind: re.compile(pattern)
     for kind, pattern in {
         "manifest": rf"{MANIFESTS}/(?P<fingerprint>[0-9a-f]+)/(?P<part_id>[0-9a-f]+)\.json",
-        "data": rf"{_DATA}/(?:[^/]+/)*part-(?P<part_id>[0-9a-f]+)\.parquet",
+        "data": rf"{DATA}/(?:[^/]+/)*part-(?P<part_id>[0-9a-f]+)\.parquet",
         "rejects": rf"{REJECTS}/(?P<run_id>[0-9a-f]+)/part-(?P<part_id>[0-9a-f]+)\.parquet",
         "snapshot": rf"{SNAPSHOTS}/(?P<number>\d{{20}})\.json",
         "file list": rf"{_FILE_LISTS}/(?P<name>[0-9a-f]{{64}})\.parquet",
@@ -76,12 +78,12 @@ KINDS = {
         "generation": rf"{_GENERATIONS}/(?P<fingerprint>[0-9a-f]+)\.json",
         "run record": rf"{_RUNS}/(?P<run_id>[0-9a-f]+)/(?P<name>.+)",
         "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>[^/]+)",
+        "work": rf"{WORK}/(?P<name>[a-z]+)-(?P<fingerprint>[0-9a-f]*)-[0-9a-f]+-\d+",
         "probe": rf"{_PROBES}/(?P<name>[0-9a-f]+)",
         "temporary": rf"{STAGING}/(?P<name>[^/]+)",
     }.items()
 }
-"""The pattern of each kind of name that this package gives, in the order in which vacuum deletes
-them."""
+"""The pattern of each kind of name that this package gives."""
 
 
 MAX_BYTES = {
@@ -94,6 +96,7 @@ MAX_BYTES = {
     "generation": 16 << 20,
     "run record": 1 << 30,  # a row for each span of the plan
     "lease": 1 << 20,
+    "work": 1 << 20,
 }
 """The most bytes of an object of each kind that are read: several times what the largest outputs
 have. Data files, which are read in pieces, have no such limit."""
@@ -125,12 +128,12 @@ def is_at(path: str, kind: str) -> bool:
 
 def data_file(folder: str, part_id: str) -> str:
     """folder: the Hive folders of the file's partition, "" without partitions."""
-    return "/".join(step for step in (_DATA, folder, f"part-{part_id}.parquet") if step)
+    return "/".join(step for step in (DATA, folder, f"part-{part_id}.parquet") if step)
 
 
 def partition_folder(path: str) -> str:
     """The Hive folders of a data file: the `folder` that `data_file` made its path from."""
-    return path.rpartition("/")[0].removeprefix(_DATA).removeprefix("/")
+    return path.rpartition("/")[0].removeprefix(DATA).removeprefix("/")
 
 
 def partition_step(name: str, value: str | None) -> str:
@@ -216,6 +219,12 @@ def ids_segment(fingerprint: str, name: str) -> str:
 def lease(number: int, name: str = "") -> str:
     """One object of a lease; without a name, the lease's folder."""
     return f"{LEASES}/{number:020d}" + (f"/{name}" if name else "")
+
+
+def work(mark: str, beat: int) -> str:
+    """One sign of life. mark: `<activity>-<fingerprint>-<nonce>`, where a publication and a vacuum,
+    which are bound to no fingerprint, have an empty one."""
+    return f"{WORK}/{mark}-{beat}"
 
 
 def publication(kind: str, digest: str) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import OutputError
-from pipeline.output import dataset
+from pipeline.output import dataset, work
 from pipeline.output.run_folder import create_run
 from pipeline.output.snapshots import commit_snapshot, live_parts
 from pipeline.storage import layout
@@ -51,6 +51,12 @@ def compact(
     run committed first.
     """
     store = Store(store_uri, storage_options)
+    head, _ = dataset.read_head(store)
+    with work.under_way(store, "compact", head.fingerprint):
+        return _compact_marked(store, target_bytes)
+
+
+def _compact_marked(store: Store, target_bytes: int) -> Compaction:
     head, _ = dataset.read_head(store)
     if not head.complete:
         raise OutputError(

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import OutputError
+from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import added_up
 from pipeline.storage import data_files, layout
 from pipeline.storage.lineage import DataFile, Manifest, PartFacts, Source, Split, part_id
@@ -42,7 +43,9 @@ def create_joined_part(
     joined_id = part_id(first.fingerprint, split.split_id, 0)
     path = layout.manifest(first.fingerprint, joined_id)
     if (data := store.read_or_none(path)) is not None:
-        return Manifest.from_json(data, path)
+        earlier = Manifest.from_json(data, path)
+        if not lost_objects(store, [earlier]):
+            return earlier
     joined = Manifest(
         part_id=joined_id,
         fingerprint=first.fingerprint,

@@ -81,9 +81,9 @@ def _create_or_adopt(
     try:
         n_rows, lineage = data_files.read_footer(stored)
         owner = lineage.get("part_id")
-    except OutputError:
+    except OutputError:  # cut or overwritten, or a file of somebody else
         n_rows = 0
-        owner = None
+        owner = part_id if _is_recorded(store, path, part_id, data) else None
     if owner != part_id:
         raise OutputError(
             f"{store.shown_uri}/{path}: already there with {n_rows} rows of part {owner}, "
@@ -101,13 +101,54 @@ def _create_or_adopt(
     return _create_or_adopt(store, sibling, part_id, data, keys)
 
 
+def _is_recorded(store: Store, path: str, part_id: str, data: bytes) -> bool:
+    """Whether a manifest says that the file at `path` is one of the part. data: another one."""
+    _, lineage = data_files.read_footer(data)
+    manifest_path = layout.manifest(str(lineage.get("fingerprint")), part_id)
+    stored = store.read_or_none(manifest_path)
+    if stored is None:
+        return False
+    manifest = Manifest.from_json(stored, manifest_path)
+    return path in {manifest.rejects_path, *(file.path for file in manifest.data_files)}
+
+
 def create_manifest(store: Store, manifest: Manifest) -> Manifest:
-    """Create the manifest of a finished part, or return the existing one."""
+    """Create the manifest of a finished part, or return the existing one.
+
+    One that names files which are gone is replaced: this attempt has created them again.
+    """
     path = layout.manifest(manifest.fingerprint, manifest.part_id)
     if not store.put_if_absent(path, manifest.to_json()):
-        manifest = Manifest.from_json(store.read(path), path)
+        stored = Manifest.from_json(store.read(path), path)
+        if _is_outdated(store, stored, manifest):
+            store.delete(path)
+            return create_manifest(store, manifest)
+        manifest = stored
     failpoint("after_manifest_put")
     return manifest
+
+
+def _is_outdated(store: Store, stored: Manifest, manifest: Manifest) -> bool:
+    """Whether a stored manifest names a file that is gone or cut, or whose place another one has
+    taken. manifest: that of a later attempt at the part, whose files are there."""
+    ours = {file.path: file for file in manifest.data_files}
+    for file in stored.data_files:
+        if file.path in ours and ours[file.path].sha256 != file.sha256:
+            return True
+        if file.path not in ours and _size(store, file.path) != file.size_bytes:
+            return True
+    path = stored.rejects_path
+    if path is None or path == manifest.rejects_path:
+        return stored.rejects_sha256 not in (None, manifest.rejects_sha256)
+    return _size(store, path) is None
+
+
+def _size(store: Store, path: str) -> int | None:
+    """The size of an object in bytes; None when it is gone."""
+    try:
+        return int(store.info(path)["size"])
+    except FileNotFoundError:
+        return None
 
 
 def create_generation(store: Store, generation: Generation) -> Generation:
