@@ -8,6 +8,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pydantic
 
+from pipeline.job.csv_spec import CsvSpec
 from pipeline.job.field_types import KeptColumns, Name, Options, RecordSize, Section, Uris
 from pipeline.job.text_template import TextTemplate
 from pipeline.storage import schema
@@ -16,7 +17,7 @@ FORMATS = ("jsonl", "parquet", "text", "csv", "warc")
 """Formats of shards; each has its reader in `pipeline/read/`."""
 
 
-LATER_SETTINGS = {"text_template", "max_column_bytes"}
+LATER_SETTINGS = {"text_template", "csv", "max_column_bytes"}
 """Settings that are part of the identity only where they have another value than the default."""
 
 
@@ -31,6 +32,7 @@ class InputSpec(Section):
     keep_columns: KeptColumns = {}
     max_record_bytes: RecordSize = pydantic.ByteSize(16 << 20)
     max_column_bytes: RecordSize = pydantic.ByteSize(64 << 10)
+    csv: CsvSpec = CsvSpec()
     storage_options: Options = {}
 
     @pydantic.model_validator(mode="after")
@@ -67,6 +69,12 @@ class InputSpec(Section):
         return self.template.fields if self.template else (self.text_column,)
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of all fields of a record that the job uses, each once."""
+        ids = () if self.id_column is None else (self.id_column,)
+        return tuple(dict.fromkeys((*self.text_fields, *ids, *self.keep_columns)))
+
+    @property
     def text_setting(self) -> str:
         """The setting that names them."""
         return "text_template" if self.template else "text_column"
@@ -74,13 +82,9 @@ class InputSpec(Section):
     def identity(self) -> dict[str, Any]:
         """What can change a row, as plain data. Settings that did not exist in the first release
         are left out where they have their default, so that fingerprints stay as they were."""
-        fields = self.model_dump(mode="json", exclude={"uri", "storage_options"})
-        defaults = self.model_dump(mode="json", include=LATER_SETTINGS, exclude_defaults=True)
-        return {
-            name: value
-            for name, value in fields.items()
-            if name not in LATER_SETTINGS or name in defaults
-        }
+        first = self.model_dump(mode="json", exclude={"uri", "storage_options", *LATER_SETTINGS})
+        later = self.model_dump(mode="json", include=LATER_SETTINGS, exclude_defaults=True)
+        return first | later
 
     @functools.cached_property
     def keep(self) -> dict[str, pa.DataType]:

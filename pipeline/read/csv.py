@@ -1,14 +1,13 @@
-r"""CSV with a header row (and tab-separated values, by the suffix .tsv): never split, because a
-quoted field may hold newlines.
+"""CSV and tab-separated values: never split, because a quoted field may hold newlines.
 
-Python's own `csv` reads the rows, fed line by line from `lines`, so that one bad row costs one row:
-Arrow's CSV reader fails the whole block for it. `source_record` is the number of the row, counted
-from 0 after the header without blank lines; `record_bytes` its length without line ends. A row with
-too many or too few fields is rejected. A quote that is never closed would swallow the rest of the
-shard: its first line is rejected, and reading continues with the line after it. The same happens to
-a quoted field of more than `max_record_bytes`. Among the lines that are read again for that, each
-further failure halves the bytes that a field can extend over, so that the work stays linear. Every
-line end inside a field becomes \n.
+`csv_dialect` splits rows into fields, fed line by line from `lines`, so that one bad row costs one
+row: Arrow's CSV reader fails the whole block for it. `source_record` is the number of the row,
+counted from 0 after the header without blank lines; `record_bytes` its length without line ends. A
+row with too many or too few fields is rejected. A quote that is never closed would swallow the rest
+of the shard: its first line is rejected, and reading continues with the line after it. The same
+happens to a quoted field of more than `max_record_bytes`. Among the lines that are read again for
+that, each further failure halves the bytes that a field can extend over, so that the work stays
+linear. A line end inside of a field stays as it is.
 
 Cost: about 50 MB/s on a core with lines of 40 bytes, more with longer ones. Memory: a row of up to
 `max_record_bytes`, twice.
@@ -29,6 +28,7 @@ from pipeline.errors import ShardDamaged
 from pipeline.job.input_spec import InputSpec
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import without_compression_suffix
+from pipeline.read.csv_dialect import Dialect, dialect_of
 from pipeline.read.lines import read_lines
 from pipeline.read.records import (
     Rejects,
@@ -56,22 +56,46 @@ class CsvReader:
         return [Span(shard=shard)]
 
     def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
-        rows = _rows(file, span, spec)
-        header = next(rows, None)
-        if header is None:
+        rows, header = _opened(file, span, spec)
+        if not header:
             return
-        names = check_columns(header.fields, span.shard.uri, spec)
-        places = {name: header.fields.index(name) for name in names}
+        hint = ", or input.csv if the first row is no header or has another delimiter"
+        names = check_columns(header, span.shard.uri, spec, hint)
+        places = {name: header.index(name) for name in names}
         first_row = 0
         for batch in batched(rows, lambda row: row.n_bytes):
-            yield _table(batch, first_row, len(header.fields), places, spec)
+            yield _table(batch, first_row, len(header), places, spec)
             first_row += len(batch)
 
 
 def first_fields(file: BinaryIO, span: Span, spec: InputSpec) -> list[str]:
-    """The columns that the header names, for a preview."""
-    header = next(_rows(file, span, spec), None)
-    return header.fields if header else []
+    """The columns that the header or the spec names, for a preview."""
+    return _opened(file, span, spec)[1]
+
+
+def _opened(file: BinaryIO, span: Span, spec: InputSpec) -> tuple[_Rows, list[str]]:
+    """The rows after the header, and the names of the columns; none where the shard is empty."""
+    # The limit is global to the process and 128 KiB by default; it is only raised here.
+    csv.field_size_limit(max(csv.field_size_limit(), spec.max_record_bytes + 1))
+    batches = _lines(file, span, spec)
+    first_batch = next(batches, [])
+    is_tsv = without_compression_suffix(span.shard.uri).lower().endswith(".tsv")
+    names = list(spec.csv.columns or ())
+
+    def is_header(fields: list[str]) -> bool:
+        if names:
+            return len(fields) == len(names)
+        return all(fields.count(name) == 1 for name in spec.fields)
+
+    dialect = dialect_of([line for line, _ in first_batch], spec.csv, is_tsv, is_header)
+    lines = itertools.chain([first_batch], batches)
+    rows = _Rows(lines, dialect, spec.max_record_bytes, n_header_rows=0 if names else 1)
+    if not first_batch:
+        return rows, []
+    if not names:
+        header = next(rows, None)
+        names = header.fields if header else []
+    return rows, names
 
 
 class _Row(NamedTuple):
@@ -87,19 +111,12 @@ _Line = tuple[str, int]
 """Content with its line end, and the length in bytes without it."""
 
 
-def _lines(file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[Iterable[_Line]]:
+def _lines(file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[list[_Line]]:
     """Batches of lines. Bytes that are not UTF-8 become surrogates, so that only their row is
     rejected."""
-    for batch in read_lines(file, span, spec.max_record_bytes):
+    for batch in read_lines(file, span, spec.max_record_bytes, keeps_returns=True):
         content = b"\n".join(batch.lines).decode("utf-8", "surrogateescape").split("\n")
-        yield zip([line + "\n" for line in content], batch.n_bytes.tolist(), strict=True)
-
-
-def _rows(file: BinaryIO, span: Span, spec: InputSpec) -> _Rows:
-    # The limit is global to the process and 128 KiB by default; it is only raised here.
-    csv.field_size_limit(max(csv.field_size_limit(), spec.max_record_bytes + 1))
-    delimiter = "\t" if without_compression_suffix(span.shard.uri).lower().endswith(".tsv") else ","
-    return _Rows(_lines(file, span, spec), delimiter, spec.max_record_bytes)
+        yield list(zip([line + "\n" for line in content], batch.n_bytes.tolist(), strict=True))
 
 
 class _Overflow(Exception):
@@ -111,7 +128,11 @@ class _Rows(Iterator[_Row]):
     that is cut off."""
 
     def __init__(
-        self, lines: Iterator[Iterable[_Line]], delimiter: str, max_record_bytes: int
+        self,
+        lines: Iterable[list[_Line]],
+        dialect: Dialect,
+        max_record_bytes: int,
+        n_header_rows: int,
     ) -> None:
         self._source = itertools.chain.from_iterable(lines)
         self._again: deque[_Line] = deque()  # lines to read again
@@ -119,14 +140,10 @@ class _Rows(Iterator[_Row]):
         self._n_row_bytes = 0
         self._max_bytes = max_record_bytes
         self._max_field_bytes = max_record_bytes
-        self._delimiter = delimiter
-        self._reader = self._new_reader()
+        self._dialect = dialect
+        self._reader = dialect.rows(self._feed())
         self._damage: ShardDamaged | None = None
-        self._n_rows = -1  # after the header
-
-    def _new_reader(self) -> Iterator[list[str]]:
-        # strict: a quote that is still open at the end of the shard is an error, not a field
-        return csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
+        self._n_rows = -n_header_rows  # after the header
 
     def _feed(self) -> Iterator[str]:
         try:
@@ -166,7 +183,7 @@ class _Rows(Iterator[_Row]):
         """Reject the first line of the row at fault, and read the lines after it again."""
         (_, n_bytes), *rest = self._row_lines
         self._again.extendleft(reversed(rest))
-        self._reader = self._new_reader()
+        self._reader = self._dialect.rows(self._feed())
         max_field_bytes = self._max_field_bytes
         if rest:
             self._max_field_bytes = min(max_field_bytes, self._n_row_bytes) // 2
@@ -190,6 +207,8 @@ def _table(
             reject(rejects, number, row.reason, row.detail)
         elif len(row.fields) != n_fields:
             detail = f"{len(row.fields)} fields, the header has {n_fields}"
+            if any('"' in field for field in row.fields):
+                detail += "; input.csv.quote and escape say how fields are quoted"
             reject(rejects, number, "invalid_column", detail)
     columns = {
         name: [None if number in rejects else row.fields[place] for number, row in enumerate(rows)]

@@ -74,16 +74,18 @@ def read_lines(
     span: Span,
     max_record_bytes: int,
     problem_of: Callable[[bytes], str | None] = problem_of,
+    keeps_returns: bool = False,
 ) -> Iterator[LineBatch]:
     """The lines that start in `span`, in non-empty batches of about 1 MiB.
 
-    file: raw and seekable. problem_of: what is wrong with a shard by its first block. Raises
+    file: raw and seekable. problem_of: what is wrong with a shard by its first block.
+    keeps_returns: whether the content of a line keeps the \\r of its end. Raises
     ShardDamaged after every whole line before the damage, and at once for a shard with such a
     problem, if the span starts with it (see `starts_wrong` for the others).
     """
     start = max(span.start - 1, 0)
     file.seek(start)
-    lines = _Lines(max_record_bytes, start, skip_first=span.start > 0)
+    lines = _Lines(max_record_bytes, start, span.start > 0, keeps_returns)
     blocks = decompressed_blocks(file, span.shard.uri)
     garbage: TrailingGarbage | None = None
     is_start = span.start == 0
@@ -129,12 +131,15 @@ class _Lines:
     next_start: offset of the first line that `add` has not returned yet.
     """
 
-    def __init__(self, max_record_bytes: int, start: int, skip_first: bool) -> None:
+    def __init__(
+        self, max_record_bytes: int, start: int, skip_first: bool, keeps_returns: bool
+    ) -> None:
         self._max_bytes = max_record_bytes
         # Of the line that is not finished yet; empty once it is over the limit.
         self._pieces: list[bytes] = []
         self._n_pending = 0
         self._skip_first = skip_first
+        self._keeps_returns = keeps_returns
         self._saw_return = False
         self.next_start = start
 
@@ -178,14 +183,16 @@ class _Lines:
         return self._cleaned(_batch(lines, lengths, start))
 
     def _cleaned(self, batch: LineBatch) -> LineBatch:
-        """The batch without \r, the byte-order mark and the content of lines over the limit."""
+        """The batch without \r, unless it is kept, without the byte-order mark and the content of
+        lines over the limit."""
         lines = batch.lines
         n_bytes = batch.n_bytes
         if self._saw_return:
             n_bytes = n_bytes - np.fromiter(
                 (line.endswith(b"\r") for line in lines), np.int64, len(lines)
             )
-            lines = [line.removesuffix(b"\r") for line in lines]
+            if not self._keeps_returns:
+                lines = [line.removesuffix(b"\r") for line in lines]
         if len(lines) and batch.starts[0] == 0:
             lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
         for row in np.flatnonzero(n_bytes > self._max_bytes):

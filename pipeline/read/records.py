@@ -32,6 +32,8 @@ BATCH_RECORDS = 4096
 DETAIL_CHARS = 200
 """The most characters of a `detail`, which tells a person what is wrong with a record."""
 
+_NAMES_CHARS = 600
+
 Rejects = dict[int, tuple[str, str]]
 """Row number within the batch -> (reason, detail). The first reason given for a row stays."""
 
@@ -66,11 +68,11 @@ def batched(
         raise damage
 
 
-def check_columns(columns: Sequence[str], uri: str, spec: InputSpec) -> list[str]:
+def check_columns(columns: Sequence[str], uri: str, spec: InputSpec, hint: str = "") -> list[str]:
     """The columns that `spec` uses, each once.
 
-    columns: those of the shard. Raises InputError for a column of `spec` that the shard does not
-    have, or has more than once.
+    columns: those of the shard. hint: another way out than to set the column. Raises InputError for
+    a column of `spec` that the shard does not have, or has more than once.
     """
     settings = dict.fromkeys(spec.keep, "keep_columns")
     if spec.id_column is not None:
@@ -80,9 +82,11 @@ def check_columns(columns: Sequence[str], uri: str, spec: InputSpec) -> list[str
         count = columns.count(name)
         if count != 1:
             names = ", ".join(columns).encode("utf-8", "replace").decode()
+            if len(names) > _NAMES_CHARS:
+                names = f"{names[:_NAMES_CHARS]}… ({len(columns)} columns)"
             raise InputError(
                 f"{uri}: column {name!r} {'found twice' if count else 'not found'}; columns are "
-                f"{names}. Set input.{setting}."
+                f"{names}. Set input.{setting}{hint}."
             )
     return list(settings)
 

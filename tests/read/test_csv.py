@@ -26,9 +26,10 @@ def read(
     id_column: str | None = None,
     keep: dict[str, pa.DataType] | None = None,
     max_record_bytes: int = 1 << 20,
+    **settings: Any,
 ) -> list[dict[str, Any]]:
     span = Span(shard=Shard(uri=uri, etag="e", size_bytes=len(data)))
-    spec = input_spec("text", id_column, keep or {}, max_record_bytes)
+    spec = input_spec(id_column=id_column, keep=keep, max_record_bytes=max_record_bytes, **settings)
     rows = []
     for table in read_span(READERS["csv"], io.BytesIO(data), span, spec):
         assert table.schema == records_schema(spec.keep)
@@ -43,9 +44,6 @@ FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(FIELD, FIELD), max_size=8), st.sampled_from(["\n", "\r\n"]))
 def test_what_a_csv_writer_wrote_is_read_back(rows: list[tuple[str, str]], line_end: str) -> None:
-    # A \r before \n inside a field is the line end of the file for us: csv files do not tell them
-    # apart
-    rows = [(a.replace("\r", ""), b.replace("\r", "")) for a, b in rows]
     sink = io.StringIO(newline="")
     writer = csv.writer(sink, lineterminator=line_end, quoting=csv.QUOTE_ALL)
     writer.writerows([("id", "text"), *rows])
@@ -111,12 +109,132 @@ def test_tab_separated_values_are_told_by_the_suffix() -> None:
 
 def test_a_missing_or_repeated_column_names_those_that_are_there() -> None:
     with pytest.raises(
-        InputError, match=r"'text' not found; columns are id, body\. Set input\.text_column"
+        InputError,
+        match=r"'text' not found; columns are id, body\. Set input\.text_column, or input",
     ):
         read(b"id,body\n1,a\n")
     with pytest.raises(InputError, match="'text' found twice"):
         read(b"text,text\n1,a\n")
     assert read(b"") == read(b"text\n") == []
+
+
+QUOTES = b'id\ttext\n1\t"Quoted start\n2\t"Foo" he said\n3\t"whole"\n4\tC:\\new\n'
+
+
+def texts(data: bytes, **settings: Any) -> list[str | None]:
+    return [row["text"] for row in read(data, **settings)]
+
+
+def test_quotation_marks_of_tab_separated_values_are_text() -> None:
+    expected = ['"Quoted start', '"Foo" he said', '"whole"', "C:\\new"]
+    assert texts(QUOTES, uri="a.tsv") == expected
+    assert texts(QUOTES.replace(b"\n", b"\r\n"), uri="a.tsv") == expected
+    quoted = b'id\ttext\n3\t"who\nle"\n'
+    assert texts(quoted, uri="a.tsv", csv={"quote": '"'}) == ["who\nle"]
+    rows = read(quoted, uri="a.tsv")
+    assert [row["reason"] for row in rows] == [None, "invalid_column"]
+    assert "input.csv.quote" in rows[1]["detail"]
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t"])
+def test_another_delimiter_is_seen_in_the_header(delimiter: str) -> None:
+    data = f"id{delimiter}text\n1{delimiter}hello, world\n".encode()
+    assert texts(data) == texts(data, csv={"delimiter": delimiter}) == ["hello, world"]
+    with pytest.raises(InputError, match=r"'text' not found; columns are id.text"):
+        read(data, csv={"delimiter": ","})
+    with pytest.raises(InputError, match=r"'body' not found; columns are id, text\."):
+        read(data, text_column="body")
+
+
+def test_spaces_behind_the_commas_of_the_header_are_no_text() -> None:
+    assert texts(b'id, text\n1, "a, b"\n2, c\n') == ["a, b", "c"]
+    assert texts(b"id,text\n1, c\n") == [" c"]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_backslash_before_a_quotation_mark_is_seen_in_the_first_rows(line_end: str) -> None:
+    rows = [
+        ("1", '"he said \\"hi\\", ok"', 'he said "hi", ok'),
+        ("2", '"a \\\\, b \\n"', "a \\, b \\n"),
+        ("3", "\\\\server\\share", "\\\\server\\share"),
+        ("4", f'"two{line_end}lines ""x"""', f'two{line_end}lines "x"'),
+        ("5", '""', ""),
+    ]
+    data = line_end.join(["id,text", *(f"{id},{field}" for id, field, _ in rows), ""]).encode()
+    assert texts(data) == texts(data, csv={"escape": "\\"}) == [text for _, _, text in rows]
+    plain = read(data, csv={"escape": "none"})
+    assert plain[0]["reason"] == "invalid_column"
+
+
+def test_backslashes_of_a_file_that_follows_the_standard_are_text() -> None:
+    data = b'id,text\n1,"C:\\dir\\"\n2,"a ""\\"", b\\\\"\n'
+    assert texts(data) == ["C:\\dir\\", 'a "\\", b\\\\']
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"a", "invalid_column"),
+        (b'a,"b" c', "invalid_column"),
+        (b"a,b\rc", "invalid_column"),
+        (b'a,"b', "invalid_column"),
+        (b'a,"b\\"', "invalid_column"),
+        (b"a,\xff", "invalid_utf8"),
+    ],
+)
+def test_a_bad_row_of_an_escaped_file_is_rejected_alone(line: bytes, reason: str) -> None:
+    data = b"id,text\n1,one\n" + line + b"\n2,two\n3,three\n"
+    rows = read(data, id_column="id", csv={"escape": "\\"})
+    assert [row["reason"] for row in rows] == [None, reason, None, None]
+    assert [row["text"] for row in rows] == ["one", None, "two", "three"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(FIELD, FIELD), min_size=1, max_size=5))
+def test_what_a_writer_of_backslashes_wrote_is_read_back(rows: list[tuple[str, str]]) -> None:
+    escaped = [
+        ['"' + field.replace("\\", "\\\\").replace('"', '\\"') + '"' for field in row]
+        for row in [("id", "text"), *rows]
+    ]
+    data = "".join(",".join(row) + "\n" for row in escaped).encode()
+    read_rows = read(data, id_column="id", csv={"escape": "\\"})
+    assert [(row["doc_id"], row["text"]) for row in read_rows] == rows
+
+
+def test_columns_of_the_spec_stand_for_a_missing_header() -> None:
+    settings = {"csv": {"columns": ["id", "text"]}, "id_column": "id"}
+    rows = read(b"7\tfirst\n8\tsecond\n", uri="collection.tsv", **settings)
+    assert [(row["doc_id"], row["text"], row["source_record"]) for row in rows] == [
+        ("7", "first", 0),
+        ("8", "second", 1),
+    ]
+    assert texts(b"7;first\n8;second\n", **settings) == ["first", "second"]
+    with pytest.raises(InputError, match=r"input\.csv if the first row is no header"):
+        read(b"7\tfirst\n", uri="collection.tsv")
+    with pytest.raises(InputError, match=r"'text' not found; columns are id, body"):
+        read(b"7,first\n", csv={"columns": ["id", "body"]})
+
+
+@pytest.mark.parametrize(
+    "csv_settings",
+    [
+        {"delimiter": ""},
+        {"delimiter": "::"},
+        {"delimiter": "\n"},
+        {"delimiter": "none"},
+        {"delimiter": "|", "quote": "|"},
+        {"columns": []},
+        {"header": False},
+    ],
+)
+def test_a_dialect_without_a_clear_meaning_is_refused(csv_settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="csv"):
+        input_spec(csv=csv_settings)
+
+
+def test_only_settings_that_differ_are_part_of_the_identity() -> None:
+    assert "csv" not in input_spec().identity()
+    assert input_spec(csv={"delimiter": ";"}).identity()["csv"] == {"delimiter": ";"}
 
 
 @pytest.mark.faults
