@@ -18,7 +18,7 @@ WORKDIR /home/ray/corpus-embed
 COPY --chown=1000:100 pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY --chown=1000:100 pipeline ./pipeline
 USER 1000:100
-RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} ".[warc]" \
+RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} ".[html]" \
     && corpus-embed --help > /dev/null
 ENV PYTHONUNBUFFERED=1
 # no ENTRYPOINT, because KubeRay and `ray start` bring their own commands

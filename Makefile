@@ -24,7 +24,7 @@ $(VENV)/.quickstart: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet -c constraints.txt -e ".[dev,warc]"
+	$(PIP) install --quiet -c constraints.txt -e ".[dev,html]"
 	$(PIP) check
 	@touch $@ $(VENV)/.quickstart
 
@@ -93,7 +93,7 @@ LOWER := $(VENV)/lower-bounds
 check-lower-bounds: $(BIN)/python ## Run the tests of `make check` with the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(LOWER)
 	$(LOWER)/bin/python -m pip --disable-pip-version-check install --quiet uv
-	$(LOWER)/bin/uv pip install --quiet --python $(LOWER) --resolution lowest-direct -e ".[dev,warc]"
+	$(LOWER)/bin/uv pip install --quiet --python $(LOWER) --resolution lowest-direct -e ".[dev,html]"
 	$(LOWER)/bin/python -m pytest $(CHECK_ARGS) $(PYTEST_ARGS)
 
 audit: $(BIN)/python ## Ask PyPI for known vulnerabilities of the versions in constraints.txt (needs pypi.org)

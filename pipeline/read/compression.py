@@ -1,9 +1,10 @@
 """Decompression by the suffix of the shard's URI: a raw file becomes blocks of decompressed bytes.
 
 Multi-member gzip, multi-frame zstd, multi-stream bzip2 and xz are read to their end, and zero
-padding between or after members is skipped. Everything that can be decoded is delivered before
-`ShardDamaged` reports the decompressed position at which the data breaks off. Errors of `file.read`
-itself (the network) pass through untouched, because no call to it is inside a `try`.
+padding between or after members is skipped. A zstd file may start with the dictionary of its
+frames, as `.warc.zst` files do. Everything that can be decoded is delivered before `ShardDamaged`
+reports the decompressed position at which the data breaks off. Errors of `file.read` itself (the
+network) pass through untouched, because no call to it is inside a `try`.
 
 Memory: one compressed and one decompressed block, and what `decoders` needs. Decompression bombs:
 a shard yields at most MAX_RATIO times its own size, and at most MAX_BYTES; beyond that it counts as
@@ -17,9 +18,26 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from pipeline.errors import ShardDamaged
-from pipeline.read.decoders import BLOCK_BYTES, DECODERS, MAGIC, CorruptData, Decoder
+from pipeline.read.containers import problem_of
+from pipeline.read.decoders import (
+    BLOCK_BYTES,
+    DECODERS,
+    MAGIC,
+    CorruptData,
+    Decoder,
+    Decoders,
+    zstd_decoders,
+)
+from pipeline.read.zstd_dictionary import zstd_dictionary
 
-COMPRESSION_SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+COMPRESSION_SUFFIXES = {
+    ".gz": "gzip",
+    ".gzip": "gzip",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".bz2": "bz2",
+    ".xz": "xz",
+}
 
 MAX_RATIO = 200
 """The most decompressed bytes per compressed byte. Text has 2 to 10, machine-made records up to
@@ -59,7 +77,7 @@ def decompressed_blocks(file: BinaryIO, uri: str) -> Iterator[bytes]:
     BLOCK_BYTES; the content as it is when `uri` has no compression suffix.
 
     Raises ShardDamaged where compressed data is truncated, corrupt or a bomb, after everything
-    before that position was delivered.
+    before that position was delivered, and at once where the data is not what the suffix says.
     """
     compression = compression_of(uri)
     if compression is None:
@@ -67,8 +85,12 @@ def decompressed_blocks(file: BinaryIO, uri: str) -> Iterator[bytes]:
     start = file.tell()
     compressed_bytes = file.seek(0, io.SEEK_END) - start
     file.seek(start)
-    end = start + compressed_bytes
-    return _joined(_decoded(file, compression, uri, end), compressed_bytes, uri)
+    decoders = DECODERS[compression]
+    if compression == "zstd":
+        decoders = zstd_decoders(zstd_dictionary(file))
+        file.seek(start)
+    blocks = _decoded(file, compression, decoders, uri, start + compressed_bytes)
+    return _joined(blocks, compressed_bytes, uri)
 
 
 def _joined(blocks: Iterator[bytes], compressed_bytes: int, uri: str) -> Iterator[bytes]:
@@ -107,7 +129,9 @@ def _joined(blocks: Iterator[bytes], compressed_bytes: int, uri: str) -> Iterato
         piece_bytes += len(block)
 
 
-def _decoded(file: BinaryIO, compression: str, uri: str, end: int) -> Iterator[bytes]:
+def _decoded(
+    file: BinaryIO, compression: str, decoders: Decoders, uri: str, end: int
+) -> Iterator[bytes]:
     """The blocks of all members of `file`, as small as they come. end: its length in bytes."""
     decoder: Decoder | None = None
     total_bytes = 0
@@ -120,14 +144,16 @@ def _decoded(file: BinaryIO, compression: str, uri: str, end: int) -> Iterator[b
                 data = data.lstrip(b"\0")
                 if not data:
                     break
-                if n_members and not _starts_member(data, compression):
+                if not _starts_member(data, compression):
+                    if not n_members:
+                        raise ShardDamaged(f"{uri}: {_not_compressed(data, compression)}", 0)
                     raise TrailingGarbage(
                         f"{uri}: the {compression} data is complete, but what follows decompressed "
                         f"byte {total_bytes} is not {compression} data",
                         total_bytes,
                         end - file.tell() + len(data),
                     )
-                decoder = DECODERS[compression]()
+                decoder = decoders()
             try:
                 for block in decoder.decode(data):
                     total_bytes += len(block)
@@ -154,3 +180,13 @@ def _decoded(file: BinaryIO, compression: str, uri: str, end: int) -> Iterator[b
 def _starts_member(data: bytes, compression: str) -> bool:
     """Whether `data`, which may be shorter than a magic number, can be the start of a member."""
     return any(data.startswith(magic[: len(data)]) for magic in MAGIC[compression])
+
+
+def _not_compressed(data: bytes, compression: str) -> str:
+    """What a shard is that should be compressed, and does not start so."""
+    problem = (
+        problem_of(data)
+        or "is not compressed, or damaged at its start; if its lines can be "
+        "read, take the suffix of the compression off its name"
+    )
+    return f"the shard is not {compression} data; it {problem}"

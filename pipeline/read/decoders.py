@@ -1,12 +1,13 @@
-"""Decoders of one gzip member, zstd frame, bzip2 stream or xz stream, for `compression`.
+"""Decoders of one gzip member, zstd frame, bzip2 stream or xz stream, for `compression`, and of the
+content codings of HTTP, for `http_body`.
 
 Compressed bytes go in as they are read, and every byte that can be decoded comes out before
 `CorruptData` is raised. Python's own file classes raise first and lose the output of the call that
 fails.
 
-Memory: one block of output, and the window of zstd or xz, WINDOW_BYTES at most. gzip, bzip2 and xz
-bound the output of a call. zstd cannot, so it is given 512 bytes at a time, which is at most 16 MiB
-of output (a block of 128 KiB takes at least 4 bytes).
+Memory: one block of output, and the window of zstd or xz, WINDOW_BYTES at most. All but zstd bound
+the output of a call. zstd cannot, so it is given 512 bytes at a time, which is at most 16 MiB of
+output (a block of 128 KiB takes at least 4 bytes).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import zstandard
+
+from pipeline.errors import SpecError
 
 BLOCK_BYTES = 1 << 20
 """The largest block, in bytes, that a decoder yields."""
@@ -53,12 +56,15 @@ class Decoder(ABC):
         ...
 
 
-class _GzipDecoder(Decoder):
-    """zlib drops the output of a call that fails, so each call starts from a copy that can be
-    replayed in small steps."""
+Decoders = Callable[[], Decoder]
 
-    def __init__(self) -> None:
-        self._decoder = zlib.decompressobj(wbits=31)
+
+class _DeflateDecoder(Decoder):
+    """zlib drops the output of a call that fails, so each call starts from a copy that can be
+    replayed in small steps. wbits: the container, as zlib counts them."""
+
+    def __init__(self, wbits: int) -> None:
+        self._decoder = zlib.decompressobj(wbits)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         block = b"more"
@@ -130,9 +136,45 @@ class _PiecewiseDecoder(Decoder):
                 piece = b""
 
 
-def _zstd_decoder() -> Decoder:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
-    return _PiecewiseDecoder(decompressor.decompressobj(), _ZSTD_PIECE_BYTES)
+class _BrotliDecoder(Decoder):
+    """brotli takes no input while it holds output back, and does not return what follows its data:
+    that is dropped."""
+
+    def __init__(self) -> None:
+        try:
+            import brotli
+        except ImportError as error:
+            raise SpecError(
+                "a WARC response has Content-Encoding br, and brotli is not installed. Install "
+                "corpus-embed[warc], or read WET shards."
+            ) from error
+        self._decoder = brotli.Decompressor()
+        self._error = brotli.error
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), _PIECE_BYTES):
+            piece = data[start : start + _PIECE_BYTES]
+            while piece or not self._decoder.can_accept_more_data():
+                try:
+                    block = self._decoder.process(piece, output_buffer_limit=BLOCK_BYTES)
+                except self._error as error:
+                    raise CorruptData(f"brotli: {error}") from error
+                if block:
+                    yield block
+                if self._decoder.is_finished():
+                    self.rest = b""
+                    return
+                piece = b""
+
+
+def zstd_decoders(dictionary: zstandard.ZstdCompressionDict | None = None) -> Decoders:
+    """A new decoder for each frame of a shard whose frames may need `dictionary`."""
+
+    def decoder() -> Decoder:
+        decompressor = zstandard.ZstdDecompressor(dictionary, max_window_size=WINDOW_BYTES)
+        return _PiecewiseDecoder(decompressor.decompressobj(), _ZSTD_PIECE_BYTES)
+
+    return decoder
 
 
 def _bz2_decoder() -> Decoder:
@@ -145,13 +187,16 @@ def _xz_decoder() -> Decoder:
     return _PiecewiseDecoder(decompressor, _PIECE_BYTES)
 
 
-DECODERS: dict[str, Callable[[], Decoder]] = {
-    "gzip": _GzipDecoder,
-    "zstd": _zstd_decoder,
+DECODERS: dict[str, Decoders] = {
+    "gzip": lambda: _DeflateDecoder(31),
+    "zlib": lambda: _DeflateDecoder(15),
+    "raw deflate": lambda: _DeflateDecoder(-15),
+    "br": _BrotliDecoder,
+    "zstd": zstd_decoders(),
     "bz2": _bz2_decoder,
     "xz": _xz_decoder,
 }
-"""A new decoder for each compression."""
+"""A new decoder for each compression; zlib, raw deflate and br are found in HTTP only."""
 
 MAGIC = {
     "gzip": [b"\x1f\x8b"],

@@ -37,6 +37,15 @@ _NAMES_CHARS = 600
 Rejects = dict[int, tuple[str, str]]
 """Row number within the batch -> (reason, detail). The first reason given for a row stays."""
 
+
+class NoText(Exception):
+    """The record has no text; `reason` is one of `schema.REASONS`, the message its detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

@@ -1,11 +1,11 @@
 """WARC and WET: every `conversion`, `response` and `resource` record is a document; warcinfo,
 request, metadata and revisit records are skipped.
 
-The text of a text/plain record is its payload, as in all of WET. text/html is converted by
-resiliparse (extra "html"); other content types are rejected. fastwarc (extra "warc") decodes the
-HTTP headers and encodings of `response` records. `id_column` and kept columns name WARC headers
-(WARC-Record-ID, WARC-Target-URI, WARC-Date, ...); `text_column` is ignored. `source_record` is the
-byte offset of the record in the decompressed shard, `record_bytes` its length with its headers.
+The text of a text/plain record is its payload, as in all of WET. text/html is decoded as by a
+browser and converted by resiliparse (extra "html"); other content types are rejected. `id_column`
+and kept columns name WARC headers (WARC-Record-ID, WARC-Target-URI, WARC-Date, ...); `text_column`
+is ignored. `source_record` is the byte offset of the record in the decompressed shard,
+`record_bytes` its length with its headers.
 
 Why the framing is parsed in this module: fastwarc returns a record that is cut off as if it were
 whole, and warcio skips it silently. Here a record counts only when its whole Content-Length can be
@@ -27,7 +27,10 @@ from pipeline.job.input_spec import InputSpec
 from pipeline.read.byte_stream import ByteStream
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import decompressed_blocks
+from pipeline.read.containers import problem_of
+from pipeline.read.http_body import parse_headers
 from pipeline.read.records import (
+    NoText,
     Rejects,
     batched,
     records_table,
@@ -38,13 +41,16 @@ from pipeline.read.records import (
     string_column,
     utf8_column,
 )
-from pipeline.read.warc_text import NoText, text_of
+from pipeline.read.warc_text import text_of
 from pipeline.storage.lineage import Shard, Span
 
 DOCUMENT_TYPES = {"conversion", "response", "resource"}
 _HEADER_BYTES = 1 << 20
 """The longest header block of a record."""
-_RECORD_START = b"WARC/1."
+_RECOGNISED_BYTES = 512
+"""How many of the first bytes of a shard show what it is instead of WARC."""
+_RECORD_START = b"WARC/"
+"""Followed by a version: 1.1, 1.0, or 0.17 and 0.18 of the drafts, as in ClueWeb09."""
 
 
 class WarcReader:
@@ -129,22 +135,24 @@ def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | No
     if not stream.peek(1):
         return None
     if stream.peek(len(_RECORD_START)) != _RECORD_START:
+        problem = problem_of(stream.peek(_RECOGNISED_BYTES)) if start == 0 else None
+        if problem:
+            raise _BadFraming(f"{uri}: the shard {problem}", start)
         raise _BadFraming(f"{uri}: no WARC record starts at decompressed byte {start}", start)
-    end = stream.find(b"\r\n\r\n", _HEADER_BYTES)
+    n_head_bytes = _head_bytes(stream)
     # The end that was found may be that of the next record.
-    if end < 0 or stream.find(b"\n" + _RECORD_START, end) >= 0:
+    if not n_head_bytes or stream.find(b"\n" + _RECORD_START, n_head_bytes) >= 0:
         raise _BadFraming(
             f"{uri}: the headers of the record at decompressed byte {start} do not end", start
         )
-    head = stream.take(end + 4)
-    headers = _parse_headers(head)
+    headers = parse_headers(stream.take(n_head_bytes))
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit() and len(length) < 19):
         raise _BadFraming(
             f"{uri}: the record at decompressed byte {start} has no valid Content-Length", start
         )
     n_payload_bytes = int(length)
-    document = _Document(start, len(head) + n_payload_bytes, len(head), headers)
+    document = _Document(start, n_head_bytes + n_payload_bytes, n_head_bytes, headers)
     is_large = document.n_bytes > max_bytes
     payload = b"" if is_large else stream.take(n_payload_bytes)
     is_whole = stream.skip(n_payload_bytes) if is_large else len(payload) == n_payload_bytes
@@ -159,26 +167,20 @@ def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | No
         return replace(document, reject=("record_too_large", detail))
     if document.type not in DOCUMENT_TYPES:
         return document
-    content_type = headers.get("content-type", "")
     try:
-        return replace(
-            document, text=text_of(head, payload, document.type, content_type, max_bytes)
-        )
+        return replace(document, text=text_of(payload, headers, max_bytes))
     except NoText as error:
         return replace(document, reject=(error.reason, str(error)))
 
 
-def _parse_headers(head: bytes) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    name = ""
-    for line in head.decode("utf-8", "surrogateescape").split("\r\n")[1:]:
-        if line[:1] in (" ", "\t") and name:
-            headers[name] += " " + line.strip()
-        elif ":" in line:
-            name, _, value = line.partition(":")
-            name = name.strip().lower()
-            headers[name] = value.strip()
-    return headers
+def _head_bytes(stream: ByteStream) -> int:
+    """Length of the header block with the empty line that ends it, or 0. Lines end in CRLF, and in
+    files of some writers in LF."""
+    end = stream.find(b"\n\r\n", _HEADER_BYTES)
+    earlier_end = stream.find(b"\n\n", end + 1 if end >= 0 else _HEADER_BYTES)
+    if earlier_end >= 0:
+        return earlier_end + 2
+    return end + 3 if end >= 0 else 0
 
 
 def _table(documents: list[_Document], spec: InputSpec) -> pa.Table:

@@ -16,7 +16,7 @@ from pipeline.read.records import BATCH_RECORDS
 from pipeline.storage.lineage import Shard, Span
 from tests.support.specs import input_spec
 
-pytest.importorskip("fastwarc", reason="extra warc")
+pytest.importorskip("turbohtml", reason="extra warc")
 StatusAndHeaders = pytest.importorskip(
     "warcio.statusandheaders", reason="writes the fixtures"
 ).StatusAndHeaders
