@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.output.text_index import keys_of, or_none
-from pipeline.storage.data_files import READERS, read_columns
+from pipeline.storage.data_rows import READERS, read_columns
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
 

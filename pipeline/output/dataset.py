@@ -20,7 +20,7 @@ from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 from pipeline.errors import OutputError
 from pipeline.output.snapshots import live_parts, load_generation, load_snapshot
 from pipeline.storage import layout, schema
-from pipeline.storage.data_files import scan
+from pipeline.storage.data_rows import scan
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
 
@@ -120,14 +120,27 @@ def read_vectors(
     scaled = generation.vector_precision == "int8"
     type_ = arrow_schema(generation).field("embedding").type
     element = np.dtype(np.uint8 if generation.vector_precision == "ubinary" else np.float32)
-    vectors = np.empty((head.n_rows, type_.list_size), element)
+    parts = live_parts(store, head)
+    n_rows = sum(file.n_rows for part in parts for file in part.data_files)
+    try:
+        vectors = np.empty((n_rows, type_.list_size), element)
+    except (MemoryError, ValueError) as error:
+        raise OutputError(
+            f"{store.shown_uri}: {n_rows} vectors of snapshot {head.number} do not fit into the "
+            f"memory of this machine: {error}. Read them in batches, with open_dataset."
+        ) from error
     columns = ["doc_id", "embedding", *(["embedding_scale"] if scaled else [])]
     ids = []
     position = 0
-    for _, batch in rows_of(store, generation, live_parts(store, head), columns):
+    for _, batch in rows_of(store, generation, parts, columns):
         rows = vectors_of(batch.column("embedding"))  # (n, D)
         if scaled:
             rows = rows * batch.column("embedding_scale").to_numpy()[:, None]
+        if position + len(rows) > n_rows:
+            raise OutputError(
+                f"{store.shown_uri}: data files of snapshot {head.number} have more rows than "
+                "their manifests say. Run `corpus-embed verify`."
+            )
         vectors[position : position + len(rows)] = rows
         position += len(rows)
         ids.append(batch.column("doc_id"))
@@ -142,7 +155,7 @@ def rows_of(
     types = arrow_schema(generation)
     files = [file for part in parts for file in part.data_files]
     stored = [name for name in columns if name not in generation.partition_by]
-    for number, _, batch in scan(store, [file.path for file in files], stored):
+    for number, _, batch in scan(store, [file.path for file in files], stored, types):
         yield files[number], with_partition(batch, files[number], types).select(columns)
 
 

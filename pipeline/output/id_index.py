@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 
 from pipeline.output.text_index import MANY_SEGMENTS, SEGMENT_ROWS, or_none, segment_groups
 from pipeline.storage import layout
-from pipeline.storage.data_files import encoded, read_columns
+from pipeline.storage.data_files import encoded
+from pipeline.storage.data_rows import read_columns
 from pipeline.storage.lineage import DataFile, Manifest, content_hash
 from pipeline.storage.store import Store
 
@@ -29,6 +30,15 @@ COUNTED_IDS = 50_000_000
 """The most documents among which a commit counts shared ids, since it holds their hashes in memory;
 larger outputs leave it to verify."""
 HASH_BYTES = 16
+_KEY = pa.schema(
+    [pa.field("doc_id", pa.string(), nullable=False), pa.field("chunk", pa.int32(), nullable=False)]
+)
+_SEGMENT = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("ids", pa.large_binary(), nullable=False),
+    ]
+)
 _READERS = 32
 """Data files that are read at once: the requests are small, and follow each other in a file."""
 
@@ -64,7 +74,7 @@ def used_id_segments(store: Store, fingerprint: str, parts: Iterable[Manifest]) 
     left out."""
     covered: dict[str, list[str]] = {}
     for path in store.list(layout.ids(fingerprint)):
-        table = or_none(functools.partial(read_columns, store, path, ["key"]))
+        table = or_none(functools.partial(read_columns, store, path, ["key"], _SEGMENT))
         covered[path] = [] if table is None else table["key"].to_pylist()
     uncovered = {_key(part) for part in parts}
     used = []
@@ -88,7 +98,7 @@ def _read_segments(
     segments: list[dict[str, bytes]] = []
     uncovered = set(parts)
     for path in used_id_segments(store, fingerprint, parts.values()):
-        table = or_none(functools.partial(read_columns, store, path, ["key", "ids"]))
+        table = or_none(functools.partial(read_columns, store, path, _SEGMENT.names, _SEGMENT))
         if table is not None:
             rows = zip(table["key"].to_pylist(), table["ids"].to_pylist(), strict=True)
             segments.append({key: ids for key, ids in rows if key in uncovered})
@@ -110,7 +120,7 @@ def _read_hashes(store: Store, parts: Sequence[Manifest]) -> dict[str, bytes]:
     """The hashes of each part's document ids, read from its data files."""
 
     def of_file(file: DataFile) -> bytes:
-        table = read_columns(store, file.path, ["doc_id", "chunk"])
+        table = read_columns(store, file.path, _KEY.names, _KEY)
         ids = table.filter(pc.equal(table["chunk"], 0))["doc_id"].to_pylist()
         return b"".join(
             hashlib.blake2b(doc_id.encode(), digest_size=HASH_BYTES).digest() for doc_id in ids

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from pipeline.output.snapshots import load_generation
 from pipeline.output.text_index import keys_of, or_none
 from pipeline.storage.caches import cached
-from pipeline.storage.data_files import READERS, rows_at
+from pipeline.storage.data_rows import READERS, rows_at
 from pipeline.storage.lineage import content_hash
 from pipeline.storage.store import Store
 from pipeline.write.vectors import restored_vectors

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from pipeline.errors import OutputError
 from pipeline.storage import layout
-from pipeline.storage.data_files import READERS, read_columns
+from pipeline.storage.data_rows import READERS, read_columns
 from pipeline.storage.lineage import Manifest, content_hash
 from pipeline.storage.store import Store
 from pipeline.storage.stored_record import FORMAT_VERSION, Count, StoredRecord
@@ -146,11 +146,13 @@ def keys_of(digests: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
 
 
 def or_none(read: Callable[[], Any]) -> Any:
-    """The result of `read`, or None where a file is missing or damaged. An outage is still an
-    error."""
+    """The result of `read`, or None where a file is missing or damaged. An outage, a StorageError,
+    is still an error."""
     try:
         return read()
-    except (OSError, ValueError, TypeError, LookupError, MemoryError, pa.ArrowException):
+    except (OutputError, OSError, ValueError, TypeError, LookupError, MemoryError):
+        return None
+    except pa.ArrowException:
         return None
 
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import ModelError, SpecError
 from pipeline.output import dataset
-from pipeline.storage import data_files, schema
+from pipeline.storage import data_rows, schema
 from pipeline.tokenize import load_tokenizer
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 
@@ -75,8 +75,11 @@ def search(
         raise SpecError(f"search needs a text and k >= 1; got {text!r} and k = {k}")
     loaded = load_snapshot_with_lineage(store_uri, storage_options, snapshot, model_path=model_path)
     query = embed_query(loaded, text, prompt_name)
+    types = dataset.arrow_schema(loaded.generation)
     best: list[_Candidate] = []
-    for file, first_row, batch in data_files.scan(loaded.store, loaded.data_paths, ["embedding"]):
+    for file, first_row, batch in data_rows.scan(
+        loaded.store, loaded.data_paths, ["embedding"], types
+    ):
         scores = similarities(dataset.vectors_of(batch.column(0)), query)
         best += [
             _Candidate(float(scores[row]), file, first_row + int(row)) for row in _top(scores, k)
@@ -157,7 +160,7 @@ def _hits(loaded: LoadedSnapshot, best: list[_Candidate]) -> list[Hit]:
     for number, candidates in candidates_by_file.items():
         indices = np.array([candidate.row for candidate in candidates])
         columns = (*_FIELDS, *kept)
-        table = data_files.rows_at(loaded.store, files[number].path, indices, columns)
+        table = data_rows.rows_at(loaded.store, files[number].path, indices, columns, types)
         rows = dataset.with_partition(table, files[number], types).to_pylist()
         for candidate, row in zip(candidates, rows, strict=True):
             hits[candidate] = Hit(

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import OutputError
-from pipeline.storage import data_files, layout
+from pipeline.output import dataset
+from pipeline.storage import data_rows, layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest
 from pipeline.storage.printable import printable
@@ -155,14 +156,15 @@ _COLUMNS = ["doc_id", "chunk", *(LINEAGE_COLUMNS.keys() - {"part_id", "fingerpri
 def _select(loaded: LoadedSnapshot, condition: pc.Expression) -> list[dict[str, Any]]:
     """Columns _COLUMNS of the rows that fulfil a condition, and the path of their data file."""
     paths = loaded.data_paths
+    types = dataset.arrow_schema(loaded.generation)
     row_indices: dict[str, list[int]] = defaultdict(list)
-    for file, first_row, batch in data_files.scan(loaded.store, paths, ["doc_id", "chunk"]):
+    for file, first_row, batch in data_rows.scan(loaded.store, paths, ["doc_id", "chunk"], types):
         numbers = pa.array(np.arange(first_row, first_row + len(batch)))
         if matches := batch.append_column("row", numbers).filter(condition)["row"].to_pylist():
             row_indices[paths[file]] += matches
     rows: list[dict[str, Any]] = []
     for path, numbers in row_indices.items():
-        table = data_files.rows_at(loaded.store, path, np.array(numbers), _COLUMNS)
+        table = data_rows.rows_at(loaded.store, path, np.array(numbers), _COLUMNS, types)
         rows += ({**fields, "path": path} for fields in table.to_pylist())
     return sorted(rows, key=lambda fields: (*record_key(fields), fields["chunk"]))
 

@@ -45,9 +45,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
     read_columns = id_index.read_columns
 
-    def recorded(store: Store, path: str, columns: list[str]) -> Any:
+    def recorded(store: Store, path: str, *columns: Any) -> Any:
         paths.append(path)
-        return read_columns(store, path, columns)
+        return read_columns(store, path, *columns)
 
     monkeypatch.setattr(id_index, "read_columns", recorded)
     return paths

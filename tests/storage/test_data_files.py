@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.storage import data_files
+from pipeline.storage import data_files, data_rows
 from pipeline.storage.store import Store
 from pipeline.tools.verify.verification import verify
 from tests.conftest import S3Place
@@ -60,7 +60,7 @@ def test_a_file_of_pythons_is_read_by_the_callers_thread_alone() -> None:
         TABLE.select(["n", "text"])
     )
     rows = np.array([3, 9_999, 10_000, 49_999])
-    assert data_files.read_rows(data_files.opened(source), rows, ["n"]).equals(
+    assert data_rows.read_rows(data_files.opened(source), rows, ["n"]).equals(
         TABLE.select(["n"]).take(pa.array(rows))
     )
     assert source.threads == {threading.get_ident()}
@@ -93,7 +93,7 @@ def test_scan_gives_all_rows_in_order_with_their_places(tmp_path: Path, n_files:
         (tmp_path / name).write_bytes(
             parquet(TABLE.slice(number * 1000, 100 * number), row_group_size=250)
         )
-    batches = list(data_files.scan(Store(str(tmp_path)), names, ["text", "n"]))
+    batches = list(data_rows.scan(Store(str(tmp_path)), names, ["text", "n"]))
     assert all(batch.schema.names == ["text", "n"] for _, _, batch in batches)
     rows = [
         (file, first + n, key)
@@ -109,12 +109,12 @@ def test_scan_gives_all_rows_in_order_with_their_places(tmp_path: Path, n_files:
 def test_scan_of_a_store_gives_the_same_rows_and_small_files_cost_one_read(
     s3: S3Place, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, small_bytes: int
 ) -> None:
-    monkeypatch.setattr(data_files, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(data_rows, "SMALL_BYTES", small_bytes)
     for name in "ab":
         s3.filesystem.pipe_file(f"{s3.key}/{name}.parquet", parquet())
     store = Store(s3.uri, {"endpoint_url": proxy.endpoint_url})
     batches = [
-        batch for _, _, batch in data_files.scan(store, ["a.parquet", "b.parquet"], ["n", "text"])
+        batch for _, _, batch in data_rows.scan(store, ["a.parquet", "b.parquet"], ["n", "text"])
     ]
     assert pa.Table.from_batches(batches).equals(
         pa.concat_tables([TABLE.select(["n", "text"])] * 2)
@@ -127,7 +127,7 @@ def test_scan_of_a_store_gives_the_same_rows_and_small_files_cost_one_read(
 def test_a_scan_that_is_left_early_ends_its_threads(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(parquet())
     before = threading.active_count()
-    rows = data_files.scan(Store(str(tmp_path)), ["a"] * 20, ["n"])
+    rows = data_rows.scan(Store(str(tmp_path)), ["a"] * 20, ["n"])
     assert next(rows).batch.num_rows == 10_000
     rows.close()
     assert threading.active_count() == before

@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.errors import ModelError, SpecError
 from pipeline.output.dataset import open_dataset
-from pipeline.storage import data_files
-from pipeline.storage.data_files import ScannedBatch
+from pipeline.storage import data_rows
+from pipeline.storage.data_rows import ScannedBatch
 from pipeline.tools.loaded_snapshot import load_snapshot_with_lineage
 from pipeline.tools.search import embed_query, search, similarities
 from pipeline.tools.trace import trace
@@ -90,7 +90,7 @@ def test_k_limits_and_batches_do_not_change_what_is_found(tmp_path, bert_mean_di
     whole = search(uri, None, QUERY, k=40)
     assert len(whole) == 40
     assert [hit.score for hit in whole] == sorted((hit.score for hit in whole), reverse=True)
-    scan = data_files.scan
+    scan = data_rows.scan
 
     def in_threes(*arguments):
         for file, first, batch in scan(*arguments):
@@ -98,7 +98,7 @@ def test_k_limits_and_batches_do_not_change_what_is_found(tmp_path, bert_mean_di
                 ScannedBatch(file, first + n, batch.slice(n, 3)) for n in range(0, len(batch), 3)
             )
 
-    monkeypatch.setattr(data_files, "scan", in_threes)
+    monkeypatch.setattr(data_rows, "scan", in_threes)
     for k in (1, 7, 12):
         hits = search(uri, None, QUERY, k=k)
         np.testing.assert_allclose(
