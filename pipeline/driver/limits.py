@@ -37,7 +37,7 @@ def check_plan(plan: Plan) -> None:
 def check_parts(plan: Plan, store: Store, parts: Sequence[Manifest]) -> None:
     """Raises TooMuchDamage, TooManyPartitions, TooManyRejects or TooManyDeletions for the parts of
     the next snapshot."""
-    check_damage(plan, parts)
+    check_damage(plan, store, parts)
     check_partitions(plan, parts)
     check_rejects(plan, store, parts)
     limit = _max_departures(plan)
@@ -55,15 +55,16 @@ def check_parts(plan: Plan, store: Store, parts: Sequence[Manifest]) -> None:
         )
 
 
-def check_damage(plan: Plan, parts: Sequence[Manifest]) -> None:
-    """Raises TooMuchDamage for parts of the plan."""
+def check_damage(plan: Plan, store: Store, parts: Sequence[Manifest]) -> None:
+    """Raises TooMuchDamage for parts of the plan, with the cause of the first damage."""
     damaged = damaged_shards(parts)
     limit = plan.job.spec.runtime.max_damaged_fraction
     input_bytes = sum(shard.size_bytes for shard in plan.shards)
     if problem := damage_problem(damaged, len(plan.shards), input_bytes, limit):
+        cause = _first_reject(store, parts, "damaged_shard")
         raise TooMuchDamage(
-            f"{problem} Copy these shards again from where they come from, or raise the limit, and "
-            "run again: finished parts stay finished. No snapshot was made."
+            f"{problem} {cause}Fix these shards or copy them again from where they come from, or "
+            "raise the limit, and run again: finished parts stay finished. No snapshot was made."
         )
 
 

@@ -167,7 +167,7 @@ class Watcher:
         lost = self.progress["lost_bytes"] + self._lost_before
         if lost > max(self._checked_lost, runtime.max_damaged_fraction * self._input_bytes):
             self._checked_lost = lost
-            check_damage(self.plan, self._finished_parts())
+            check_damage(self.plan, self.store, self._finished_parts())
         n_files = self.progress["n_files"]
         if n_files > max(2 * self._checked_files, runtime.max_partitions):
             self._checked_files = n_files

@@ -102,4 +102,6 @@ def read_span(reader: Reader, file: BinaryIO, span: Span, spec: InputSpec) -> It
         yield from reader.records(file, span, spec)
     except ShardDamaged as error:
         lost_bytes = span.shard.size_bytes if error.lost_bytes is None else error.lost_bytes
-        yield damaged_table(error.position, str(error), spec, lost_bytes)
+        # the row has a column for the URI, and its detail has little room
+        detail = str(error).removeprefix(f"{span.shard.uri}: ")
+        yield damaged_table(error.position, detail, spec, lost_bytes)

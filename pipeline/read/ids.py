@@ -80,7 +80,7 @@ def ids_of_values(
         elif type(value) is not str:
             cause = f"{name}: a JSON {json_type(value)}"
             if value is MISSING:
-                cause = absence(records[row], (name,))
+                cause = absence(records[row], (name,), "id_column")
             elif type(value) is Decimal:
                 cause = f"{name}: {str(value)[:40]} is no whole number up to 2^53"
             reject(rejects, row, "invalid_id", cause)

@@ -122,14 +122,14 @@ def _at(value: Any, steps: list[str]) -> Any:
     return value
 
 
-def absence(value: dict[str, Any], names: tuple[str, ...]) -> str:
-    """What a record has instead of the fields `names`, for a person."""
+def absence(value: dict[str, Any], names: tuple[str, ...], setting: str) -> str:
+    """What a record has instead of the fields `names` of a setting of `input`, for a person."""
     keys = [key if len(key) <= 24 else key[:23] + "…" for key in list(value)[:_NAMED_KEYS]]
     if len(value) > _NAMED_KEYS:
         keys.append(f"{len(value) - _NAMED_KEYS} more")
     missing = "no " if len(names) == 1 else "none of "
     missing += ", ".join(f"'{name}'" for name in names)
-    return f"the record has {', '.join(keys) or 'no fields'} and {missing}"
+    return f"the record has {', '.join(keys) or 'no fields'} and {missing} (input.{setting})"
 
 
 def json_type(value: Any) -> str:

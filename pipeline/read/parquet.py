@@ -83,7 +83,8 @@ class ParquetReader:
                     yield _table(batch, row, spec)
                     row += batch.num_rows
             except ShardDamaged as error:
-                lost = f"row group {group}: rows {row} to {end - 1} cannot be read: {error}"
+                cause = str(error).removeprefix(f"{span.shard.uri}: ")
+                lost = f"row group {group}: rows {row} to {end - 1} cannot be read: {cause}"
                 lost_bytes = span.shard.size_bytes * (end - row) // max(1, sum(row_counts))
                 yield damaged_table(row, lost, spec, lost_bytes)
             row = end

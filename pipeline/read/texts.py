@@ -91,7 +91,7 @@ def text_of_values(records: list[dict[str, Any]], name: str, rejects: Rejects) -
         if type(value) is str:
             continue
         if value is MISSING:
-            reject(rejects, row, "missing_text", absence(records[row], (name,)))
+            reject(rejects, row, "missing_text", absence(records[row], (name,), "text_column"))
         elif value is None:
             reject(rejects, row, "null_text", f"'{name}' is null")
         values[row] = _string_of(value, row, name, rejects)
@@ -113,7 +113,7 @@ def text_by_template(
         columns.append(string_column(values, rejects, "lone_surrogate", detail))
     for row, record in enumerate(records):
         if not any(column[row].is_valid for column in columns):
-            reject(rejects, row, "missing_text", absence(record, template.fields))
+            reject(rejects, row, "missing_text", absence(record, template.fields, "text_template"))
     return filled(template, columns, rejects)
 
 

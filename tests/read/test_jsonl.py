@@ -146,12 +146,12 @@ def test_joined_files_leave_byte_order_marks_that_begin_no_object() -> None:
 def test_a_record_without_the_text_says_what_it_has() -> None:
     rows = read(b'{"body": "a", "lang": "en", "url": "u"}\n{}', id_column="id")
     assert rows[0]["reason"] == "missing_text"
-    assert rows[0]["detail"] == "the record has body, lang, url and no 'text'"
-    assert rows[1]["detail"] == "the record has no fields and no 'text'"
+    assert rows[0]["detail"] == "the record has body, lang, url and no 'text' (input.text_column)"
+    assert rows[1]["detail"] == "the record has no fields and no 'text' (input.text_column)"
     (row,) = read(b'{"text": "a", "lang": "en"}', id_column="id")
     assert (row["reason"], row["detail"]) == (
         "invalid_id",
-        "the record has text, lang and no 'id'",
+        "the record has text, lang and no 'id' (input.id_column)",
     )
 
 
