@@ -17,6 +17,7 @@ from pipeline.driver.plan import Plan
 from pipeline.job.model_settings import NO_LIMIT
 from pipeline.job.resolve import Job
 from pipeline.output.damage import DamagedShard, named
+from pipeline.read.passed_over import sentence
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Snapshot
 from pipeline.workers.metrics import TROUBLES, Progress
@@ -86,11 +87,32 @@ def show_plan(console: Console, plan: Plan) -> None:
     for line in lines:
         table.add_row(*line)
     console.print(table)
+    show_passed_over(console, plan)
     if _restricted(job.model_license):
         console.print(
             f"[yellow]The model's licence ({job.model_license}) restricts its use; "
             "it is recorded in the output.[/yellow]"
         )
+
+
+def show_passed_over(console: Console, plan: Plan) -> None:
+    """What of the input is not read, for the plan and once more for the end of a run."""
+    for line in _left_out(plan):
+        console.print(line, style="yellow", markup=False)
+
+
+def _left_out(plan: Plan) -> list[str]:
+    """What the listing passes over, and what it cannot tell, a line each."""
+    lines = []
+    if plan.passed_over:
+        lines.append(f"passed over: {sentence(plan.passed_over)}")
+    if plan.unversioned:
+        lines.append(
+            f"{len(plan.unversioned)} shards have no version, because their server sends neither "
+            f"ETag nor Last-Modified (the first: {shown(plan.unversioned[0].uri)}): a change that "
+            "keeps the size is not seen"
+        )
+    return lines
 
 
 def _model_line(job: Job) -> str:

@@ -102,6 +102,8 @@ def run(
             f"already has all {result.snapshot.n_rows} rows"
         )
         display.show_damage(console, result.damaged)
+    if not as_json:
+        display.show_passed_over(console, result.plan)
 
 
 def _what_is_kept(job_spec: JobSpec, plans: Sequence[Plan]) -> str:

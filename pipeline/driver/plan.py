@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pipeline.driver.splits import claim, cut_rest, estimated_bytes
+from pipeline.driver.overlap import check_apart
+from pipeline.driver.splits import claim, cut_rest, estimated_bytes, with_stored_versions
 from pipeline.driver.tally import ShardChanges, shard_changes
 from pipeline.errors import ShardChanged
 from pipeline.job.resolve import Job, differences, resolve
@@ -24,6 +25,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import live_parts, load_generation, load_manifests, load_snapshot
 from pipeline.read.parts import Todo
+from pipeline.read.passed_over import PassedOver
 from pipeline.read.shards import list_shards
 from pipeline.storage.lineage import (
     Manifest,
@@ -35,6 +37,7 @@ from pipeline.storage.lineage import (
     is_complete,
 )
 from pipeline.storage.store import Store
+from pipeline.storage.versions import is_size_only
 
 MAX_LISTINGS = 3
 """How often the input is listed at most, when shards change between being listed and being opened.
@@ -51,6 +54,7 @@ class Plan:
     run are not among them, because they are done and indexing them would make resuming a first run
     slower. lost: the ids of live parts whose files are gone; they are made anew.
     changed_identity: dotted names of what differs from the identity of the head.
+    passed_over: the listed objects that are no shards, see `PassedOver.summary`.
     """
 
     job: Job
@@ -65,6 +69,7 @@ class Plan:
     run_id: str
     changed_identity: Sequence[str]
     changes: ShardChanges
+    passed_over: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -77,6 +82,12 @@ class Plan:
         split_ids = {todo.split.split_id for todo in self.todo}
         split_ids |= {part.split.split_id for part in self.done}
         return [part for part in manifests if part.split.split_id in split_ids]
+
+    @property
+    def unversioned(self) -> list[Shard]:
+        """Shards of which the store tells nothing but the size: a change that keeps it is not
+        seen."""
+        return [shard for shard in self.shards if is_size_only(shard.etag)]
 
     @property
     def todo_bytes(self) -> int:
@@ -111,6 +122,8 @@ class Plan:
                 name: getattr(self.changes, name)
                 for name in ("unchanged", "changed", "new", "removed")
             },
+            "passed_over": dict(self.passed_over),
+            "unversioned_shards": len(self.unversioned),
             "input_bytes": sum(shard.size_bytes for shard in self.shards),
             "parts_todo": self.todo_parts,
             "parts_done": len(self.done),
@@ -140,9 +153,11 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
 def make_plan(job: Job, store: Store) -> Plan:
     """Compare the shards that are listed with the parts that are done.
 
-    Raises SpecError or InputError when the input cannot be listed, ShardChanged when shards keep
+    Raises SpecError or InputError when the input cannot be listed or the output lies in it,
+    ShardChanged when shards keep
     changing meanwhile, OutputError when the metadata of the output cannot be read.
     """
+    check_apart(job.spec)
     for _ in range(MAX_LISTINGS - 1):
         # ShardChanged: a shard was replaced after it was listed and before its footer was read.
         with contextlib.suppress(ShardChanged):
@@ -152,12 +167,14 @@ def make_plan(job: Job, store: Store) -> Plan:
 
 def _plan(job: Job, store: Store) -> Plan:
     spec = job.spec
-    shards = list_shards(spec.input.uri, spec.input.storage_options, spec.input.format)
+    passed_over = PassedOver()
+    listed = list_shards(spec.input.uri, spec.input.storage_options, spec.input.format, passed_over)
     head = load_snapshot(store)
     live = live_parts(store, head)
     recorded = load_manifests(store, job.fingerprint, live)
     lost = lost_objects(store, recorded)
     manifests = [part for part in recorded if part.part_id not in lost]
+    shards = with_stored_versions(listed, manifests)
     kept, claims = claim(shards, manifests, {part.part_id for part in live})
     new_splits = list(cut_rest(spec, shards, claims))
     todo = [Todo(split, frozenset()) for split in new_splits]
@@ -182,6 +199,7 @@ def _plan(job: Job, store: Store) -> Plan:
         run_id=run_id,
         changed_identity=_changed_identity(store, head, job),
         changes=shard_changes(shards, live),
+        passed_over=passed_over.summary(),
     )
 
 

@@ -187,6 +187,7 @@ def attempt_facts(
         "shards": {
             "count": len(plan.shards),
             "size_bytes": sum(shard.size_bytes for shard in plan.shards),
+            "passed_over": dict(plan.passed_over),
         },
         "counts": progress.summary(),
         "rows": dict(rows),

@@ -17,6 +17,7 @@ from pipeline.read import READERS, format_of
 from pipeline.read.compression import compression_of
 from pipeline.read.shards import open_shard
 from pipeline.storage.lineage import Manifest, Shard, Span, Split, by_split, is_complete
+from pipeline.storage.versions import earlier_form
 
 COMPRESSION_RATIO = 4
 """Estimate of decompressed over compressed bytes of text. Only the sizes of groups and the display
@@ -36,6 +37,19 @@ MAX_AUTO_BYTES = 32 << 20
 
 Claims = Mapping[str, Sequence[tuple[int, float]]]
 """Covered intervals of each shard, by URI."""
+
+
+def with_stored_versions(shards: Sequence[Shard], manifests: Sequence[Manifest]) -> list[Shard]:
+    """The listed shards. One that the manifests know only under the version which an earlier
+    release gave to the same file has that version, so that nothing of it is done again."""
+    stored = {(span.shard.uri, span.shard.etag) for part in manifests for span in part.split.spans}
+
+    def stored_version(shard: Shard) -> str:
+        earlier = earlier_form(shard.uri, shard.etag)
+        is_known = (shard.uri, shard.etag) in stored or (shard.uri, earlier) not in stored
+        return shard.etag if earlier is None or is_known else earlier
+
+    return [shard.model_copy(update={"etag": stored_version(shard)}) for shard in shards]
 
 
 def claim(

@@ -22,8 +22,9 @@ from pipeline.job.model_dir import ModelDir, read_model
 from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
 from pipeline.storage.addresses import is_local, normalized, shown
 from pipeline.storage.caches import note_unusable, usable_folders, writable_folder
-from pipeline.storage.filesystems import etag_of, filesystem, reason
+from pipeline.storage.filesystems import filesystem, reason
 from pipeline.storage.retry import is_transient, retried
+from pipeline.storage.versions import version_of
 
 __all__ = ["resolve"]
 
@@ -109,7 +110,7 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
             f"{url}: no model files below this prefix. "
             "Set model.path to the prefix that holds config.json."
         )
-    versions = [[name, info.get("size"), etag_of(info)] for name, info in objects.items()]
+    versions = [[name, info.get("size"), version_of(info)] for name, info in objects.items()]
     key = hashlib.sha256(json.dumps([url, versions], default=str).encode()).hexdigest()[:32]
     download = functools.partial(_download, fs, root, objects, url)
     for folder in usable_folders("models"):

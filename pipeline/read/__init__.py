@@ -16,13 +16,19 @@ import pyarrow as pa
 
 from pipeline.errors import ShardDamaged, SpecError
 from pipeline.job.input_spec import InputSpec
-from pipeline.read.compression import compression_of, without_compression_suffix
+from pipeline.read.compression import (
+    COMPRESSION_SUFFIXES,
+    compression_of,
+    without_compression_suffix,
+)
 from pipeline.read.csv import CsvReader
 from pipeline.read.jsonl import JsonlReader
 from pipeline.read.parquet import ParquetReader
+from pipeline.read.path_columns import path_columns, with_path_columns, without_path_columns
 from pipeline.read.records import damaged_table
 from pipeline.read.text import TextReader
 from pipeline.read.warc import WarcReader
+from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Shard, Span
 
 __all__ = ["EXTENSIONS", "READERS", "Reader", "format_of", "read_span"]
@@ -61,9 +67,13 @@ READERS: dict[str, Reader] = {
 EXTENSIONS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".parq": "parquet",
+    ".pq": "parquet",
     ".txt": "text",
+    ".text": "text",
     ".csv": "csv",
     ".tsv": "csv",
     ".warc": "warc",
@@ -82,22 +92,36 @@ def format_of(uri: str, format: str = "auto") -> str:
         formats = [format for suffix, format in EXTENSIONS.items() if name.endswith(suffix)]
         if not formats:
             raise SpecError(
-                f"{uri}: the name does not show the format; known suffixes are "
-                f"{' '.join(EXTENSIONS)} (and .gz .zst .bz2 .xz after them). Set input.format to "
-                f"one of {', '.join(READERS)}."
+                f"{shown(uri)}: the name does not show the format; {known_suffixes()}. "
+                f"Set input.format to one of {', '.join(READERS)}."
             )
         format = formats[0]
     if format == "parquet" and compression_of(uri):
         raise SpecError(
-            f"{uri}: Parquet is compressed inside and is read from its end, so a compressed file "
-            "cannot be read. Decompress it."
+            f"{shown(uri)}: Parquet is compressed inside and is read from its end, so a compressed "
+            "file cannot be read. Decompress it."
         )
     return format
 
 
+def known_suffixes() -> str:
+    """The suffixes by which a format is recognised, for messages."""
+    compressions = " ".join(COMPRESSION_SUFFIXES)
+    return f"known suffixes are {' '.join(EXTENSIONS)} (and {compressions} after them)"
+
+
 def read_span(reader: Reader, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
-    """The records of `span`; those of a damaged shard end with one row of reason `damaged_shard` at
-    the position of the damage, whose length is that of the bytes that cannot be read."""
+    """The records of `span`, with the kept columns that the path of the shard holds; those of a
+    damaged shard end with one row of reason `damaged_shard` at the position of the damage, whose
+    length is that of the bytes that cannot be read."""
+    columns = path_columns(span.shard.uri, spec)
+    if not columns:
+        return _read_span(reader, file, span, spec)
+    reader_spec = without_path_columns(spec, columns)
+    return with_path_columns(_read_span(reader, file, span, reader_spec), spec, columns)
+
+
+def _read_span(reader: Reader, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
     try:
         yield from reader.records(file, span, spec)
     except ShardDamaged as error:

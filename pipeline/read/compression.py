@@ -14,6 +14,7 @@ damaged. Cost: that of the libraries.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -59,17 +60,25 @@ class TrailingGarbage(ShardDamaged):
     """The data was complete and verified, but what follows it is not compressed data."""
 
 
+def path_of(uri: str) -> str:
+    """A URI up to its object's name: a web address without query and fragment. Elsewhere `?` and
+    `#` belong to the name."""
+    is_web = uri.lower().startswith(("http://", "https://"))
+    return re.split("[?#]", uri, maxsplit=1)[0] if is_web else uri
+
+
 def compression_of(uri: str) -> str | None:
-    """gzip, zstd, bz2, xz, or None, by the last suffix of `uri`."""
-    lowered = uri.lower()
+    """gzip, zstd, bz2, xz, or None, by the last suffix of the path of `uri`."""
+    lowered = path_of(uri).lower()
     return next(
         (name for suffix, name in COMPRESSION_SUFFIXES.items() if lowered.endswith(suffix)), None
     )
 
 
 def without_compression_suffix(uri: str) -> str:
-    """`a.jsonl.gz` -> `a.jsonl`."""
-    return uri.rpartition(".")[0] if compression_of(uri) else uri
+    """The path of `uri` before its compression suffix: `a.jsonl.gz` -> `a.jsonl`."""
+    path = path_of(uri)
+    return path.rpartition(".")[0] if compression_of(path) else path
 
 
 def decompressed_blocks(file: BinaryIO, uri: str) -> Iterator[bytes]:

@@ -8,136 +8,67 @@ then ranged reads of 8 MiB.
 
 from __future__ import annotations
 
-import functools
 import io
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pipeline.errors import InputError, ShardChanged, SpecError
-from pipeline.read import format_of
-from pipeline.storage.addresses import shown
-from pipeline.storage.filesystems import RANGE_BYTES, etag_of, filesystem, reason, refusal
+from pipeline.read import local_files
+from pipeline.read.listing import listed, refused
+from pipeline.read.passed_over import SECOND_NAME, PassedOver
+from pipeline.read.selection import inputs_of
+from pipeline.storage.addresses import normalized, shown
+from pipeline.storage.filesystems import RANGE_BYTES, filesystem, reason
 from pipeline.storage.lineage import Shard
 from pipeline.storage.retry import retried
+from pipeline.storage.versions import is_version, version_of
 
 T = TypeVar("T")
 
 
 def list_shards(
-    uris: Sequence[str], storage_options: Mapping[str, Any], format: str = "auto"
+    uris: Sequence[str],
+    storage_options: Mapping[str, Any],
+    format: str = "auto",
+    passed_over: PassedOver | None = None,
 ) -> list[Shard]:
-    """All input objects under files, folders, prefixes and globs, sorted by URI, each once.
+    """All input objects under exact names, folders, prefixes and patterns, sorted by URI. An object
+    with several names is one shard, under the first name that is no link.
 
-    A listed object is skipped when the name of its file or of a folder on the way starts with `_`
-    or `.`, when no reader reads it as `format` (see `format_of`), and when it is not a regular
-    file. A link to a file inside the same folder counts as that file; linked folders are not
-    entered. Raises SpecError for a URI that names nothing and for a link that leads out of the
-    folder, InputError when the store refuses to list.
+    A listed object is no shard when the name of its file or of a folder on the way starts with `_`
+    or `.`, when no reader reads it as `format` (see `format_of`), when it marks a folder, is a
+    checksum or no regular file, and when its name is not UTF-8; `passed_over` counts it. A link to
+    a file inside the same folder, or inside the Hub's cache of the same repository, counts as that
+    file; linked folders are not entered.
+
+    Raises SpecError for a URI that names nothing, for a folder that is a table, and for a link that
+    leads out of its folder; InputError when the store refuses to list or a file may not be opened.
     """
-    shards: dict[str, Shard] = {}
+    passed_over = PassedOver() if passed_over is None else passed_over
+    shards: dict[str, Shard] = {}  # by identity
     for uri in uris:
-        fs, path = filesystem(uri, storage_options)
-        try:
-            objects, is_listing = retried(
-                functools.partial(_expand, fs, path), f"list {shown(uri)}"
-            )
-        except (OSError, ValueError) as error:
-            if isinstance(error, PermissionError):
-                raise _refused(uri, error) from error
-            raise SpecError(
-                f"{shown(uri)}: cannot be listed: {reason(error)}. Check input.uri."
-            ) from error
-        except Exception as error:
-            if _is_about_credentials(error):
-                raise _refused(uri, error) from error
-            raise
-        inputs = {
-            name: info
-            for name, info in objects.items()
-            if not is_listing or (_is_visible(name, path) and _has_reader(name, format))
-        }
-        if not inputs:
-            raise SpecError(
-                f"{shown(uri)}: no input found there ({len(objects)} objects, none of a known "
-                "format). Check input.uri."
-            )
+        fs, path = filesystem(normalized(uri), storage_options)
+        inputs = inputs_of(fs, uri, listed(fs, path, uri), format, passed_over)
         for name, info in inputs.items():
-            if is_listing and info.get("islink"):
-                _check_inside(uri, _fixed_part(f"{path}/").rpartition("/")[0], name)
-            full_uri = str(fs.unstrip_protocol(name))
-            if info.get("size") is None:
-                raise SpecError(
-                    f"{shown(full_uri)}: the server does not report its length. Copy it to a store "
-                    "that does."
-                )
-            shards[full_uri] = Shard(uri=full_uri, etag=etag_of(info), size_bytes=int(info["size"]))
-    return [shards[uri] for uri in sorted(shards)]
+            shard = _shard(str(fs.unstrip_protocol(name)), info)
+            key = local_files.identity(name, info) if local_files.is_local(fs) else shard.uri
+            first = shards.setdefault(key, shard)
+            if first.uri != shard.uri:
+                # the name that is the path without links, then the first one, whatever the order
+                names = sorted((first, shard), key=lambda s: (s.uri != f"file://{key}", s.uri))
+                shards[key] = names[0]
+                passed_over.add(names[1].uri, SECOND_NAME)
+    for shard in shards.values():
+        passed_over.forget(shard.uri)
+    return sorted(shards.values(), key=lambda shard: shard.uri)
 
 
-def _expand(fs: Any, path: str) -> tuple[dict[str, dict[str, Any]], bool]:
-    """(objects by name, whether they come from a listing: False when the path names one object)."""
-    if _fixed_part(path) != path:
-        objects = fs.glob(path, detail=True)
-        if not objects and fs.isfile(path):  # a file whose name contains such a character
-            return {path: fs.info(path)}, False
-        return _files(fs, objects), True
-    objects = fs.find(path, detail=True)
-    if list(objects) == [path] or not objects:
-        info = fs.info(path)
-        return ({path: info}, False) if info["type"] == "file" else ({}, True)
-    return _files(fs, objects), True
-
-
-def _files(fs: Any, objects: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The files among listed objects. A local listing describes a link itself; here a link stands
-    for the file that it leads to."""
-    targets = {
-        name: fs.info(name) if info.get("islink") and fs.exists(name) else info
-        for name, info in objects.items()
-    }
-    return {name: info for name, info in targets.items() if info["type"] == "file"}
-
-
-def _fixed_part(path: str) -> str:
-    """The part of a path before its first wildcard."""
-    return re.split(r"[*?\[]", path)[0]
-
-
-def _has_reader(name: str, format: str) -> bool:
-    try:
-        format_of(name, format)
-    except SpecError:
-        return False
-    return True
-
-
-def _check_inside(uri: str, root: str, link: str) -> None:
-    """Files that nobody named must not be read: anyone who can write to the folder could link to
-    any file the run can read."""
-    top = os.path.realpath(root)
-    target = os.path.realpath(link)
-    if os.path.commonpath([top, target]) != top:
+def _shard(uri: str, info: Mapping[str, Any]) -> Shard:
+    if info.get("size") is None:
         raise SpecError(
-            f"{shown(uri)}: {link} is a link to {target}, outside of {top}. Remove it, or name "
-            "that file in input.uri."
+            f"{shown(uri)}: the server does not report its length. Copy it to a store that does."
         )
-
-
-def _refused(uri: str, error: BaseException) -> InputError:
-    return InputError(f"{shown(uri)}: access was refused: {reason(error)}. {refusal(error)}.")
-
-
-def _is_about_credentials(error: BaseException) -> bool:
-    """Whether it is botocore's NoCredentialsError or PartialCredentialsError, which are neither
-    OSError nor ValueError."""
-    return "Credential" in type(error).__name__
-
-
-def _is_visible(name: str, path: str) -> bool:
-    steps = name.removeprefix(_fixed_part(path)).split("/")
-    return not any(step.startswith(("_", ".")) for step in steps)
+    return Shard(uri=uri, etag=version_of(info), size_bytes=int(info["size"]))
 
 
 class ShardFile(io.BufferedReader):
@@ -185,10 +116,11 @@ class _PinnedShard(io.RawIOBase):
 
     def _compare(self, info: Mapping[str, Any]) -> None:
         shard = self._shard
-        if (etag_of(info), int(info["size"])) != (shard.etag, shard.size_bytes):
+        if not is_version(shard.etag, info) or int(info["size"]) != shard.size_bytes:
             raise ShardChanged(
                 f"{shown(shard.uri)}: planned with ETag {shard.etag} and {shard.size_bytes} bytes, "
-                f"found {etag_of(info)} and {info['size']} bytes. It will be planned again."
+                f"and it now has {version_of(info)} and {info['size']} bytes. It will be planned "
+                "again."
             )
 
     def _asked(self, request: Callable[[], T]) -> T:
@@ -205,7 +137,7 @@ class _PinnedShard(io.RawIOBase):
             if type(error).__name__ == "FileExpired":
                 raise ShardChanged(f"{shown(shard.uri)}: changed while it was read") from error
             if isinstance(error, PermissionError):
-                raise _refused(shard.uri, error) from error
+                raise refused(shard.uri, error) from error
             raise InputError(f"{shown(shard.uri)}: cannot be read: {reason(error)}") from error
 
     def readinto(self, buffer: Any) -> int:

@@ -59,18 +59,6 @@ def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return fs, os.path.abspath(path) if protocol == "file" else path
 
 
-def etag_of(info: Mapping[str, Any]) -> str:
-    """The version of the object that a file system's `info` describes: its ETag or generation,
-    otherwise its modification time and size."""
-    for key in ("ETag", "etag", "md5Hash", "generation", "VersionId"):
-        if info.get(key):
-            return str(info[key]).strip('"')
-    times = (info.get(key) for key in ("mtime", "LastModified", "last_modified", "created"))
-    changed = next(filter(None, times), "")
-    # no inode number: network and FUSE mounts give one file another number on every node
-    return f"{changed}-{info.get('size')}".replace(" ", "T")
-
-
 def refusal(error: BaseException) -> str:
     """What to do about a PermissionError. S3 also refuses requests that were signed with a wrong
     time of day."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 META = "_meta"
 MANIFESTS = "_meta/manifests"
@@ -36,7 +36,7 @@ ICEBERG = "_meta/iceberg"
 STAGING = "_meta/tmp"
 _FILE_LISTS = "_meta/files"
 _GENERATIONS = "_meta/generations"
-_RUNS = "_meta/runs"
+RUNS = "_meta/runs"
 _INDEX = "_meta/index"
 _IDS = "_meta/ids"
 _PROBES = "_meta/probes"
@@ -76,7 +76,7 @@ KINDS = {
         "index": rf"{_INDEX}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.(?:arrow|json)",
         "ids": rf"{_IDS}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.parquet",
         "generation": rf"{_GENERATIONS}/(?P<fingerprint>[0-9a-f]+)\.json",
-        "run record": rf"{_RUNS}/(?P<run_id>[0-9a-f]+)/(?P<name>.+)",
+        "run record": rf"{RUNS}/(?P<run_id>[0-9a-f]+)/(?P<name>.+)",
         "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>[^/]+)",
         "work": rf"{WORK}/(?P<name>[a-z]+)-(?P<fingerprint>[0-9a-f]*)-[0-9a-f]+-\d+",
         "probe": rf"{_PROBES}/(?P<name>[0-9a-f]+)",
@@ -145,6 +145,17 @@ def partition_step(name: str, value: str | None) -> str:
     return f"{_quoted(name)}={escaped}"
 
 
+def partition_values(path: str) -> dict[str, str | None]:
+    """The value of each Hive folder `name=value` on the way to a file, in any folder, whoever wrote
+    it. Of a name that occurs twice, the value nearest to the file."""
+    values: dict[str, str | None] = {}
+    for step in path.split("/")[:-1]:
+        name, mark, value = step.partition("=")
+        if mark and name:
+            values[unquote(name)] = None if value == NULL_PARTITION else unquote(value)
+    return values
+
+
 def _quoted(text: str) -> str:
     """Percent-encoded, except for printable characters outside ASCII: Spark 4.3 decodes %E6%BC%A2
     into three characters."""
@@ -186,15 +197,15 @@ def generation(fingerprint: str) -> str:
 
 
 def run_spec(run_id: str) -> str:
-    return f"{_RUNS}/{run_id}/spec.yaml"
+    return f"{RUNS}/{run_id}/spec.yaml"
 
 
 def run_plan(run_id: str) -> str:
-    return f"{_RUNS}/{run_id}/plan.parquet"
+    return f"{RUNS}/{run_id}/plan.parquet"
 
 
 def run_attempt(run_id: str, number: int) -> str:
-    return f"{_RUNS}/{run_id}/attempt-{number:04d}.json"
+    return f"{RUNS}/{run_id}/attempt-{number:04d}.json"
 
 
 def index(fingerprint: str) -> str:

@@ -140,10 +140,8 @@ def test_linked_folders_are_not_entered_and_a_linked_root_is_a_root(tmp_path: Pa
             assert names(list_shards([uri], {}), f"{tmp_path}/in") == ["a.jsonl"]
     (tmp_path / "root").symlink_to("in")
     (tmp_path / "in/inside.jsonl").symlink_to("a.jsonl")
-    assert names(list_shards([f"{tmp_path}/root"], {}), "root") == [
-        "a.jsonl",
-        "inside.jsonl",
-    ]
+    # a link to a file that is listed itself is a second name of that file
+    assert names(list_shards([f"{tmp_path}/root"], {}), "root") == ["a.jsonl"]
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing/", "*.nothing", "empty", "in/*.md"])
