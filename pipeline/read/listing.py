@@ -178,8 +178,8 @@ def _missing(place: str, uri: str, error: FileNotFoundError) -> str:
     answer = str(error)
     is_plain = not answer or answer.strip("/") in place or "No such file" in answer
     return (
-        f"{shown(place)}: no input found there: "
-        f"{'nothing has this name' if is_plain else answer.rstrip('.')}. "
+        f"{shown(place)}: no input found there "
+        f"(it cannot be listed: {'nothing has this name' if is_plain else answer.rstrip('.')}). "
         f"Check input.uri{list_advice(uri)}."
     )
 

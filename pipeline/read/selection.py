@@ -83,27 +83,26 @@ def _kind_of_file(name: str, listing: Listing, format: str) -> str | None:
 
 def _nothing_found(fs: Any, uri: str, listing: Listing) -> str:
     """What was looked at instead of input, in words."""
-    place = shown(str(fs.unstrip_protocol(listing.root.rstrip("/"))))
+    root = listing.root.rstrip("/")
+    place = shown(str(fs.unstrip_protocol(root)))
     objects = sorted({**listing.files, **listing.others})
     if not objects and listing.is_pattern:
-        near = sorted(
-            name for name in listing.names if name.rstrip("/") != listing.root.rstrip("/")
-        )
+        near = sorted(name for name in listing.names if name.rstrip("/") != root)
         holds = f"holds {_some(near)}" if near else "is empty or does not exist"
         return (
-            f"{shown(uri)}: no input found there: no name matches the pattern, and the folder "
-            f"{place} {holds}. Check input.uri{list_advice(uri)}."
+            f"{shown(uri)}: no input found there (no name matches the pattern, and the folder "
+            f"{place} {holds}). Check input.uri{list_advice(uri)}."
         )
     if not objects:
-        return f"{place}: no input found there: the folder is empty. Check input.uri."
+        return f"{place}: no input found there (the folder is empty). Check input.uri."
     if all(info["type"] == "directory" for info in listing.others.values()) and not listing.files:
         return (
-            f"{shown(uri)}: no input found there: the pattern matches only folders: "
-            f"{_some(objects)}. Check input.uri: a pattern for what is in them ends in /**."
+            f"{shown(uri)}: no input found there (the pattern matches only folders: "
+            f"{_some(objects)}). Check input.uri: a pattern for what is in them ends in /**."
         )
     return (
-        f"{place}: no input found there: {len(objects)} objects, none of a known format: "
-        f"{_some(objects)}; {known_suffixes()}. Check input.uri{list_advice(uri)}, or set "
+        f"{place}: no input found there ({len(objects)} objects, none of a known format: "
+        f"{_some(objects)}; {known_suffixes()}). Check input.uri{list_advice(uri)}, or set "
         "input.format."
     )
 
