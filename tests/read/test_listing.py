@@ -178,7 +178,7 @@ def test_a_name_that_is_not_utf8_costs_itself(tmp_path: Path) -> None:
         ("in", r"suffixes are \.jsonl .*input\.format"),
         (
             "nowhere",
-            r"file:///.*/nowhere: no input found there \(it cannot be listed: nothing has this name",
+            r"/nowhere: no input found there \(it cannot be listed: nothing has this name",
         ),
         ("in/a.md,in/b.zip", r"several names are written as a list: \[a, b\]"),
         ("empty", r"/empty: no input found there \(the folder is empty"),
