@@ -24,7 +24,6 @@ _KINDS = {
     "a Hudi table": (".hoodie", ""),
     "an Iceberg table": ("metadata", ".metadata.json"),
     "a Lance dataset": ("_versions", ".manifest"),
-    "a sink of Spark streaming": ("_spark_metadata", ""),
 }
 """By kind: a folder that it keeps beside the data, and how a name in it ends."""
 

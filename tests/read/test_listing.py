@@ -201,7 +201,6 @@ TABLES = {
     "Iceberg": "metadata/00000-0b1f.metadata.json",
     "Hudi": ".hoodie/hoodie.properties",
     "Lance": "_versions/1.manifest",
-    "Spark": "_spark_metadata/0",
     "corpus-embed": "_meta/runs/0f/spec.yaml",
 }
 
