@@ -18,7 +18,7 @@ from benchmarks.process_figures import measured
 from pipeline.driver import on_ray
 from pipeline.driver.connection import connect
 from pipeline.driver.plan import Plan, make_plan
-from pipeline.driver.watch import log_notes
+from pipeline.driver.showing import log_notes
 from pipeline.embed.attention import pack
 from pipeline.embed.buckets import packed_buckets
 from pipeline.embed.engine import Engine, EngineStats

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from pipeline.driver.plan import Plan
     from pipeline.driver.run import Result
-    from pipeline.driver.watch import Watch
+    from pipeline.driver.showing import Watch
     from pipeline.job.spec import JobSpec, load_spec
     from pipeline.output.change_feed import changes
     from pipeline.output.dataset import open_dataset, read_vectors

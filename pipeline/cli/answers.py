@@ -65,8 +65,8 @@ def show_checks(checks: Sequence[Any]) -> None:
     """The checks of `verify`, one a line."""
     out = stdout()
     for check in checks:
-        out.print("[green]ok  [/green]" if check.ok else "[red]FAIL[/red]", end=" ")
-        out.print(f"{check.name}: {printable(check.detail)}", markup=False)
+        out.print(Text("ok  ", "green") if check.ok else Text("FAIL", "red"), end=" ")
+        out.print(f"{check.name}: {printable(check.detail)}")
 
 
 def show_hits(hits: Sequence[Any]) -> None:

@@ -1,7 +1,8 @@
 """How a run looks: the plan, the progress and the report.
 
 Prints `Plan`, `Progress` and `Snapshot` with rich, as plain lines when the output is not a
-terminal. Nothing here decides anything.
+terminal. Everything is a `Text` with a style: rich would take `[/INST]` of a prompt for markup.
+Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.driver.plan import Plan
 from pipeline.job.model_settings import NO_LIMIT
@@ -21,6 +23,9 @@ from pipeline.read.passed_over import sentence
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Snapshot
 from pipeline.workers.metrics import TROUBLES, Progress
+
+WARNING = "yellow"
+"""The style of what a person should look at."""
 
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines when the output is not a terminal that can be redrawn."""
@@ -76,29 +81,30 @@ def show_plan(console: Console, plan: Plan) -> None:
         ),
     ]
     if plan.lost:
-        lines.append(
-            ("lost", f"[yellow]files of {len(plan.lost)} live parts are gone: made anew[/yellow]")
-        )
+        lines.append(("", f"files of {len(plan.lost)} live parts are gone: they are made anew"))
     if changed:
-        lines.insert(
-            4, ("", f"[yellow]full re-embed: differs from the live one in {changed}[/yellow]")
-        )
+        lines.insert(4, ("", f"full re-embed: differs from the live one in {changed}"))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for line in lines:
-        table.add_row(*line)
+    for name, fact in lines:
+        table.add_row(name, Text(fact, "" if name else WARNING))
     console.print(table)
     show_passed_over(console, plan)
     if _restricted(job.model_license):
-        console.print(
-            f"[yellow]The model's licence ({job.model_license}) restricts its use; "
-            "it is recorded in the output.[/yellow]"
+        _warn(
+            console,
+            f"The model's licence ({job.model_license}) restricts its use; it is recorded in the "
+            "output.",
         )
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(Text(text, WARNING))
 
 
 def show_passed_over(console: Console, plan: Plan) -> None:
     """What of the input is not read, for the plan and once more for the end of a run."""
     for line in _left_out(plan):
-        console.print(line, style="yellow", markup=False)
+        _warn(console, line)
 
 
 def _left_out(plan: Plan) -> list[str]:
@@ -141,31 +147,38 @@ def report(
     """The figures at the end of a run. rows: number of rows by outcome, see `tally.row_counts`.
     damaged: the shards that could not be read to their end."""
     stages = progress.summary()["seconds"].items()
-    console.print(
-        f"[green]snapshot {snapshot.number}[/green] of {shown(uri)}: {snapshot.n_rows} rows "
+    head = Text(f"snapshot {snapshot.number}", "green")
+    head.append(
+        f" of {shown(uri)}: {snapshot.n_rows} rows "
         f"from {snapshot.n_documents} documents in {snapshot.n_files} files "
         f"({human(snapshot.size_bytes)}), {snapshot.n_rejects} rejects "
-        f"{snapshot.reject_reasons or ''}"
+        f"{snapshot.reject_reasons or ''}",
+        "default",
     )
-    console.print("rows: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
+    console.print(head)
+    console.print(Text("rows: " + ", ".join(f"{n} {name}" for name, n in rows.items())))
     console.print(
-        f"this run: {progress['n_documents']} documents, {progress['n_tokens']} tokens "
-        f"in {duration(progress.elapsed_s)} ({progress.tokens_per_s:.0f} tokens/s, "
-        f"{progress.padding_share:.1%} padding); worker seconds: "
-        + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages)
+        Text(
+            f"this run: {progress['n_documents']} documents, {progress['n_tokens']} tokens "
+            f"in {duration(progress.elapsed_s)} ({progress.tokens_per_s:.0f} tokens/s, "
+            f"{progress.padding_share:.1%} padding); worker seconds: "
+            + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages)
+        )
     )
     if progress.busy_share is not None:
         console.print(
-            f"embedders busy {progress.busy_share:.0%} of their time; "
-            f"bottleneck: {progress.bottleneck}"
+            Text(
+                f"embedders busy {progress.busy_share:.0%} of their time; "
+                f"bottleneck: {progress.bottleneck}"
+            )
         )
     troubles = [f"{progress[name]} {words}" for name, words in TROUBLES.items() if progress[name]]
     if troubles:
-        console.print(f"[yellow]recovered from: {', '.join(troubles)}[/yellow]")
+        _warn(console, f"recovered from: {', '.join(troubles)}")
     if snapshot.n_duplicate_ids:
-        console.print(
-            f"[yellow]{snapshot.n_duplicate_ids} document ids occur more than once; "
-            "`verify` lists them[/yellow]"
+        _warn(
+            console,
+            f"{snapshot.n_duplicate_ids} document ids occur more than once; `verify` lists them",
         )
     show_damage(console, damaged)
 
@@ -174,7 +187,7 @@ def show_damage(console: Console, damaged: Sequence[DamagedShard]) -> None:
     """One line about the shards that could not be read to their end, if there are any."""
     if damaged:
         text = f"{len(damaged)} damaged shards, of which this could not be read: {named(damaged)}"
-        console.print(text, style="yellow", markup=False)
+        _warn(console, text)
 
 
 class Watcher:
@@ -204,12 +217,12 @@ class Watcher:
 
     def __call__(self, progress: Progress, notes: list[str]) -> None:
         for note in notes:
-            self.console.print(f"[yellow]{note}[/yellow]")
+            _warn(self.console, note)
         if self.live:
-            self.live.update(self._line(progress))
+            self.live.update(Text(self._line(progress)))
         elif time.monotonic() - self.printed_at > PLAIN_SECONDS:
             self.printed_at = time.monotonic()
-            self.console.print(self._line(progress))
+            self.console.print(Text(self._line(progress)))
 
     @staticmethod
     def _line(progress: Progress) -> str:

@@ -68,7 +68,8 @@ def show(failure: Failure, *, as_json: bool, trace: BaseException | None) -> Non
     if trace is not None:
         traceback.print_exception(trace)
     if failure.prefix:
-        console.print(f"[red]{failure.prefix}[/red]: ", end="")
+        console.print(failure.prefix, style="red", end="")
+        console.print(": ", end="")
     if failure.message:
         console.print(failure.message, markup=False)
     if as_json:

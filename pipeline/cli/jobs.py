@@ -97,9 +97,9 @@ def run(
         uri = job_spec.output.uri
         display.report(console, result.progress, uri, result.snapshot, result.rows, result.damaged)
     else:
+        console.print("nothing to do", style="green", end="")
         console.print(
-            f"[green]nothing to do[/green]: snapshot {result.snapshot.number} "
-            f"already has all {result.snapshot.n_rows} rows"
+            f": snapshot {result.snapshot.number} already has all {result.snapshot.n_rows} rows"
         )
         display.show_damage(console, result.damaged)
     if not as_json:

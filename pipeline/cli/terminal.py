@@ -8,9 +8,10 @@ that the code sets; whatever else a terminal would obey is escaped when it is re
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -22,19 +23,32 @@ WIDTH = 160
 
 
 class Terminal(Console):
-    """A console on standard output or error. Text is shown as it is, except for what a terminal
-    would obey."""
+    """A console on standard output or error. Text is shown as it is, without markup, except for
+    what a terminal would obey. An answer that standard output does not take is an error; a message
+    that standard error does not take (its disk is full, its reader is gone) is lost, and whatever
+    it is about goes on."""
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
         stream = sys.stderr if stderr else sys.stdout
         super().__init__(
             stderr=stderr,
             emoji=False,
+            markup=False,
             highlight=False,
             soft_wrap=True,
             width=None if stream.isatty() else WIDTH,
             **options,
         )
+
+    @property
+    def file(self) -> IO[str]:
+        """Where lines go."""
+        stream = super().file
+        return cast(IO[str], _Patient(stream)) if self.stderr else stream
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -42,6 +56,25 @@ class Terminal(Console):
         """The segments of a renderable. Those with `control` are rich's own cursor movements."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable_lines(text), style, control)
+
+
+class _Patient:
+    """A stream that loses what it cannot write."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def accept_any_text() -> None:

@@ -25,7 +25,8 @@ from pipeline.driver.cluster import Pools, device_of, pool_sizes
 from pipeline.driver.connection import connect
 from pipeline.driver.plan import Plan
 from pipeline.driver.run import Result, run_job
-from pipeline.driver.watch import Totals, Watch, log_notes, show_retry, watching
+from pipeline.driver.showing import Watch, log_notes, shielded, show_retry
+from pipeline.driver.watch import Totals, watching
 from pipeline.errors import CorpusEmbedError
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
@@ -76,7 +77,7 @@ def run(
     any of them the same command resumes where this one stopped.
     """
     progress = Progress()
-    watch = watch or log_notes
+    watch = shielded(watch or log_notes)
     listen_to_retries(functools.partial(show_retry, progress, watch))
     listen_to_notes(lambda note: watch(progress, [note]))
     store = Store(spec.output.uri, spec.output.storage_options)

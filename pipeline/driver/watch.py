@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -21,13 +20,12 @@ import ray
 from pipeline.driver.interrupts import interrupt_main
 from pipeline.driver.limits import check_damage, check_partitions, check_rejects
 from pipeline.driver.plan import Plan
+from pipeline.driver.showing import Watch, shielded
 from pipeline.errors import CorpusEmbedError
 from pipeline.output.snapshots import commit_snapshot, load_manifests
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
 from pipeline.workers.metrics import Progress, lost_bytes
-
-log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 """How often the driver asks `Totals`."""
@@ -38,16 +36,6 @@ EARLY_REJECTS = 1000
 STALLED_S = 300.0
 """After how long without a finished part a run reports what it is waiting for, and how often it
 repeats the report."""
-
-Watch = Callable[[Progress, list[str]], None]
-"""Shows figures and notes."""
-
-
-def log_notes(_progress: Progress, notes: list[str]) -> None:
-    """For runs without a display: notes on what they are waiting for go to Python's log, which by
-    default is standard error."""
-    for note in notes:
-        log.warning(note)
 
 
 class Totals:
@@ -124,6 +112,7 @@ class Watcher:
         self._lost_before = sum(map(lost_bytes, done)) - self.progress["lost_bytes"]
 
     def run(self, has_ended: threading.Event) -> None:
+        """Watch until the work has ended. Nothing ends this thread without ending the run."""
         while not has_ended.wait(POLL_S):
             try:
                 self.show()
@@ -131,11 +120,23 @@ class Watcher:
                 self._commit_when_due()
             except ray.exceptions.RayError:
                 continue  # the actor was lost with its node; Ray starts it again, empty
-            except CorpusEmbedError as error:
-                self.error = error
+            except BaseException as error:  # noqa: BLE001 - a thread dies in silence
+                self.error = error if isinstance(error, CorpusEmbedError) else self._failure(error)
                 # The only way out of a Ray Data execution that blocks the main thread.
                 interrupt_main()
                 return
+
+    def _failure(self, error: BaseException) -> CorpusEmbedError:
+        """What ends the run when watching it fails, after a commit of what is finished."""
+        kept = "Finished parts are kept"
+        with contextlib.suppress(Exception):
+            if not self.plan.stale and self._commit():
+                kept = "Finished parts are committed"
+        return CorpusEmbedError(
+            f"the run was stopped because the thread that watches it failed: "
+            f"{type(error).__name__}: {error}. {kept}; run the same command again to resume, and "
+            "report this with the output of --debug."
+        )
 
     def show(self) -> None:
         reports, notes = ray.get(self.totals.take.remote())
@@ -185,16 +186,22 @@ class Watcher:
             return
         if time.monotonic() - self.last_commit_s <= interval.total_seconds():
             return
-        if parts := self._finished_parts():
+        self._commit()
+        self.last_commit_s = time.monotonic()
+
+    def _commit(self) -> bool:
+        """Commit what is finished; False where nothing is."""
+        parts = self._finished_parts()
+        if parts:
             commit_snapshot(
                 self.store,
                 parts,
-                run_id=plan.run_id,
-                fingerprint=plan.job.fingerprint,
-                parent=plan.head,
+                run_id=self.plan.run_id,
+                fingerprint=self.plan.job.fingerprint,
+                parent=self.plan.head,
                 complete=False,
             )
-        self.last_commit_s = time.monotonic()
+        return bool(parts)
 
 
 @contextlib.contextmanager
@@ -202,7 +209,7 @@ def watching(
     plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch
 ) -> Iterator[Watcher]:
     """Watches in a thread while the block runs, and shows the last figures after it."""
-    watcher = Watcher(plan, store, totals, progress, watch)
+    watcher = Watcher(plan, store, totals, progress, shielded(watch))
     has_ended = threading.Event()
     thread = threading.Thread(target=watcher.run, args=(has_ended,), name="watch", daemon=True)
     thread.start()
@@ -211,12 +218,5 @@ def watching(
     finally:
         has_ended.set()
         thread.join()
-        with contextlib.suppress(ray.exceptions.RayError):
+        with contextlib.suppress(Exception):  # figures are no reason to lose a finished run
             watcher.show()
-
-
-def show_retry(progress: Progress, watch: Watch, note: str | None) -> None:
-    """Counts one repeated request of the driver. note: which request has failed for long."""
-    progress.add({"storage_retries": 1})
-    if note:
-        watch(progress, [note])

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.cli.display import duration, human, report
+from pipeline.cli.display import Watcher, duration, human, report, show_plan
+from pipeline.cli.terminal import Terminal
+from pipeline.driver.plan import make_plan
 from pipeline.workers.metrics import Progress
 from tests.support.outputs import write_shard
-from tests.support.stand_in import make_spec, run
+from tests.support.stand_in import job_of, make_spec, run, store_of
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,58 @@ def test_a_report_says_what_the_snapshot_holds_and_what_the_bottleneck_was(tmp_p
     assert lines[1] == "rows: 1 embedded, 1 rejected"
     assert lines[2].startswith("this run: 1 documents, 3 tokens in 0:0")
     assert lines[3:] == ["embedders busy 95% of their time; bottleneck: embed"]
+
+
+def test_data_is_never_taken_for_markup(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "1", "text": "hello"}])
+    console = Console(file=io.StringIO(), width=400)
+    spec = make_spec(tmp_path / "in", tmp_path / "emb[v1][/b]")
+    job = job_of(spec, prompt="[INST] what answers: [/INST] ", model_license="cc-by-nc [red]")
+    show_plan(console, make_plan(job, store_of(spec)))
+    Watcher(console)(Progress(), ["s3://lake/a[/b].jsonl: changed while it was read [red]"])
+    snapshot = run(spec)
+    assert snapshot is not None
+    report(console, Progress(), str(tmp_path / "emb[v1][/b]"), snapshot, {"embedded [red]": 1})
+    shown = console.file.getvalue()
+    for text in (
+        "emb[v1][/b], new",
+        "emb[v1][/b]: 1 rows",
+        "[INST] what answers: [/INST] ",
+        "(cc-by-nc [red]) restricts",
+        "s3://lake/a[/b].jsonl: changed while it was read [red]",
+        "1 embedded [red]",
+    ):
+        assert text in shown
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space")])
+def test_a_message_that_standard_error_does_not_take_is_lost_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    class Refusing(io.StringIO):
+        refuses = True
+
+        def write(self, text: str) -> int:
+            if self.refuses:
+                raise error
+            return super().write(text)
+
+    stream = Refusing()
+    monkeypatch.setattr("sys.stderr", stream)
+    console = Terminal(stderr=True)
+    console.print("lost")
+    with Watcher(console) as watch:
+        watch(Progress(), ["lost, too"])
+    stream.refuses = False
+    console.print("shown again")
+    assert stream.getvalue() == "shown again\n"
+
+
+def test_an_answer_that_standard_output_does_not_take_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr("sys.stdout", stream)
+    with pytest.raises(ValueError, match="closed file"):
+        Terminal().print("an answer")

@@ -1,0 +1,157 @@
+"""The thread beside a run: it outlives its display, and it cannot die without ending the run.
+
+Oracle: what the test makes fail, and the snapshots that are there afterwards. Ray is stood in for
+by calls that answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import pipeline.driver.watch as watch_module
+from pipeline.driver.plan import Plan, make_plan
+from pipeline.driver.watch import watching
+from pipeline.errors import CorpusEmbedError, TooManyRejects, TooMuchDamage
+from pipeline.output.snapshots import load_snapshot
+from pipeline.workers.metrics import Progress, increments
+from tests.support.outputs import write_shard
+from tests.support.stand_in import (
+    HashEngine,
+    job_of,
+    make_spec,
+    prepared_parts,
+    publish_prepared,
+    store_of,
+)
+
+ACTOR_LOST = type("RayError", (Exception,), {})
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = SimpleNamespace(RayError=ACTOR_LOST)
+    monkeypatch.setattr(
+        watch_module, "ray", SimpleNamespace(get=lambda value: value, exceptions=exceptions)
+    )
+    monkeypatch.setattr(watch_module, "POLL_S", 0.01)
+
+
+def totals(*takes: tuple[list[dict[str, float]], list[str]]) -> Any:
+    """An actor whose first answers are given."""
+    waiting = list(takes)
+    take = SimpleNamespace(remote=lambda: waiting.pop(0) if waiting else ([], []))
+    return SimpleNamespace(take=take, under_way=SimpleNamespace(remote=list))
+
+
+def plan_with_one_finished_part(tmp_path: Path, **runtime: Any) -> tuple[Plan, Any, Any]:
+    documents = [{"id": str(n), "text": f"text {n} " + "word " * 200} for n in range(4)]
+    write_shard(tmp_path / "in/a.jsonl", documents)
+    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024, **runtime})
+    plan, store = make_plan(job_of(spec), store_of(spec)), store_of(spec)
+    part = next(prepared_parts(spec, plan))
+    return plan, store, publish_prepared(part, plan.job, store, HashEngine())
+
+
+def watch_for(seconds: float, *arguments: Any) -> None:
+    """As `execute` does: work, and say why watching stopped it."""
+    watcher = None
+    try:
+        with watching(*arguments) as watcher:
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        assert watcher is not None
+        assert watcher.error is not None
+        raise watcher.error from None
+
+
+def failing(error: BaseException, times: int) -> Callable[..., None]:
+    left = [error] * times
+
+    def watch(progress: Progress, notes: list[str]) -> None:
+        if left:
+            raise left.pop()
+
+    return watch
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        failing(OSError(errno.ENOSPC, "No space left on device"), 1),
+        failing(BrokenPipeError(errno.EPIPE, "Broken pipe"), 10**6),
+        failing(ValueError("I/O operation on closed file"), 10**6),
+    ],
+)
+def test_a_display_that_fails_keeps_no_commit_from_being_made(
+    tmp_path: Path, watch: Callable[..., None]
+) -> None:
+    plan, store, _ = plan_with_one_finished_part(tmp_path, commit_every="0.1s")
+    watch_for(1.0, plan, store, totals(), Progress(), watch)
+    snapshot = load_snapshot(store)
+    assert snapshot is not None
+    assert (snapshot.complete, snapshot.n_parts) == (False, 1)
+
+
+def test_the_death_of_the_watcher_ends_the_run_with_a_sentence_after_a_commit(
+    tmp_path: Path,
+) -> None:
+    plan, store, _ = plan_with_one_finished_part(tmp_path, commit_every=None)
+    impossible: Any = [({"parts": "text"},), []]
+    with pytest.raises(CorpusEmbedError, match=r"the thread that watches it failed: .* committed"):
+        watch_for(20.0, plan, store, totals(impossible), Progress(), lambda *_: None)
+    snapshot = load_snapshot(store)
+    assert snapshot is not None
+    assert snapshot.n_parts == 1
+
+
+def test_a_lost_actor_ends_nothing(tmp_path: Path) -> None:
+    plan, store, _ = plan_with_one_finished_part(tmp_path, commit_every="0.1s")
+    answers = totals()
+    calls: list[int] = []
+
+    def take() -> Any:
+        calls.append(1)
+        if len(calls) < 5:
+            raise ACTOR_LOST
+        return [], []
+
+    answers.take = SimpleNamespace(remote=take)
+    watch_for(1.0, plan, store, answers, Progress(), lambda *_: None)
+    assert load_snapshot(store) is not None
+
+
+def test_rejects_and_damage_end_a_run_while_it_works(tmp_path: Path) -> None:
+    plan, store, manifest = plan_with_one_finished_part(tmp_path, max_reject_fraction=0.01)
+    bad = manifest.model_copy(
+        update={
+            "part_id": "0" * 32,
+            "index": 1,
+            "n_records": 2000,
+            "n_rejects": 2000,
+            "reject_reasons": {"missing_text": 2000},
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch_module, "load_manifests", lambda *_: [manifest, bad])
+        reports = totals(([increments(manifest), increments(bad)], []))
+        with pytest.raises(TooManyRejects, match="missing_text 2000"):
+            watch_for(20.0, plan, store, reports, Progress(), lambda *_: None)
+
+
+def test_damage_ends_a_run_while_it_works(tmp_path: Path) -> None:
+    plan, store, manifest = plan_with_one_finished_part(tmp_path, max_damaged_fraction=0.01)
+    (source,) = manifest.sources
+    lost = source.model_copy(update={"damaged": True, "lost_bytes": plan.shards[0].size_bytes // 2})
+    bad = manifest.model_copy(update={"sources": (lost,)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch_module, "load_manifests", lambda *_: [bad])
+        reports = totals(([increments(bad)], []))
+        with pytest.raises(TooMuchDamage, match=r"Damaged are file://.*50%"):
+            watch_for(20.0, plan, store, reports, Progress(), lambda *_: None)
