@@ -126,6 +126,8 @@ def _without_coding(body: bytes, coding: str, max_bytes: int) -> bytes:
     decoded, damage, is_whole = _decoded(body, coding, max_bytes)
     if not is_whole and coding not in MAGIC and not is_binary(body):
         return body  # zlib, raw deflate and br have no magic number, so they are tried
+    if body and not is_whole and not decoded:
+        damage = damage or "it ends before anything can be decoded"
     if damage:
         detail = f"the HTTP body is damaged {coding} data: {damage}"
         raise NoText("text_not_a_string", detail)

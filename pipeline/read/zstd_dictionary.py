@@ -36,9 +36,11 @@ def zstd_dictionary(file: BinaryIO) -> zstandard.ZstdCompressionDict | None:
     if not content.startswith(_DICTIONARY):
         return None
     try:
-        return zstandard.ZstdCompressionDict(content, zstandard.DICT_TYPE_FULLDICT)
+        dictionary = zstandard.ZstdCompressionDict(content, zstandard.DICT_TYPE_FULLDICT)
+        zstandard.ZstdDecompressor(dictionary).decompressobj()  # the first use checks it
     except (ValueError, zstandard.ZstdError):
         return None
+    return dictionary
 
 
 def _decompressed(content: bytes) -> bytes:

@@ -136,6 +136,76 @@ def test_the_body_of_a_response_is_its_text(
     assert [(row["text"], row["reason"]) for row in rows] == [(text, reason)]
 
 
+def record(
+    payload: bytes,
+    *headers: str,
+    version: str = "WARC/1.0",
+    line_end: str = "\r\n",
+    type: str = "conversion",
+) -> bytes:
+    lines = [version, f"WARC-Type: {type}", *headers, f"Content-Length: {len(payload)}", "", ""]
+    return line_end.join(lines).encode() + payload + line_end.encode() * 2
+
+
+@pytest.mark.parametrize("version", ["WARC/0.17", "WARC/0.18", "WARC/1.0", "WARC/1.1"])
+@pytest.mark.parametrize("line_end", ["\r\n", "\n"])
+@pytest.mark.parametrize("text", ["one", "two\r\n\r\nlines", "\r\n\r\nWARC/0.18\nx", "\n\n", ""])
+def test_all_versions_and_line_ends_are_read(version: str, line_end: str, text: str) -> None:
+    plain = "Content-Type: text/plain"
+    texts = [text, "last", text]
+    data = b"".join(
+        record(text.encode(), plain, version=version, line_end=line_end) for text in texts
+    )
+    rows = read(data, id_column=None)
+    assert [row["text"] for row in rows] == texts
+    assert [data[row["source_record"] :][: len(version)].decode() for row in rows] == [version] * 3
+    assert sum(row["record_bytes"] + 2 * len(line_end) for row in rows) == len(data)
+
+
+def test_a_response_of_cluegweb09_is_read() -> None:
+    page = b"HTTP/1.1 200 OK\nContent-Type: text/html\nContent-Length: 11\n\n<p>text</p>"
+    kind = "Content-Type: application/http;msgtype=response"
+    data = record(page, kind, version="WARC/0.18", line_end="\n", type="response")
+    assert [row["text"] for row in read(data * 2, id_column=None)] == ["text", "text"]
+
+
+@pytest.mark.parametrize(
+    ("header", "identified", "text"),
+    [
+        ("", "text/html", "text"),
+        ("Content-Type:", "text/html", "text"),
+        ("Content-Type: html", "application/xhtml+xml", "text"),
+        ("Content-Type: html", "image/png", None),
+        ("Content-Type: text/html, text/html", "image/png", "text"),
+        ("Content-Type: image/png\r\nContent-Type: text/html", "", "text"),
+        ("Content-Type: TEXT/HTML;charset", "", "text"),
+        ("", "", None),
+    ],
+)
+def test_the_identified_type_counts_where_the_server_names_none(
+    header: str, identified: str, text: str | None
+) -> None:
+    page = f"HTTP/1.1 200 OK\r\n{header}\r\n\r\n<p>text</p>".replace("\r\n\r\n\r\n", "\r\n\r\n")
+    headers = ["Content-Type: application/http", f"WARC-Identified-Payload-Type: {identified}"]
+    rows = read(record(page.encode(), *headers, type="response"), id_column=None)
+    assert [row["text"] for row in rows] == [text]
+    assert text or "content type" in rows[0]["detail"]
+
+
+@pytest.mark.faults
+def test_a_shard_that_is_no_warc_is_one_reject_that_says_what_it_is() -> None:
+    data = gzip.compress(wet(TEXTS))
+    for uri, shard, cause in [
+        ("a.warc", data, "compressed with gzip"),
+        ("a.warc.zst", data, "not zstd data; it is compressed with gzip"),
+        ("a.warc.gz", wet(TEXTS), "not gzip data; it is not compressed"),
+        ("a.warc", "WARC/1.0".encode("utf-16"), "UTF-16"),
+    ]:
+        rows = read(shard, uri=uri)
+        assert [row["reason"] for row in rows] == ["damaged_shard"]
+        assert cause in rows[0]["detail"]
+
+
 def test_html_gives_its_visible_text_or_names_the_extra() -> None:
     html = (
         "<html><head><title>t</title><script>no()</script></head><body><p>見える</p></body></html>"
