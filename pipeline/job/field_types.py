@@ -23,8 +23,16 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _as_kept(value: Any) -> Any:
-    """A list of names stands for string columns; a mapping gives each column its type."""
-    return dict.fromkeys(value, "string") if isinstance(value, list | tuple) else value
+    """A name or a list of names stands for string columns; a mapping gives each column its type."""
+    value = _as_tuple(value)
+    if not isinstance(value, list | tuple):
+        return value
+    if not all(isinstance(name, str) for name in value):
+        raise ValueError(
+            "write names, such as [lang, source], or names with types, such as {year: int64} "
+            f"(found {value!r:.80})"
+        )
+    return dict.fromkeys(value, "string")
 
 
 def _as_duration(value: Any) -> Any:
@@ -72,6 +80,7 @@ PartSize = Annotated[Auto | pydantic.ByteSize, pydantic.AfterValidator(_part_byt
 Name = Annotated[str, pydantic.Field(min_length=1)]
 Uri = Annotated[Name, pydantic.AfterValidator(_allowed_uri)]
 Uris = Annotated[tuple[Uri, ...], pydantic.BeforeValidator(_as_tuple), pydantic.Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], pydantic.BeforeValidator(_as_tuple)]
 KeptColumns = Annotated[dict[Name, str], pydantic.BeforeValidator(_as_kept)]
 Count = Annotated[int, pydantic.Field(ge=1)]
 Options = Annotated[dict[str, Any], pydantic.AfterValidator(_allowed_options)]

@@ -13,7 +13,7 @@ from pipeline.job.field_types import KeptColumns, Name, Options, RecordSize, Sec
 from pipeline.job.text_template import TextTemplate
 from pipeline.storage import schema
 
-FORMATS = ("jsonl", "parquet", "text", "csv", "warc")
+FORMATS = ("jsonl", "parquet", "text", "csv", "warc", "document")
 """Formats of shards; each has its reader in `pipeline/read/`."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from pipeline.job.field_types import Auto, Count, Duration, Name, Options, PartSize, Section, Uri
+from pipeline.job.field_types import Auto, Count, Duration, Names, Options, PartSize, Section, Uri
 
 
 class ChunkSpec(Section):
@@ -69,7 +69,7 @@ class OutputSpec(Section):
     """
 
     uri: Uri
-    partition_by: tuple[Name, ...] = ()
+    partition_by: Names = ()
     max_partitions: Count = 128
     vector_precision: Literal["float32", "float16", "bfloat16", "int8", "ubinary"] = "float32"
     include_text: bool = True

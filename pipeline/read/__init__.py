@@ -26,7 +26,7 @@ from pipeline.read.jsonl import JsonlReader
 from pipeline.read.parquet import ParquetReader
 from pipeline.read.path_columns import path_columns, with_path_columns, without_path_columns
 from pipeline.read.records import damaged_table
-from pipeline.read.text import TextReader
+from pipeline.read.text import DocumentReader, TextReader
 from pipeline.read.warc import WarcReader
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Shard, Span
@@ -62,6 +62,7 @@ READERS: dict[str, Reader] = {
     "text": TextReader(),
     "csv": CsvReader(),
     "warc": WarcReader(),
+    "document": DocumentReader(),
 }
 
 EXTENSIONS = {

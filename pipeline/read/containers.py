@@ -34,8 +34,8 @@ _UTF16_BYTES = 64
 _BRACKETS = b"[{ \t\r"
 
 
-def problem_of(head: bytes) -> str | None:
-    """What a shard of lines is instead; None where nothing contradicts its name.
+def other_kind(head: bytes) -> str | None:
+    """What a shard of UTF-8 text is instead; None where nothing contradicts its name.
 
     head: its first bytes after decompression, 1 MiB unless it is shorter.
     """
@@ -47,6 +47,13 @@ def problem_of(head: bytes) -> str | None:
     start = head[:_UTF16_BYTES]
     if len(start) >= 4 and any(start[::2]) != any(start[1::2]):
         return "is UTF-16 without a byte-order mark; convert it: iconv -f UTF-16LE -t UTF-8"
+    return None
+
+
+def problem_of(head: bytes) -> str | None:
+    """The same for a shard of lines."""
+    if problem := other_kind(head):
+        return problem
     if b"\n" not in head and b"\r" in head.rstrip(b"\r"):
         return "has lines that end in a bare CR; convert the line ends: tr '\\r' '\\n'"
     return None

@@ -33,7 +33,14 @@ MAX_CHARS = 1000
 MAX_RECORDS = 1000
 """How many rejected records are passed over in the search for a good one."""
 
-_UNITS = {"jsonl": "line", "text": "line", "csv": "row", "parquet": "row", "warc": "record"}
+_UNITS = {
+    "jsonl": "line",
+    "text": "line",
+    "csv": "row",
+    "parquet": "row",
+    "warc": "record",
+    "document": "file",
+}
 
 _FIELDS: dict[str, Callable[[BinaryIO, Span, InputSpec], list[str]]] = {
     "jsonl": jsonl.first_fields,

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ShardDamaged
-from pipeline.read.containers import problem_of
+from pipeline.read.containers import other_kind
 from pipeline.read.records import BATCH_RECORDS, batched
 from pipeline.storage.memory_limit import limited
 
@@ -61,7 +61,7 @@ class ParquetShard:
             cause = f"the Parquet footer cannot be read: {error}"
             if self._source.error is None:
                 file.seek(0)
-                problem = problem_of(file.read(_HEAD_BYTES))
+                problem = other_kind(file.read(_HEAD_BYTES))
                 cause = f"the shard {problem}" if problem and "Parquet" not in problem else cause
             raise self._source.error or ShardDamaged(f"{uri}: {cause}", 0) from error
 

@@ -3,6 +3,7 @@ and double nothing."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tracemalloc
@@ -293,9 +294,34 @@ def test_an_empty_shard_has_no_records() -> None:
     assert read(b"") == read(b"\n\n") == read(b"", format="text") == []
 
 
-def test_plain_text_refuses_columns() -> None:
+@pytest.mark.parametrize("format", ["text", "document"])
+def test_plain_text_refuses_columns(format: str) -> None:
     with pytest.raises(InputError, match="no columns, and the spec names lang"):
-        read(b"a", format="text", keep={"lang": pa.string()})
+        read(b"a", format=format, keep={"lang": pa.string()})
+
+
+def test_a_file_can_be_one_document() -> None:
+    text = "\ufeff# Title\r\n\nA paragraph\rof two lines.\n"
+    (row,) = read(text.encode(), format="document")
+    assert row["text"] == text.removeprefix("\ufeff")
+    assert (row["source_record"], row["record_bytes"]) == (0, len(text.encode()))
+    assert read(b"", format="document") == []
+    for data, reason in (
+        (b"a" * 11, "record_too_large"),
+        (b"\xff\n", "invalid_utf8"),
+        (b"a\0b", "nul_character"),
+        ("text".encode("utf-16"), "damaged_shard"),
+    ):
+        (row,) = read(data, format="document", max_record_bytes=10)
+        assert row["reason"] == reason
+
+
+def test_a_document_that_breaks_off_is_no_document() -> None:
+    data = gzip.compress(b"one text, and its end" * 99)
+    span = Span(shard=shard(data, "a.md.gz"))
+    assert [row["reason"] for row in read(data, format="document", spans=[span])] == [None]
+    (row,) = read(data[:-9], format="document", spans=[Span(shard=shard(data[:-9], "a.md.gz"))])
+    assert row["reason"] == "damaged_shard"
 
 
 def test_a_bad_text_line_is_rejected_alone() -> None:
