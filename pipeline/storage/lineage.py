@@ -34,8 +34,8 @@ def content_hash(value: Any, hex_digits: int = 32) -> str:
 
 
 class Shard(StoredRecord):
-    """One input object. `etag` is the store's ETag; where the store has none, the modification time
-    and the size, joined by a hyphen (`storage.filesystems.etag_of`)."""
+    """One input object. `etag` is its version: the store's ETag or generation, otherwise what the
+    store tells of it (`storage.versions`)."""
 
     uri: str
     etag: str

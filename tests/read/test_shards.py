@@ -252,6 +252,22 @@ def test_s3_prefix_key_and_glob_are_listed_with_etag_and_size(s3: Any) -> None:
     assert shards[0].size_bytes == len("a.jsonl")
 
 
+def test_s3_keys_with_wildcards_are_exact_names_and_folder_markers_are_no_shards(s3: Any) -> None:
+    """The S3 console makes a folder by an object without bytes whose name ends with a slash."""
+    keys = ["wiki/a[1].jsonl", "wiki/a1.jsonl", "wiki/AA/wiki_00", "wiki/what?.jsonl"]
+    for key in keys:
+        s3.filesystem.pipe_file(f"{s3.key}/{key}", key.encode())
+    bucket, _, root = s3.key.partition("/")
+    for marker in ("wiki/", "wiki/AA/"):
+        s3.filesystem.call_s3("put_object", Bucket=bucket, Key=f"{root}/{marker}", Body=b"")
+    for key in keys:
+        (shard,) = list_shards([f"{s3.uri}/{key}"], s3.storage_options, "jsonl")
+        with open_shard(shard, s3.storage_options) as file:
+            assert file.read() == key.encode()
+    for uri in (f"{s3.uri}/wiki", f"{s3.uri}/wiki/", f"{s3.uri}/wiki/**"):
+        assert names(list_shards([uri], s3.storage_options, "jsonl"), s3.key) == sorted(keys)
+
+
 @pytest.mark.parametrize("change", ["overwritten", "gone"])
 def test_an_s3_shard_that_changes_between_plan_and_read_is_not_read(s3: Any, change: str) -> None:
     key = f"{s3.key}/a.jsonl"
