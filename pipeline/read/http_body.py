@@ -11,6 +11,7 @@ Memory: the body before and after one coding, each at most `input.max_record_byt
 
 from __future__ import annotations
 
+import codecs
 import re
 
 from pipeline.read.decoders import DECODERS, MAGIC, CorruptData
@@ -34,8 +35,8 @@ names change nothing: `identity`, `none`, and mistakes such as `UTF-8`."""
 _MAX_CODINGS = 4
 """A body with more codings than this was made to be expensive."""
 
-_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
-"""What no text holds. Source: MIME Sniffing Standard, "binary data byte"."""
+_CONTROLS = bytes({*range(32)} - set(b"\t\n\f\r\x1b"))
+"""What text does not hold. Source: MIME Sniffing Standard, "binary data byte"."""
 _SNIFFED_BYTES = 1445
 
 
@@ -73,7 +74,7 @@ def http_response(payload: bytes, max_bytes: int) -> tuple[bytes, dict[str, str]
             body = _without_chunks(body)
         elif name in _CODINGS:
             body = _without_coding(body, _CODINGS[name], max_bytes)
-        elif is_binary(body):
+        elif not _is_text(body):
             detail = f"Content-Encoding {name} is not one that can be decoded"
             raise NoText("text_not_a_string", detail)
     if not codings and body.startswith(MAGIC["gzip"][0]):
@@ -82,9 +83,17 @@ def http_response(payload: bytes, max_bytes: int) -> tuple[bytes, dict[str, str]
     return body, headers
 
 
-def is_binary(body: bytes) -> bool:
-    """Whether the first bytes hold a control character that no text has."""
-    return _BINARY.search(body, 0, _SNIFFED_BYTES) is not None
+def _is_text(body: bytes) -> bool:
+    """Whether the first bytes are UTF-8, or hold hardly a control character. Of compressed data,
+    one byte in ten is one."""
+    head = body[:_SNIFFED_BYTES]
+    n_controls = len(head) - len(head.translate(None, _CONTROLS))
+    if 50 * n_controls <= len(head):
+        return True
+    try:
+        return bool(codecs.utf_8_decode(head, "strict", False))  # it may end in a character
+    except UnicodeDecodeError:
+        return False
 
 
 def _names(value: str | None) -> list[str]:
@@ -124,7 +133,7 @@ def _without_coding(body: bytes, coding: str, max_bytes: int) -> bytes:
     if coding == "deflate":
         coding = "zlib" if _is_zlib(body) else "raw deflate"
     decoded, damage, is_whole = _decoded(body, coding, max_bytes)
-    if not is_whole and coding not in MAGIC and not is_binary(body):
+    if not is_whole and coding not in MAGIC and _is_text(body):
         return body  # zlib, raw deflate and br have no magic number, so they are tried
     if body and not is_whole and not decoded:
         damage = damage or "it ends before anything can be decoded"

@@ -174,13 +174,13 @@ def _next_record(stream: ByteStream, uri: str, max_bytes: int) -> _Document | No
 
 
 def _head_bytes(stream: ByteStream) -> int:
-    """Length of the header block with the empty line that ends it, or 0. Lines end in CRLF, and in
-    files of some writers in LF."""
-    end = stream.find(b"\n\r\n", _HEADER_BYTES)
-    earlier_end = stream.find(b"\n\n", end + 1 if end >= 0 else _HEADER_BYTES)
-    if earlier_end >= 0:
-        return earlier_end + 2
-    return end + 3 if end >= 0 else 0
+    """Length of the header block with the empty line that ends it, or 0. Its lines end as the first
+    one does: in CRLF, or in LF as some writers have it. Looking for both would read ahead, and meet
+    damage before the record in front of it is given out."""
+    first_end = stream.find(b"\n", _HEADER_BYTES)
+    empty_line = b"\n\r\n" if stream.peek(first_end + 1).endswith(b"\r\n") else b"\n\n"
+    end = stream.find(empty_line, _HEADER_BYTES)
+    return end + len(empty_line) if end >= 0 else 0
 
 
 def _table(documents: list[_Document], spec: InputSpec) -> pa.Table:

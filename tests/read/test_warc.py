@@ -162,7 +162,7 @@ def test_all_versions_and_line_ends_are_read(version: str, line_end: str, text: 
     assert sum(row["record_bytes"] + 2 * len(line_end) for row in rows) == len(data)
 
 
-def test_a_response_of_cluegweb09_is_read() -> None:
+def test_a_response_of_clueweb09_is_read() -> None:
     page = b"HTTP/1.1 200 OK\nContent-Type: text/html\nContent-Length: 11\n\n<p>text</p>"
     kind = "Content-Type: application/http;msgtype=response"
     data = record(page, kind, version="WARC/0.18", line_end="\n", type="response")

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from tests.support import thrift
+from tests.support.spoiled_warc import document_record, page_record
 
 FORMATS = ("jsonl", "text", "csv", "warc", "parquet")
 SUFFIXES = {
@@ -44,6 +45,12 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 LOST_BYTES = {".zst": 512, ".bz2": 8192, ".xz": 8192}
 """How many compressed bytes before a corrupt one can lose their output in the decoders
 (pipeline/read/decoders.py)."""
+
+_DICTIONARY = zstandard.train_dictionary(2000, [b"word %d of a text" % n for n in range(2000)])
+DICTIONARY_FRAME = (
+    b"\x5d\x2a\x4d\x18" + len(_DICTIONARY).to_bytes(4, "little") + _DICTIONARY.as_bytes()
+)
+"""A dictionary that no frame behind it needs."""
 
 # fmt: off
 WORDS = [
@@ -108,8 +115,11 @@ def spoiled(seed: int) -> Spoiled:
         data, n_clean = COMPRESSORS[suffix](content), first
     else:
         # WARC: a member a record
-        edges = [0, *ends] if format == "warc" and suffix == ".gz" else [0, len(plain)]
-        packed = b"".join(COMPRESSORS[suffix](plain[a:b]) for a, b in itertools.pairwise(edges))
+        edges = [0, *ends] if format == "warc" and suffix == ".gz" else [0]
+        pairs = itertools.pairwise([*edges, len(plain)])
+        packed = b"".join(COMPRESSORS[suffix](plain[a:b]) for a, b in pairs)
+        if suffix == ".zst" and dice.random() < 0.5:
+            packed = DICTIONARY_FRAME + packed
         data, first, how = _spoil(dice, packed)
         lost = 0 if how == "cut" else LOST_BYTES.get(suffix, 0)
         n_clean = len(decoded(data[: max(0, first - lost)] if how != "whole" else packed, suffix))
@@ -167,21 +177,9 @@ def _csv(documents: list[tuple[str, str]]) -> tuple[bytes, list[int]]:
 
 
 def _warc(documents: list[tuple[str, str]]) -> tuple[bytes, list[int]]:
-    def record(name: str, text: str) -> bytes:
-        body = text.encode()
-        kind = "conversion"
-        content = "text/plain"
-        if len(body) % 3 == 0:
-            body = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n" + body
-            kind = "response"
-            content = "application/http; msgtype=response"
-        head = (
-            f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: {name}\r\n"
-            f"Content-Type: {content}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body + b"\r\n\r\n"
-
-    return _with_ends([record(*document) for document in documents])
+    plain, ends = _with_ends([document_record(*document) for document in documents])
+    pages = [page_record(number, text) for number, (_, text) in enumerate(documents[:9])]
+    return plain + b"".join(pages), ends
 
 
 def _with_ends(records: list[bytes]) -> tuple[bytes, list[int]]:
