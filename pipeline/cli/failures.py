@@ -9,16 +9,23 @@ import sys
 import traceback
 from typing import Any, cast
 
+import pydantic
 import typer
 
 from pipeline.cli import answers
 from pipeline.cli.options import console
 from pipeline.cli.stopping import INTERRUPTED, TERMINATED
 from pipeline.errors import CorpusEmbedError, InternalError, SpecError
+from pipeline.job.spec_mistakes import found
 
 # typer 0.29 carries its own click and does not export its UsageError
 _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 _LONGEST_LINE = 400
+_TAKEN = {
+    "int": "a whole number, for instance 10",
+    "float": "a number, for instance 0.5",
+    "bool": "true or false",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +89,14 @@ def _usage(error: Any) -> str:
     """What is wrong on the command line, and where help is. Without a command, typer has printed
     the whole help already."""
     message = str(error.format_message()).strip()
+    # typer 0.29 parses values with pydantic and passes on its words
+    if isinstance(mistake := error.__cause__, pydantic.ValidationError):
+        detail = mistake.errors()[0]
+        takes = next((words for kind, words in _TAKEN.items() if kind in detail["type"]), "")
+        least = detail.get("ctx", {}).get("ge")
+        takes = takes or ("another value" if least is None else f"a number from {least}")
+        name = message.removeprefix("Invalid value for ").partition(":")[0].strip("'")
+        message = f"{name}: found {found(detail['input'])}; it takes {takes}"
     if error.ctx is None or not message:
         return message
     path = error.ctx.command_path

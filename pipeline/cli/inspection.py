@@ -53,7 +53,7 @@ def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJs
 def verify(
     output: Output,
     sample: Annotated[
-        int, typer.Option(help="number of rows to embed again from their source")
+        int, typer.Option(min=0, help="number of rows to embed again from their source")
     ] = 32,
     model_path: ModelPath = None,
     snapshot: SnapshotNumber = None,
@@ -103,7 +103,7 @@ def trace(
 def search(
     output: Output,
     text: Annotated[str, typer.Argument(help="the text to search for")],
-    k: Annotated[int, typer.Option("-k", help="number of hits")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="number of hits")] = 10,
     prompt_name: Annotated[str | None, typer.Option(help="prompt of the model for queries")] = None,
     model_path: ModelPath = None,
     snapshot: SnapshotNumber = None,

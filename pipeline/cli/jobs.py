@@ -52,11 +52,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Plan, embed what is missing and commit a snapshot. Run again after any failure to resume."""
+    job_spec = load_spec(spec, overrides)
+    scheduled = as_time(nominal_time)
+    # after the spec: a wrong one fails before Ray is imported
     with held_back():
         from pipeline.driver.connection import disconnect, log_path
         from pipeline.driver.on_ray import run as run_on_ray
-
-    job_spec = load_spec(spec, overrides)
     if not as_json:
         console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
     plans: list[Plan] = []
@@ -76,7 +77,7 @@ def run(
                     address=address,
                     watch=watch,
                     on_plan=on_plan,
-                    nominal_time=as_time(nominal_time),
+                    nominal_time=scheduled,
                 )
             finally:
                 disconnect()

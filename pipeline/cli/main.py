@@ -32,8 +32,8 @@ def main() -> NoReturn:
         accept_any_text()
         code = invoke([argument for argument in arguments if argument != "--debug"])
     except BaseException as error:  # noqa: BLE001 - the last resort: nothing ends as a trace
-        from pipeline.cli.failures import describe, show
-
+        with held_back():
+            from pipeline.cli.failures import describe, show
         failure = describe(error, stopping.exit_code)
         show(failure, as_json=as_json, trace=error if is_debug else None)
         code = failure.exit_code

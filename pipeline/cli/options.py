@@ -47,14 +47,19 @@ NominalTime = Annotated[
 ]
 
 
-def json_object(text: str, option: str = "--storage-options") -> dict[str, Any]:
-    """Parse the value of an option that takes a JSON object. Raises SpecError if it is not one."""
+def json_object(
+    text: str,
+    option: str = "--storage-options",
+    example: str = '{"endpoint_url": "http://127.0.0.1:9000"}',
+) -> dict[str, Any]:
+    """Parse the value of an option that takes a JSON object, which is not repeated: it can hold a
+    secret. Raises SpecError with an example if it is not one."""
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise SpecError(f"{option}: the value is not JSON: {error}") from None
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
-        raise SpecError(f"{option}: a JSON object is needed, not {type(value).__name__}")
+        raise SpecError(f"{option}: this is no JSON object; write it as {option} '{example}'")
     return value
 
 
@@ -64,8 +69,8 @@ def as_time(text: str | None) -> datetime.datetime | None:
         return None
     try:
         time = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
+    except ValueError:
         raise SpecError(
-            f"--nominal-time {text}: {error}. Write it as 2026-11-23T04:00:00+09:00."
-        ) from error
+            f"--nominal-time {text}: this is no time; write it as 2026-11-23T04:00:00+09:00"
+        ) from None
     return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)

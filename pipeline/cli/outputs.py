@@ -13,6 +13,7 @@ from pipeline.cli.options import AsJson, Output, StorageOptions, console, json_o
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job.field_types import Duration
 from pipeline.job.sections import PublishSpec
+from pipeline.job.spec_mistakes import explain_all
 from pipeline.storage.addresses import shown
 from pipeline.storage.printable import printable
 from pipeline.storage.store import Store
@@ -64,8 +65,10 @@ def compact(
 @app.command()
 def diff(
     output: Output,
-    since: Annotated[int, typer.Argument(metavar="A", help="snapshot number; 0: the empty store")],
-    until: Annotated[int, typer.Argument(metavar="B", help="snapshot number")],
+    since: Annotated[
+        int, typer.Argument(min=0, metavar="A", help="snapshot number; 0: the empty store")
+    ],
+    until: Annotated[int, typer.Argument(min=0, metavar="B", help="snapshot number")],
     list_keys: Annotated[
         bool, typer.Option("--rows", help="also list the keys (doc_id, chunk)")
     ] = False,
@@ -121,12 +124,17 @@ def publish(
     store = Store(output, json_object(storage_options))
     behind: list[CorpusEmbedError] = []
     if iceberg or delta:
-        properties = json_object(catalog, "--catalog")
+        properties = json_object(
+            catalog, "--catalog", '{"type": "rest", "uri": "http://127.0.0.1:8181"}'
+        )
         named = {"table": iceberg, "catalog": properties, "location": location} if iceberg else None
         try:
             tables = PublishSpec.model_validate({"iceberg": named, "delta": delta})
         except pydantic.ValidationError as error:
-            raise SpecError("; ".join(detail["msg"] for detail in error.errors())) from None
+            mistakes = "; ".join(explain_all(error, PublishSpec))
+            for key, name in _TABLE_OPTIONS.items():
+                mistakes = mistakes.replace(f"{key}:", f"{name}:")
+            raise SpecError(mistakes) from None
         snapshot_of = lake.publish(store, tables)
     else:
         snapshot_of, behind = lake.publish_recorded(store)
@@ -146,9 +154,18 @@ def publish(
         raise behind[0]
 
 
+_TABLE_OPTIONS = {
+    "publish.iceberg.catalog": "--catalog",
+    "iceberg.table": "--iceberg",
+    "iceberg.catalog": "--catalog",
+    "iceberg.location": "--location",
+}
+"""The options that stand for settings of `publish` in a spec."""
+
+
 def _quantity(kind: Any, text: str, option: str, example: str) -> Any:
     """Parse the value of an option with a unit. Raises SpecError with an example if it has none."""
     try:
         return pydantic.TypeAdapter(kind).validate_python(text)
-    except pydantic.ValidationError as error:
-        raise SpecError(f"{option} {text}: this cannot be read; write it as {example}") from error
+    except pydantic.ValidationError:
+        raise SpecError(f"{option} {text}: this cannot be read; write it as {example}") from None

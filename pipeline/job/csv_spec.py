@@ -5,20 +5,25 @@ from __future__ import annotations
 from typing import Annotated, Self
 
 import pydantic
+import pydantic_core
 
 from pipeline.job.field_types import Name, Section
 
 
 def _character(value: str) -> str:
     if value not in ("auto", "none") and (len(value) != 1 or value in "\r\n\0"):
-        raise ValueError(
-            'write auto, none or one character, a tab as "\\t" in double quotes'
-            f" (found {value!r:.40})"
-        )
+        raise pydantic_core.PydanticCustomError("character", "not one character")
     return value
 
 
-Character = Annotated[str, pydantic.AfterValidator(_character)]
+Character = Annotated[
+    str,
+    pydantic.AfterValidator(_character),
+    pydantic.Field(
+        description='auto, none or one character, a tab as "\\t" in double quotes, '
+        "for instance ';'"
+    ),
+]
 
 
 class CsvSpec(Section):

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
+import pydantic_core
 
 from pipeline.storage.addresses import problem_of, problem_of_options
 
@@ -17,6 +18,23 @@ class Section(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_number_for_a_truth_value(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """pydantic, like Python, takes true for 1 and 0 for false."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        takes_truth = bool in (annotation, *get_args(annotation))
+        if (
+            isinstance(value, int | float)
+            and isinstance(value, bool) != takes_truth
+            and (takes_truth or isinstance(value, bool))
+        ):
+            raise pydantic_core.PydanticCustomError("truth_value", "a number for a truth value")
+        return value
+
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
@@ -24,25 +42,21 @@ def _as_tuple(value: Any) -> Any:
 
 def _as_kept(value: Any) -> Any:
     """A name or a list of names stands for string columns; a mapping gives each column its type."""
-    value = _as_tuple(value)
-    if not isinstance(value, list | tuple):
-        return value
-    if not all(isinstance(name, str) for name in value):
-        raise ValueError(
-            "write names, such as [lang, source], or names with types, such as {year: int64} "
-            f"(found {value!r:.80})"
-        )
-    return dict.fromkeys(value, "string")
+    names = _as_tuple(value)
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return dict.fromkeys(names, "string") if is_list else value
 
 
 def _as_duration(value: Any) -> Any:
-    units = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
-    match = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", value)
-        if isinstance(value, str)
-        else None
-    )
-    return datetime.timedelta(**{units[match[2]]: float(match[1])}) if match else value
+    """Text with a unit, ISO 8601, or a zero, which needs no unit."""
+    if isinstance(value, datetime.timedelta) or str(value).strip() == "0":
+        return datetime.timedelta(0) if not isinstance(value, datetime.timedelta) else value
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(s|min|h|d)\s*", str(value))
+    if match:
+        return datetime.timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    if isinstance(value, str) and value.strip().startswith("P"):
+        return value
+    raise pydantic_core.PydanticCustomError("duration", "a duration has a unit")
 
 
 def _allowed_uri(uri: str) -> str:
@@ -57,6 +71,9 @@ def _allowed_options(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+MOST = 2**31 - 1
+"""The largest count."""
+
 MOST_BYTES = 512 << 20
 """The largest `part_bytes` and the largest `max_record_bytes`. A part is at most the sum of both;
 its texts must fit into one Arrow column of 2 GiB, also when normalised, and each stage holds a part
@@ -64,24 +81,59 @@ in memory several times over."""
 
 
 def _part_bytes(size: Auto | pydantic.ByteSize) -> Auto | pydantic.ByteSize:
-    """The bounds are checked on the union, not on its branch: pydantic's error would name the
-    branches."""
     if size != "auto" and not 1024 <= size <= MOST_BYTES:
-        bound = (
-            "less than or equal to 512MiB" if size > MOST_BYTES else "greater than or equal to 1024"
-        )
-        raise ValueError(f"Input should be {bound}")
+        raise pydantic_core.PydanticCustomError("part_bytes", "outside the bounds")
     return size
 
 
 Auto = Literal["auto"]
-RecordSize = Annotated[pydantic.ByteSize, pydantic.Field(ge=1, le=MOST_BYTES)]
-PartSize = Annotated[Auto | pydantic.ByteSize, pydantic.AfterValidator(_part_bytes)]
+RecordSize = Annotated[
+    pydantic.ByteSize,
+    pydantic.Field(ge=1, le=MOST_BYTES, description="a size up to 512MiB, for instance 16MiB"),
+]
+PartSize = Annotated[
+    Auto | pydantic.ByteSize,
+    pydantic.AfterValidator(_part_bytes),
+    pydantic.Field(description="auto, or a size from 1KiB to 512MiB, for instance 4MiB"),
+]
 Name = Annotated[str, pydantic.Field(min_length=1)]
-Uri = Annotated[Name, pydantic.AfterValidator(_allowed_uri)]
-Uris = Annotated[tuple[Uri, ...], pydantic.BeforeValidator(_as_tuple), pydantic.Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], pydantic.BeforeValidator(_as_tuple)]
-KeptColumns = Annotated[dict[Name, str], pydantic.BeforeValidator(_as_kept)]
-Count = Annotated[int, pydantic.Field(ge=1)]
-Options = Annotated[dict[str, Any], pydantic.AfterValidator(_allowed_options)]
-Duration = Annotated[datetime.timedelta, pydantic.BeforeValidator(_as_duration)]
+Names = Annotated[
+    tuple[Name, ...],
+    pydantic.BeforeValidator(_as_tuple),
+    pydantic.Field(description="a name or a list of names, for instance [lang]"),
+]
+Uri = Annotated[
+    Name,
+    pydantic.AfterValidator(_allowed_uri),
+    pydantic.Field(description="a path or a URI, for instance data/a.jsonl.gz or s3://bucket/a"),
+]
+Uris = Annotated[
+    tuple[Uri, ...],
+    pydantic.BeforeValidator(_as_tuple),
+    pydantic.Field(
+        min_length=1,
+        description="a path or a URI, or a list of them, for instance s3://bucket/a/*.jsonl.gz",
+    ),
+]
+KeptColumns = Annotated[
+    dict[Name, str],
+    pydantic.BeforeValidator(_as_kept),
+    pydantic.Field(
+        description="a name, a list of names, or a mapping of names to types, "
+        "for instance [lang] or {year: int64}"
+    ),
+]
+Count = Annotated[int, pydantic.Field(ge=1, le=MOST)]
+Options = Annotated[
+    dict[str, Any],
+    pydantic.AfterValidator(_allowed_options),
+    pydantic.Field(description="a mapping, for instance {endpoint_url: http://127.0.0.1:9000}"),
+]
+Duration = Annotated[
+    datetime.timedelta,
+    pydantic.BeforeValidator(_as_duration),
+    pydantic.Field(
+        ge=datetime.timedelta(0),
+        description="a duration with its unit, for instance 90s, 10min, 2h or 1d",
+    ),
+]

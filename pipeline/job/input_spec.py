@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import pyarrow as pa
 import pydantic
@@ -13,7 +13,8 @@ from pipeline.job.field_types import KeptColumns, Name, Options, RecordSize, Sec
 from pipeline.job.text_template import TextTemplate
 from pipeline.storage import schema
 
-FORMATS = ("jsonl", "parquet", "text", "csv", "warc", "document")
+Format = Literal["auto", "jsonl", "parquet", "text", "csv", "warc", "document"]
+FORMATS: tuple[str, ...] = get_args(Format)[1:]
 """Formats of shards; each has its reader in `pipeline/read/`."""
 
 
@@ -25,7 +26,7 @@ class InputSpec(Section):
     """Where documents come from and which fields of a record matter."""
 
     uri: Uris
-    format: str = "auto"
+    format: Format = "auto"
     text_column: Name = "text"
     text_template: str | None = None
     id_column: Name | None = None
@@ -37,10 +38,6 @@ class InputSpec(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if self.format not in {"auto", *FORMATS}:
-            raise ValueError(
-                f"input.format '{self.format}' is not one of auto, {', '.join(FORMATS)}"
-            )
         if self.text_template is not None:
             if self.text_column != InputSpec.model_fields["text_column"].default:
                 raise ValueError("text_column and text_template exclude each other; give one")

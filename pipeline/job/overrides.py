@@ -12,9 +12,9 @@ from pipeline.errors import SpecError
 from pipeline.storage.closed_yaml import YamlMistake, load_yaml
 
 
-def apply_override(fields: dict[str, Any], override: str) -> None:
-    """Set one key of a spec's plain fields in place. Raises SpecError for an override that cannot
-    be read."""
+def apply_override(fields: dict[str, Any], override: str) -> str:
+    """Set one key of a spec's plain fields in place; returns its dotted name. Raises SpecError for
+    an override that cannot be read."""
     dotted, equals, value = override.partition("=")
     *sections, key = dotted.strip().split(".")
     if not equals or not key:
@@ -30,3 +30,4 @@ def apply_override(fields: dict[str, Any], override: str) -> None:
         fields[key] = load_yaml(value)
     except YamlMistake as error:
         raise SpecError(f"--set {dotted}: the value {error}") from None
+    return dotted.strip()

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from pipeline.job.field_types import Auto, Count, Duration, Names, Options, PartSize, Section, Uri
+from pipeline.job.field_types import (
+    MOST,
+    Auto,
+    Count,
+    Duration,
+    Names,
+    Options,
+    PartSize,
+    Section,
+    Uri,
+)
 
 
 class ChunkSpec(Section):
@@ -19,7 +29,7 @@ class ChunkSpec(Section):
     """
 
     max_tokens: Count = 256
-    overlap_tokens: Annotated[int, pydantic.Field(ge=0)] = 32
+    overlap_tokens: Annotated[int, pydantic.Field(ge=0, le=MOST)] = 32
     boundary: Literal["sentence", "token"] = "sentence"
 
     @pydantic.model_validator(mode="after")
@@ -33,7 +43,7 @@ class PrepareSpec(Section):
     """How a text is cleaned and cut before it is tokenized."""
 
     unicode: Literal["none", "NFC", "NFKC"] = "none"
-    min_chars: Annotated[int, pydantic.Field(ge=1)] = 1
+    min_chars: Count = 1
     long_documents: Literal["truncate", "chunk", "chunk_and_pool"] = "truncate"
     chunk: ChunkSpec = ChunkSpec()
 
@@ -107,7 +117,13 @@ class IcebergSpec(Section):
     where a new table keeps its metadata, for catalogs that do not accept a folder of the output.
     """
 
-    table: Annotated[str, pydantic.Field(pattern=r"^\w[\w-]*(\.\w[\w-]*)+$")]
+    table: Annotated[
+        str,
+        pydantic.Field(
+            pattern=r"^\w[\w-]*(\.\w[\w-]*)+$",
+            description="a name below a namespace, for instance lake.vectors",
+        ),
+    ]
     catalog: Options = {}
     location: Uri | None = None
 

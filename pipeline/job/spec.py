@@ -24,7 +24,7 @@ from pipeline.job.field_types import Section
 from pipeline.job.input_spec import InputSpec
 from pipeline.job.overrides import apply_override
 from pipeline.job.sections import ModelSpec, OutputSpec, PrepareSpec, PublishSpec, RuntimeSpec
-from pipeline.job.spec_mistakes import explain_all
+from pipeline.job.spec_mistakes import explain_all, found
 from pipeline.storage.closed_yaml import MAX_BYTES, YamlMistake, load_yaml
 
 __all__ = ["JobSpec", "load_spec"]
@@ -33,7 +33,14 @@ __all__ = ["JobSpec", "load_spec"]
 class JobSpec(Section):
     """One job: what to embed with which model, and where to put the vectors."""
 
-    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: Annotated[
+        str,
+        pydantic.Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+            description="up to 100 letters, digits, dots, dashes and underscores, of which the "
+            "first is a letter or a digit, for instance my-crawl",
+        ),
+    ]
     input: InputSpec
     prepare: PrepareSpec = PrepareSpec()
     model: ModelSpec
@@ -64,24 +71,33 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     try:
         with Path(path).open("rb") as file:
             fields = load_yaml(file.read(MAX_BYTES + 1))
+    except YamlMistake as error:
+        raise SpecError(f"{path}: {error}") from error
     except (OSError, ValueError) as error:
-        mistake = error if isinstance(error, YamlMistake) else f"cannot be read: {error}"
-        raise SpecError(f"{path}: {mistake}") from error
+        advice = " A job spec is a file on this machine." if "://" in str(path) else ""
+        problem = getattr(error, "strerror", None) or error
+        raise SpecError(f"{path}: cannot be read: {problem}.{advice}") from error
+    if fields is None:
+        raise SpecError(f"{path}: the file is empty; {_WHOLE}")
     if not isinstance(fields, dict):
-        raise SpecError(
-            f"{path}: a job spec is a mapping with name, input, model and output; "
-            f"found {type(fields).__name__}"
-        )
-    for override in overrides:
-        apply_override(fields, override)
-    return spec_from(fields, str(path))
+        raise SpecError(f"{path}: {_WHOLE}; found {found(fields)}")
+    keys = [apply_override(fields, override) for override in overrides]
+    return spec_from(fields, str(path), keys)
 
 
-def spec_from(fields: dict[str, Any], source: str = "job spec") -> JobSpec:
-    """Validate plain fields; `source` is what messages call them. Raises SpecError with one line
-    for each mistake."""
+_WHOLE = "a job spec is a mapping with name, input, model and output"
+
+
+def spec_from(
+    fields: dict[str, Any], source: str = "job spec", overridden: Sequence[str] = ()
+) -> JobSpec:
+    """Validate plain fields; `source` is what messages call them, and `overridden` are the dotted
+    names of those that `--set` has given. Raises SpecError with one line for each mistake."""
     try:
         return JobSpec.model_validate(fields)
     except pydantic.ValidationError as error:
-        mistakes = explain_all(error, JobSpec)
-        raise SpecError(f"{source} is not a valid job spec:\n{mistakes}") from None
+        mistakes = explain_all(error, JobSpec, overridden)
+        if all(mistake.startswith("--set ") for mistake in mistakes):
+            raise SpecError("\n".join(mistakes)) from None
+        lines = "\n".join(f"  {mistake}" for mistake in mistakes)
+        raise SpecError(f"{source} is not a valid job spec:\n{lines}") from None

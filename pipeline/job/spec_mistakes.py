@@ -1,48 +1,98 @@
-"""Say what is wrong with a job spec: one line a mistake, with its place and the way out.
+"""Say what is wrong with a job spec: one line a mistake, with its place, the value found there and
+what is accepted.
 
-An error of pydantic comes in, text comes out. The library's own text is not shown where it would
-name the branches of a union, or repeat a value that can hold a secret.
+An error of pydantic comes in, text comes out. None of it is pydantic's own: that would name
+branches of unions and classes of Python, or repeat a value that can hold a secret.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import Any, get_args
+import functools
+import json
+from collections.abc import Collection
+from typing import Any
 
 import pydantic
 
-_BRANCHES = ("literal['auto']", "constrained-int", "bool", "int")
-"""Steps of pydantic's locations that name the branch of a union, and no key."""
+from pipeline.job.accepted import Node, accepted, place, section_of, takes_only_text
 
-_VALUE_HIDDEN = ("uri", "storage_options", "iceberg")
+_VALUE_HIDDEN = {"uri", "path", "location", "storage_options", "iceberg"}
 """Keys whose values are not repeated: they can hold a secret."""
+_LONGEST_VALUE = 80
 
 
-def explain_all(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> str:
-    """One indented line for each mistake; `root` is the model that was validated, for the names of
-    valid keys."""
-    return "\n".join(f"  {_explain(detail, root)}" for detail in error.errors())
+def explain_all(
+    error: pydantic.ValidationError,
+    root: type[pydantic.BaseModel],
+    overridden: Collection[str] = (),
+) -> list[str]:
+    """One line for each mistake. root: the model that was validated. overridden: dotted names of
+    the values that come from `--set`, which is named before them."""
+    schema = _schema_of(root)
+    lines: dict[str, str] = {}
+    for detail in error.errors():
+        name, node = place(schema, detail["loc"])
+        line = _explain(schema, name, node, detail)
+        if any(name == key or name.startswith(f"{key}.") for key in overridden):
+            line = f"--set {line}"
+        # each branch of a union has its own mistake: one line says what all of them take
+        lines.setdefault(name if detail["type"] != "value_error" else line, line)
+    return list(lines.values())
 
 
-def _explain(detail: Any, root: type[pydantic.BaseModel]) -> str:
-    location = [str(step) for step in detail["loc"] if step not in _BRANCHES]
-    dotted = ".".join(location) or "spec"
-    if detail["type"] == "extra_forbidden":
-        keys = _keys_at(location[:-1], root)
-        nearest = difflib.get_close_matches(location[-1], keys, n=1, cutoff=0.5)
+@functools.cache
+def _schema_of(root: type[pydantic.BaseModel]) -> Node:
+    return root.model_json_schema()
+
+
+def found(value: Any, *, hidden: bool = False) -> str:
+    """A value as it stands in YAML, or only its kind."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple | dict):
+        kind = "a mapping" if isinstance(value, dict) else "a list"
+        if not value:
+            return f"{kind} that is empty"
+        return (
+            kind
+            if hidden
+            else f"{kind}, {_cut(json.dumps(value, ensure_ascii=False, default=str))}"
+        )
+    if isinstance(value, str):
+        return "a text" if hidden else f"'{_cut(value)}'"
+    return "a number" if hidden else _cut(str(value))
+
+
+def _explain(schema: Node, name: str, node: Node, detail: Any) -> str:
+    kind = detail["type"]
+    steps = [step.partition("[")[0] for step in name.split(".")]
+    if kind == "extra_forbidden":
+        section = place(schema, detail["loc"][:-1])[1]
+        keys = list(section_of(schema, section)["properties"])
+        nearest = difflib.get_close_matches(steps[-1], keys, n=1, cutoff=0.5)
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"valid keys: {', '.join(keys)}"
-        return f"{dotted}: unknown key; {hint}"
-    is_hidden = location[1:2] and location[1] in _VALUE_HIDDEN
-    is_clear = detail["type"] in ("missing", "value_error")
-    value = "" if is_hidden or is_clear else f" (found {detail['input']!r:.120})"
-    return f"{dotted}: {detail['msg'].removeprefix('Value error, ')}{value}"
+        return f"{name}: unknown key; {hint}"
+    takes = accepted(schema, node)
+    if kind == "missing":
+        return f"{name}: is missing; it takes {takes}"
+    if kind == "value_error":
+        message = detail["msg"].removeprefix("Value error, ")
+        # a check of a whole section names the places itself
+        return message if not name or name.split(".")[0] + "." in message else f"{name}: {message}"
+    value = detail["input"]
+    hidden = not _VALUE_HIDDEN.isdisjoint(steps) and steps[-1] != "table"
+    text = f"{name}: found {found(value, hidden=hidden)}"
+    if takes:
+        text += f"; it takes {takes}"
+    if takes_only_text(node) and isinstance(value, bool):
+        text += ". YAML reads yes, no, on and off as true and false: write the word in quotes"
+    elif takes_only_text(node, of_any_words=True) and isinstance(value, int | float):
+        text += ". Write it in quotes to make it a text"
+    return text
 
 
-def _keys_at(sections: list[str], root: type[pydantic.BaseModel]) -> list[str]:
-    """The keys of a section; an optional one is the model among the branches of its union."""
-    section: Any = root
-    for step in sections:
-        annotation = section.model_fields[step].annotation
-        branches = [part for part in get_args(annotation) if hasattr(part, "model_fields")]
-        section = branches[0] if branches else annotation
-    return list(section.model_fields)
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

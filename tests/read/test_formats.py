@@ -97,7 +97,7 @@ def test_what_cannot_be_told_or_read_is_a_mistake_in_the_spec() -> None:
         SpecError, match=r"a\.doc: the name does not show the format.*Set input\.format"
     ):
         format_of("a.doc")
-    with pytest.raises(ValueError, match="'yaml' is not one of auto, jsonl"):
+    with pytest.raises(ValueError, match="should be 'auto', 'jsonl'"):
         InputSpec(uri="a.yaml", format="yaml")
     with pytest.raises(SpecError, match="Parquet is compressed inside"):
         format_of("a.parquet.gz")
