@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import orjson
@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
+from pipeline.read.encodings import plain, strings_of
 from pipeline.read.json_values import BeyondFloat64, floats_in
-from pipeline.read.records import Rejects, reject, utf8_column
+from pipeline.read.records import Rejects, reject
 from pipeline.storage import schema
 
 _JSON_TYPES: dict[pa.DataType, set[type]] = {
@@ -41,9 +42,6 @@ _ARROW_TYPES: dict[pa.DataType, Callable[[pa.DataType], bool]] = {
     pa.timestamp("us", tz="UTC"): lambda t: pat.is_date(t) or pat.is_timestamp(t),
 }
 """The Arrow types that a declared type accepts besides strings; string accepts all."""
-
-_HEX_DIGITS = np.array([list(b"%02x" % byte) for byte in range(256)], np.uint8)
-_UUID_DIGITS = [place for place in range(36) if place not in (8, 13, 18, 23)]
 
 _CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError)
 
@@ -85,11 +83,12 @@ def column_from_values(
 def column_from_array(name: str, array: pa.Array, type_: pa.DataType, rejects: Rejects) -> pa.Array:
     """(N,) Arrow column of a type that `fits` as an array (N,) of `type_`; null where a row is
     rejected."""
-    array = plain(array)
+    column = array
+    array = plain(column)
     if pat.is_null(array.type):
         return pa.nulls(len(array), type_)
     if pat.is_binary(array.type):
-        array = utf8_column(array, rejects, "invalid_column", f"{name}: not UTF-8")
+        array = strings_of(column, name, rejects, "invalid_column")
     if pat.is_nested(array.type):
         array = pa.array(
             [_json_of(name, value, rejects, row) for row, value in enumerate(array)], pa.string()
@@ -110,35 +109,6 @@ def fits(type_: pa.DataType, declared: pa.DataType) -> bool:
     is_bytes = pat.is_binary(type_) or pat.is_large_binary(type_) or pat.is_binary_view(type_)
     accepts = _ARROW_TYPES[declared]
     return is_text or is_bytes or pat.is_null(type_) or bool(accepts(type_))
-
-
-def plain(array: pa.Array) -> pa.Array:
-    """The array without dictionary, extension, view and large encodings. Strings become binary that
-    is not checked for UTF-8, and UUIDs their canonical text."""
-    while isinstance(array, pa.ExtensionArray) or pat.is_dictionary(array.type):
-        if isinstance(array.type, pa.UuidType):
-            array = _uuid_text(cast(pa.ExtensionArray, array).storage)
-        elif isinstance(array, pa.ExtensionArray):
-            array = array.storage
-        else:
-            array = array.dictionary_decode()
-    type_ = array.type
-    is_text = pat.is_string(type_) or pat.is_large_string(type_) or pat.is_string_view(type_)
-    is_bytes = (
-        pat.is_large_binary(type_) or pat.is_binary_view(type_) or pat.is_fixed_size_binary(type_)
-    )
-    return array.cast(pa.binary()) if is_text or is_bytes else array
-
-
-def _uuid_text(storage: pa.Array) -> pa.Array:
-    """(N,) fixed_size_binary(16) as (N,) binary of 36 characters. Source: RFC 9562, section 4."""
-    values = pc.fill_null(storage, pa.scalar(bytes(16), storage.type))
-    data = np.frombuffer(values.buffers()[1], np.uint8)[values.offset * 16 :][: len(values) * 16]
-    text = np.full((len(values), 36), ord("-"), np.uint8)
-    text[:, _UUID_DIGITS] = _HEX_DIGITS[data].reshape(-1, 32)
-    buffers = [None, pa.py_buffer(text.tobytes())]
-    ids = pa.Array.from_buffers(pa.binary(36), len(values), buffers).cast(pa.binary())
-    return pc.if_else(storage.is_valid(), ids, pa.scalar(None, pa.binary()))
 
 
 def _json_of(name: str, value: pa.Scalar, rejects: Rejects, row: int) -> str | None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from pipeline.read.columns import plain
+from pipeline.read.encodings import plain, strings_of
 from pipeline.read.json_values import MISSING, absence, json_type
 from pipeline.read.records import (
     Rejects,
@@ -24,10 +24,8 @@ from pipeline.read.records import (
     reject_all,
     rows_where,
     string_column,
-    utf8_column,
 )
 
-_CONTROL = r"[\x00-\x1f\x7f]"
 _WHOLE_BITS = {16: 11, 32: 24, 64: 53}
 """Bits of a float -> n, where all integers up to 2^n are exact."""
 
@@ -50,11 +48,7 @@ def ids_of_column(column: pa.Array, name: str, rejects: Rejects) -> pa.Array:
     if pat.is_null(type_):
         ids = pa.nulls(len(array), pa.string())
     elif pat.is_binary(type_):
-        ids = utf8_column(array, rejects, "invalid_id", f"{name}: not UTF-8")
-        if pat.is_fixed_size_binary(column.type):  # raw bytes, which can be UTF-8 by chance
-            is_raw = pc.match_substring_regex(ids, _CONTROL)
-            reject_all(rejects, rows_where(is_raw), "invalid_id", f"{name}: bytes and no text")
-            ids = pc.if_else(is_raw, pa.scalar(None, pa.string()), ids)
+        ids = strings_of(column, name, rejects, "invalid_id")
     elif pat.is_floating(type_) or pat.is_decimal(type_):
         ids = _whole(array, name, rejects)
     elif pat.is_timestamp(type_) and type_.tz is not None:

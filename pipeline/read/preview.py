@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
-from pipeline.errors import InputError, ShardDamaged
+from pipeline.errors import InputError, ShardChanged, ShardDamaged
 from pipeline.job.input_spec import InputSpec
 from pipeline.read import READERS, csv, format_of, jsonl, parquet, read_span
+from pipeline.read.compression import path_of
 from pipeline.read.shards import open_shard
+from pipeline.storage import layout
 from pipeline.storage.lineage import Shard, Span
 
 MAX_BYTES = 64 << 20
@@ -65,7 +67,8 @@ class Preview:
     """The start of the first shard of one format.
 
     unit: what one document is: a "line", "row", "record" or "file". fields: the names of the
-    fields of the first record, none for plain text and WARC. text: the first good text before
+    fields of the first record, and of the folders `name=value` on its way; of plain text and WARC
+    only those. text: the first good text before
     `prepare`, cut to MAX_CHARS; it can hold control characters. problem: in words why there is no
     text; exactly one of the two is None. is_mistake: whether the problem concerns the spec or the
     whole input rather than this one shard.
@@ -95,20 +98,25 @@ def preview(shard: Shard, spec: InputSpec) -> Preview:
     format = format_of(shard.uri, spec.format)
     start = Preview(format=format, uri=shard.uri, unit=_UNITS.get(format, "record"))
     fields: tuple[str, ...] = ()
+    is_open = False
     try:
         with open_shard(shard, spec.storage_options) as opened:
+            is_open = True
             file = cast(BinaryIO, _Bounded(opened))
             span = Span(shard=shard)
             if format in _FIELDS:
                 with contextlib.suppress(ShardDamaged):  # read again below, as a reject
                     fields = tuple(_FIELDS[format](file, span, spec))
                 file.seek(0)
+            in_path = layout.partition_values(path_of(shard.uri))
+            fields += tuple(name for name in in_path if name not in fields)
             text, problem, is_mistake = _first_text(file, span, format, spec)
     except _LimitReached:
         problem = f"no record ends within {MAX_BYTES} bytes or {MAX_SECONDS:.0f} s"
         return replace(start, fields=fields, problem=problem)
     except InputError as error:
-        return replace(start, fields=fields, problem=str(error), is_mistake=bool(fields))
+        is_mistake = is_open and not isinstance(error, ShardChanged)
+        return replace(start, fields=fields, problem=str(error), is_mistake=is_mistake)
     return replace(start, fields=fields, text=text, problem=problem, is_mistake=is_mistake)
 
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from pipeline.job.text_template import TextTemplate
-from pipeline.read.columns import plain
+from pipeline.read.encodings import plain
 from pipeline.read.json_values import MISSING, absence, column_of, json_type
 from pipeline.read.nested import is_list_type, listed
 from pipeline.read.records import (

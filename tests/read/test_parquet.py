@@ -183,6 +183,13 @@ def test_kept_columns_are_cast_to_their_declared_type_or_reject_their_row() -> N
     columns["k"] = pa.array([UUID_2.bytes, None, UUID_2.bytes], pa.uuid())
     rows = read(written(pa.table(columns)), keep={"k": pa.string()})
     assert [row["k"] for row in rows] == [str(UUID_2), None, str(UUID_2)]
+    columns["k"] = pa.array([b"ab", b"\0\1", None], pa.binary(2))
+    rows = read(written(pa.table(columns)), keep={"k": pa.string()})
+    assert [(row["reason"], row["k"]) for row in rows] == [
+        (None, "ab"),
+        ("invalid_column", None),
+        (None, None),
+    ]
     columns["k"] = pa.array([0, 1, 2], pa.timestamp("ms"))
     rows = read(written(pa.table(columns)), keep={"k": KEPT_TYPES["timestamp"]})
     assert [row["reason"] for row in rows] == [None] * 3

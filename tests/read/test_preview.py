@@ -66,6 +66,21 @@ def test_one_damaged_shard_is_no_mistake_of_the_spec(tmp_path: Path) -> None:
         assert not entry.is_mistake
 
 
+def test_folders_of_the_path_are_fields(tmp_path: Path) -> None:
+    (tmp_path / "lang=ja").mkdir()
+    (tmp_path / "lang=ja/a.jsonl").write_text('{"text": "a"}')
+    (entry,) = previews_of(tmp_path, keep_columns="lang")
+    assert (entry.fields, entry.text) == (("text", "lang"), "a")
+
+
+def test_columns_of_plain_text_are_a_mistake_of_the_spec(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (entry,) = previews_of(tmp_path, id_column="id")
+    assert entry.is_mistake
+    assert entry.problem is not None
+    assert "plain text has no columns" in entry.problem
+
+
 def test_empty_shards_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"")
     (tmp_path / "b.txt").write_bytes(b"text")
