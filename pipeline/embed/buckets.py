@@ -23,14 +23,18 @@ def longest_first(n_tokens: NDArray[np.integer]) -> Rows:
 
 
 def padded_buckets(
-    n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]
+    n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int], *, of_one_length: bool = False
 ) -> Iterator[Rows]:
-    """Buckets whose rows × longest row is ≤ `budget_tokens()` (one row at least)."""
+    """Buckets whose rows × longest row is ≤ `budget_tokens()` (one row at least). of_one_length:
+    no bucket holds rows of different lengths, so none is padded."""
     order = longest_first(n_tokens)
+    falling = -n_tokens[order].astype(np.int64)
     start = 0
     while start < order.size:
-        width = max(1, int(n_tokens[order[start]]))
+        width = max(1, -int(falling[start]))
         stop = start + max(1, budget_tokens() // width)
+        if of_one_length:
+            stop = min(stop, int(np.searchsorted(falling, falling[start], side="right")))
         yield order[start:stop]
         start = stop
 

@@ -10,6 +10,7 @@ padding included, see `EngineStats.padding_share`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,9 +29,29 @@ from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import POOLINGS, ModelDir
 
+log = logging.getLogger(__name__)
+
 DEFAULT_BUDGET_TOKENS = {"cpu": 2048, "cuda": 16384}
 """A CPU is fastest while a layer's activations stay in its cache, a GPU when its multiprocessors
 are full."""
+
+PROBE_TOKENS = 8
+"""Length of the text that is embedded at load: Funnel and other architectures that pool neighbours
+cannot take one token."""
+
+LONGEST_PROBE_TOKENS = 1_100
+"""Length of the longest text of the probe for padding: BigBird's attention changes at 704 tokens.
+"""
+
+PADDING_NOISE = {"float32": 1e-5, "bfloat16": 5e-4, "float16": 1e-4}
+"""1 - cosine between a text alone and beside others, up to which only the order of sums differs."""
+
+EXACT_WHEN_PADDED = {
+    *("bert", "distilbert", "gemma3_text", "gpt2", "llama", "mistral", "modernbert", "mpnet"),
+    *("nomic_bert", "qwen3", "roberta", "t5", "xlm-roberta"),
+}
+"""Values of `model_type` whose mask is exact: the tests hold them to it, and loading does not probe
+them."""
 
 _NAME_IN_LIBRARY = {ours: theirs for theirs, ours in POOLINGS.items()}
 
@@ -58,26 +79,55 @@ class PaddedEngine(Engine):
         # RoBERTa counts positions by it
         self._pad_id = int(pad) if isinstance(pad, int) and pad >= 0 else 0
         self._has_types = _has_token_types(model, modules[0].tokenizer)
+        self._of_one_length = False
+        self.dim = self._measured_dim(model)
+        if model.config.get("model_type") not in EXACT_WHEN_PADDED:
+            self._of_one_length = self._sees_neighbours(model, modules[0])
+            if self._of_one_length:
+                log.info("%s: vectors depend on padding, so no bucket is padded", model.path)
+        self.stats.n_padded_tokens = 0
+
+    def _measured_dim(self, model: ModelDir) -> int:
+        """The width of the vector of a short text: measured, never read from a config file."""
+        n_ids = PROBE_TOKENS + self._unpooled_tokens
+        if model.positions is not None:
+            n_ids = min(n_ids, model.positions)
         try:
-            self.dim = int(self.embed_one_token().shape[1])
+            with torch.inference_mode():
+                text = np.zeros(n_ids, np.int32)
+                return int(self._forward(text, np.array([0, n_ids]), np.array([0])).shape[1])
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        # the library's modules raise whatever a missing feature makes Python raise
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            advice = (
+                "Use another model." if self.dtype == "float32" else "Set model.dtype to 'float32'."
+            )
             raise ModelError(
-                f"{model.path}: the model's own forward fails in dtype {options.dtype!r}: {error}. "
-                "Set model.dtype to 'float32'."
+                f"{model.path}: the model's own forward fails on a text of {n_ids} tokens in dtype "
+                f"{self.dtype!r}: {type(error).__name__}: {error}. {advice}"
             ) from error
 
-    def embed_one_token(self) -> torch.Tensor:
-        """(1, dim): the dimension is measured, never read from a config file."""
+    def _sees_neighbours(self, model: ModelDir, transformer: Any) -> bool:
+        """Whether the vector of a text changes beside a longer one: convolutions, Fourier mixing
+        and blocks of tokens see padding through any mask."""
+        longest = min(LONGEST_PROBE_TOKENS, model.max_tokens, model.positions or model.max_tokens)
+        lengths = [n for n in (longest, 65, 20, 5) if n <= longest]
+        offsets = np.cumsum([0, *lengths])
+        table = transformer.auto_model.get_input_embeddings()
+        n_ids = getattr(table, "num_embeddings", 100)
+        ids = np.random.default_rng(0).integers(0, n_ids, offsets[-1]).astype(np.int32)
+        texts = np.arange(len(lengths))
         with torch.inference_mode():
-            n_ids = 1 + self._unpooled_tokens
-            return self._forward(np.zeros(n_ids, np.int32), np.array([0, n_ids]), np.array([0]))
+            together = self._forward(ids, offsets, texts)
+            alone = torch.cat([self._forward(ids, offsets, texts[i : i + 1]) for i in texts])
+        similarity = torch.nn.functional.cosine_similarity(together.double(), alone.double())
+        return bool(similarity.min() < 1 - PADDING_NOISE[self.dtype])
 
     def _buckets(
         self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
     ) -> Iterator[Rows]:
-        return padded_buckets(n_tokens, budget_tokens)
+        return padded_buckets(n_tokens, budget_tokens, of_one_length=self._of_one_length)
 
     def _forward(
         self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows

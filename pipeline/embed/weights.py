@@ -10,7 +10,6 @@ tensors (pooler, language model head) are not read. Cost: one read of the needed
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import ModelError
+from pipeline.job.weight_files import weight_files
 
 __all__ = ["Shapes", "read_weights"]
 
@@ -33,7 +33,7 @@ def read_weights(
     tensors: dict[str, torch.Tensor] = {}
     misshapen = []
     try:
-        for file in _files(directory):
+        for file in weight_files(directory):
             with safe_open(file, framework="pt", device="cpu") as stored:
                 for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
                     own_name = _own_name(name, prefix)
@@ -56,18 +56,6 @@ def read_weights(
             "Restore the files from their source."
         )
     return tensors
-
-
-def _files(directory: Path) -> list[Path]:
-    if (directory / "model.safetensors").is_file():
-        return [directory / "model.safetensors"]
-    index = json.loads((directory / "model.safetensors.index.json").read_text(encoding="utf-8"))
-    names = sorted(set(index["weight_map"].values()))
-    if strange := [name for name in names if Path(name).name != name]:
-        raise ValueError(
-            f"model.safetensors.index.json names {strange[0]!r}, which is no file of the directory"
-        )
-    return [directory / name for name in names]
 
 
 def _own_name(name: str, prefix: str) -> str:

@@ -12,16 +12,23 @@ hidden size is 1024); the engine measures it. Cost: milliseconds, and the hashes
 
 from __future__ import annotations
 
+import functools
+import logging
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.job import model_safety, model_settings
+from pipeline.job import model_checks, model_safety, model_settings
 from pipeline.job.model_files import hashes, load_json
+from pipeline.job.modules import STATIC, Module, read_modules
+from pipeline.job.plain_files import PlainFiles, plain_files
+from pipeline.job.weight_files import learned_positions, tensor_shapes
 
-__all__ = ["POOLINGS", "STATIC", "ModelDir", "Module", "read_model"]
+log = logging.getLogger(__name__)
+
+__all__ = ["POOLINGS", "ModelDir", "read_model"]
 
 POOLINGS = {
     "cls": "cls",
@@ -43,25 +50,6 @@ _LEGACY_POOLING = {
     "pooling_mode_lasttoken": "last_token",
 }
 
-STATIC = "StaticEmbedding"
-"""The kind of module that replaces transformer and pooling: a table of tokens whose rows are
-averaged."""
-
-
-@dataclass(frozen=True)
-class Module:
-    """One entry of `modules.json`; `path` is relative to the directory that holds it, `type` a
-    dotted class name."""
-
-    name: str
-    path: str
-    type: str
-
-    @property
-    def kind(self) -> str:
-        """The class name alone: Transformer, Pooling, Dense, Normalize, …"""
-        return self.type.rsplit(".", 1)[-1]
-
 
 @dataclass(frozen=True)
 class ModelDir:
@@ -78,6 +66,11 @@ class ModelDir:
     forward_settings: tuple[str, ...]
     """Names of the settings in that file that change the forward beyond config.json."""
     max_tokens: int
+    """Tokens that a text is cut to, special tokens included, where the job asks for no fewer."""
+    positions: int | None
+    """Tokens that the model has learned positions for; None where positions are computed."""
+    max_dimension: int | None
+    """The most dimensions of a vector, where the files say; the engine measures the true number."""
     do_lower_case: bool
     pooling: str | None
     """cls | mean | max | last_token | weighted_mean | mean_sqrt_len, several joined by "+"; None
@@ -96,19 +89,31 @@ class ModelDir:
     files: dict[str, str]
     """Relative POSIX path → SHA-256 of every file that can change a vector, sorted."""
 
+    @property
+    def tokenizer_class(self) -> str | None:
+        """The class that a config file names, as AutoTokenizer looks for it."""
+        kind = self.tokenizer_config.get("tokenizer_class") or self.config.get("tokenizer_class")
+        return None if kind is None else str(kind)
+
+    @functools.cached_property
+    def plain_tokenizer(self) -> PlainFiles | None:
+        """What the files of the tokenizer say; None where transformers has to build it."""
+        if self.is_static or self.tokenizer_arguments:
+            return None
+        return plain_files(
+            self.transformer_path, self.config, self.tokenizer_config, self.tokenizer_class
+        )
+
 
 def read_model(path: Path, source: str) -> ModelDir:
-    """Read a local model directory; `source` is what messages call it. Raises ModelError when it
-    cannot be used."""
-    modules = _modules(path, source)
+    """Read a local model directory; `source` is what messages call it. What it says twice and
+    differently is logged as a warning. Raises ModelError when it cannot be used."""
+    modules = read_modules(path, source)
     transformer_path = path / modules[0].path if modules else path
     is_static = bool(modules) and modules[0].kind == STATIC
     main_file = transformer_path / ("tokenizer.json" if is_static else "config.json")
     if not main_file.is_file():
-        raise ModelError(
-            f"{source}: {main_file.name} not found in {transformer_path}. "
-            "It is not a transformers model."
-        )
+        raise model_checks.missing_main_file(main_file, source)
     directories = {path, transformer_path, *(path / module.path for module in modules)}
     model_safety.check_configs(path, directories, source)
     for directory in directories:
@@ -116,6 +121,7 @@ def read_model(path: Path, source: str) -> ModelDir:
             model_safety.check_weights(directory, directory == transformer_path, source)
     config: dict[str, Any] = {}
     settings: dict[str, Any] = {}
+    shapes = tensor_shapes(transformer_path)
     if not is_static:
         config = load_json(main_file, source)
         files = (transformer_path / name for name in model_settings.SETTINGS_FILES)
@@ -124,7 +130,9 @@ def read_model(path: Path, source: str) -> ModelDir:
     sentence = load_json(path / "config_sentence_transformers.json", source, default={})
     pooling = next((module for module in modules if module.kind == "Pooling"), None)
     pooling_config = load_json(path / pooling.path / "config.json", source) if pooling else {}
-    return ModelDir(
+    pooling_mode = _pooling_of(pooling_config, source) if pooling else None
+    positions = learned_positions(config, shapes)
+    model = ModelDir(
         path=path,
         transformer_path=transformer_path,
         modules=modules,
@@ -134,9 +142,13 @@ def read_model(path: Path, source: str) -> ModelDir:
         forward_settings=model_settings.forward_settings(settings),
         max_tokens=_static_max_tokens(main_file, source)
         if is_static
-        else model_settings.max_tokens(settings, tokenizer_config, config),
+        else model_settings.max_tokens(settings, tokenizer_config, config, positions),
+        positions=positions,
         do_lower_case=bool(settings.get("do_lower_case", False)),
-        pooling="mean" if is_static else _pooling_of(pooling_config, source) if pooling else None,
+        max_dimension=model_checks.max_dimension(
+            path, modules, config, shapes, pooling_mode, source
+        ),
+        pooling="mean" if is_static else pooling_mode,
         include_prompt=bool(pooling_config.get("include_prompt", True)),
         normalize=any(module.kind == "Normalize" for module in modules),
         prompts={k: v for k, v in (sentence.get("prompts") or {}).items() if v is not None},
@@ -147,29 +159,11 @@ def read_model(path: Path, source: str) -> ModelDir:
         is_static=is_static,
         files=hashes(path),
     )
-
-
-def _modules(path: Path, source: str) -> tuple[Module, ...]:
-    """The entries of modules.json, without one none. Raises ModelError for a module that is not
-    sentence-transformers' own or lies outside the directory."""
-    modules = tuple(
-        Module(str(entry["name"]), str(entry["path"]), str(entry["type"]))
-        for entry in load_json(path / "modules.json", source, default=[])
-    )
-    for module in modules:
-        if not module.type.startswith("sentence_transformers."):
-            raise ModelError(
-                f"{source}: modules.json names custom code ({module.type}), which is never run."
-            )
-        module_path = PurePosixPath(module.path)
-        if module_path.is_absolute() or ".." in module_path.parts:
-            raise ModelError(f"{source}: modules.json leaves the directory ({module.path!r}).")
-    if modules and modules[0].kind not in ("Transformer", STATIC):
-        raise ModelError(
-            f"{source}: the first module is {modules[0].kind}; only Transformer and {STATIC} are "
-            "supported."
-        )
-    return modules
+    for contradiction in model_checks.contradictions(model.prompts, model.default_prompt_name):
+        log.warning("%s: %s.", source, contradiction)
+    for contradiction in model_checks.frame_contradictions(transformer_path, tokenizer_config):
+        log.warning("%s: %s.", source, contradiction)
+    return model
 
 
 def _static_max_tokens(tokenizer_json: Path, source: str) -> int:

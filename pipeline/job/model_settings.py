@@ -88,14 +88,23 @@ def tokenizer_arguments(settings: dict[str, Any], source: str) -> dict[str, Any]
 
 
 def max_tokens(
-    settings: dict[str, Any], tokenizer_config: dict[str, Any], config: dict[str, Any]
+    settings: dict[str, Any],
+    tokenizer_config: dict[str, Any],
+    config: dict[str, Any],
+    positions: int | None,
 ) -> int:
-    """The number of tokens that a text is cut to, as in sentence-transformers: a length that the
-    file states stands as it is; otherwise the tokenizer's, capped by the number of positions."""
-    for key in ("processor_kwargs", "tokenizer_args", "tokenizer_kwargs"):
-        if (settings.get(key) or {}).get("model_max_length") is not None:
-            return int(settings[key]["model_max_length"])
-    if settings.get("max_seq_length") is not None:
-        return int(settings["max_seq_length"])
-    limits = [tokenizer_config.get("model_max_length"), config.get("max_position_embeddings")]
-    return int(min([NO_LIMIT, *(limit for limit in limits if limit is not None and limit != -1)]))
+    """The number of tokens that a text is cut to.
+
+    As in sentence-transformers, a length that the file states stands; otherwise it is the
+    tokenizer's, capped by config.json. Both are capped by `positions`, the number of learned ones:
+    sentence-transformers leaves that to the forward, which fails at the first longer text.
+    """
+    stated = [
+        (settings.get(key) or {}).get("model_max_length")
+        for key in ("processor_kwargs", "tokenizer_args", "tokenizer_kwargs")
+    ]
+    limit = next((n for n in [*stated, settings.get("max_seq_length")] if n is not None), None)
+    if limit is None:
+        limits = [tokenizer_config.get("model_max_length"), config.get("max_position_embeddings")]
+        limit = min([NO_LIMIT, *(n for n in limits if n is not None and n != -1)])
+    return int(limit if positions is None else min(limit, positions))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import CorpusEmbedError, ModelError, StorageError
+from pipeline.errors import CorpusEmbedError, ModelError, SpecError, StorageError
 from pipeline.job.model_dir import ModelDir, read_model
 from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
 from pipeline.storage.addresses import is_local, normalized, shown
@@ -26,7 +26,7 @@ from pipeline.storage.filesystems import filesystem, reason
 from pipeline.storage.retry import is_transient, retried
 from pipeline.storage.versions import version_of
 
-__all__ = ["resolve"]
+__all__ = ["local_folder", "resolve"]
 
 UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 """What a disk answers that cannot be written or is full."""
@@ -40,13 +40,19 @@ def resolve(
     path: a local directory (also `file://`), a Hub id (`revision` applies; HF_HOME and
     HF_HUB_OFFLINE are honoured) or any fsspec URL of a prefix, whose copy is kept under
     CORPUS_EMBED_CACHE (default ~/.cache/corpus-embed). Raises ModelError when the model cannot be
-    found, reached, or used as it is, SpecError for a URL that a spec must not hold, StorageError
-    when the store keeps failing.
+    found, reached, or used as it is, SpecError for a URL that a spec must not hold or a revision of
+    a directory, StorageError when the store keeps failing.
     """
+    local = local_folder(path)
+    if revision is not None and (local or not is_local(path)):
+        raise SpecError(
+            f"model.revision {revision!r}: only models of the Hub have revisions, and "
+            f"{shown(path)} is a {'directory' if local else 'prefix of a store'}. Remove "
+            "model.revision."
+        )
     if not is_local(path):
         return _from_prefix(path, dict(storage_options or {}))
-    local = Path(normalized(path))
-    if local.is_dir():
+    if local:
         return read_model(local, path)
     if path.startswith((".", "/", "~", "file:")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
         raise ModelError(
@@ -54,6 +60,12 @@ def resolve(
             "Set model.path to a directory, a Hub id or a URL prefix."
         )
     return read_model(_from_hub(path, revision), path)
+
+
+def local_folder(path: str) -> Path | None:
+    """The directory of this machine that `model.path` names, absolute; None for other places."""
+    folder = Path(normalized(path)) if is_local(path) else None
+    return folder if folder and folder.is_dir() else None
 
 
 def _from_hub(repo_id: str, revision: str | None) -> Path:
@@ -79,10 +91,12 @@ def _from_hub(repo_id: str, revision: str | None) -> Path:
     except Exception as error:  # the Hub client raises its own, httpx's and OSError alike
         first_line = next(iter(str(error).splitlines()), "")
         kind = StorageError if is_transient(error) else ModelError
+        owner = "" if "/" in repo_id else f" Did you mean sentence-transformers/{repo_id}?"
         raise kind(
-            f"{repo_id} (revision {revision or 'default'}): not a local directory, and the Hub did "
-            f"not deliver it: {type(error).__name__}: {first_line} Check the name, the revision "
-            "and the network, or put the model in a directory or on the object store and name that."
+            f"{repo_id}: no directory of that name in {Path.cwd()}, and the Hub did not deliver it "
+            f"(revision {revision or 'default'}): {first_line}{owner} Check the name, the revision "
+            "and the network, or put the model in a directory or on the object store and name "
+            "that: model.path in a spec, --model for a command on an output."
         ) from error
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
+import importlib.metadata
 import logging
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.errors import ModelError, SpecError
+from pipeline.errors import ModelError, SpecError, WorkerError
 from pipeline.job import model_store
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
@@ -39,6 +41,8 @@ class Job:
     max_tokens: int
     identity: dict[str, Any]
     model_license: str | None
+    release: str = dataclasses.field(default_factory=lambda: release())
+    """The version of this package on the driver."""
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -57,17 +61,47 @@ class Job:
             )
         return model
 
+    def model_of_worker(self) -> ModelDir:
+        """`model()` on a worker. Raises WorkerError, too, where this node has other software than
+        the driver of what the fingerprint names."""
+        model = self.model()
+        planned = _software(self.release, self.identity["algorithm"], self.identity["tokenizer"])
+        installed = _software(release(), ALGORITHM, versions(model))
+        for name in sorted(planned.keys() | installed.keys()):
+            if planned.get(name) != installed.get(name):
+                raise WorkerError(
+                    f"node {platform.node()} has {name} {installed.get(name, 'not in use')}, and "
+                    f"the driver, which planned this run, has {planned.get(name, 'not in use')}: "
+                    "its rows would not be those that the fingerprint promises. Install the "
+                    "versions of one constraints.txt on every node, and run again."
+                )
+        return model
+
+
+def release() -> str:
+    """The installed version of this package."""
+    try:
+        return importlib.metadata.version("corpus-embed")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _software(release: str, algorithm: int, tokenizer: Mapping[str, str]) -> dict[str, str]:
+    return {"corpus-embed": release, "corpus-embed's algorithm": str(algorithm), **tokenizer}
+
 
 def resolve(spec: JobSpec, device: str) -> Job:
     """Settle every `auto` of a spec on a device ("cpu" or "cuda"). Raises ModelError, SpecError or
     StorageError."""
     model = _model(spec)
-    # every worker, and later every verify, loads a Hub model at this very commit
-    if model.commit:
-        spec = spec.model_copy(
-            update={"model": spec.model.model_copy(update={"revision": model.commit})}
-        )
     choice = spec.model
+    # Every worker, and later every search and verify in any folder, loads this very model.
+    if folder := model_store.local_folder(choice.path):
+        choice = choice.model_copy(update={"path": str(folder)})
+    elif model.commit:
+        choice = choice.model_copy(update={"revision": model.commit})
+    spec = spec.model_copy(update={"model": choice})
+    _check_truncation(choice, model)
     prompt = _prompt(choice, model)
     default_dtype = "bfloat16" if device == "cuda" else "float32"
     engine = EngineOptions.of(
@@ -104,6 +138,14 @@ def resolve(spec: JobSpec, device: str) -> Job:
         "output": spec.output.identity(),
     }
     return Job(spec, engine, prompt, max_tokens, identity, model.license)
+
+
+def _check_truncation(choice: ModelSpec, model: ModelDir) -> None:
+    if choice.truncate_dim and model.max_dimension and choice.truncate_dim > model.max_dimension:
+        raise SpecError(
+            f"model.truncate_dim is {choice.truncate_dim}, but the vectors of {choice.path} have "
+            f"{model.max_dimension} dimensions at most. Set it to fewer, or leave it out."
+        )
 
 
 def _prompt(choice: ModelSpec, model: ModelDir) -> str | None:

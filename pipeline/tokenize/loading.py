@@ -33,11 +33,10 @@ def load_tokenizer(
     when the directory's tokenizer cannot be loaded or used.
     """
     limit = model.max_tokens if max_tokens is None else max_tokens
-    positions = model.config.get("max_position_embeddings")
-    if max_tokens is not None and isinstance(positions, int) and 0 < positions < max_tokens:
+    if model.positions is not None and limit > model.positions:
         raise SpecError(
-            f"{model.path}: max_tokens is {max_tokens}, but the model has {positions} positions. "
-            f"Set model.max_tokens to {positions} or less."
+            f"{model.path}: max_tokens is {limit}, but the model has {model.positions} positions. "
+            f"Set model.max_tokens to {model.positions} or less."
         )
     versions(model)  # names a library that is missing on this node
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # reason: see pipeline.tokenize.fast

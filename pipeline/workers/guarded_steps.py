@@ -42,7 +42,7 @@ def load_preparer(
     """`steps.prepare_part` with its tokenizer, for this process or a Child. index_segments: the
     segments of the index in which known vectors are looked up."""
     index = Index(store, job.fingerprint, index_segments) if index_segments else None
-    tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
+    tokenizer = load_tokenizer(job.model_of_worker(), max_tokens=job.max_tokens, prompt=job.prompt)
     return functools.partial(
         steps.prepare_part, job=job, tokenizer=tokenizer, run_id=run_id, index=index
     )
@@ -97,7 +97,7 @@ def load_embedder(
     # torch: seconds that other users of this file do without
     from pipeline.embed.loading import load_engine
 
-    engine = load_engine(job.model(), job.engine, prompt_tokens, threads)
+    engine = load_engine(job.model_of_worker(), job.engine, prompt_tokens, threads)
 
     def embed(texts: tuple[Ids, Offsets]) -> tuple[Vectors, dict[str, Any]]:
         engine.stats = type(engine.stats)()
