@@ -44,12 +44,13 @@ def with_stored_versions(shards: Sequence[Shard], manifests: Sequence[Manifest])
     release gave to the same file has that version, so that nothing of it is done again."""
     stored = {(span.shard.uri, span.shard.etag) for part in manifests for span in part.split.spans}
 
-    def stored_version(shard: Shard) -> str:
+    def with_stored_version(shard: Shard) -> Shard:
         earlier = earlier_form(shard.uri, shard.etag)
-        is_known = (shard.uri, shard.etag) in stored or (shard.uri, earlier) not in stored
-        return shard.etag if earlier is None or is_known else earlier
+        if (shard.uri, shard.etag) in stored or (shard.uri, earlier) not in stored:
+            return shard
+        return shard.model_copy(update={"etag": earlier})
 
-    return [shard.model_copy(update={"etag": stored_version(shard)}) for shard in shards]
+    return list(map(with_stored_version, shards))
 
 
 def claim(

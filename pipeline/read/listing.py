@@ -7,6 +7,7 @@ folders that it can match in.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import re
@@ -163,9 +164,10 @@ def _resolved(fs: Any, objects: Mapping[str, Info]) -> tuple[dict[str, Info], di
     files = {}
     others = {}
     for name, info in objects.items():
-        is_known = info["type"] != "file" or info.get("size") is not None
-        if (info.get("islink") and fs.exists(name)) or not is_known:
-            info = fs.info(name)
+        has_no_size = info["type"] == "file" and info.get("size") is None
+        if info.get("islink") or has_no_size:
+            with contextlib.suppress(FileNotFoundError):  # a dead link
+                info = fs.info(name)
         if info["type"] == "file":
             files[name] = info
         else:

@@ -5,6 +5,7 @@ Cost: a system call a file, and the resolution of each folder's path once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -19,20 +20,28 @@ def is_local(fs: Any) -> bool:
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
-def identity(name: str, info: Mapping[str, Any]) -> str:
-    """What all names of one file have in common: its path without links, or of a file with several
-    hard links its number. info: as fsspec's LocalFileSystem gives it."""
-    if info["nlink"] > 1 and info["ino"]:
-        return f"{os.stat(name).st_dev}:{info['ino']}"
-    if info["islink"]:
-        return os.path.realpath(name)
-    folder, _, base = name.rpartition("/")
-    return f"{_real_folder(folder)}/{base}"
+def identities(infos: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What all names of one file have in common, by name: its path without links, or of a file with
+    several hard links its number. infos: as fsspec's LocalFileSystem gives them."""
+    real_folder = functools.cache(os.path.realpath)  # for this listing: links can change
 
+    def identity(name: str, info: Mapping[str, Any]) -> str:
+        if info["islink"]:
+            return os.path.realpath(name)
+        folder, _, base = name.rpartition("/")
+        return f"{real_folder(folder or '/').rstrip('/')}/{base}"
 
-@functools.lru_cache(maxsize=1 << 12)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder or "/").rstrip("/")
+    def number(name: str) -> str | None:
+        with contextlib.suppress(OSError):  # removed meanwhile
+            status = os.stat(name)
+            if status.st_ino and status.st_nlink > 1:
+                return f"{status.st_dev}:{status.st_ino}"
+        return None
+
+    return {
+        name: (number(name) if info["nlink"] > 1 else None) or identity(name, info)
+        for name, info in infos.items()
+    }
 
 
 def check_links(uri: str, root: str, links: Iterable[str]) -> None:
@@ -59,18 +68,14 @@ def check_links(uri: str, root: str, links: Iterable[str]) -> None:
 
 
 def check_readable(uri: str, files: Iterable[str], folders: Iterable[str]) -> None:
-    """Raises InputError for files, and for those of `folders` that exist, which this user may not
-    open: a listing passes over such folders without a word, and a run would find out about the
-    files one by one."""
+    """Raises InputError for files and folders that exist and that this user may not open: a listing
+    passes over such folders without a word, and a run finds out about such files one by one."""
     use_effective = os.access in os.supports_effective_ids
     refused = [
-        *(file for file in files if not os.access(file, os.R_OK, effective_ids=use_effective)),
-        *(
-            folder
-            for folder in folders
-            if not os.access(folder, os.R_OK | os.X_OK, effective_ids=use_effective)
-            and os.path.isdir(folder)
-        ),
+        path
+        for paths, mode in ((files, os.R_OK), (folders, os.R_OK | os.X_OK))
+        for path in paths
+        if not os.access(path, mode, effective_ids=use_effective) and os.path.exists(path)
     ]
     if refused:
         others = f" and {len(refused) - 1} more" if len(refused) > 1 else ""

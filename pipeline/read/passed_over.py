@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.read.compression import compression_of
+from pipeline.storage.addresses import shown
 from pipeline.storage.printable import printable
 
 UNKNOWN_SUFFIX = "unknown suffix"
@@ -38,11 +39,12 @@ class PassedOver:
 
     def add(self, uri: str, kind: str) -> None:
         """Count an object, once however often it is listed."""
-        self._kinds.setdefault(printable(uri), kind)
+        self._kinds.setdefault(printable(shown(uri)), kind)
 
     def forget(self, uri: str) -> None:
         """Another URI of the input names this object, so it is read after all."""
-        self._kinds.pop(uri, None)
+        if self._kinds:
+            self._kinds.pop(printable(shown(uri)), None)
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """By kind: `n_objects`, `suffixes` (how many names end in each, of unknown ones only) and

@@ -11,6 +11,7 @@ from pipeline.read import format_of, known_suffixes, local_files
 from pipeline.read.listing import Info, Listing, list_advice
 from pipeline.read.passed_over import (
     COMPRESSED_PARQUET,
+    FOLDER_MARKER,
     MATCHED_FOLDER,
     NOT_A_FILE,
     UNKNOWN_SUFFIX,
@@ -30,13 +31,15 @@ def inputs_of(
 ) -> dict[str, Info]:
     """The objects that become shards, by name; the others are added to `passed_over`. Raises what
     `list_shards` raises about them."""
-    entered = _folders_of(listing.files) if listing.is_pattern else set()
+    entered = _folders_of(listing.files)
     if not listing.is_exact:
         within = entered if listing.is_pattern else None
         refuse_tables(fs, uri, listing.root, listing.names, within)
     inputs: dict[str, Info] = {}
     for name, info in listing.files.items():
         kind = None if listing.is_exact else _kind_of_file(name, listing, format)
+        if name in entered and not info.get("size"):
+            kind = FOLDER_MARKER
         if kind is None:
             inputs[name] = info
         else:

@@ -49,9 +49,10 @@ def list_shards(
     for uri in uris:
         fs, path = filesystem(normalized(uri), storage_options)
         inputs = inputs_of(fs, uri, listed(fs, path, uri), format, passed_over)
+        identities = local_files.identities(inputs) if local_files.is_local(fs) else {}
         for name, info in inputs.items():
             shard = _shard(str(fs.unstrip_protocol(name)), info)
-            key = local_files.identity(name, info) if local_files.is_local(fs) else shard.uri
+            key = identities.get(name, shard.uri)
             first = shards.setdefault(key, shard)
             if first.uri != shard.uri:
                 # the name that is the path without links, then the first one, whatever the order

@@ -44,14 +44,20 @@ that has both, it is the time of the first content."""
 
 def version_of(info: Mapping[str, Any]) -> str:
     """The version of the object that a file system's `info` describes."""
-    version = _portable_version(info)
-    return f"{version}-{info['created']}" if _is_local(info) else version
+    if _is_local(info):
+        return f"{_earlier_local_version(info)}-{info['created']}"
+    for key in _CONTENT:
+        if info.get(key):
+            return str(info[key]).strip('"')
+    changed = next(filter(None, map(info.get, _TIMES)), "")
+    return f"{changed}-{info.get('size')}".replace(" ", "T")
 
 
 def is_version(version: str, info: Mapping[str, Any]) -> bool:
     """Whether `info` describes an object of this version, which an earlier release may have made:
     then a local one has no change time."""
-    return version in (version_of(info), _portable_version(info) if _is_local(info) else None)
+    is_earlier = _is_local(info) and version == _earlier_local_version(info)
+    return is_earlier or version == version_of(info)
 
 
 def earlier_form(uri: str, version: str) -> str | None:
@@ -69,9 +75,5 @@ def _is_local(info: Mapping[str, Any]) -> bool:
     return "ino" in info and "islink" in info  # fsspec's LocalFileSystem, and no other
 
 
-def _portable_version(info: Mapping[str, Any]) -> str:
-    for key in _CONTENT:
-        if info.get(key):
-            return str(info[key]).strip('"')
-    changed = next(filter(None, map(info.get, _TIMES)), "")
-    return f"{changed}-{info.get('size')}".replace(" ", "T")
+def _earlier_local_version(info: Mapping[str, Any]) -> str:
+    return f"{info['mtime']}-{info['size']}"
