@@ -42,7 +42,8 @@ quickstart: $(VENV)/.quickstart ## Embed the bundled corpus with a small real mo
 	@echo
 	HF_HUB_OFFLINE=1 $(BIN)/corpus-embed search $(OUT) "how do I run a function in another thread?"
 
-check: lint ## Check style and types, and run the tests that need no model, S3, Ray, fault or process
+check: lint $(VENV)/.audited ## Check style, types and known vulnerabilities; run the tests that need no model, S3, Ray, fault or process
+	@cat $(VENV)/.audited
 	$(BIN)/python -m pytest -q $(CHECK_ARGS) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev ## Run the tests (without slow and gpu ones); PYTEST_ARGS=... is passed on
@@ -97,9 +98,13 @@ check-lower-bounds: $(BIN)/python ## Run the tests of `make check` with the olde
 	$(LOWER)/bin/python -m pytest $(CHECK_ARGS) $(PYTEST_ARGS)
 
 audit: $(BIN)/python ## Ask PyPI for known vulnerabilities of the versions in constraints.txt (needs pypi.org)
-	$(PYTHON) -m venv $(VENV)/audit
-	$(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit==2.10.1
-	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+	$(BIN)/python .ci/audit.py $(VENV)/audit --required
+
+# In `make check`: once a day and for each change of the versions; without a network it says "skipped".
+$(VENV)/.audited: $(BIN)/python constraints.txt $(shell find $(VENV)/.audited -mtime +0 -exec echo always \; 2>/dev/null)
+	@$(BIN)/python .ci/audit.py $(VENV)/audit > $@ || { cat $@; rm -f $@; exit 1; }
+
+.PHONY: always
 
 clean: ## Remove the environment, caches and the quickstart's output
 	rm -rf $(VENV) build dist *.egg-info out htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ before anything that is.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ class Stopping:
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        # Registered first, this runs last: then Python drops its handlers, and a signal would
+        # replace the exit code.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
     def is_over(self, exit_code: int) -> None:
         """From now on a signal ends the process at once, with this exit code: nothing is left to be

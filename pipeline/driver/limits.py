@@ -133,7 +133,7 @@ def _too_many_deletions(plan: Plan, problem: str) -> TooManyDeletions:
     uri = shown(plan.job.spec.output.uri)
     limit = plan.job.spec.runtime.max_delete_fraction
     head = plan.head
-    assert head is not None
+    assert head is not None  # noqa: S101 - for mypy: the caller has compared with the head
     return TooManyDeletions(
         f"{uri}: snapshot {head.number} has {head.n_documents} documents, and {problem}. "
         f"runtime.max_delete_fraction allows that {limit:.1%} of them leave. If they are meant to, "

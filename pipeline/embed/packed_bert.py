@@ -155,7 +155,7 @@ class PackedBert:
         if pooled is None:
             return hidden
         layer = self._layers[-1]
-        assert layer.q and layer.kv
+        assert layer.q and layer.kv  # noqa: S101 - for mypy: the last layer has them, by its construction
         k, v = self._heads(layer.kv(hidden), 2)
         picked = hidden[pooled]  # (n, D)
         (q,) = self._heads(layer.q(picked), 1)

@@ -150,7 +150,7 @@ class PackedLlama:
             hidden = self._finish(layer, hidden, attention(q, k, v, batch, causal=True))
         if pooled is not None:
             layer = self._layers[-1]
-            assert layer.q and layer.kv
+            assert layer.q and layer.kv  # noqa: S101 - for mypy: the last layer has them, by its construction
             heads = self._project(hidden, layer, layer.kv)  # (T, 2 Hkv, Dh)
             k = _rotate(heads[:, : self._n_kv], cos, sin)
             v = heads[:, self._n_kv :]
