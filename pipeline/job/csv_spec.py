@@ -16,6 +16,27 @@ def _character(value: str) -> str:
     return value
 
 
+_ASCII = bytes({*range(32, 127), *b"\t\r\n"} - set(b"\\~"))
+"""What every charset of lines keeps; JIS X 0201 has other characters in two places."""
+
+
+def _encoding(value: str) -> str:
+    try:
+        if _ASCII.decode(value) == _ASCII.decode():
+            return value
+    except (LookupError, UnicodeError):
+        pass
+    raise pydantic_core.PydanticCustomError("encoding", "no charset of lines")
+
+
+Encoding = Annotated[
+    str,
+    pydantic.AfterValidator(_encoding),
+    pydantic.Field(
+        description="a charset by its name in Python that contains ASCII (UTF-16 does not), "
+        "for instance cp932 or gb18030"
+    ),
+]
 Character = Annotated[
     str,
     pydantic.AfterValidator(_character),
@@ -32,12 +53,14 @@ class CsvSpec(Section):
     delimiter: auto is a tab in `.tsv`, otherwise a comma, or `;`, `|` or a tab where only so the
     header has the columns of the spec. quote: auto is `"`, in `.tsv` none. escape: the character
     that makes a quote part of a quoted field, beside doubling it; auto is none, or a backslash
-    where the first rows cannot be read without. columns: the names, for files without a header row.
+    where the first rows cannot be read without. encoding: the charset. columns: the names, for
+    files without a header row.
     """
 
     delimiter: Character = "auto"
     quote: Character = "auto"
     escape: Character = "auto"
+    encoding: Encoding = "utf-8"
     columns: Annotated[tuple[Name, ...], pydantic.Field(min_length=1)] | None = None
 
     @pydantic.model_validator(mode="after")

@@ -112,10 +112,14 @@ _Line = tuple[str, int]
 
 
 def _lines(file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[list[_Line]]:
-    """Batches of lines. Bytes that are not UTF-8 become surrogates, so that only their row is
-    rejected."""
+    """Batches of lines. Bytes that do not fit the charset become surrogates, so that only their row
+    is rejected."""
+    encoding = spec.csv.encoding
     for batch in read_lines(file, span, spec.max_record_bytes, keeps_returns=True):
-        content = b"\n".join(batch.lines).decode("utf-8", "surrogateescape").split("\n")
+        if encoding == "utf-8":
+            content = b"\n".join(batch.lines).decode(encoding, "surrogateescape").split("\n")
+        else:  # a stray lead byte must not take the end of its line with it
+            content = [line.decode(encoding, "surrogateescape") for line in batch.lines]
         yield list(zip([line + "\n" for line in content], batch.n_bytes.tolist(), strict=True))
 
 
@@ -214,15 +218,15 @@ def _table(
         name: [None if number in rejects else row.fields[place] for number, row in enumerate(rows)]
         for name, place in places.items()
     }
+    cause = f"not {spec.csv.encoding.upper()}"
     fields = [
-        string_column(columns[name], rejects, "invalid_utf8", "not UTF-8")
-        for name in spec.text_fields
+        string_column(columns[name], rejects, "invalid_utf8", cause) for name in spec.text_fields
     ]
     text = filled(spec.template, fields, rejects) if spec.template else fields[0]
     reject_nul(text, rejects)
     doc_id = None
     if spec.id_column is not None:
-        doc_id = string_column(columns[spec.id_column], rejects, "invalid_id", "not UTF-8")
+        doc_id = string_column(columns[spec.id_column], rejects, "invalid_id", cause)
     kept = [
         column_from_values(name, _empty_as_null(columns[name], type_), type_, rejects)
         for name, type_ in spec.keep.items()

@@ -34,14 +34,15 @@ def test_one_name_is_a_list_of_one() -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"keep_columns": [{"year": "int64"}]}, r"keep_columns: write names.*\{year: int64\}"),
-        ({"keep_columns": [["a"]]}, "write names"),
+        ({"keep_columns": [{"year": "int64"}]}, r"keep_columns: found a list.*\{year: int64\}"),
+        ({"keep_columns": [["a"]]}, "keep_columns: found a list"),
         ({"text_template": "{title"}, r"text_template: .*write \{\{ and \}\}"),
         ({"text_template": "title"}, "names no field"),
         ({"text_template": "{a}", "text_column": "b"}, "exclude each other"),
-        ({"csv": {"delimiter": "tab"}}, r"one character, a tab as .* \(found 'tab'\)"),
+        ({"csv": {"delimiter": "tab"}}, "csv.delimiter: found 'tab'; it takes .*one character"),
         ({"csv": {"header": False}}, "csv.header: unknown key"),
-        ({"format": "txt"}, "'txt' is not one of auto, jsonl, .*document"),
+        ({"csv": {"encoding": "utf-16"}}, "csv.encoding: found 'utf-16'; it takes a charset"),
+        ({"format": "txt"}, "format: found 'txt'; it takes one of auto, jsonl, .*document"),
     ],
 )
 def test_a_setting_without_a_meaning_is_refused_in_words(

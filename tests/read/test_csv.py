@@ -224,12 +224,28 @@ def test_columns_of_the_spec_stand_for_a_missing_header() -> None:
         {"delimiter": "none"},
         {"delimiter": "|", "quote": "|"},
         {"columns": []},
+        {"encoding": "utf-16"},
+        {"encoding": "cp037"},
+        {"encoding": "hex"},
+        {"encoding": "nonsense"},
         {"header": False},
     ],
 )
 def test_a_dialect_without_a_clear_meaning_is_refused(csv_settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="csv"):
         input_spec(csv=csv_settings)
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "shift_jis", "euc_jp", "gb18030", "iso2022_jp"])
+def test_the_charset_of_a_file_can_be_set(encoding: str) -> None:
+    values = ["表示、ソ", 'a "引用" b', "二行\r\n目"]
+    sink = io.StringIO(newline="")
+    csv.writer(sink).writerows([("id", "text"), *enumerate(values)])
+    data = sink.getvalue().encode(encoding)
+    assert texts(data, csv={"encoding": encoding}) == values
+    rows = read(data + b"7,a\xff\x81\n8,b\n", csv={"encoding": encoding})
+    assert [row["reason"] for row in rows[3:]] == ["invalid_utf8", None]
+    assert rows[3]["detail"] == f"not {encoding.upper()}"
 
 
 def test_only_settings_that_differ_are_part_of_the_identity() -> None:
