@@ -37,7 +37,7 @@ def check_apart(spec: JobSpec) -> None:
         # A name with a wildcard can be an exact one: which of both it is, only the store knows.
         folder = re.split(r"[*?\[]", name)[0]
         is_pattern = folder != name
-        folder = folder.rpartition("/")[0] if is_pattern else name
+        folder = (folder.rpartition("/")[0] or "/") if is_pattern else name
         if steps_below(folder, output) is not None:
             raise SpecError(
                 f"input.uri {shown(uri)} lies inside output.uri {shown(spec.output.uri)}: a run "
@@ -48,7 +48,7 @@ def check_apart(spec: JobSpec) -> None:
             continue
         pattern = name.removeprefix(folder).strip("/").split("/")
         if not is_pattern or steps_below(output, name) is not None or _can_match(pattern, steps):
-            example = f"{shown(folder)}/*.jsonl"
+            example = f"{shown(folder).rstrip('/')}/*.jsonl"
             raise SpecError(
                 f"output.uri {shown(spec.output.uri)} lies inside input.uri {shown(uri)}: a later "
                 "run would embed its own output. Put the output elsewhere, or name the input by a "
@@ -69,10 +69,14 @@ def _steps_on_disk(path: str, folder: str) -> list[str] | None:
     target = Path(os.path.realpath(path))
     top = Path(os.path.realpath(folder))
     for ancestor in (target, *target.parents):
-        is_same = ancestor == top or (ancestor.exists() and top.exists() and ancestor.samefile(top))
-        if is_same:
+        if ancestor == top or (_exist(ancestor, top) and os.path.samefile(ancestor, top)):
             return list(target.relative_to(ancestor).parts)
     return None
+
+
+def _exist(*paths: Path) -> bool:
+    """False also where this user may not look."""
+    return all(map(os.path.exists, paths))
 
 
 def _steps_on_store(uri: str, folder: str) -> list[str] | None:

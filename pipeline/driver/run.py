@@ -114,7 +114,8 @@ def _run_marked(
     raise InputError(
         f"{len(unfinished)} splits are unfinished after {MAX_ROUNDS} plans, the first one of "
         f"{shown(unfinished[0].spans[0].shard.uri)}: its shards keep changing while they are read. "
-        "Run again when the input no longer changes; nothing finished is lost."
+        "Run again when the input no longer changes and is the same on every node; nothing "
+        "finished is lost."
     )
 
 
