@@ -78,6 +78,8 @@ def listed(fs: Any, path: str, uri: str) -> Listing:
     except Exception as error:
         if _is_about_credentials(error):
             raise refused(uri, error) from error
+        if hasattr(error, "status"):
+            raise SpecError(_missing(str(fs.unstrip_protocol(path)), uri, error)) from error
         raise
 
 
@@ -98,6 +100,8 @@ def _listing(fs: Any, path: str, is_folder: bool) -> Listing:
         return Listing(files={path: info})
     if not info and has_magic(path, protocol):
         return _matches(fs, path, protocol)
+    if refusal is not None and protocol in ("http", "https"):
+        raise refusal
     below = fs.find(path, withdirs=True, detail=True)
     below.pop(path, None)
     folders = _folders(below)
@@ -121,7 +125,8 @@ def _can_be_a_folder(info: Info, path: str, is_folder: bool) -> bool:
     page of links, and on a store of a prefix that is written with a slash."""
     if "ino" in info:
         return False
-    is_page = info.get("mimetype") == "text/html" and "." not in path.rpartition("/")[2]
+    host, _, name = path.partition("://")[2].rpartition("/")
+    is_page = info.get("mimetype") == "text/html" and ("." not in name or not host)
     return is_folder or info.get("size") == 0 or is_page
 
 
@@ -175,13 +180,17 @@ def _resolved(fs: Any, objects: Mapping[str, Info]) -> tuple[dict[str, Info], di
     return files, others
 
 
-def _missing(place: str, uri: str, error: FileNotFoundError) -> str:
+def _missing(place: str, uri: str, error: Exception) -> str:
     """Why an exact name cannot be listed. place: its full URI."""
-    answer = str(error)
-    is_plain = not answer or answer.strip("/") in place or "No such file" in answer
+    answer = str(error).rstrip(".")
+    response = error.__cause__ or error  # aiohttp's, from a web server
+    status = getattr(response, "status", None)
+    if status not in (None, 404):
+        answer = f"the server answers {status} {getattr(response, 'message', '')}".rstrip()
+    elif not answer or answer.strip("/") in place or "No such file" in answer:
+        answer = "nothing has this name"
     return (
-        f"{shown(place)}: no input found there "
-        f"(it cannot be listed: {'nothing has this name' if is_plain else answer.rstrip('.')}). "
+        f"{shown(place)}: no input found there (it cannot be listed: {answer}). "
         f"Check input.uri{list_advice(uri)}."
     )
 

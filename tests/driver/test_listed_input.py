@@ -4,6 +4,7 @@ shards are still the objects that an output was made of.
 
 from __future__ import annotations
 
+import functools
 import http.server
 import io
 import json
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from pipeline.cli.display import show_passed_over, show_plan
 from pipeline.driver.plan import Plan, make_plan
+from pipeline.errors import SpecError
 from pipeline.output.dataset import open_dataset
 from pipeline.read.shards import list_shards
 from pipeline.storage import versions
@@ -189,3 +191,32 @@ def test_the_suffixes_of_a_web_address_are_those_of_its_path(site: Site, format:
     site.content = b'{"id": "1", "text": "one"}'
     (shard,) = list_shards([f"{site.url}/a[1]*.jsonl?x=*.csv&download=true"], {}, format)
     assert shard.uri == f"{site.url}/a[1]*.jsonl?x=*.csv&download=true"
+
+
+@pytest.mark.process
+def test_a_page_of_links_is_a_folder_and_a_refusal_is_told_as_the_server_words_it(
+    tmp_path: Path,
+) -> None:
+    for name in ("a.jsonl", "sub/b.jsonl", "readme.md"):
+        write_shard(tmp_path / name, [{"id": name, "text": name}])
+    handler = functools.partial(Folder, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        for page in (url, f"{url}/"):
+            shards = list_shards([page], {})
+            assert [shard.uri for shard in shards] == [f"{url}/a.jsonl", f"{url}/sub/b.jsonl"]
+        assert [shard.uri for shard in list_shards([f"{url}/sub"], {})] == [f"{url}/sub/b.jsonl"]
+        with pytest.raises(SpecError, match="the server answers 403 Forbidden"):
+            list_shards([f"{url}/secret.jsonl"], {})
+        with pytest.raises(SpecError, match="nothing has this name"):
+            list_shards([f"{url}/nowhere.jsonl"], {})
+        server.shutdown()
+
+
+class Folder(http.server.SimpleHTTPRequestHandler):
+    def send_head(self) -> Any:
+        return self.send_error(403) if "secret" in self.path else super().send_head()
+
+    def log_message(self, *_: object) -> None:
+        pass
