@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from pipeline.errors import SpecError
 from pipeline.output.dataset import arrow_schema, read_head, rows_of
+from pipeline.output.identity import identity_of
 from pipeline.output.snapshots import live_parts
 from pipeline.storage.lineage import Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
@@ -155,7 +156,7 @@ class Changes:
 
 def _unique_ids(snapshot: Snapshot, generation: Generation) -> bool:
     """Whether no two documents of a snapshot share an id, as far as its record can tell."""
-    return generation.identity["input"]["id_column"] is None or snapshot.n_duplicate_ids == 0
+    return identity_of(generation).input.id_column is None or snapshot.n_duplicate_ids == 0
 
 
 def _files(part: Manifest) -> tuple[tuple[str, str], ...]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.output.dataset import arrow_schema
 from pipeline.output.snapshots import load_generation
 from pipeline.output.text_index import keys_of, or_none
 from pipeline.storage.caches import cached
@@ -47,6 +48,7 @@ class Index:
     def __init__(self, store: Store, fingerprint: str, segments: Sequence[str]) -> None:
         self.store = store
         self.generation = load_generation(store, fingerprint)
+        self.types = self.generation and arrow_schema(self.generation)
         opened = (or_none(functools.partial(_open, store, f"{name}.arrow")) for name in segments)
         self.segments = [segment for segment in opened if segment is not None]
         self._unreadable: set[str] = set()
@@ -106,7 +108,7 @@ class Index:
         self._unreadable.add(path)  # until it is read
         precision = self.generation.vector_precision
         dimension = self.generation.dimension
-        table = rows_at(self.store, path, rows, _COLUMNS)
+        table = rows_at(self.store, path, rows, _COLUMNS, self.types)
         vectors = restored_vectors(table, precision, dimension)
         self._unreadable.discard(path)
         offsets = pa.array(np.arange(len(vectors) + 1) * dimension)

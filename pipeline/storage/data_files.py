@@ -40,11 +40,13 @@ def opened(source: bytes | BinaryIO) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(native, page_checksum_verification=True, pre_buffer=False)
         _check_footer(file.metadata)
-        _ = file.schema_arrow  # here, since it can name a type that a library has registered
+        names = file.schema_arrow.names  # raises here if a library's type cannot be made
     except (pa.ArrowException, OSError):
         raise
     except Exception as error:
         raise pa.ArrowInvalid(f"the footer is damaged: {error}") from error
+    if len({*names}) < len(names):
+        raise pa.ArrowInvalid(f"columns occur twice: {names}")
     return file
 
 

@@ -63,7 +63,7 @@ def read_columns(
 ) -> pa.Table:
     """Some columns of one data file, tried again while the store fails. types: what the columns
     must be, as in `scan`, which raises the same errors."""
-    return _from_file(store, path, types, lambda file: read_table(file, columns))
+    return _from_file(store, path, columns, types, lambda file: read_table(file, columns))
 
 
 def rows_at(
@@ -74,18 +74,20 @@ def rows_at(
     types: pa.Schema | None = None,
 ) -> pa.Table:
     """`read_rows` of one data file, tried again while the store fails. types: as in `scan`."""
-    return _from_file(store, path, types, lambda file: read_rows(file, row_indices, columns))
+    read = functools.partial(read_rows, row_indices=row_indices, columns=columns)
+    return _from_file(store, path, columns, types, read)
 
 
 def _from_file(
     store: Store,
     path: str,
+    columns: Sequence[str],
     types: pa.Schema | None,
     read: Callable[[pq.ParquetFile], pa.Table],
 ) -> pa.Table:
     def open_and_read() -> pa.Table:
         with _open_file(store, path) as file:
-            return _of_types(read(file), types)
+            return _of_types(read(file), columns, types)
 
     with _as_output_errors(store, path):
         return retried(open_and_read, f"read {store.shown_uri}/{path}")
@@ -111,11 +113,15 @@ def _as_output_errors(store: Store, path: str) -> Iterator[None]:
     ) from cause
 
 
-def _of_types(table: pa.Table, types: pa.Schema | None) -> pa.Table:
+def _of_types(table: pa.Table, columns: Sequence[str], types: pa.Schema | None) -> pa.Table:
     """The table. Raises pa.ArrowInvalid for a column of another type, or with a null where none can
-    be: what follows does its arithmetic on them."""
+    be, and for one of `columns` that is missing and has no nulls: what follows does its arithmetic
+    on them. Partition columns, which have nulls, are in no file."""
     if types is None:
         return table
+    required = {field.name for field in types if field.name in columns and not field.nullable}
+    if absent := sorted(required - {*table.column_names}):
+        raise pa.ArrowInvalid(f"columns {absent} are missing")
     for field in table.schema:
         if field.name not in types.names:
             raise pa.ArrowInvalid(f"column {field.name} is none of this output")
@@ -173,6 +179,6 @@ def _batches(
                 parquet.read_row_group, group, list(columns), use_threads=False
             )
             table = own_types(selected(retried(read, action), columns))
-            for batch in _of_types(table, types).to_batches():
+            for batch in _of_types(table, columns, types).to_batches():
                 yield ScannedBatch(file, first_row, batch)
                 first_row += len(batch)

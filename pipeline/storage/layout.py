@@ -65,49 +65,28 @@ class Location(NamedTuple):
         return self.kind == "run record" and (self.name or "").startswith("attempt-")
 
 
+_RUN_NAMES = r"spec\.yaml|plan\.parquet|attempt-\d{4,}\.json"
+_LEASE_NAMES = r"holder\.json|beat-\d+|released"
+
 KINDS = {
     kind: re.compile(pattern)
     for kind, pattern in {
         "manifest": rf"{MANIFESTS}/(?P<fingerprint>[0-9a-f]+)/(?P<part_id>[0-9a-f]+)\.json",
-        "data": rf"{DATA}/(?:[^/]+/)*part-(?P<part_id>[0-9a-f]+)\.parquet",
+        "data": rf"{DATA}/(?:[^/]+=[^/]*/)*part-(?P<part_id>[0-9a-f]+)\.parquet",
         "rejects": rf"{REJECTS}/(?P<run_id>[0-9a-f]+)/part-(?P<part_id>[0-9a-f]+)\.parquet",
         "snapshot": rf"{SNAPSHOTS}/(?P<number>\d{{20}})\.json",
         "file list": rf"{_FILE_LISTS}/(?P<name>[0-9a-f]{{64}})\.parquet",
         "index": rf"{_INDEX}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.(?:arrow|json)",
         "ids": rf"{_IDS}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.parquet",
         "generation": rf"{_GENERATIONS}/(?P<fingerprint>[0-9a-f]+)\.json",
-        "run record": rf"{RUNS}/(?P<run_id>[0-9a-f]+)/(?P<name>.+)",
-        "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>[^/]+)",
+        "run record": rf"{RUNS}/(?P<run_id>[0-9a-f]+)/(?P<name>{_RUN_NAMES})",
+        "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>{_LEASE_NAMES})",
         "work": rf"{WORK}/(?P<name>[a-z]+)-(?P<fingerprint>[0-9a-f]*)-[0-9a-f]+-\d+",
         "probe": rf"{_PROBES}/(?P<name>[0-9a-f]+)",
-        "temporary": rf"{STAGING}/(?P<name>[^/]+)",
+        "temporary": rf"{STAGING}/(?P<name>tmp[0-9a-z_]+)",
     }.items()
 }
 """The pattern of each kind of name that this package gives."""
-
-
-MAX_BYTES = {
-    "manifest": 256 << 20,  # a joined part has a span for each of its shards
-    "rejects": 1 << 30,
-    "snapshot": 1 << 20,
-    "file list": 1 << 30,  # a manifest for each part
-    "index": 512 << 20,
-    "ids": 512 << 20,
-    "generation": 16 << 20,
-    "run record": 1 << 30,  # a row for each span of the plan
-    "lease": 1 << 20,
-    "work": 1 << 20,
-}
-"""The most bytes of an object of each kind that are read: several times what the largest outputs
-have. Data files, which are read in pieces, have no such limit."""
-
-
-def max_bytes(path: str) -> int | None:
-    """The most bytes that are read of the object at a path; None where there is no limit."""
-    if path.startswith(PUBLICATIONS + "/"):
-        return 1 << 20
-    location = locate(path)
-    return MAX_BYTES.get(location.kind) if location else None
 
 
 def locate(path: str) -> Location | None:

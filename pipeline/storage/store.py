@@ -23,6 +23,7 @@ from pipeline.storage import layout
 from pipeline.storage.addresses import normalized_output, problem_of, shown
 from pipeline.storage.filesystems import filesystem, reason, refusal
 from pipeline.storage.local_files import create_whole
+from pipeline.storage.object_limits import max_bytes
 from pipeline.storage.retry import retried
 
 T = TypeVar("T")
@@ -63,9 +64,9 @@ class Store:
         """One whole object. Raises FileNotFoundError when it does not exist.
 
         size_bytes: its size where a listing has told it, otherwise it is asked for. Raises
-        OutputError for an object under `_meta` that is larger than `layout.max_bytes` allows.
+        OutputError for an object under `_meta` that is larger than `max_bytes` allows.
         """
-        limit = layout.max_bytes(relative)
+        limit = max_bytes(relative)
         if limit is not None:
             size_bytes = int(self.info(relative)["size"]) if size_bytes is None else size_bytes
             if size_bytes > limit:
@@ -216,6 +217,8 @@ class Store:
                 problem = f"access was refused. {refusal(error)}"
             elif error.errno in (errno.ENOSPC, errno.EDQUOT):
                 problem = "no room. Make room"
+            elif isinstance(error, IsADirectoryError | NotADirectoryError):
+                problem = "a file and a folder are in each other's place. Remove what is there"
             else:
                 raise
             raise StorageError(

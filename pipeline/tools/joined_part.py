@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.errors import OutputError
 from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import added_up
-from pipeline.storage import data_files, layout
+from pipeline.storage import data_files, layout, schema
 from pipeline.storage.lineage import DataFile, Manifest, PartFacts, Source, Split, part_id
 from pipeline.storage.store import Store
 from pipeline.write import parquet
@@ -107,7 +107,7 @@ def _joined_engine(manifests: Sequence[Manifest]) -> dict[str, str]:
 
 def _join_files(store: Store, files: Sequence[DataFile], facts: PartFacts) -> DataFile:
     """Create one data file with the rows of several of the same Hive partition."""
-    footers = [data_files.read_lineage(store, file.path) for file in files]
+    footers = [_read_lineage(store, file) for file in files]
     run_ids = {run for footer in footers for run in [footer["run_id"], *footer.get("run_ids", [])]}
     tables = _row_groups(store, files, facts.part_id)
     metadata = {**footers[0], **part_lineage(facts), "run_ids": sorted(run_ids)}
@@ -139,7 +139,7 @@ def _join_rejects(store: Store, manifests: Sequence[Manifest], facts: PartFacts)
     paths = [manifest.rejects_path for manifest in manifests if manifest.rejects_path]
     if not paths:
         return {}
-    tables = [data_files.read_table(store.read(path)) for path in paths]
+    tables = [_read_rejects(store, path) for path in paths]
     rejects = _with_part_id(pa.concat_tables(tables), facts.part_id)
     path, digest = create_rejects(store, facts.run_id, facts.part_id, rejects, part_lineage(facts))
     return {"rejects_path": path, "rejects_sha256": digest}
@@ -149,6 +149,35 @@ def _with_part_id(table: pa.Table, joined_id: str) -> pa.Table:
     position = table.schema.get_field_index("part_id")
     column = pa.repeat(joined_id, table.num_rows)
     return table.set_column(position, table.schema.field(position), column)
+
+
+def _read_lineage(store: Store, file: DataFile) -> dict[str, Any]:
+    """The lineage in the footer of a data file. Raises OutputError when it names no run."""
+    lineage = data_files.read_lineage(store, file.path)
+    run_ids = [lineage.get("run_id"), *lineage.get("run_ids", [])]
+    if not all(isinstance(run_id, str) for run_id in run_ids):
+        raise OutputError(
+            f"{store.shown_uri}/{file.path}: its footer names no run. Run `corpus-embed verify`."
+        )
+    return lineage
+
+
+def _read_rejects(store: Store, path: str) -> pa.Table:
+    """A file of rejects. Raises OutputError when it is gone or damaged."""
+    try:
+        table = data_files.read_table(store.read(path))
+    except (OSError, pa.ArrowException) as error:
+        problem = "is gone" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
+        raise OutputError(
+            f"{store.shown_uri}/{path}: this file of rejects {problem}. Nothing was joined. Run "
+            "`corpus-embed verify`."
+        ) from error
+    if table.schema.remove_metadata() != schema.rejects_schema():
+        raise OutputError(
+            f"{store.shown_uri}/{path}: has other columns than a file of rejects. Nothing was "
+            "joined. Run `corpus-embed verify`."
+        )
+    return table
 
 
 def _read_checked(store: Store, file: DataFile) -> bytes:

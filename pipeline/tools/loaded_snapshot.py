@@ -19,6 +19,7 @@ from pipeline.job.model_dir import ModelDir
 from pipeline.job.resolve import Job, batching, device_here
 from pipeline.job.spec import JobSpec
 from pipeline.output import dataset
+from pipeline.output.identity import identity_of
 from pipeline.output.run_folder import read_spec
 from pipeline.output.snapshots import live_parts
 from pipeline.storage.lineage import Generation, Manifest, Snapshot
@@ -47,20 +48,20 @@ class LoadedSnapshot:
         dtype, pooling, prompt and limits are those of the generation, whatever `auto` would mean on
         this machine, so the fingerprint is that of the snapshot.
         """
-        model = self.generation.identity["model"]
+        model = identity_of(self.generation).model
         return Job(
             spec=self.spec,
             engine=EngineOptions(
-                pooling=model["pooling"],
-                normalize=model["normalize"],
-                truncate_dim=model["truncate_dim"],
-                dtype=model["dtype"],
+                pooling=model.pooling,
+                normalize=model.normalize,
+                truncate_dim=model.truncate_dim,
+                dtype=model.dtype,
                 # the snapshot may come from a cluster that this machine is not part of
                 device="cpu" if self.spec.runtime.device == "cpu" else device_here(),
                 **batching(self.spec),
             ),
-            prompt=model["prompt"],
-            max_tokens=model["max_tokens"],
+            prompt=model.prompt,
+            max_tokens=model.max_tokens,
             identity=self.generation.identity,
             model_license=self.generation.model_license,
         )

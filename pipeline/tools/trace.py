@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import OutputError
 from pipeline.output import dataset
+from pipeline.output.identity import identity_of
 from pipeline.storage import data_rows, layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest
@@ -129,7 +130,7 @@ def trace(
         fingerprint=generation.fingerprint,
         model=generation.model_name,
         model_license=generation.model_license,
-        model_files=dict(generation.identity["model"]["files"]),
+        model_files=identity_of(generation).model.files,
         rows=tuple(rows),
     )
 

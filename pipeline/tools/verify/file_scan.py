@@ -47,6 +47,7 @@ class FileScan:
         n_rows = loaded.snapshot.n_rows
         draw = np.random.default_rng(seed)
         self._sample_rows = np.sort(draw.choice(n_rows, min(n_sample, n_rows), replace=False))
+        self._unread: set[str] = set()
         self._records = RepeatedKeys(("source_uri", "source_record", "chunk"))
         self._ids = RepeatedKeys(("doc_id",), first_chunks=True)
 
@@ -57,7 +58,9 @@ class FileScan:
             counts = _PartCounts()
             is_whole = True
             for file in manifest.data_files:
-                is_whole &= self._scan_file(manifest, file, first_row, counts)
+                if not self._scan_file(manifest, file, first_row, counts):
+                    is_whole = False
+                    self._unread.add(file.path)
                 first_row += file.n_rows
             if is_whole:
                 self.findings["counts"] += counts.findings(manifest)
@@ -162,14 +165,12 @@ class FileScan:
     def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of all files again; files that the scan could not read are skipped."""
         for path in self.loaded.data_paths:
-            data = self.loaded.store.read_or_none(path)
-            try:
-                batches = data_files.opened(data or b"").iter_batches(
-                    BATCH_ROWS, columns=[*{*columns, "chunk"}], use_threads=False
-                )
-                yield from (pa.Table.from_batches([batch]) for batch in batches)
-            except (pa.ArrowException, OSError):
+            if path in self._unread:
                 continue  # the scan has reported it
+            batches = data_files.opened(self.loaded.store.read(path)).iter_batches(
+                BATCH_ROWS, columns=[*{*columns, "chunk"}], use_threads=False
+            )
+            yield from (pa.Table.from_batches([batch]) for batch in batches)
 
 
 class _PartCounts:

@@ -22,6 +22,7 @@ from pipeline.job.input_spec import InputSpec
 from pipeline.job.resolve import Job
 from pipeline.job.tokenizer_versions import versions
 from pipeline.output import dataset
+from pipeline.output.identity import identity_of
 from pipeline.read.parts import Part, with_source
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Shard, Split
@@ -91,7 +92,7 @@ def compare(
         findings += differences
         figures |= {"lowest_similarity": lowest, "limit": limit}
         detail += f", embedded again with similarity >= {lowest:.6f} (limit {limit})"
-        stored_versions = loaded.generation.identity["tokenizer"]
+        stored_versions = identity_of(loaded.generation).tokenizer
         if (current := versions(loaded.model)) != stored_versions:
             detail += f"; tokenizer software differs: {stored_versions} then, {current} now"
     if gone:

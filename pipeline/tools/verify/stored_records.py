@@ -37,7 +37,11 @@ def record_findings(loaded: LoadedSnapshot) -> Iterator[str]:
 def _file_list_findings(loaded: LoadedSnapshot) -> Iterator[str]:
     stored_path = loaded.snapshot.file_list
     columns = ["part_id", "paths", "n_rows"]  # the other one, manifest, became loaded.manifests
-    stored = data_files.read_table(loaded.store.read(stored_path), columns)
+    try:
+        stored = data_files.read_table(loaded.store.read(stored_path), columns)
+    except (pa.ArrowException, OSError) as error:
+        yield f"{stored_path}: cannot be read: {error}"
+        return
     path, table = file_list(loaded.manifests)
     if path != stored_path or stored != table.select(columns):
         yield f"{stored_path}: its rows do not have the hash in its name"
