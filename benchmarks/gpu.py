@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from benchmarks.engine import encode_from_ids, min_cosine
-from pipeline.embed import load_engine, packed_bert, packed_llama
+from pipeline.embed import load_engine, steps
 from pipeline.embed.fused import Step
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import read_model
@@ -228,10 +228,7 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
         "engine padded": load_engine(model, padded),
         "engine packed": load_engine(model, packed),
     }
-    with (
-        mock.patch.multiple(packed_bert, fastest=plain),
-        mock.patch.multiple(packed_llama, fastest=plain),
-    ):
+    with mock.patch.multiple(steps, fastest=plain):
         engines["engine packed, plain steps"] = load_engine(model, packed)
     for name, engine in engines.items():
         candidates[name] = lambda engine=engine: engine.embed(ids, offsets)

@@ -2,7 +2,9 @@
 
 engine      the interface of every engine, and the loop over buckets
 loading     `load_engine`, which chooses one of the engines below
-packed      the unpadded engine, with packed_bert and packed_llama as its forwards
+packed      the unpadded engine
+forward     its forward, from layers and the steps between products
+families    names of weights by model_type; sizes and rotary: what config.json says
 static      the engine of StaticEmbedding models
 padded      the engine of every other sentence-transformers directory
 buckets     which rows share a forward pass; budget: how many tokens a GPU takes at once

@@ -3,17 +3,15 @@ padding or mask.
 
 In: q (Tq, Hq, D), k and v (T, Hkv, D) of one bucket, any strides with a contiguous last axis. Out:
 (Tq, Hq, D). Method: on a CPU, `scaled_dot_product_attention` once for each stretch of rows of equal
-length (rows come sorted by length, so a stretch is a plain view); on a GPU, torch's variable-length
-flash attention over cumulative lengths. Cost on a CPU: one call for each distinct length; a bucket
-of a large part holds one to three.
+length (rows come sorted by length, so a stretch is a plain view), in blocks of queries where rows
+are longer than a window; on a GPU, torch's variable-length flash attention over cumulative lengths.
+Cost on a CPU: one call for each distinct length; a bucket of a large part holds one to three.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,12 +66,16 @@ def _stretches(lengths: NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
 
 
 Attention = Callable[..., torch.Tensor]
-"""attention(q, k, v, batch, causal=bool, pooled=bool): `pooled` means that q has one token a row,
-(n, Hq, D), which sees its whole row."""
+"""attention(q, k, v, batch, causal, window, pooled=bool). window: a token sees none that are that
+many tokens or more away, or None. pooled: q has one token a row, (n, H, D), which sees its whole
+row."""
+
+_BLOCK_TOKENS = 256
+"""Queries that share a mask where a text is longer than the window."""
 
 
 def attention_for(device: str) -> Attention:
-    return _equal_lengths if device == "cpu" else _variable_length()
+    return _equal_lengths if device == "cpu" else _variable_length
 
 
 def _equal_lengths(
@@ -81,8 +83,9 @@ def _equal_lengths(
     k: torch.Tensor,
     v: torch.Tensor,
     batch: PackedBatch,
-    *,
     causal: bool,
+    window: int | None,
+    *,
     pooled: bool = False,
 ) -> torch.Tensor:
     repeat = q.shape[1] // k.shape[1]
@@ -98,41 +101,57 @@ def _equal_lengths(
         # the CPU kernel knows no grouped heads: `enable_gqa` would leave it for a slow one
         if repeat > 1:
             own_k, own_v = (x.repeat_interleave(repeat, dim=1) for x in (own_k, own_v))
-        out = scaled_dot_product_attention(own_q, own_k, own_v, is_causal=causal and not pooled)
+        if window is None or window >= length:
+            out = scaled_dot_product_attention(own_q, own_k, own_v, is_causal=causal and not pooled)
+        else:
+            out = _in_blocks(own_q, own_k, own_v, causal, window)
         mixed.append(out.transpose(1, 2).flatten(0, 1))  # (tokens, H, D)
         token = kv.stop
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
-def _variable_length() -> Attention:
-    """torch's variable-length flash attention, in float16 and bfloat16 only."""
-    # imported here: it brings in torch's compiler, seconds that a CPU does without
-    from torch.nn.attention.varlen import varlen_attn
+def _in_blocks(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, window: int
+) -> torch.Tensor:
+    """q, k, v: (rows, H, tokens, D). Each block of queries meets the keys that it can see, so the
+    cost grows with tokens × window."""
+    n_tokens = q.shape[2]
+    blocks = []
+    for start in range(0, n_tokens, _BLOCK_TOKENS):
+        stop = min(start + _BLOCK_TOKENS, n_tokens)
+        first = max(0, start - window + 1)
+        last = stop if causal else min(n_tokens, stop + window - 1)
+        distance = torch.arange(start, stop)[:, None] - torch.arange(first, last)
+        visible = (distance < window) & (distance > (-1 if causal else -window))
+        blocks.append(
+            scaled_dot_product_attention(
+                q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last], attn_mask=visible
+            )
+        )
+    return torch.cat(blocks, dim=2)
 
-    parameters = inspect.signature(varlen_attn).parameters
-    # torch 2.10 takes is_causal, 2.11 and later window_size. Later ones take grouped heads only
-    # with enable_gqa; their kernel has always taken them.
-    if_causal: dict[str, Any] = (
-        {"is_causal": True} if "is_causal" in parameters else {"window_size": (-1, 0)}
+
+def _variable_length(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    batch: PackedBatch,
+    causal: bool,
+    window: int | None,
+    *,
+    pooled: bool = False,
+) -> torch.Tensor:
+    """torch's flash attention (Dao 2023) over cumulative lengths, in float16 and bfloat16 only. The
+    operator itself, because `varlen_attn` around it has had three signatures, and takes a slower
+    kernel on some GPUs from torch 2.14 on."""
+    starts = batch.firsts if pooled else batch.starts
+    longest = 1 if pooled else batch.longest
+    reach = None if window is None else window - 1
+    mixed, *_ = torch.ops.aten._flash_attention_forward(
+        *(q, k, v, starts, batch.starts, longest, batch.longest),
+        *(0.0, causal and not pooled and window is None, False),
+        window_size_left=reach,
+        window_size_right=0 if causal and reach is not None else reach,
     )
-    if_grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in parameters else {}
-
-    def attention(
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        batch: PackedBatch,
-        *,
-        causal: bool,
-        pooled: bool = False,
-    ) -> torch.Tensor:
-        arguments = {
-            **(if_causal if causal and not pooled else {}),
-            **(if_grouped if q.shape[1] > k.shape[1] else {}),
-        }
-        starts = batch.firsts if pooled else batch.starts
-        longest = 1 if pooled else batch.longest
-        mixed = varlen_attn(q, k, v, starts, batch.starts, longest, batch.longest, **arguments)
-        return mixed if isinstance(mixed, torch.Tensor) else mixed[0]
-
-    return attention
+    result: torch.Tensor = mixed
+    return result

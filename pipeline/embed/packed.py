@@ -20,28 +20,20 @@ from pipeline.embed.attention import attention_for, pack
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.budget import device_key, remembered_budget
 from pipeline.embed.engine import DTYPES, Engine, check_ids
+from pipeline.embed.families import FAMILIES
+from pipeline.embed.forward import Forward
 from pipeline.embed.head import load_head
 from pipeline.embed.int8 import Int8Linear
-from pipeline.embed.linear import ACTIVATIONS, Linear
-from pipeline.embed.packed_bert import PackedBert
-from pipeline.embed.packed_llama import PackedLlama
+from pipeline.embed.linear import Linear
 from pipeline.embed.pooling import keep_real, pool, single_token_index
-from pipeline.embed.weights import read_weights
+from pipeline.embed.rotary import Unsupported
+from pipeline.embed.weights import own_name, read_weights
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
+from pipeline.job.weight_files import tensor_shapes
 
 __all__ = ["PackedEngine", "load_packed"]
-
-Family = type[PackedBert] | type[PackedLlama]
-FAMILIES: dict[str, tuple[Family, str]] = {
-    "bert": (PackedBert, "bert."),
-    "roberta": (PackedBert, "roberta."),
-    "xlm-roberta": (PackedBert, "roberta."),
-    "llama": (PackedLlama, "model."),
-}
-"""`model_type` of config.json → its forward, and the prefix that task models put before the names
-of weights. A new family is one file and one line in this table."""
 
 
 class PackedEngine(Engine):
@@ -52,7 +44,7 @@ class PackedEngine(Engine):
         model: ModelDir,
         options: EngineOptions,
         unpooled_tokens: int,
-        body: PackedBert | PackedLlama,
+        body: Forward,
     ) -> None:
         default_budget = body.default_budget_tokens[options.device.split(":")[0]]
         if options.device == "cpu" and options.dtype != "float32":
@@ -61,6 +53,7 @@ class PackedEngine(Engine):
         self._unpooled_tokens = unpooled_tokens
         self.name = f"packed_{model.config['model_type']}"
         self._body = body
+        self._model_positions = model.positions
         self._head = load_head(model, options.normalize, options.truncate_dim).to(options.device)
         self._trims = options.pooling in body.single_token_poolings
         self._attention = attention_for(options.device)
@@ -74,9 +67,9 @@ class PackedEngine(Engine):
 
     def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
         longest = int(np.diff(offsets).max(initial=0))
-        if longest > self._body.max_tokens:
+        if self._model_positions is not None and longest > self._model_positions:
             raise ModelError(
-                f"a text of {longest} tokens is longer than the {self._body.max_tokens} positions "
+                f"a text of {longest} tokens is longer than the {self._model_positions} positions "
                 "of the model. Set model.max_tokens lower."
             )
         check_ids(ids, self._body.vocab_size)
@@ -121,22 +114,24 @@ def load_packed(
         return f"modules stand between transformer and pooling: {before}"
     if model.forward_settings:
         return f"sentence-transformers' config file sets {list(model.forward_settings)}"
-    if config.get("hidden_act", "gelu") not in ACTIVATIONS:
-        return f"the activation {config['hidden_act']!r} is not one of {sorted(ACTIVATIONS)}"
     if (
         config.get("quantization_config")
         or (model.transformer_path / "adapter_config.json").is_file()
     ):
         return "its weights are quantized or come with an adapter"
-    family, prefix = FAMILIES[kind]
-    if reason := family.unsupported(config):
-        return reason
-    weights = read_weights(
-        model.transformer_path,
-        family.shapes(config),
-        prefix,
-        DTYPES[options.dtype],
-        options.device,
-    )
+    family = FAMILIES[kind]
+    try:
+        sizes = family.read(config)
+    except Unsupported as reason:
+        return str(reason)
+    except KeyError as name:
+        return f"config.json does not say {name}"
+    shapes = family.shapes(sizes)
+    stored = {own_name(name, family.prefix) for name in tensor_shapes(model.transformer_path)}
+    if shapes.keys().isdisjoint(stored):
+        return f"its weights have other names than those of {kind}"
+    dtype = DTYPES[options.dtype]
+    weights = read_weights(model.transformer_path, shapes, family.prefix, dtype, options.device)
     linear = Int8Linear if options.dtype == "int8" else Linear
-    return PackedEngine(model, options, unpooled_tokens, family(config, weights, linear))
+    body = Forward(family, sizes, weights, linear)
+    return PackedEngine(model, options, unpooled_tokens, body)

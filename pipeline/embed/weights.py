@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from pipeline.errors import ModelError
 from pipeline.job.weight_files import weight_files
 
-__all__ = ["Shapes", "read_weights"]
+__all__ = ["Shapes", "own_name", "read_weights"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 _OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
@@ -36,14 +36,14 @@ def read_weights(
         for file in weight_files(directory):
             with safe_open(file, framework="pt", device="cpu") as stored:
                 for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    own_name = _own_name(name, prefix)
-                    if own_name not in shapes:
+                    own = own_name(name, prefix)
+                    if own not in shapes:
                         continue
-                    if tuple(stored.get_slice(name).get_shape()) != shapes[own_name]:
-                        misshapen.append(own_name)
+                    if tuple(stored.get_slice(name).get_shape()) != shapes[own]:
+                        misshapen.append(own)
                         continue
                     # copied: a tensor of safe_open is the mapped file itself
-                    tensors[own_name] = stored.get_tensor(name).to(device, dtype, copy=True)
+                    tensors[own] = stored.get_tensor(name).to(device, dtype, copy=True)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{directory}: the weights could not be read: {type(error).__name__}: {error}. "
@@ -58,7 +58,8 @@ def read_weights(
     return tensors
 
 
-def _own_name(name: str, prefix: str) -> str:
+def own_name(name: str, prefix: str) -> str:
+    """A stored name without the prefix of a task model and the endings of old checkpoints."""
     name = name.removeprefix(prefix)
     for old, new in _OLD_ENDINGS.items():
         if name.endswith(old):

@@ -1,5 +1,4 @@
-"""The architectures of published embedding models that have no packed forward: the padded engine
-against encode.
+"""The architectures of published embedding models in the padded engine, against encode.
 
 Random weights, a word-level vocabulary, texts of 3 to 502 tokens. Oracle: encode, one text at a
 time. float32: only the order of sums differs. bfloat16: as near to float32 as sentence-transformers
@@ -123,7 +122,7 @@ def test_the_padded_engine_is_as_near_to_float32_as_encode(
             str(tmp_path), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)}
         )
         theirs[dtype] = st.encode(texts, batch_size=1)
-        engine = engine_of(model, dtype=dtype, max_batch_tokens=1200)
+        engine = engine_of(model, dtype=dtype, engine="padded", max_batch_tokens=1200)
         assert engine.name == "padded"
         ours[dtype] = engine.embed(tokens.ids, tokens.offsets)
     assert distance(ours["float32"], theirs["float32"]) < 1e-5

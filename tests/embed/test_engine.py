@@ -181,14 +181,21 @@ def test_missing_weights_are_an_error_not_random_numbers(copy):
 
 
 def test_a_family_without_a_packed_forward_is_served_padded(copy):
-    from transformers import AutoModel, DistilBertConfig
+    from transformers import AutoModel, ElectraConfig
 
     (copy / "model.safetensors").unlink()
-    config = DistilBertConfig(vocab_size=3000, dim=64, n_layers=1, n_heads=4, hidden_dim=128)
+    config = ElectraConfig(
+        vocab_size=3000,
+        embedding_size=64,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=128,
+    )
     AutoModel.from_config(config).save_pretrained(copy)
     model = resolve(str(copy))
     assert engine_of(model).name == "padded"
-    with pytest.raises(ModelError, match="distilbert"):
+    with pytest.raises(ModelError, match="electra"):
         engine_of(model, engine="packed")
 
 
@@ -390,6 +397,6 @@ def test_vectors_are_the_same_where_torch_lacks_the_private_onednn_operators(
     with_onednn = engine_of(model).embed(ids, offsets)
     monkeypatch.setattr(linear, "_has_onednn", lambda _dtype: False)
     engine = engine_of(model)
-    assert not engine._body._layers[0].qkv._is_packed
+    assert not engine._body._layers[0].attention.into._is_packed
     # 2e-5 as above: sums in another order
     np.testing.assert_allclose(engine.embed(ids, offsets), with_onednn, atol=2e-5)

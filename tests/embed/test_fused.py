@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.embed import fused, linear, packed_bert, packed_llama
+from pipeline.embed import fused, linear, steps
 from pipeline.embed.linear import ACTIVATIONS, Linear
 from pipeline.job.model_store import resolve
 from tests.support.engines import engine_of
@@ -95,10 +95,9 @@ def test_a_forward_of_compiled_steps_gives_the_same_vectors_without_compiling_ag
         )
         return faster
 
-    for module in (packed_bert, packed_llama):
-        monkeypatch.setattr(module, "fastest", compiled)
+    monkeypatch.setattr(steps, "fastest", compiled)
     engine = engine_of(model)
-    assert taken == {"bert": ["_plain_summed_norm"], "llama": ["_rotate", "_plain_gated"]}[family]
+    assert taken == {"bert": ["_summed_norm"], "llama": ["_turn", "_gate"]}[family]
     with torch.compiler.set_stance("fail_on_recompile"):
         vectors = engine.embed(ids, offsets)
     np.testing.assert_allclose(vectors, plain, atol=2e-5)

@@ -18,8 +18,10 @@ import torch
 from pipeline.embed import attention
 from pipeline.embed.attention import attention_for
 from pipeline.embed.engine import EngineStats
+from pipeline.embed.families import FAMILIES
+from pipeline.embed.forward import Forward
 from pipeline.embed.head import Head
-from pipeline.embed.packed import FAMILIES, PackedEngine
+from pipeline.embed.packed import PackedEngine
 from pipeline.job.model_dir import POOLINGS
 
 SIZES = {
@@ -30,27 +32,32 @@ SIZES = {
     "num_attention_heads": 4,
     "max_position_embeddings": 40,
 }
+OWN: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 2, "head_dim": 24, "rms_norm_eps": 1e-6},
+    "mistral": {"num_key_value_heads": 2, "rms_norm_eps": 1e-6, "sliding_window": 5},
+    "modernbert": {"local_attention": 6},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 24, "rms_norm_eps": 1e-6},
+    "gemma3_text": {"num_key_value_heads": 2, "head_dim": 24, "use_bidirectional_attention": True},
+}
 OFFSETS = np.array([0, 7, 12, 20, 30])
 
 
 @pytest.mark.parametrize("prompt_tokens", [0, 3])
 @pytest.mark.parametrize("pooling", sorted(POOLINGS.values()))
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", *OWN])
 def test_nothing_of_it_is_on_the_host_or_asks_for_a_value(
     monkeypatch: pytest.MonkeyPatch, model_type: str, pooling: str, prompt_tokens: int
 ) -> None:
-    family, _ = FAMILIES[model_type]
-    config: dict[str, Any] = {**SIZES, "model_type": model_type}
-    if model_type == "llama":
-        config |= {"num_key_value_heads": 2, "head_dim": 24}
+    family = FAMILIES[model_type]
+    sizes = family.read({**SIZES, **OWN.get(model_type, {}), "model_type": model_type})
     weights = {
         name: torch.empty(shape, dtype=torch.bfloat16, device="meta")
-        for name, shape in family.shapes(config).items()
+        for name, shape in family.shapes(sizes).items()
     }
     monkeypatch.setattr(
         attention, "to_device", lambda array, device: torch.from_numpy(array).to(device)
     )
-    body = family(config, weights)
+    body = Forward(family, sizes, weights)
     hidden: list[torch.Tensor] = []
 
     def forward(*arguments: Any) -> torch.Tensor:

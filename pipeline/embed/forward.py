@@ -1,0 +1,200 @@
+"""One forward over packed tokens for every family whose layer is attention and an MLP, with norms
+before, behind and after each half:
+
+    hidden = after(hidden + behind(half(before(hidden))))
+
+In: a `PackedBatch`. Out: hidden states (T, D), or (n, D) of one token of each row. Sources: Devlin
+et al. 2019 (norms after), Touvron et al. 2023 (before), Gemma Team 2025 (before and behind), Su et
+al. 2021 (rotary positions), Shazeer 2020 (gated MLP); results are those of transformers' models.
+Cost for T tokens: 2 T D (2 Dh (H + Hkv) + (2 or 3) F) flops a layer, and attention; the last layer
+costs 4 T D Dh Hkv where one token of each row is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import embedding
+
+from pipeline.embed.attention import Attention, PackedBatch
+from pipeline.embed.families import Family
+from pipeline.embed.layers import Half, Layer, Weights, layers_of, norm_of
+from pipeline.embed.linear import ACTIVATIONS, Linear
+from pipeline.embed.sizes import Sizes
+from pipeline.embed.steps import Steps
+
+__all__ = ["Forward"]
+
+Angles = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Cosine and sine for each kind of layer, (T, 1, Dh / 2) each."""
+
+FIRST_ANGLES = 8192
+"""Positions whose angles are computed at loading."""
+
+SMALL_FLOPS = 1e9
+"""Of the products for a token; below it a GPU is only full with a larger bucket."""
+
+
+class Forward:
+    """single_token_poolings: those for which the last layer is computed for one token a row, which
+    is exact where that token sees what it would see: the last one of a causal model, any one
+    otherwise, none beside a window."""
+
+    def __init__(
+        self, family: Family, sizes: Sizes, weights: Weights, linear: type[Linear] = Linear
+    ) -> None:
+        self._s = sizes
+        self._layers = layers_of(family, sizes, weights, linear)
+        self._first_norm = norm_of(family.first_norm, weights, sizes)
+        self._last_norm = norm_of(family.last_norm, weights, sizes)
+        self._activation = ACTIVATIONS[sizes.activation]
+        self.vocab_size = sizes.vocab
+        self.single_token_poolings: tuple[str, ...]
+        self.single_token_poolings = ("last_token",) if sizes.is_causal else ("cls", "last_token")
+        if self._layers[-1].is_windowed:
+            self.single_token_poolings = ()
+        self._words = weights[f"{family.words}.weight"]
+        if sizes.word_scale != 1:  # transformers rounds it to the dtype of the table
+            self._words = self._words * torch.tensor(sizes.word_scale).to(self._words)
+        learned = [weights[f"{family.positions}.weight"]] if sizes.positions else []
+        # every token is of the first type, so its row is added once and for all
+        learned += [weights[f"{family.types}.weight"][0]] if sizes.types else []
+        self._learned = torch.stack(torch.broadcast_tensors(*learned)).sum(0) if learned else None
+        self._angles: Angles = []
+        self._extend(min(sizes.max_tokens, FIRST_ANGLES))
+        self._steps = Steps(sizes, self._layers[0], self._words, self._angles)
+
+    def _extend(self, n_tokens: int) -> None:
+        """Makes the tables of angles long enough for texts of `n_tokens` tokens."""
+        places = torch.arange(n_tokens, dtype=torch.float32)
+        outer = [torch.outer(places, rotary.frequencies) for rotary in self._s.rotary]
+        self._angles = [
+            (
+                (angles.cos() * rotary.factor).to(self._words),
+                (angles.sin() * rotary.factor).to(self._words),
+            )
+            for angles, rotary in zip(outer, self._s.rotary, strict=True)
+        ]  # (positions, Dh / 2)
+
+    @property
+    def default_budget_tokens(self) -> dict[str, int]:
+        """Tokens of a bucket by device: a CPU is fastest while activations stay in its cache."""
+        s = self._s
+        weights = 2 * s.head_dim * (s.heads + s.kv_heads) + (2 + s.is_gated) * s.inner
+        is_small = 2 * s.layers * s.hidden * weights < SMALL_FLOPS
+        return {"cpu": 2048, "cuda": 32768 if is_small else 16384}
+
+    def forward(
+        self, batch: PackedBatch, attention: Attention, pooled: torch.Tensor | None
+    ) -> torch.Tensor:
+        """pooled: (n,) the packed token of each row that is returned alone, or None for all T."""
+        s = self._s
+        if self._angles and batch.longest > len(self._angles[0][0]):
+            self._extend(1 << batch.longest.bit_length())
+        hidden = embedding(batch.ids, self._words)  # (T, D)
+        if self._learned is not None:
+            hidden = hidden + (
+                embedding(self._places(batch), self._learned) if s.positions else self._learned
+            )
+        hidden = self._steps.normed(hidden, self._first_norm)
+        angles = [
+            (embedding(batch.positions, cos)[:, None], embedding(batch.positions, sin)[:, None])
+            for cos, sin in self._angles
+        ]
+        growth = self._growth(batch)
+        for layer in self._layers if pooled is None else self._layers[:-1]:
+            normed = self._steps.normed(hidden, layer.attention.before)
+            heads = self._heads(layer.attention.into, normed)  # (T, H + 2 Hkv, Dh)
+            turned = self._turned(heads[:, : -s.kv_heads], angles, layer)
+            q = turned[:, : s.heads] if growth is None else turned[:, : s.heads] * growth
+            window = s.window if layer.is_windowed else None
+            mixed = attention(
+                q, turned[:, s.heads :], heads[:, -s.kv_heads :], batch, s.is_causal, window
+            )
+            hidden = self._finish(layer, hidden, mixed)
+        if pooled is not None:
+            hidden = self._last_layer(hidden, batch, attention, pooled, angles, growth)
+        return self._steps.normed(hidden, self._last_norm)
+
+    def _last_layer(
+        self,
+        hidden: torch.Tensor,
+        batch: PackedBatch,
+        attention: Attention,
+        pooled: torch.Tensor,
+        angles: Angles,
+        growth: torch.Tensor | None,
+    ) -> torch.Tensor:
+        s = self._s
+        layer = self._layers[-1]
+        assert layer.q and layer.kv  # noqa: S101 - for mypy: the last layer has them
+        normed = self._steps.normed(hidden, layer.attention.before)
+        heads = self._heads(layer.kv, normed)  # (T, 2 Hkv, Dh)
+        k = self._turned(heads[:, : s.kv_heads], angles, layer, slice(s.heads, None))
+        picked = [(cos[pooled], sin[pooled]) for cos, sin in angles]
+        q = self._heads(layer.q, normed[pooled])
+        q = self._turned(q, picked, layer, slice(s.heads))
+        q = q if growth is None else q * growth[pooled]
+        v = heads[:, s.kv_heads :]
+        mixed = attention(q, k, v, batch, s.is_causal, None, pooled=True)
+        return self._finish(layer, hidden[pooled], mixed)
+
+    def _heads(self, projection: Linear, x: torch.Tensor) -> torch.Tensor:
+        return projection(x).unflatten(1, (-1, self._s.head_dim))
+
+    def _turned(
+        self,
+        heads: torch.Tensor,
+        angles: Angles,
+        layer: Layer,
+        part: slice = slice(None),
+    ) -> torch.Tensor:
+        """Queries and keys, or a part of them, normed by head and rotated where the family does
+        so."""
+        if not angles:
+            return heads
+        norm = [] if layer.head_norm is None else [layer.head_norm[part]]
+        return self._steps.turn(heads, *angles[-1 if layer.is_windowed else 0], *norm)
+
+    def _finish(self, layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        hidden = self._added(layer.attention, mixed.flatten(1), hidden)
+        x = self._steps.normed(hidden, layer.mlp.before)
+        if self._s.is_gated:
+            inner = self._steps.gate(layer.mlp.into(x))
+        else:
+            inner = layer.mlp.into.activated(x, self._activation)  # (T, F)
+        return self._added(layer.mlp, inner, hidden)
+
+    def _added(self, half: Half, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """after(residual + behind(out(x))). The sum shares a kernel with the product on a CPU, and
+        with the norm after it on a GPU."""
+        if half.behind is not None:
+            return self._steps.normed(
+                residual + self._steps.normed(half.out(x), half.behind), half.after
+            )
+        if half.after is None or half.out.takes_residual:
+            return self._steps.normed(half.out.plus(x, residual), half.after)
+        return self._steps.summed_norm(half.out(x), residual, *half.after)
+
+    def _places(self, batch: PackedBatch) -> torch.Tensor:
+        """(T,) the row of the position table for each token. RoBERTa counts positions from the
+        padding id on, and a literal padding token stands at that very position."""
+        padding_id = self._s.padding_id
+        if padding_id is None:
+            return batch.positions
+        is_real = (batch.ids != padding_id).int()  # (T,)
+        counted = is_real.cumsum(0, dtype=torch.int32)
+        first = batch.starts[:-1].long()
+        before = torch.repeat_interleave(
+            counted[first] - is_real[first], batch.lengths, output_size=batch.ids.shape[0]
+        )
+        return (counted - before) * is_real + padding_id
+
+    def _growth(self, batch: PackedBatch) -> torch.Tensor | None:
+        """(T, 1, 1) factors of queries."""
+        if self._s.query_growth is None:
+            return None
+        beta, n_tokens = self._s.query_growth
+        steps = torch.floor(batch.positions.float() / n_tokens)
+        return (1 + beta * torch.log(1 + steps)).to(self._words)[:, None, None]

@@ -1,0 +1,71 @@
+"""Rotary positions (Su et al. 2021): the frequencies that a config.json asks for.
+
+In: a parsed config.json of transformers 4 (`rope_theta`, `rope_scaling`) or 5 (`rope_parameters`,
+nested by kind of layer where a model has two). Out: frequencies and the factor of cosine and sine.
+Kinds that stretch positions are computed by transformers, whose import takes 3 s; frequencies that
+depend on the length of the text are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["Rotary", "Unsupported", "rotary", "rotary_of"]
+
+_FIXED_KINDS = ("default", "linear", "llama3", "yarn")
+_GEOMETRY = ("hidden_size", "num_attention_heads", "max_position_embeddings")
+
+
+class Unsupported(Exception):
+    """Why the packed forward would not compute what the model computes."""
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """The angle of pair i at position p is `p * frequencies[i]`."""
+
+    frequencies: torch.Tensor
+    """(Dh / 2,) float32."""
+    factor: float
+    """Of cosine and sine."""
+
+
+def rotary(config: dict[str, Any], head_dim: int, theta: float = 10_000.0) -> Rotary:
+    """Of a model with one kind of layer. theta: where config.json has none. Raises Unsupported."""
+    settings = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if any(isinstance(value, dict) for value in settings.values()):
+        raise Unsupported("its rotary settings differ between layers")
+    return _rotary(config, head_dim, {"rope_theta": config.get("rope_theta", theta), **settings})
+
+
+def rotary_of(
+    kind: str, config: dict[str, Any], head_dim: int, theta: float, scaling: dict[str, Any] | None
+) -> Rotary:
+    """Of the layers of a kind, "full_attention" or "sliding_attention". theta and scaling: what
+    transformers 4 wrote next to each other. Raises Unsupported."""
+    settings = (config.get("rope_parameters") or {}).get(kind) or {}
+    return _rotary(config, head_dim, {"rope_theta": theta, **settings, **(scaling or {})})
+
+
+def _rotary(config: dict[str, Any], head_dim: int, settings: dict[str, Any]) -> Rotary:
+    kind = settings.get("rope_type", settings.get("type", "default"))
+    share = settings.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if kind not in _FIXED_KINDS:
+        raise Unsupported(f"rotary positions of type {kind!r} depend on the text's length")
+    if share not in (None, 1, 1.0):
+        raise Unsupported(f"it rotates {share} of each head")
+    if kind == "default":
+        halves = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        return Rotary(1.0 / settings["rope_theta"] ** halves, 1.0)
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    geometry = {name: config[name] for name in _GEOMETRY}
+    geometry |= {"head_dim": head_dim, "rope_parameters": {**settings, "rope_type": kind}}
+    if "original_max_position_embeddings" in config:
+        geometry["original_max_position_embeddings"] = config["original_max_position_embeddings"]
+    computed = LlamaRotaryEmbedding(LlamaConfig.from_dict(geometry))
+    return Rotary(computed.inv_freq.float(), float(computed.attention_scaling))
