@@ -19,6 +19,7 @@ from pipeline.job.input_spec import InputSpec
 from pipeline.read.compression import (
     COMPRESSION_SUFFIXES,
     compression_of,
+    path_of,
     without_compression_suffix,
 )
 from pipeline.read.csv import CsvReader
@@ -97,7 +98,9 @@ def format_of(uri: str, format: str = "auto") -> str:
                 f"Set input.format to one of {', '.join(READERS)}."
             )
         format = formats[0]
-    if format == "parquet" and compression_of(uri):
+    # pandas' own example calls a Parquet file "df.parquet.gzip", after the compression inside
+    is_named_inside = path_of(uri).lower().endswith(".gzip")
+    if format == "parquet" and compression_of(uri) and not is_named_inside:
         raise SpecError(
             f"{shown(uri)}: Parquet is compressed inside and is read from its end, so a compressed "
             "file cannot be read. Decompress it."

@@ -96,6 +96,8 @@ def _listing(fs: Any, path: str, is_folder: bool) -> Listing:
         info = fs.info(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         refusal = error  # a role can be allowed to list a folder and not to ask for its name
+    if info.get("type") == "other":
+        raise FileNotFoundError("this is neither a file nor a folder, such as a pipe")
     if info.get("type") == "file" and not _can_be_a_folder(info, path, is_folder):
         return Listing(files={path: info})
     if not info and has_magic(path, protocol):
@@ -171,7 +173,7 @@ def _resolved(fs: Any, objects: Mapping[str, Info]) -> tuple[dict[str, Info], di
     for name, info in objects.items():
         has_no_size = info["type"] == "file" and info.get("size") is None
         if info.get("islink") or has_no_size:
-            with contextlib.suppress(FileNotFoundError):  # a dead link
+            with contextlib.suppress(OSError):  # a dead link, or one that leads to itself
                 info = fs.info(name)
         if info["type"] == "file":
             files[name] = info

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.errors import SpecError
 from pipeline.read import format_of, known_suffixes, local_files
+from pipeline.read.compression import compression_of
 from pipeline.read.listing import Info, Listing, list_advice
 from pipeline.read.passed_over import (
     COMPRESSED_PARQUET,
@@ -77,10 +78,11 @@ def _kind_of_file(name: str, listing: Listing, format: str) -> str | None:
     """Why a listed file is no input; None where it is."""
     if kind := kind_of_name(name, listing.is_hidden(name)):
         return kind
+    is_parquet = format == "parquet" or ".parq" in name.lower()
     try:
         format_of(name, format)
     except SpecError:
-        return COMPRESSED_PARQUET if ".parq" in name.lower() else UNKNOWN_SUFFIX
+        return COMPRESSED_PARQUET if compression_of(name) and is_parquet else UNKNOWN_SUFFIX
     return None
 
 

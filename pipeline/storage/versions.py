@@ -17,9 +17,10 @@ has its own names for what it knows:
 
 The change time is what nobody can set: a file that was replaced or rewritten with its modification
 time and size kept (`rsync -t`, `cp -p`, tar, a restored backup) has another one. So have a file
-whose owner or mode was changed and a copy on another disk; they are read again, and their texts
-keep their vectors. There is no inode number in it, because network and FUSE mounts give one file
-another number on every node.
+whose owner or mode was changed, and a copy on another disk: they are read again, and their texts
+keep their vectors. On macOS, fsspec gives the time of the file's birth in its place, which a file
+rewritten in place keeps. There is no inode number in a version, because network and FUSE mounts
+give one file another number on every node.
 """
 
 from __future__ import annotations

@@ -75,6 +75,7 @@ def test_a_new_format_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch)
         ("a.jsonl.gzip", "jsonl"),
         ("a.parq", "parquet"),
         ("a.pq", "parquet"),
+        ("df.parquet.gzip", "parquet"),
         ("https://host/a.jsonl.gz?download=true", "jsonl"),
         ("https://host/a.txt.gz?name=b.csv#c.doc", "text"),
         ("s3://b/what?.jsonl/a#1.csv.gz", "csv"),

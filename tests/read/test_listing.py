@@ -90,6 +90,7 @@ def test_every_object_of_a_folder_that_is_no_shard_is_counted_by_kind(tmp_path: 
     write(tmp_path, "_SUCCESS", ".a.jsonl.crc", "_temporary/h.jsonl", "a.jsonl.md5")
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "dead.jsonl").symlink_to("nowhere")
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
     passed_over = PassedOver()
     shards = list_shards([str(tmp_path)], {}, "auto", passed_over)
     assert paths(shards) == sorted(f"{tmp_path}/{name}" for name in read)
@@ -99,7 +100,7 @@ def test_every_object_of_a_folder_that_is_no_shard_is_counted_by_kind(tmp_path: 
         "compressed Parquet": 1,
         "hidden": 3,
         "checksum": 1,
-        "not a file": 2,
+        "not a file": 3,
     }
     assert summary["unknown suffix"]["suffixes"] == {
         ".md": 2,
@@ -183,6 +184,7 @@ def test_a_name_that_is_not_utf8_costs_itself(tmp_path: Path) -> None:
             r"/nowhere: no input found there \(it cannot be listed: nothing has this name",
         ),
         ("in/a.md,in/b.zip", r"several names are written as a list: \[a, b\]"),
+        ("pipe", "/pipe: no input found there .* neither a file nor a folder"),
         ("empty", r"/empty: no input found there \(the folder is empty"),
     ],
 )
@@ -191,6 +193,7 @@ def test_where_nothing_is_found_the_message_says_where_it_looked_and_what_is_the
 ) -> None:
     write(tmp_path, "in/a.md", "in/b.zip")
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpecError, match=words) as caught:
         list_shards([uri], {})
