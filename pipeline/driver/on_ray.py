@@ -31,6 +31,7 @@ from pipeline.errors import CorpusEmbedError
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output.text_index import build_segment, update_index
+from pipeline.read.pages import reads_pages
 from pipeline.read.parts import Todo
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.notes import listen_to_notes
@@ -82,7 +83,7 @@ def run(
     listen_to_notes(lambda note: watch(progress, [note]))
     store = Store(spec.output.uri, spec.output.storage_options)
     store.check_conditional_put()
-    job = resolve(spec, device_of(spec, address))
+    job = resolve(spec, device_of(spec, address), reads_pages(spec.input))
 
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
         connect(address)

@@ -24,6 +24,7 @@ from pipeline.job.resolve import Job, differences, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import live_parts, load_generation, load_manifests, load_snapshot
+from pipeline.read.pages import reads_pages
 from pipeline.read.parts import Todo
 from pipeline.read.passed_over import PassedOver
 from pipeline.read.shards import list_shards
@@ -147,7 +148,8 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
         from pipeline.driver.cluster import device_of
 
         device = device_of(spec, address)
-    return make_plan(resolve(spec, device), Store(spec.output.uri, spec.output.storage_options))
+    job = resolve(spec, device, reads_pages(spec.input))
+    return make_plan(job, Store(spec.output.uri, spec.output.storage_options))
 
 
 def make_plan(job: Job, store: Store) -> Plan:

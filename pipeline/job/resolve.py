@@ -21,6 +21,7 @@ from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
 from pipeline.job.sections import ModelSpec
 from pipeline.job.spec import JobSpec
+from pipeline.job.text_software import text_software
 from pipeline.job.tokenizer_versions import versions
 from pipeline.storage.lineage import content_hash
 
@@ -65,8 +66,11 @@ class Job:
         """`model()` on a worker. Raises WorkerError, too, where this node has other software than
         the driver of what the fingerprint names."""
         model = self.model()
-        planned = _software(self.release, self.identity["algorithm"], self.identity["tokenizer"])
-        installed = _software(release(), ALGORITHM, versions(model))
+        planned_text = self.identity.get("text", {})
+        installed_text = text_software(self.spec.prepare.unicode, "turbohtml" in planned_text)
+        tokenizer = self.identity["tokenizer"] | planned_text
+        planned = _software(self.release, self.identity["algorithm"], tokenizer)
+        installed = _software(release(), ALGORITHM, versions(model) | installed_text)
         for name in sorted(planned.keys() | installed.keys()):
             if planned.get(name) != installed.get(name):
                 raise WorkerError(
@@ -86,13 +90,13 @@ def release() -> str:
         return "not installed"
 
 
-def _software(release: str, algorithm: int, tokenizer: Mapping[str, str]) -> dict[str, str]:
-    return {"corpus-embed": release, "corpus-embed's algorithm": str(algorithm), **tokenizer}
+def _software(release: str, algorithm: int, others: Mapping[str, str]) -> dict[str, str]:
+    return {"corpus-embed": release, "corpus-embed's algorithm": str(algorithm), **others}
 
 
-def resolve(spec: JobSpec, device: str) -> Job:
-    """Settle every `auto` of a spec on a device ("cpu" or "cuda"). Raises ModelError, SpecError or
-    StorageError."""
+def resolve(spec: JobSpec, device: str, reads_pages: bool = False) -> Job:
+    """Settle every `auto` of a spec on a device ("cpu" or "cuda"). reads_pages: whether the input
+    may hold pages of HTML. Raises ModelError, SpecError or StorageError."""
     model = _model(spec)
     choice = spec.model
     # Every worker, and later every search and verify in any folder, loads this very model.
@@ -137,6 +141,8 @@ def resolve(spec: JobSpec, device: str) -> Job:
         "input": spec.input.identity(),
         "output": spec.output.identity(),
     }
+    if software := text_software(spec.prepare.unicode, reads_pages):
+        identity["text"] = software
     return Job(spec, engine, prompt, max_tokens, identity, model.license)
 
 

@@ -24,7 +24,7 @@ REASONS = {
     "text_not_a_string": "the text is neither a string nor a list of strings",
     "empty_text": "nothing that can be seen is left after cleaning",
     "too_short": "fewer characters than prepare.min_chars after cleaning",
-    "invalid_utf8": "the bytes of the record are not UTF-8",
+    "invalid_utf8": "the bytes of the record are not UTF-8, or do not fit the charset of a page",
     "lone_surrogate": "the text holds half of a surrogate pair, which is not a character",
     "nul_character": "the text holds U+0000, at which tokenizers in C stop reading",
     "invalid_id": "the id is absent, null, or has no exact text",
