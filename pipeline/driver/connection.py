@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,8 +87,11 @@ def connect(address: str | None) -> None:
                 include_dashboard=None if remote else False,
                 runtime_env={"env_vars": settings} if remote and settings else None,
                 job_config=cast(Any, None if "://" in address else _OwnPath()),
+                **({} if remote else _places()),
             )
             _connections.append(address)
+    except ClusterError:
+        raise
     except Exception as error:  # Ray raises a bare Exception when a node is slow to start
         failure = "Ray cannot start"
         advice = "Check whether this machine is overloaded"
@@ -104,6 +108,33 @@ def connect(address: str | None) -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.level = logging.INFO
+
+
+def _places() -> dict[str, Any]:
+    """Where a Ray of our own puts its sockets and shared memory, as far as its defaults would fail.
+    Raises ClusterError."""
+    places: dict[str, Any] = {}
+    chosen = os.environ.get("RAY_TMPDIR", "")
+    folder = chosen or os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - Ray's own default
+    if len(os.fsencode(os.path.join(folder, _LONGEST_SOCKET))) > _MAX_SOCKET_BYTES:
+        if chosen:
+            raise ClusterError(
+                f"RAY_TMPDIR {chosen}: Ray's sockets below it would have names of more than "
+                f"{_MAX_SOCKET_BYTES} bytes, which the system does not take. Set RAY_TMPDIR to a "
+                "folder with a shorter name, or leave it unset for /tmp."
+            )
+        places["_temp_dir"] = "/tmp/ray"  # noqa: S108 - Ray's own default
+    if sys.platform == "linux" and not os.path.isdir(_SHARED_MEMORY):
+        places["_plasma_directory"] = tempfile.gettempdir()
+        places["object_store_memory"] = _OBJECT_STORE_BYTES
+    return places
+
+
+_LONGEST_SOCKET = "ray/session_2026-11-25_23-12-13_864412_4194304/sockets/plasma_store"
+_MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the mount itself
+_OBJECT_STORE_BYTES = 1 << 30
+"""Size of the object store where there is no shared memory to measure."""
 
 
 def _check_answers(address: str) -> None:

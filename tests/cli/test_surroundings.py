@@ -28,7 +28,7 @@ main()
 """
 
 
-def test_modules_in_the_working_folder_are_not_imported_by_any_process(
+def test_foreign_modules_an_unwritable_home_and_odd_folders_and_locales_change_nothing(
     tmp_path: Path, bert_mean_dir: Path
 ) -> None:
     write_shard(tmp_path / "in/a.jsonl", DOCUMENTS)
@@ -40,12 +40,19 @@ def test_modules_in_the_working_folder_are_not_imported_by_any_process(
     folder.mkdir()
     for name in ("pipeline", "types", "json", "email", "ray", "numpy"):
         (folder / f"{name}.py").write_text(f"raise RuntimeError('{name}.py was imported')\n")
+    temporary = tmp_path / f"temporary folder {'x' * 60}"
+    temporary.mkdir()
     hidden = ("RAY_ADDRESS", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run(
         [sys.executable, str(tmp_path / "bin/corpus-embed"), "run", str(tmp_path / "job.yaml")],
         cwd=folder,
-        env={**environment, "CORPUS_EMBED_LOG_DIR": str(tmp_path), "LC_ALL": "tr_TR.UTF-8"},
+        env={
+            **environment,
+            "HOME": "/proc/1/nohome",  # can be made by nobody
+            "TMPDIR": str(temporary),  # the names of sockets below it would be too long
+            "LC_ALL": "tr_TR.UTF-8",
+        },
         capture_output=True,
         text=True,
         timeout=200,

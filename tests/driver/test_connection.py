@@ -1,0 +1,49 @@
+"""Where a Ray of our own puts its sockets and its shared memory.
+
+Oracle: the 107 bytes that Linux takes for the name of a socket.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.driver import connection
+from pipeline.errors import ClusterError
+
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="the limits of Linux")]
+LONG = "/tmp/" + "é" * 30
+"""30 characters, 60 bytes."""
+
+
+def test_the_defaults_of_ray_are_left_alone_where_they_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/tmp/" + "e" * 30)
+    assert connection._places() == {}
+
+
+def test_a_temporary_folder_with_too_long_a_name_is_replaced_and_a_chosen_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", LONG)
+    assert connection._places() == {"_temp_dir": "/tmp/ray"}
+    monkeypatch.setenv("RAY_TMPDIR", LONG)
+    with pytest.raises(ClusterError, match="Set RAY_TMPDIR to a folder with a shorter name"):
+        connection._places()
+
+
+def test_without_shared_memory_the_store_of_objects_is_in_the_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    monkeypatch.setattr(connection, "_SHARED_MEMORY", str(tmp_path / "shm"))
+    assert connection._places() == {
+        "_plasma_directory": connection.tempfile.gettempdir(),
+        "object_store_memory": 1 << 30,
+    }
