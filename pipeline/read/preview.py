@@ -1,9 +1,9 @@
 """What `plan` shows of the input: the fields of the first record and the first text, or the cause
 why there is none.
 
-The first shard of each format that holds anything is read by its own reader, exactly as a run
-would, up to its first good record. Cost: one opened shard per format, at most MAX_BYTES and
-MAX_SECONDS (and one request more) for each.
+The first shards of each format are read by its own reader, exactly as a run would, up to the first
+good record. Cost: one opened shard per format, MAX_SHARDS where there is no good record; at most
+MAX_BYTES and MAX_SECONDS (and one request more) for each.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ MAX_BYTES = 64 << 20
 
 MAX_SECONDS = 10.0
 """After this long no further request is made for a preview."""
+
+MAX_SHARDS = 3
+"""How many shards of a format are opened in the search for a text."""
 
 MAX_CHARS = 1000
 """The most characters of a text that are given."""
@@ -85,12 +88,26 @@ class Preview:
 
 def previews(shards: Sequence[Shard], spec: InputSpec) -> list[Preview]:
     """One preview for each format among `shards`, in the order of their first shards; none for a
-    format whose shards are all empty. Raises nothing for what it cannot read: that is a problem."""
-    first_shards: dict[str, Shard] = {}
+    format whose shards are all empty. It is of the first shard that has a text, among the first
+    MAX_SHARDS of the format: a folder can hold a description beside its data. Where none has, it is
+    of the first one, and a mistake only if all of them are. Raises nothing for what it cannot read:
+    that is a problem."""
+    first_shards: dict[str, list[Shard]] = {}
     for shard in shards:
-        if shard.size_bytes:
-            first_shards.setdefault(format_of(shard.uri, spec.format), shard)
-    return [preview(shard, spec) for shard in first_shards.values()]
+        of_format = first_shards.setdefault(format_of(shard.uri, spec.format), [])
+        if shard.size_bytes and len(of_format) < MAX_SHARDS:
+            of_format.append(shard)
+    return [_preview_of(of_format, spec) for of_format in first_shards.values() if of_format]
+
+
+def _preview_of(shards: Sequence[Shard], spec: InputSpec) -> Preview:
+    without_text: list[Preview] = []
+    for shard in shards:
+        entry = preview(shard, spec)
+        if entry.text is not None:
+            return entry
+        without_text.append(entry)
+    return replace(without_text[0], is_mistake=all(entry.is_mistake for entry in without_text))
 
 
 def preview(shard: Shard, spec: InputSpec) -> Preview:

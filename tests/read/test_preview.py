@@ -66,6 +66,19 @@ def test_one_damaged_shard_is_no_mistake_of_the_spec(tmp_path: Path) -> None:
         assert not entry.is_mistake
 
 
+def test_a_description_beside_the_data_is_not_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / "a_info.json").write_text('{"features": {}}')
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}')
+    assert [entry.text for entry in previews_of(tmp_path)] == ["one"]
+    (tmp_path / "b.jsonl").write_text('{"body": "one"}')
+    (entry,) = previews_of(tmp_path)
+    assert entry.is_mistake
+    (tmp_path / "b.jsonl").write_bytes('{"body": "one"}'.encode("utf-16"))
+    (entry,) = previews_of(tmp_path)
+    assert entry.uri.endswith("a_info.json")
+    assert not entry.is_mistake
+
+
 def test_folders_of_the_path_are_fields(tmp_path: Path) -> None:
     (tmp_path / "lang=ja").mkdir()
     (tmp_path / "lang=ja/a.jsonl").write_text('{"text": "a"}')
