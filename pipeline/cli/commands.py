@@ -13,6 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli import inspection, jobs, outputs
+from pipeline.cli.options import console
+from pipeline.storage.notes import listen_to_notes
+from pipeline.storage.retry import PROMPT_SECONDS, patience
 
 app = typer.Typer(
     help="Embed a corpus into searchable Parquet files that record where every row came from.",
@@ -34,9 +37,13 @@ def before_the_command(
 def invoke(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Raises whatever ends it early: typer's own `main`
     would turn Ctrl-C into an exit code without a word."""
+    listen_to_notes(lambda note: console.print(note, markup=False))
     group: Any = typer.main.get_command(app)
     try:
-        with group.make_context("corpus-embed", list(arguments)) as context:
+        with (
+            patience(PROMPT_SECONDS),
+            group.make_context("corpus-embed", list(arguments)) as context,
+        ):
             return int(group.invoke(context) or 0)
     except typer.Exit as ending:
         return ending.exit_code

@@ -20,12 +20,14 @@ from pipeline.cli.options import (
     console,
 )
 from pipeline.driver.interrupts import held_back
+from pipeline.driver.places import output_of
 from pipeline.driver.plan import Plan, plan_job
 from pipeline.driver.run import waiting_parts
 from pipeline.errors import CorpusEmbedError
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.output import lease
 from pipeline.storage.lineage import Manifest
+from pipeline.storage.retry import patience
 from pipeline.storage.store import Store
 
 app = typer.Typer()
@@ -70,7 +72,11 @@ def run(
         # Ray reports dead workers on standard output, which is reserved for our JSON. Its threads
         # and its atexit handler keep the stream that they were started with, so the log is never
         # closed.
-        with contextlib.redirect_stdout(log_path().open("a")), display.Watcher(console) as watch:
+        with (
+            patience(None),
+            contextlib.redirect_stdout(log_path().open("a")),
+            display.Watcher(console) as watch,
+        ):
             try:
                 result = run_on_ray(
                     job_spec,
@@ -137,8 +143,7 @@ def refresh(
 ) -> None:
     """`run` for schedulers: only one at a time works on an output, and it ends at once, without
     Ray, when nothing has changed."""
-    output = load_spec(spec, overrides).output
-    with lease.hold(Store(output.uri, output.storage_options)):
+    with patience(None), lease.hold(output_of(load_spec(spec, overrides))):
         run(spec, overrides, address, nominal_time, as_json)
 
 

@@ -23,9 +23,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import pipeline.errors as errors
 from pipeline.driver.cluster import Pools, device_of, pool_sizes
 from pipeline.driver.connection import connect
+from pipeline.driver.places import output_of
 from pipeline.driver.plan import Plan
 from pipeline.driver.run import Result, run_job
-from pipeline.driver.showing import Watch, log_notes, shielded, show_retry
+from pipeline.driver.showing import Watch, count_retry, log_notes, shielded
 from pipeline.driver.watch import Totals, watching
 from pipeline.errors import CorpusEmbedError
 from pipeline.job.resolve import Job, resolve
@@ -79,9 +80,9 @@ def run(
     """
     progress = Progress()
     watch = shielded(watch or log_notes)
-    listen_to_retries(functools.partial(show_retry, progress, watch))
+    listen_to_retries(functools.partial(count_retry, progress))
     listen_to_notes(lambda note: watch(progress, [note]))
-    store = Store(spec.output.uri, spec.output.storage_options)
+    store = output_of(spec)
     store.check_conditional_put()
     job = resolve(spec, device_of(spec, address), reads_pages(spec.input))
 

@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pipeline.driver.overlap import check_apart
+from pipeline.driver.places import output_of
 from pipeline.driver.splits import claim, cut_rest, estimated_bytes, with_stored_versions
 from pipeline.driver.tally import ShardChanges, shard_changes
 from pipeline.errors import ShardChanged
@@ -148,8 +149,8 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
         from pipeline.driver.cluster import device_of
 
         device = device_of(spec, address)
-    job = resolve(spec, device, reads_pages(spec.input))
-    return make_plan(job, Store(spec.output.uri, spec.output.storage_options))
+    store = output_of(spec)
+    return make_plan(resolve(spec, device, reads_pages(spec.input)), store)
 
 
 def make_plan(job: Job, store: Store) -> Plan:

@@ -37,8 +37,6 @@ def shielded(watch: Watch) -> Watch:
     return show
 
 
-def show_retry(progress: Progress, watch: Watch, note: str | None) -> None:
-    """Counts one repeated request of the driver. note: which request has failed for long."""
+def count_retry(progress: Progress) -> None:
+    """Counts one repeated request of the driver."""
     progress.add({"storage_retries": 1})
-    if note:
-        watch(progress, [note])

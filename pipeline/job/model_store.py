@@ -22,7 +22,7 @@ from pipeline.job.model_dir import ModelDir, read_model
 from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
 from pipeline.storage.addresses import is_local, normalized, shown
 from pipeline.storage.caches import note_unusable, usable_folders, writable_folder
-from pipeline.storage.filesystems import filesystem, reason
+from pipeline.storage.filesystems import endpoint_of, filesystem, options_place, reason
 from pipeline.storage.retry import is_transient, retried
 from pipeline.storage.versions import version_of
 
@@ -108,8 +108,9 @@ def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
     Raises StorageError when the store keeps failing, ModelError for every other failure.
     """
     try:
-        fs, root = filesystem(url, storage_options)
-        listing = retried(lambda: fs.find(root, detail=True), f"list {shown(url)}")
+        fs, root = filesystem(url, storage_options, "input")
+        endpoint = endpoint_of(url, storage_options, options_place("input"))
+        listing = retried(lambda: fs.find(root, detail=True), f"list {shown(url)}", endpoint)
     except CorpusEmbedError:
         raise
     except Exception as error:  # file systems raise their own

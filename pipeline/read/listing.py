@@ -17,9 +17,10 @@ from typing import Any
 
 from fsspec.utils import glob_translate
 
-from pipeline.errors import InputError, SpecError
+from pipeline.errors import CorpusEmbedError, InputError, SpecError
 from pipeline.storage.addresses import shown
 from pipeline.storage.filesystems import reason, refusal
+from pipeline.storage.problems import is_about_credentials
 from pipeline.storage.retry import retried
 
 Info = dict[str, Any]
@@ -58,29 +59,31 @@ class Listing:
         return any(step.startswith(("_", ".")) for step in steps)
 
 
-def listed(fs: Any, path: str, uri: str) -> Listing:
-    """What a URI names, asked again after transient failures. Raises SpecError or InputError."""
+def listed(fs: Any, path: str, uri: str, endpoint: str = "") -> Listing:
+    """What a URI names, asked again after transient failures. endpoint: the server, for messages.
+    Raises SpecError or InputError, StorageError when the store keeps failing."""
     try:
         return retried(
-            functools.partial(_listing, fs, path, uri.endswith("/")), f"list {shown(uri)}"
+            functools.partial(_listing, fs, path, uri.endswith("/")), f"list {shown(uri)}", endpoint
         )
     except FileNotFoundError as error:
         raise SpecError(_missing(str(fs.unstrip_protocol(path)), uri, error)) from error
     except (OSError, ValueError) as error:
         if isinstance(error, PermissionError):
             raise refused(uri, error) from error
-        setting = "input.uri"
-        if "endpoint" in str(error).lower():
-            setting = "input.storage_options.endpoint_url; it starts with http:// or https://"
         raise SpecError(
-            f"{shown(uri)}: cannot be listed: {reason(error)}. Check {setting}."
+            f"{shown(uri)}: cannot be listed: {reason(error)}. Check input.uri."
         ) from error
-    except Exception as error:
-        if _is_about_credentials(error):
+    except CorpusEmbedError:
+        raise
+    except Exception as error:  # of a client library, which each have their own reasons
+        if is_about_credentials(error):
             raise refused(uri, error) from error
         if hasattr(error, "status"):
             raise SpecError(_missing(str(fs.unstrip_protocol(path)), uri, error)) from error
-        raise
+        raise InputError(
+            f"{shown(uri)}: cannot be listed: {reason(error)}. Check input.storage_options."
+        ) from error
 
 
 def _listing(fs: Any, path: str, is_folder: bool) -> Listing:
@@ -204,9 +207,3 @@ def list_advice(uri: str) -> str:
 
 def refused(uri: str, error: BaseException) -> InputError:
     return InputError(f"{shown(uri)}: access was refused: {reason(error)}. {refusal(error)}.")
-
-
-def _is_about_credentials(error: BaseException) -> bool:
-    """Whether it is botocore's NoCredentialsError or PartialCredentialsError, which are neither
-    OSError nor ValueError."""
-    return "Credential" in type(error).__name__

@@ -18,12 +18,20 @@ from pipeline.read.listing import listed, refused
 from pipeline.read.passed_over import SECOND_NAME, PassedOver
 from pipeline.read.selection import inputs_of
 from pipeline.storage.addresses import normalized, shown
-from pipeline.storage.filesystems import RANGE_BYTES, filesystem, reason
+from pipeline.storage.filesystems import (
+    RANGE_BYTES,
+    endpoint_of,
+    filesystem,
+    options_place,
+    reason,
+)
 from pipeline.storage.lineage import Shard
 from pipeline.storage.retry import retried
 from pipeline.storage.versions import is_version, version_of
 
 T = TypeVar("T")
+SECTION = "input"
+"""Where a spec names shards and their options."""
 
 
 def list_shards(
@@ -47,8 +55,9 @@ def list_shards(
     passed_over = PassedOver() if passed_over is None else passed_over
     shards: dict[str, Shard] = {}  # by identity
     for uri in uris:
-        fs, path = filesystem(normalized(uri), storage_options)
-        inputs = inputs_of(fs, uri, listed(fs, path, uri), format, passed_over)
+        fs, path = filesystem(normalized(uri), storage_options, SECTION)
+        endpoint = endpoint_of(uri, storage_options, options_place(SECTION))
+        inputs = inputs_of(fs, uri, listed(fs, path, uri, endpoint), format, passed_over)
         identities = local_files.identities(inputs) if local_files.is_local(fs) else {}
         for name, info in inputs.items():
             shard = _shard(str(fs.unstrip_protocol(name)), info)
@@ -94,7 +103,8 @@ def open_shard(shard: Shard, storage_options: Mapping[str, Any]) -> ShardFile:
 class _PinnedShard(io.RawIOBase):
     def __init__(self, shard: Shard, storage_options: Mapping[str, Any]) -> None:
         self._shard = shard
-        self._fs, self._path = filesystem(shard.uri, storage_options)
+        self._fs, self._path = filesystem(shard.uri, storage_options, SECTION)
+        self._endpoint = endpoint_of(shard.uri, storage_options, options_place(SECTION))
         protocols = self._fs.protocol
         if isinstance(protocols, str):
             protocols = (protocols,)
@@ -129,7 +139,7 @@ class _PinnedShard(io.RawIOBase):
         InputError where the store raised its own errors."""
         shard = self._shard
         try:
-            return retried(request, f"read {shown(shard.uri)}")
+            return retried(request, f"read {shown(shard.uri)}", self._endpoint)
         except FileNotFoundError as error:
             raise ShardChanged(
                 f"{shown(shard.uri)}: planned with ETag {shard.etag}, but it is gone"

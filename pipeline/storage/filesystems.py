@@ -8,6 +8,7 @@ and the input (`pipeline/read/shards.py`) are read through it.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -16,9 +17,27 @@ from typing import Any
 
 import fsspec
 
-from pipeline.errors import SpecError
+from pipeline.errors import CorpusEmbedError, SpecError, StorageError
 from pipeline.storage.addresses import problem_of_options, problem_of_place, shown
-from pipeline.storage.retry import causes, count_quick_retries
+from pipeline.storage.options import endpoint_of, problem_of_use
+from pipeline.storage.problems import (
+    causes,
+    is_about_credentials,
+    is_bucket_missing,
+    problem_of_request,
+    reason,
+)
+from pipeline.storage.retry import count_quick_retries, is_impatient, retried
+
+__all__ = [
+    "RANGE_BYTES",
+    "endpoint_of",
+    "failed",
+    "filesystem",
+    "options_place",
+    "reason",
+    "refusal",
+]
 
 RANGE_BYTES = 8 << 20
 """The length of one ranged request of a reader that goes from front to back."""
@@ -28,35 +47,105 @@ CLOCK_TOLERANCE_S = 240
 depends on this."""
 
 
-def filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+def filesystem(uri: str, options: Mapping[str, Any], section: str | None = None) -> tuple[Any, str]:
     """The fsspec file system of a URI and the path in it.
 
-    Raises SpecError for a URI or options that `pipeline/storage/addresses.py` refuses, and for a
-    protocol whose package is not installed.
+    section: the section of the spec that the options come from, for messages. Raises SpecError for
+    a URI or options that `pipeline/storage/addresses.py` or `pipeline/storage/options.py` refuses,
+    and for a protocol that cannot be used; StorageError when it connects and keeps failing.
     """
+    place = options_place(section)
     if problem := problem_of_place(uri) or problem_of_options(options):
         raise SpecError(f"{shown(uri)}: {problem}.")
-    protocol = uri.split("://", 1)[0] if "://" in uri else "file"
-    is_s3 = protocol in ("s3", "s3a")
+    protocol, mark, _ = uri.partition("://")
+    protocol = {"s3a": "s3"}.get(protocol, protocol) if mark else "file"
     fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
-    if is_s3:
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        raise SpecError(f"{shown(uri)}: protocol '{protocol}' cannot be used: {error}") from error
+    if problem := problem_of_use(protocol, kind, options, place):
+        raise SpecError(problem)
+    if protocol == "s3":
         count_quick_retries()
-        # botocore tries one request (a page of a listing) again; whatever takes longer is
-        # `retried`, which has a deadline
-        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 3}}
-        options = {**options, "config_kwargs": {**config, **options.get("config_kwargs", {})}}
+        options = {**options, "config_kwargs": {**_config(), **options.get("config_kwargs", {})}}
         # one request reads a whole object: S3 sends a checksum with that, and none with a range
         fixed |= {"default_block_size": RANGE_BYTES, "max_concurrency": 1}
+    elif protocol in ("http", "https"):
+        # aiohttp's own is five minutes for everything, and none for a server that does not answer
+        fixed["client_kwargs"] = {"timeout": _http_timeout(), **options.get("client_kwargs", {})}
+        options = {name: value for name, value in options.items() if name != "client_kwargs"}
+    else:
+        # the host of hdfs:// or ftp://, which is an option for fsspec
+        fixed |= kind._get_kwargs_from_urls(uri)
     try:
-        fs = fsspec.filesystem(protocol, **{**fixed, **options})
-    except (ImportError, ValueError, TypeError) as error:
-        raise SpecError(f"{shown(uri)}: protocol '{protocol}' cannot be used: {error}") from error
-    if is_s3:
+        # some connect when they are made
+        fs = retried(
+            lambda: fsspec.filesystem(protocol, **{**fixed, **options}),
+            f"connect to {shown(uri)}",
+            endpoint_of(uri, options, place),
+        )
+    except CorpusEmbedError:
+        raise
+    except Exception as error:  # each has its own reasons
+        raise SpecError(
+            f"{shown(uri)}: protocol '{protocol}' cannot be used with {place}: {reason(error)}."
+        ) from error
+    if protocol == "s3":
         # s3fs would try each of these 5 times more, uncounted: a store that hangs would take 15
         # timeouts
         fs.retries = 1
     path = str(fs._strip_protocol(uri))
     return fs, os.path.abspath(path) if protocol == "file" else path
+
+
+def failed(
+    error: Exception, action: str, uri: str, options: Mapping[str, Any], section: str | None = None
+) -> StorageError:
+    """What a request to a store that cannot succeed ended with, as an error of ours. It is for
+    errors of file systems only: a client library has many reasons for a ValueError."""
+    place = options_place(section)
+    endpoint = endpoint_of(uri, options, place)
+    if is_bucket_missing(error):
+        bucket = uri.partition("://")[2].partition("/")[0]
+        return StorageError(
+            f"{shown(uri)}: the bucket '{bucket}' does not exist on {endpoint}. Create it, or "
+            f"correct {section or 'the URI'}{'.uri' if section else ''}."
+        )
+    again = "then run the same command again"
+    if isinstance(error, PermissionError) or is_about_credentials(error):
+        problem = f"access was refused. {refusal(error)}, {again} ({reason(error)})"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        problem = f"no room. Make room, {again} ({reason(error)})"
+    elif isinstance(error, IsADirectoryError | NotADirectoryError):
+        problem = "a file and a folder are in each other's place. Remove what is there"
+    elif isinstance(error, OSError):
+        problem = f"{problem_of_request(error, endpoint)}. Check {shown(uri)}"
+    else:
+        problem = f"{reason(error)}. Check {place}"
+    return StorageError(f"{action}: {problem}.")
+
+
+def options_place(section: str | None) -> str:
+    """What messages call the storage options of a section of the spec."""
+    return f"{section}.storage_options" if section else "storage_options"
+
+
+def _config() -> dict[str, Any]:
+    """Of botocore. It tries one request (a page of a listing) again; whatever takes longer is
+    `retried`, which has a deadline. A person waits for less."""
+    if is_impatient():
+        return {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 1}}
+    return {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 3}}
+
+
+def _http_timeout() -> Any:
+    import aiohttp  # fsspec's file system imports it
+
+    config = _config()
+    return aiohttp.ClientTimeout(
+        total=None, sock_connect=config["connect_timeout"], sock_read=config["read_timeout"]
+    )
 
 
 def refusal(error: BaseException) -> str:
@@ -68,8 +157,3 @@ def refusal(error: BaseException) -> str:
         if date and abs(off_s := time.time() - mktime_tz(date)) > CLOCK_TOLERANCE_S:
             return f"The clock of this machine is {off_s:+.0f} s off the store's clock: correct it"
     return "Check the credentials and their permissions"
-
-
-def reason(error: BaseException) -> str:
-    """An error as part of a message: its class and its text."""
-    return f"{type(error).__name__}: {error}"

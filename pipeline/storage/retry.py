@@ -1,27 +1,42 @@
-"""The one rule for trying a request to a store again: after which failures, for how long, and where
-it is reported.
+"""The one rule for trying a request to a store again: after which failures, and for how long.
 
-Transient failures back off with full jitter until a deadline; everything else fails at once. The
-measurements behind it are in docs/design.md.
+Transient failures back off with full jitter until a deadline; everything else fails at once. What a
+request waits for is named meanwhile (`pipeline/storage/waits.py`). A run has the patience to
+outlast an outage; a person at a prompt has not (`patience`). The measurements behind it are in
+docs/design.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import tenacity
 
-from pipeline.errors import StorageError
+from pipeline.errors import CorpusEmbedError, StorageError
+from pipeline.storage.problems import (
+    answer_of,
+    causes,
+    is_about_credentials,
+    problem_of_request,
+    status_of,
+)
+from pipeline.storage.waits import waiting
 
 T = TypeVar("T")
 
 RETRY_SECONDS = float(os.environ.get("CORPUS_EMBED_RETRY_SECONDS", "300"))
-"""The time for which one request is tried again before it counts as failed. A longer outage fails
-the run."""
+"""The time for which one request of a run is tried again before it counts as failed. A longer
+outage fails the run."""
+
+PROMPT_SECONDS = 20.0
+"""The same for a command that a person waits for."""
+
+_most_s: float | None = None
 
 _TRANSIENT_ERRNO = {
     errno.EBUSY,
@@ -32,10 +47,10 @@ _TRANSIENT_ERRNO = {
     errno.EPIPE,
 }
 _TRANSIENT_NAMES = {
-    "ClientError",
-    "ClientOSError",
+    "ClientConnectionError",
     "ClientPayloadError",
     "ConnectionClosedError",
+    "ConnectionError",
     "ConnectTimeoutError",
     "EndpointConnectionError",
     "FlexibleChecksumError",
@@ -43,51 +58,73 @@ _TRANSIENT_NAMES = {
     "HTTPClientError",
     "IncompleteRead",
     "IncompleteReadError",
+    "NetworkError",
     "ReadTimeoutError",
+    "RemoteProtocolError",
     "ResponseParserError",
     "ResponseStreamingError",
-    "ServerDisconnectedError",
+    "TimeoutException",
 }
+"""Classes of aiohttp, botocore, httpx and http.client, and what is derived from them."""
+_FINAL_NAMES = {
+    "ClientConnectorCertificateError",
+    "ClientConnectorSSLError",
+    "OfflineModeIsEnabled",
+    "SSLCertVerificationError",
+    "SSLError",
+}
+"""Derived from these, but final: certificates, and HF_HUB_OFFLINE."""
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, its cause, the cause of that, …: s3fs turns answers of S3 into OSErrors."""
-    while error is not None:
-        yield error
-        error = error.__cause__
+def patience_s() -> float:
+    """For how many seconds a request of this process is tried again now."""
+    return RETRY_SECONDS if _most_s is None else min(_most_s, RETRY_SECONDS)
+
+
+def is_impatient() -> bool:
+    """Whether a person waits for this process."""
+    return _most_s is not None
+
+
+@contextlib.contextmanager
+def patience(seconds: float | None) -> Iterator[None]:
+    """While the block runs, requests of this process are tried again for at most so many seconds;
+    None: for as long as CORPUS_EMBED_RETRY_SECONDS says."""
+    global _most_s
+    before = _most_s
+    _most_s = seconds
+    try:
+        yield
+    finally:
+        _most_s = before
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the request that failed with `error` can succeed when it is tried again."""
-    if any(type(link).__name__ == "OfflineModeIsEnabled" for link in causes(error)):
-        return False  # a ConnectionError of the Hub's client, by HF_HUB_OFFLINE
-    for link in causes(error):
-        response = getattr(link, "response", None)
-        if isinstance(response, Mapping):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            code = str(response.get("Error", {}).get("Code", ""))
-            is_throttled = code in ("SlowDown", "RequestTimeout", "Throttling")
-            return is_throttled or status in (408, 409, 429) or status >= 500
-        is_connection = isinstance(link, ConnectionError | TimeoutError)
-        if is_connection or type(link).__name__ in _TRANSIENT_NAMES:
+    links = list(causes(error))
+    if any(type(link).__name__ in _FINAL_NAMES for link in links):
+        return False
+    if (status := status_of(error)) is not None:
+        facts = (answer_of(error) or {}).get("Error")
+        code = str(facts.get("Code", "")) if isinstance(facts, dict) else ""
+        is_throttled = code in ("SlowDown", "RequestTimeout", "Throttling")
+        return is_throttled or status in (408, 409, 429) or status >= 500
+    for link in links:
+        names = {kind.__name__ for kind in type(link).__mro__}
+        if isinstance(link, ConnectionError | TimeoutError) or names & _TRANSIENT_NAMES:
             return True
     return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
 
 
-NOTE_SECONDS = 60.0
-"""A request that has failed for this long is reported by its name."""
-
-
-def _ignore(note: str | None) -> None:
+def _ignore() -> None:
     """The listener of a process that has set no other."""
 
 
-_on_retry: Callable[[str | None], None] = _ignore
+_on_retry: Callable[[], object] = _ignore
 
 
-def listen_to_retries(listener: Callable[[str | None], None]) -> None:
-    """Call `listener` at each retry of this process: with None, or, once a request has failed for
-    NOTE_SECONDS, with a line of text that names it."""
+def listen_to_retries(listener: Callable[[], object]) -> None:
+    """Call `listener` at each retry of this process, to count them."""
     global _on_retry
     _on_retry = listener
 
@@ -100,44 +137,56 @@ def count_quick_retries() -> None:
 
     def count(**answer: Any) -> None:
         if answer["attempts"] > 1:
-            _on_retry(None)
+            _on_retry()
 
     # botocore emits this event after each answer, to ask whether it is worth another try
     botocore.register_initializer(lambda session: session.register("needs-retry.s3", count))
 
 
-def _report(action: str, notes: list[str], state: tenacity.RetryCallState) -> None:
-    """Report one retry; `notes` holds the line about this request once it has been reported."""
-    waited_s = state.seconds_since_start or 0.0
-    if waited_s < NOTE_SECONDS or notes:
-        return _on_retry(None)
-    error = state.outcome.exception() if state.outcome else None
-    # the class names of the error and its cause, not their texts: that of an HTTP client holds a
-    # signed URL with its signature
-    names = [type(link).__name__ for link in (error, error and error.__cause__) if link]
-    notes.append(
-        f"{action}: failing for {waited_s:.0f} s ({', '.join(names)}); "
-        f"it is tried for {RETRY_SECONDS:.0f} s"
-    )
-    return _on_retry(notes[0])
+def retried(request: Callable[[], T], action: str, endpoint: str = "") -> T:
+    """The result of `request`, which is called again after transient failures.
+
+    action: what messages call it: "read s3://…". endpoint: the server that it goes to, and where
+    its name comes from. Raises StorageError when the deadline passes and for errors of a client
+    library's own classes; OSError, ValueError, a refusal by the server, missing credentials
+    and all others as they are.
+    """
+    limit_s = patience_s()
+    with waiting(action, endpoint, limit_s) as wait:
+
+        def keep(state: tenacity.RetryCallState) -> None:
+            wait.error = state.outcome.exception() if state.outcome else None
+            _on_retry()
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(is_transient),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=min(20.0, limit_s / 8)),
+            stop=tenacity.stop_before_delay(limit_s),
+            before_sleep=keep,
+        )
+        try:
+            return retrying(request)
+        except tenacity.RetryError as error:
+            last = error.last_attempt
+            failure = last.exception()
+            problem = problem_of_request(failure, endpoint) if failure else ""
+            raise StorageError(
+                f"{action}: still failing after {last.attempt_number} attempts over "
+                f"{limit_s:.0f} s: {problem}. Check the store and its address, then run the same "
+                "command again: it resumes."
+            ) from failure
+        except Exception as error:
+            if _is_of_a_client(error):
+                problem = problem_of_request(error, endpoint)
+                raise StorageError(f"{action}: {problem}.") from error
+            raise
 
 
-def retried(request: Callable[[], T], action: str) -> T:
-    """The result of `request`, which is called again after transient failures. `action` is what
-    messages call it: "read s3://…". Raises StorageError when the deadline passes, any other failure
-    as it is."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_transient),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
-        stop=tenacity.stop_after_delay(RETRY_SECONDS),
-        before_sleep=functools.partial(_report, action, []),
-    )
-    try:
-        return retrying(request)
-    except tenacity.RetryError as error:
-        last = error.last_attempt
-        raise StorageError(
-            f"{action}: still failing after {last.attempt_number} attempts over "
-            f"{RETRY_SECONDS:.0f} s; the last answer was {last.exception()!r}. Check the store, "
-            "then run the same command again: it resumes."
-        ) from last.exception()
+def _is_of_a_client(error: Exception) -> bool:
+    """Whether it is an error of a class that only a client library has: never one of Python's own,
+    which can be a mistake of this program."""
+    package = type(error).__module__.partition(".")[0]
+    is_ours = isinstance(error, CorpusEmbedError | OSError | ValueError)
+    # callers know what was asked for, and with whose credentials
+    is_answer = is_ours or is_about_credentials(error) or status_of(error) is not None
+    return package not in ("builtins", "pipeline", "pyarrow") and not is_answer

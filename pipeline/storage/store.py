@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -18,15 +17,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from pipeline.errors import OutputError, SpecError, StorageError
+from pipeline.errors import CorpusEmbedError, OutputError, SpecError, StorageError
 from pipeline.storage import layout
 from pipeline.storage.addresses import normalized_output, problem_of, shown
-from pipeline.storage.filesystems import filesystem, reason, refusal
+from pipeline.storage.filesystems import endpoint_of, failed, filesystem, options_place, reason
 from pipeline.storage.local_files import create_whole
 from pipeline.storage.object_limits import max_bytes
+from pipeline.storage.problems import is_bucket_missing
 from pipeline.storage.retry import retried
+from pipeline.storage.room import problem_of_folder, problem_of_root
 
 T = TypeVar("T")
+SECTION = "output"
+"""Where a spec names a store and its options."""
 
 
 class Store:
@@ -39,7 +42,8 @@ class Store:
         self.uri = normalized_output(uri)
         self.shown_uri = shown(self.uri)
         self.options = dict(options or {})
-        self.fs, self.root = filesystem(self.uri, self.options)
+        self.fs, self.root = filesystem(self.uri, self.options, SECTION)
+        self.endpoint = endpoint_of(self.uri, self.options, options_place(SECTION))
         protocols = self.fs.protocol
         self.local = "file" in ((protocols,) if isinstance(protocols, str) else protocols)
 
@@ -163,10 +167,30 @@ class Store:
             "is unknown"
         )
 
-    def check_conditional_put(self) -> None:
-        """Prove that this root can be written and that a second create of one name is refused.
+    def check_place(self) -> None:
+        """Find what makes this root no place for an output, as far as that shows without writing:
+        its protocol, its length, a file in its place, a folder that refuses, a missing bucket.
 
-        Raises StorageError otherwise: without that primitive, two runs could tear one output.
+        Raises SpecError for these, StorageError when the store cannot be asked.
+        """
+        problem = problem_of_root(self.uri)
+        if not problem and self.local:
+            problem = problem_of_folder(self.root)
+        if problem:
+            raise SpecError(f"output.uri {self.shown_uri}: {problem}.")
+        if not self.local:
+            try:
+                self.list(layout.SNAPSHOTS)
+            except StorageError as error:
+                if error.__cause__ and is_bucket_missing(error.__cause__):
+                    raise SpecError(str(error)) from error
+                raise
+
+    def check_conditional_put(self) -> None:
+        """Prove that this root can be written, that what is written is listed and read under the
+        name it was given, and that a second create of one name is refused.
+
+        Raises StorageError otherwise: without these, two runs could tear one output.
         """
         probe = layout.probe(os.urandom(8).hex())
         try:
@@ -174,6 +198,7 @@ class Store:
             self.put_if_absent(probe, b"1")
             is_overwritten = self.put_if_absent(probe, b"2")
             is_first = self.read_or_none(probe) == b"1"
+            is_listed = self.list(probe.rpartition("/")[0]).get(probe) == 1
             # a writer that is not allowed to delete leaves one byte behind
             with contextlib.suppress(StorageError):
                 self.delete(probe)
@@ -186,6 +211,12 @@ class Store:
                 f"{self.shown_uri}: this store does not honour conditional writes (create-only "
                 "PUT), which the commit protocol needs. Use a store that supports If-None-Match: "
                 "S3, MinIO, SeaweedFS, Ceph, or a local disk."
+            )
+        if not is_listed:
+            raise StorageError(
+                f"{self.shown_uri}: this store lists objects under other names than they were "
+                f"written under: {probe} was written and read, and is not in the listing. Use an "
+                "output.uri that the store does not rewrite."
             )
 
     def _conditional_put(self, path: str, data: bytes) -> bool:
@@ -211,16 +242,10 @@ class Store:
         path = self.path(relative)
         action = f"{verb} {self.shown_uri}/{relative}"
         try:
-            return retried(lambda: request(path), action)
-        except OSError as error:
-            if isinstance(error, PermissionError):
-                problem = f"access was refused. {refusal(error)}"
-            elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-                problem = "no room. Make room"
-            elif isinstance(error, IsADirectoryError | NotADirectoryError):
-                problem = "a file and a folder are in each other's place. Remove what is there"
-            else:
+            return retried(lambda: request(path), action, self.endpoint)
+        except CorpusEmbedError:
+            raise
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and not is_bucket_missing(error):
                 raise
-            raise StorageError(
-                f"{action}: {problem}, then run the same command again ({reason(error)})."
-            ) from error
+            raise failed(error, action, self.uri, self.options, SECTION) from error

@@ -17,10 +17,13 @@ import ray
 from pipeline.errors import WorkerError
 from pipeline.storage.notes import listen_to_notes
 from pipeline.storage.retry import listen_to_retries
+from pipeline.storage.waits import name_waits_after
 
 CAREFUL_AFTER = 2
 """Deaths of workers over one piece of work after which the next worker does it in a child process.
 """
+WORKER_WAIT_S = 60.0
+"""After how long a worker names a request that it waits for: it has many, and a run is patient."""
 MAX_STARTS = 5
 """Deaths of one actor while it loads after which it is not started again."""
 
@@ -53,16 +56,11 @@ def loading(totals: Any) -> Iterator[None]:
 
 
 def report_retries(totals: Any) -> None:
-    """Has the requests that this process repeats counted, and those that fail for long shown, with
-    all other notes of this process."""
-
-    def report(note: str | None) -> None:
-        totals.add.remote({"storage_retries": 1})
-        if note:
-            totals.note.remote(note)
-
-    listen_to_retries(report)
+    """Has the requests that this process repeats counted, those that fail for long named, and all
+    other notes of this process shown."""
+    listen_to_retries(lambda: totals.add.remote({"storage_retries": 1}))
     listen_to_notes(totals.note.remote)
+    name_waits_after(WORKER_WAIT_S)
 
 
 def _place() -> str:

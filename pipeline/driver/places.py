@@ -1,0 +1,25 @@
+"""The places that a spec names, before anything is asked of them: a spec comes in, the store of its
+output comes out, or what makes one of the places unusable."""
+
+from __future__ import annotations
+
+from pipeline.errors import SpecError
+from pipeline.job.spec import JobSpec
+from pipeline.storage.addresses import shown
+from pipeline.storage.room import problem_of_workers
+from pipeline.storage.store import Store
+
+__all__ = ["output_of"]
+
+
+def output_of(spec: JobSpec) -> Store:
+    """The store of the output. Raises SpecError for an output that cannot be written where the spec
+    says, and for inputs and models that workers cannot see; StorageError when the store of the
+    output cannot be asked."""
+    for name, uris in (("input.uri", spec.input.uri), ("model.path", [spec.model.path])):
+        for uri in uris:
+            if problem := problem_of_workers(uri):
+                raise SpecError(f"{name} {shown(uri)}: {problem}.")
+    store = Store(spec.output.uri, spec.output.storage_options)
+    store.check_place()
+    return store

@@ -1,0 +1,142 @@
+"""A wait names what it waits for, and ends when the patience of the one who waits does."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.errors import StorageError
+from pipeline.storage import notes, retry, waits
+from pipeline.storage.retry import patience, patience_s, retried
+from pipeline.storage.store import Store
+
+PLACE = "http://127.0.0.1:9 (input.storage_options.endpoint_url)"
+
+
+@pytest.fixture
+def sentences(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The notes of this test, in a time that is twenty times faster."""
+    collected: list[str] = []
+    monkeypatch.setattr(waits, "_monitor", waits._Monitor(first_note_s=0.15))
+    monkeypatch.setattr(waits, "NEXT_NOTE_S", 0.5)
+    notes.listen_to_notes(collected.append)
+    yield collected
+    notes.listen_to_notes(None)
+
+
+def refuse() -> None:
+    raise ConnectionRefusedError(111, "Connection refused by https://host/k?X-Amz-Signature=canary")
+
+
+def test_a_request_that_fails_is_named_early_and_again(sentences: list[str]) -> None:
+    with patience(1.4), pytest.raises(StorageError) as caught:
+        retried(refuse, "list s3://lake/crawl", PLACE)
+    assert len(sentences) in (2, 3)  # after 0.15, 0.65 and 1.15 s
+    for sentence in sentences:
+        assert re.fullmatch(
+            r"list s3://lake/crawl: cannot reach http://127\.0\.0\.1:9 "
+            r"\(input\.storage_options\.endpoint_url\): connection refused; "
+            r"trying until \d\d:\d\d, Ctrl-C stops",
+            sentence,
+        )
+    assert f"cannot reach {PLACE}: connection refused" in str(caught.value)
+    assert "canary" not in str(caught.value) + "".join(sentences)
+
+
+def test_a_request_that_hangs_is_named_although_it_says_nothing(sentences: list[str]) -> None:
+    assert retried(lambda: time.sleep(0.4) or 7, "read s3://b/k", PLACE) == 7
+    assert sentences == [f"read s3://b/k: not answered by {PLACE} after 0 s; Ctrl-C stops"]
+
+
+def test_requests_that_are_answered_in_time_are_not_named(sentences: list[str]) -> None:
+    for _ in range(10):
+        retried(lambda: time.sleep(0.05), "read s3://b/k")
+    time.sleep(0.3)
+    assert not sentences
+
+
+def test_of_many_requests_the_one_that_waits_longest_is_named(sentences: list[str]) -> None:
+    threads = [
+        threading.Thread(target=retried, args=(lambda: time.sleep(0.4), f"read {number}"))
+        for number in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.005)
+    for thread in threads:
+        thread.join()
+    assert sentences == ["read 0: not answered after 0 s; Ctrl-C stops"]
+
+
+def test_a_display_that_fails_ends_neither_the_request_nor_later_notes(
+    sentences: list[str],
+) -> None:
+    calls: list[str] = []
+
+    def broken(sentence: str) -> None:
+        calls.append(sentence)
+        raise OSError("stderr is closed")
+
+    notes.listen_to_notes(broken)
+    assert retried(lambda: time.sleep(0.9) or 7, "read s3://b/k") == 7
+    assert len(calls) == 2
+
+
+def test_a_forked_process_names_its_own_waits(sentences: list[str]) -> None:
+    retried(lambda: None, "the parent's thread runs")
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        waits.NEXT_NOTE_S = 0.5
+        notes.listen_to_notes(lambda sentence: os.write(writer, sentence.encode()))
+        retried(lambda: time.sleep(0.4), "read in the child")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 1000).startswith(b"read in the child")
+
+
+def test_patience_ends_with_its_block_and_never_exceeds_the_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 300.0)
+    assert (patience_s(), retry.is_impatient()) == (300, False)
+    with patience(20):
+        assert (patience_s(), retry.is_impatient()) == (20, True)
+        with patience(None):  # a run that a person has started
+            assert (patience_s(), retry.is_impatient()) == (300, False)
+        monkeypatch.setattr(retry, "RETRY_SECONDS", 5.0)
+        assert patience_s() == 5
+    assert patience_s() == 5
+
+
+def test_a_store_that_refuses_is_given_up_when_patience_ends(
+    refusing_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    start_s = time.monotonic()
+    with patience(2):
+        store = Store("s3://lake/x", {"endpoint_url": refusing_url})
+        with pytest.raises(StorageError) as caught:
+            store.list("_meta")
+    assert time.monotonic() - start_s < 20
+    place = f"{refusing_url} (output.storage_options.endpoint_url)"
+    assert f"cannot reach {place}: connection refused" in str(caught.value)
+
+
+def test_a_store_that_never_answers_is_given_up_too(
+    refusing_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts connections, and that is all it does."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with socket.create_server(("127.0.0.1", 0)) as server, patience(1):
+        port = server.getsockname()[1]
+        options = {"endpoint_url": f"http://127.0.0.1:{port}", "config_kwargs": {"read_timeout": 1}}
+        with pytest.raises(StorageError, match="no answer in time"):
+            Store("s3://lake/x", options).list("_meta")
