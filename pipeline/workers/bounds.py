@@ -9,11 +9,13 @@ lengths of each column; the partitions of a part are counted once.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.job.spec import JobSpec
 from pipeline.storage.layout import MAX_PARTITION_STEP, partition_step
+from pipeline.storage.room import folder_room_bytes
 
 
 def reject_out_of_bounds(records: pa.Table, spec: JobSpec) -> pa.Table:
@@ -53,19 +55,34 @@ def _limit_words(limit: int) -> str:
 
 
 def _reject_long_partitions(records: pa.Table, spec: JobSpec) -> pa.Table:
-    """Reject records whose partition value makes a folder name longer than file systems allow."""
-    for name in spec.output.partition_by:
-        values = pc.cast(records[name], pa.string())
-        too_long = [
-            value
-            for value in values.unique().to_pylist()
-            if value is not None and len(partition_step(name, value).encode()) > MAX_PARTITION_STEP
-        ]
-        if too_long:
-            is_bad = pc.is_in(values, pa.array(too_long))
+    """Reject records whose partition values make a folder name that is longer than disks allow, or
+    folders that together are longer than a key of this output's store can be."""
+    by = spec.output.partition_by
+    if not by or not records.num_rows:
+        return records
+    n_bytes = np.full(records.num_rows, len(by) - 1)  # the slashes between the folders
+    for name in by:
+        n_step_bytes = _step_bytes(name, records[name])
+        n_bytes += n_step_bytes
+        if (is_long := n_step_bytes > MAX_PARTITION_STEP).any():
             detail = f"partition column {name} is too long"
-            records = _rejected(records, is_bad, "invalid_column", detail)
+            records = _rejected(records, pa.array(is_long), "invalid_column", detail)
+    room_bytes = folder_room_bytes(spec.output.uri)
+    if (is_long := n_bytes > room_bytes).any():
+        names = ", ".join(by)
+        limit = f" bytes of folders, {room_bytes} fit into a key of this output"
+        sizes = pc.cast(pa.array(n_bytes), pa.string())
+        detail = pc.binary_join_element_wise(f"partition columns {names}: ", sizes, limit, "")
+        records = _rejected(records, pa.array(is_long), "invalid_column", detail)
     return records
+
+
+def _step_bytes(name: str, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """The length in bytes of the Hive folder of each row."""
+    values = pc.cast(column, pa.string()).combine_chunks().dictionary_encode("encode")
+    steps = [partition_step(name, value) for value in values.dictionary.to_pylist()]
+    lengths = np.array([len(step.encode()) for step in steps], np.int64)
+    return lengths[values.indices.to_numpy()]
 
 
 def _reject_rare_partitions(records: pa.Table, spec: JobSpec) -> pa.Table:

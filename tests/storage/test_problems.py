@@ -21,6 +21,7 @@ from pipeline.storage.store import Store
 from tests.conftest import S3Place
 from tests.support.stand_in import make_spec
 
+pytest.importorskip("s3fs")  # its import binds a socket, which would be taken for the test's
 S3 = "s3://lake/x"
 ENDPOINT = {"endpoint_url": "http://127.0.0.1:9"}
 
