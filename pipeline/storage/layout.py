@@ -48,11 +48,6 @@ MAX_PARTITION_STEP = 255
 """The longest name of a `name=value` folder, in bytes: the limit of local file systems."""
 
 
-PART_ID_DIGITS = 32
-SIBLING_DIGITS = 16
-"""Hexadecimal digits of a part's id, and of those that `sibling` appends to it."""
-
-
 class Location(NamedTuple):
     """The facts that a path states about its object. `kind` is a key of KINDS; a field that the
     path does not hold is None."""

@@ -20,6 +20,9 @@ __all__ = ["folder_room_bytes", "problem_of_folder", "problem_of_root", "problem
 KEY_BYTES = 1024
 PATH_BYTES = 4095
 STEP_BYTES = 255
+PART_ID_DIGITS = 32
+SIBLING_DIGITS = 16
+"""Hexadecimal digits of a part's id, and of those that `layout.sibling` appends to it."""
 LONGEST_META_BYTES = 256
 """More than the longest name that this package, Delta Lake or Iceberg gives to an object outside of
 `data`."""
@@ -40,7 +43,7 @@ def _room_bytes(uri: str) -> int:
 
 def folder_room_bytes(uri: str) -> int:
     """The most bytes of the Hive folders of a data file (`a=1/b=2`) of the output at `uri`."""
-    longest_id = "0" * (layout.PART_ID_DIGITS + layout.SIBLING_DIGITS)
+    longest_id = "0" * (PART_ID_DIGITS + SIBLING_DIGITS)
     return _room_bytes(uri) - len(layout.data_file("", longest_id)) - 1
 
 

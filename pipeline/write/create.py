@@ -94,7 +94,7 @@ def _create_or_adopt(
     with contextlib.suppress(pa.ArrowException, OSError):
         if data_files.read_table(stored, keys).equals(table):
             return path, stored
-    digest = content_hash([table[name].to_pylist() for name in keys], layout.SIBLING_DIGITS)
+    digest = content_hash([table[name].to_pylist() for name in keys], 16)
     if f"-{part_id}{digest}." in path:
         raise OutputError(f"{store.shown_uri}/{path}: damaged; run `corpus-embed verify`")
     sibling = layout.sibling(path, part_id, digest)

@@ -20,7 +20,7 @@ from pipeline.workers.bounds import reject_out_of_bounds
 from tests.support.stand_in import make_spec, run
 
 COLUMNS = [f"c{number}" for number in range(5)]
-LONG_ID = "f" * (layout.PART_ID_DIGITS + layout.SIBLING_DIGITS)
+LONG_ID = "f" * (room.PART_ID_DIGITS + room.SIBLING_DIGITS)
 
 
 def deep(tmp_path: Path, n_bytes: int) -> Path:
