@@ -168,11 +168,9 @@ class Store:
         )
 
     def check_place(self) -> None:
-        """Find what makes this root no place for an output, as far as that shows without writing:
-        its protocol, its length, a file in its place, a folder that refuses, a missing bucket.
-
-        Raises SpecError for these, StorageError when the store cannot be asked.
-        """
+        """Raises SpecError for what makes this root no place for an output, as far as that shows
+        without writing: its protocol, its length, a file in its place, a folder that refuses, a
+        missing bucket. StorageError: the store cannot be asked."""
         problem = problem_of_root(self.uri)
         if not problem and self.local:
             problem = problem_of_folder(self.root)
