@@ -9,6 +9,7 @@ then ranged reads of 8 MiB.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -53,7 +54,7 @@ def list_shards(
     leads out of its folder; InputError when the store refuses to list or a file may not be opened.
     """
     passed_over = PassedOver() if passed_over is None else passed_over
-    shards: dict[str, Shard] = {}  # by identity
+    shards: dict[str, Shard] = {}  # by the plain URI of an object
     for uri in uris:
         fs, path = filesystem(normalized(uri), storage_options, SECTION)
         endpoint = endpoint_of(uri, storage_options, options_place(SECTION))
@@ -61,16 +62,27 @@ def list_shards(
         identities = local_files.identities(inputs) if local_files.is_local(fs) else {}
         for name, info in inputs.items():
             shard = _shard(str(fs.unstrip_protocol(name)), info)
-            key = identities.get(name, shard.uri)
-            first = shards.setdefault(key, shard)
-            if first.uri != shard.uri:
-                # the name that is the path without links, then the first one, whatever the order
-                names = sorted((first, shard), key=lambda s: (s.uri != f"file://{key}", s.uri))
-                shards[key] = names[0]
-                passed_over.add(names[1].uri, SECOND_NAME)
+            key = f"file://{identities[name]}" if identities else shard.uri
+            _add(shards, key, shard, passed_over)
+    for uri in list(shards):
+        # Some stores fold doubled slashes: there both names have one version. Elsewhere they are
+        # two objects, whose contents are equal if their versions are.
+        protocol, mark, path = uri.partition("://")
+        plain = f"{protocol}{mark}{re.sub('//+', '/', path)}" if "//" in path else uri
+        if plain != uri and plain in shards and shards[plain].etag == shards[uri].etag:
+            _add(shards, plain, shards.pop(uri), passed_over)
     for shard in shards.values():
         passed_over.forget(shard.uri)
     return sorted(shards.values(), key=lambda shard: shard.uri)
+
+
+def _add(shards: dict[str, Shard], key: str, shard: Shard, passed_over: PassedOver) -> None:
+    """Add a shard, or another name of one. The plain name counts, then the first one, in whatever
+    order they come. key: the plain name."""
+    names = sorted((shards.get(key, shard), shard), key=lambda s: (s.uri != key, s.uri))
+    shards[key] = names[0]
+    if names[0].uri != names[1].uri:
+        passed_over.add(names[1].uri, SECOND_NAME)
 
 
 def _shard(uri: str, info: Mapping[str, Any]) -> Shard:

@@ -266,6 +266,21 @@ def test_two_names_of_one_file_are_one_shard(
     assert paths(list_shards(["linked/sub/c.jsonl"], {})) == [f"{tmp_path}/linked/sub/c.jsonl"]
 
 
+@pytest.mark.parametrize("folds", [True, False])
+def test_doubled_slashes_of_a_store_are_a_second_name_only_where_the_version_is_the_same(
+    memory: Any, folds: bool
+) -> None:
+    """As on SeaweedFS, which folds them, and on S3, where they are other keys."""
+    for key in ("a.jsonl", "/a.jsonl"):
+        memory.store[f"/lake/{key}"] = MemoryFile(memory, f"/lake/{key}", b"x")
+    created = memory.store["/lake/a.jsonl"].created
+    if folds:
+        memory.store["/lake//a.jsonl"].created = created
+    shards = list_shards(["memory://lake//a.jsonl", "memory://lake/a.jsonl"], {})
+    uris = ["memory:///lake//a.jsonl", "memory:///lake/a.jsonl"]
+    assert [shard.uri for shard in shards] == (uris[1:] if folds else uris)
+
+
 def hub_cache(root: Path) -> Path:
     """A repository as huggingface_hub lays it out: files are links to blobs."""
     repository = root / "datasets--x--y"
