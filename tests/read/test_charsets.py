@@ -100,7 +100,13 @@ def test_an_unknown_label_is_as_good_as_none(label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", ["日本語".encode("cp932"), "Привет".encode("cp1251"), "שלום".encode("cp1255")]
+    "data",
+    [
+        "日本".encode("euc-jp"),
+        "日本語".encode("cp932"),
+        "Привет".encode("cp1251"),
+        "שלום".encode("cp1255"),
+    ],
 )
 def test_what_is_too_short_to_guess_is_a_reject(data: bytes) -> None:
     with pytest.raises(NoText, match="too few to guess"):
