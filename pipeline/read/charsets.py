@@ -31,8 +31,8 @@ text cut at random: with 32 characters in Cyrillic, Greek, Thai, Arabic or Hebre
 are right, with 8 of them 439 of 600."""
 
 MULTIBYTE_EVIDENCE_BYTES = 16
-"""The same for Chinese, Japanese and Korean, whose bytes must also fit. Measured: of 6,163 pieces of
-8 to 24 characters of the Japanese in `jobs/sample`, one was taken for another of them."""
+"""The same for Chinese, Japanese and Korean, whose bytes must also fit. Measured: of 6,163 pieces
+of the Japanese in `jobs/sample`, 8 to 24 characters long, one was taken for another of them."""
 
 LATIN_EVIDENCE_BYTES = 8
 """The same for text in Latin letters, where the detector takes `naïve` for Latvian."""
