@@ -59,7 +59,7 @@ class CsvReader:
         rows, header = _opened(file, span, spec)
         if not header:
             return
-        hint = ", or input.csv if the first row is no header or has another delimiter"
+        hint = " If the first row is no header, or another delimiter splits it, set input.csv."
         names = check_columns(header, span.shard.uri, spec, hint)
         places = {name: header.index(name) for name in names}
         first_row = 0

@@ -95,7 +95,7 @@ def check_columns(columns: Sequence[str], uri: str, spec: InputSpec, hint: str =
                 names = f"{names[:_NAMES_CHARS]}… ({len(columns)} columns)"
             raise InputError(
                 f"{uri}: column {name!r} {'found twice' if count else 'not found'}; columns are "
-                f"{names}. Set input.{setting}{hint}."
+                f"{names}. Set input.{setting}.{hint}"
             )
     return list(settings)
 
