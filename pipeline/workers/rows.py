@@ -19,6 +19,8 @@ from pipeline.job.resolve import Job
 from pipeline.prepare.chunk import chunk
 from pipeline.tokenize import Tokenizer
 
+DIGESTED_TEXTS = 8192
+
 
 def rows_of(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, list[str]]:
     """Rows of the good records of a part, and the distinct texts that the model has to see."""
@@ -29,20 +31,21 @@ def rows_of(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, l
         room = job.max_tokens - tokenizer.special_tokens - tokenizer.prompt_tokens
         limit = max(1, min(spec.chunk.max_tokens, room))
         overlap = min(spec.chunk.overlap_tokens, limit - 1)
-        owner, starts, ends, texts = chunk(
+        owner, starts, ends, slices = chunk(
             texts,
             tokenizer.count,
             max_tokens=limit,
             overlap_tokens=overlap,
             boundary=spec.chunk.boundary,
         )
+        texts = slices.cast(pa.string())
     distinct = (
         pc.dictionary_encode(texts) if len(texts) else pa.array([], pa.string()).dictionary_encode()
     )
     indices = distinct.indices.to_numpy(zero_copy_only=False).astype(np.int32)
     first = np.searchsorted(owner, documents)
     if spec.long_documents == "chunk":
-        good = good.take(pa.array(owner))
+        good = _of_chunks(good, owner)
         number = np.arange(len(owner)) - first[owner]
         row_starts = np.arange(len(owner) + 1)
         row_texts = texts
@@ -53,9 +56,6 @@ def rows_of(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, l
         row_documents = documents
         row_texts = good["text"]
         ends = pc.utf8_length(row_texts).to_numpy()
-    digests = [
-        hashlib.sha256(text).hexdigest() for text in pc.cast(row_texts, pa.binary()).to_pylist()
-    ]
     rows = pa.table(
         {
             "document": pa.array(row_documents, pa.int64()),
@@ -66,13 +66,38 @@ def rows_of(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, l
             "chunk": pa.array(number.astype(np.int32)),
             "text": row_texts,
             **{name: good[name] for name in job.spec.input.keep},
-            "text_sha256": pa.array(digests, pa.string()),
+            "text_sha256": _digests(row_texts),
             **{name: good[name] for name in ("source_uri", "source_etag", "source_record")},
             "char_start": pa.array(starts, pa.int64()),
             "char_end": pa.array(ends, pa.int64()),
         }
     )
     return rows, distinct.dictionary.to_pylist()
+
+
+def _of_chunks(documents: pa.Table, owner: npt.NDArray[np.int64]) -> pa.Table:
+    """The columns of documents for their chunks: strings once a document, as dictionaries, since a
+    document can have a hundred thousand chunks. owner: (M,) the document of each chunk."""
+    names = [name for name in documents.column_names if name != "text"]
+    columns = {}
+    for name in names:
+        values = documents[name].combine_chunks()
+        if pa.types.is_string(values.type):
+            is_null = values.is_null().to_numpy(zero_copy_only=False)
+            indices = pa.array(owner.astype(np.int32), mask=is_null[owner])
+            columns[name] = pa.DictionaryArray.from_arrays(indices, values)
+        else:
+            columns[name] = values.take(pa.array(owner))
+    return pa.table(columns)
+
+
+def _digests(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """SHA-256 of each text, in hex; texts become Python objects a few at a time."""
+    blocks = [pa.array([], pa.string())]
+    for start in range(0, len(texts), DIGESTED_TEXTS):
+        block = pc.cast(texts.slice(start, DIGESTED_TEXTS), pa.binary()).to_pylist()
+        blocks.append(pa.array([hashlib.sha256(text).hexdigest() for text in block], pa.string()))
+    return pa.concat_arrays(blocks)
 
 
 def vectors_of_rows(

@@ -57,10 +57,11 @@ def encode(
     """A complete Parquet file with lineage in its key-value metadata, checked by reading its footer
     back.
 
-    more_tables: rows that follow those of `table`; each table becomes one row group or more. Raises
-    OutputError if the footer does not say what was written.
+    more_tables: rows that follow those of `table`; each table becomes one row group or more. A
+    dictionary becomes the strings that it stands for, one row group at a time. Raises OutputError
+    if the footer does not say what was written.
     """
-    arrow_schema = table.schema
+    arrow_schema = _decoded(table.slice(0, 0)).schema
     sink = io.BytesIO()
     n_rows = 0
     vectors = arrow_schema.field("embedding").type if "embedding" in arrow_schema.names else None
@@ -83,8 +84,11 @@ def encode(
     ) as writer:
         for rows in itertools.chain([table], more_tables):
             n_rows += rows.num_rows
-            group_rows = ROW_GROUP_BYTES * max(rows.num_rows, 1) // max(rows.nbytes, 1)
-            writer.write_table(rows, row_group_size=max(1, group_rows))
+            group_rows = ROW_GROUP_BYTES * max(rows.num_rows, 1) // max(_decoded_bytes(rows), 1)
+            group_rows = max(1, group_rows)
+            for start in range(0, max(rows.num_rows, 1), group_rows):
+                group = _decoded(rows.slice(start, group_rows))
+                writer.write_table(group, row_group_size=group_rows)
     data = sink.getvalue()
     n_encoded = pq.read_metadata(pa.BufferReader(data)).num_rows
     if n_encoded != n_rows:
@@ -92,3 +96,25 @@ def encode(
             f"a data file was encoded with {n_encoded} rows instead of {n_rows}; report this"
         )
     return data
+
+
+def _decoded(rows: pa.Table) -> pa.Table:
+    """Rows with strings in place of dictionaries."""
+    for position, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type):
+            column = rows.column(position).cast(field.type.value_type)
+            rows = rows.set_column(position, field.with_type(field.type.value_type), column)
+    return rows
+
+
+def _decoded_bytes(rows: pa.Table) -> int:
+    """What `rows.nbytes` would be without dictionaries."""
+    n_bytes = 0
+    for column in rows.columns:
+        if not pa.types.is_dictionary(column.type):
+            n_bytes += column.nbytes
+            continue
+        for values in column.chunks:
+            lengths = pc.fill_null(pc.binary_length(values.dictionary), 0).cast(pa.int64())
+            n_bytes += 4 * len(values) + (pc.sum(lengths.take(values.indices)).as_py() or 0)
+    return n_bytes

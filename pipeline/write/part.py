@@ -135,7 +135,7 @@ def _without_broken_vectors(part: EmbeddedPart) -> tuple[pa.Table, Vectors, pa.T
     if is_broken.any():
         rows = rows.filter(pa.array(~is_broken))
         vectors = vectors[~is_broken]
-    return rows, vectors, rejects.select(part.rejects.column_names)
+    return rows, vectors, rejects.select(part.rejects.column_names).cast(part.rejects.schema)
 
 
 def _schema(job: Job, dimension: int) -> pa.Schema:
@@ -150,10 +150,14 @@ def _schema(job: Job, dimension: int) -> pa.Schema:
 
 def _with_constants(table: pa.Table, facts: PartFacts, columns: pa.Schema) -> pa.Table:
     """The table with part, run and fingerprint in each row, and only the columns of a schema, in
-    its order and types."""
+    its order and types; dictionaries stay as they are."""
     for name in ("part_id", "run_id", "fingerprint"):
         table = table.append_column(name, pa.repeat(getattr(facts, name), table.num_rows))
-    return table.select(columns.names).cast(columns)
+    table = table.select(columns.names)
+    for position, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            columns = columns.set(position, columns.field(position).with_type(field.type))
+    return table.cast(columns)
 
 
 def _footer(facts: PartFacts, job: Job, dimension: int) -> dict[str, object]:

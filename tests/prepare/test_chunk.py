@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.prepare.chunk import Chunks, chunk
+from pipeline.prepare.text_slices import TextSlices
 
 
 def count_words(texts: list[str]) -> npt.NDArray[np.int64]:
@@ -158,3 +161,43 @@ def test_a_long_unbroken_text_is_cut_in_linear_time(text: str) -> None:
     for start, end in zip(chunks.char_start.tolist(), chunks.char_end.tolist(), strict=True):
         covered[start:end] = True
     assert all(text[place].isspace() for place in np.flatnonzero(~covered))
+
+
+@pytest.mark.parametrize(
+    ("text", "overlap", "boundary"),
+    [
+        ("'a\\n' * 1_000_000", 32, "sentence"),  # sentences of one character
+        ("'a ' * 1_000_000", 192, "token"),
+        ("'\\U0001f600 ' * 400_000", 32, "token"),
+        ("' ' * 2_000_000 + 'x'", 32, "sentence"),
+    ],
+)
+def test_chunking_takes_at_most_twenty_bytes_a_byte_of_text(
+    text: str, overlap: int, boundary: str
+) -> None:
+    """In a fresh process, because peaks of memory are those of a process."""
+    code = f"""if True:
+        import resource
+        import numpy as np, pyarrow as pa
+        from pipeline.prepare.chunk import chunk
+        def count(texts): return np.array([len(text) // 4 + 1 for text in texts], np.int64)
+        texts = pa.array([{text}])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        chunk(texts, count, max_tokens=256, overlap_tokens={overlap}, boundary="{boundary}")
+        more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(more * 1024 / texts.nbytes)
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert float(process.stdout) <= 20
+
+
+def test_slices_are_the_characters_of_their_text_in_any_script() -> None:
+    documents = ["", "short", "é\u3042\U0001f600x" * 30_000, "a longer one in ASCII alone"]
+    texts = pa.array(["before", *documents], pa.string()).slice(1)
+    slices = TextSlices(texts)
+    chars = np.array([[0, 1], [0, 12], [3, 70_000], [5, 70_001], [119_999, 120_000]], np.int32)
+    views = slices.views(slices.byte_ranges(2, chars))
+    views.validate(full=True)
+    assert views.to_pylist() == [documents[2][start:end] for start, end in chars.tolist()]

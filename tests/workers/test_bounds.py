@@ -11,15 +11,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.driver.plan import make_plan
 from pipeline.errors import TooManyPartitions, TooManyRejects
 from pipeline.job.sections import OutputSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import load_snapshot
 from tests.support.outputs import write_shard
-from tests.support.stand_in import job_of, make_spec, run, store_of
+from tests.support.stand_in import job_of, make_spec, prepared_parts, run, store_of
 
 
 def rejects_of(output: Path) -> dict[int, tuple[str, str]]:
@@ -121,3 +123,26 @@ def test_limits_at_their_defaults_leave_the_fingerprint_as_it_was(tmp_path: Path
     other = make_spec(tmp_path / "in", tmp_path / "out", output={"max_partitions": 5})
     assert job_of(other).identity["output"]["max_partitions"] == 5
     assert OutputSpec.model_fields["max_partitions"].default == 128
+
+
+def test_a_long_column_is_held_once_a_document_and_written_with_each_chunk(tmp_path: Path) -> None:
+    notes = ["n" * 50_000, None, "short"]
+    text = "Some words here. " * 4000
+    documents = [{"id": f"d{n}", "text": text, "note": note} for n, note in enumerate(notes)]
+    write_shard(tmp_path / "in/a.jsonl", documents)
+    spec = make_spec(
+        tmp_path / "in",
+        tmp_path / "out",
+        input={"keep_columns": ["note"]},
+        prepare={"long_documents": "chunk", "chunk": {"max_tokens": 64, "overlap_tokens": 8}},
+    )
+    plan = make_plan(job_of(spec), store_of(spec))
+    (part,) = prepared_parts(spec, plan)
+    assert part.rows.num_rows > 3000
+    assert part.rows.select(["doc_id", "note"]).nbytes < 200_000
+    run(spec)
+    table = open_dataset(str(tmp_path / "out")).to_table(columns=["doc_id", "note"])
+    assert table.schema.types == [pa.string(), pa.string()]
+    assert table.num_rows == part.rows.num_rows
+    values = dict(zip(table["doc_id"].to_pylist(), table["note"].to_pylist(), strict=True))
+    assert values == {f"d{n}": note for n, note in enumerate(notes)}
