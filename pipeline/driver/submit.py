@@ -40,14 +40,11 @@ T = TypeVar("T")
 
 RECONNECT_S = 2.0
 """How long following waits before it opens a lost stream of the log again."""
-
 SILENT_S = 300.0
 """How long the stream of the log can be silent before it counts as lost: a load balancer may have
-dropped the connection without closing it."""
-
+dropped it. For a job that is silent itself the time doubles, since the whole log comes again."""
 LOST_S = 300.0
-"""How long the job server can be unreachable before following ends; the job itself keeps running.
-"""
+"""How long the job server can be unreachable before following ends; the job keeps running."""
 
 
 def submit(
@@ -165,6 +162,7 @@ class _Follower:
         self._job_id = job_id
         self._address = client.get_address()
         self._n_printed = 0
+        self._silent_s = SILENT_S
 
     def follow(self) -> int:
         """Returns the exit code of the job; 143 when it was stopped. Raises ClusterError when the
@@ -194,7 +192,9 @@ class _Follower:
             sys.stdout.write(text[max(0, self._n_printed - n_received) :])
             sys.stdout.flush()
             n_received += len(text)
-            self._n_printed = max(self._n_printed, n_received)
+            if n_received > self._n_printed:
+                self._n_printed = n_received
+                self._silent_s = SILENT_S
 
     def _log(self) -> Iterator[str]:
         """The log in pieces, from its beginning to the end of the job. Raises _LogLost, or
@@ -203,7 +203,7 @@ class _Follower:
             pieces = self._client.tail_job_logs(self._job_id)
             while True:
                 try:
-                    text = runner.run(_next_piece(pieces))
+                    text = runner.run(_next_piece(pieces, self._silent_s))
                 except aiohttp.WSServerHandshakeError as error:
                     raise ClusterError(
                         f"job server {shown(self._address)}: refused the websocket that carries "
@@ -212,17 +212,18 @@ class _Follower:
                         "running, and the same command follows it again."
                     ) from error
                 except (aiohttp.ClientError, OSError, RuntimeError) as error:
-                    raise _LogLost(
-                        f"the log of {self._job_id} was lost: {reason(error)}"
-                    ) from error
+                    if isinstance(error, TimeoutError):
+                        self._silent_s = min(2 * self._silent_s, 24 * SILENT_S)
+                    loss = f"the log of {self._job_id} was lost: {reason(error)}"
+                    raise _LogLost(loss) from error
                 if text is None:
                     return
                 yield text
 
 
-async def _next_piece(pieces: AsyncIterator[str]) -> str | None:
-    """The next piece of the log; None at its end. Raises TimeoutError after SILENT_S."""
-    async with asyncio.timeout(SILENT_S):
+async def _next_piece(pieces: AsyncIterator[str], silent_s: float) -> str | None:
+    """The next piece of the log; None at its end. Raises TimeoutError after `silent_s`."""
+    async with asyncio.timeout(silent_s):
         return await anext(pieces, None)
 
 

@@ -200,10 +200,12 @@ def test_a_silent_connection_is_opened_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(submit_module, "SILENT_S", 0.5)
+    monkeypatch.setattr(submit_module, "SILENT_S", 0.25)
     server.silent_connections = 2
+    clock = time.monotonic()
     assert follow(spec, server)[0] == 0
     assert capsys.readouterr().out == "".join(LOG)
+    assert time.monotonic() - clock > 0.25 + 0.5  # twice as long the second time
 
 
 @pytest.mark.faults
