@@ -129,7 +129,7 @@ def _model_line(job: Job) -> str:
     limit = "texts of any length"
     if job.max_tokens < NO_LIMIT:
         limit = f"at most {job.max_tokens} tokens"
-    prompt = f", prompt {job.prompt!r}" if job.prompt else ""
+    prompt = f", prompt {job.prompt!r} ({job.prompt_source})" if job.prompt else ", no prompt"
     return (
         f"{model.path}{revision} ({licence}), {job.engine.pooling} pooling, {limit}, "
         f"{job.engine.dtype} on {job.engine.device}{prompt}"

@@ -117,6 +117,8 @@ class Plan:
             "fingerprint": self.job.fingerprint,
             "model": self.job.spec.model.path,
             "model_license": self.job.model_license,
+            "prompt": self.job.prompt,
+            "prompt_source": self.job.prompt_source,
             "dtype": self.job.engine.dtype,
             "device": self.job.engine.device,
             "shards": len(self.shards),

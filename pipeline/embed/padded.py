@@ -11,6 +11,7 @@ padding included, see `EngineStats.padding_share`.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -65,8 +66,14 @@ class PaddedEngine(Engine):
     def __init__(self, model: ModelDir, options: EngineOptions, unpooled_tokens: int) -> None:
         super().__init__(options, DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]])
         self._unpooled_tokens = unpooled_tokens
-        with _quiet_loading():
+        with _load_report() as report:
             modules = _load_modules(model, options)
+        if missing := [name for name in report if "pooler" not in name]:
+            raise ModelError(
+                f"{model.path}: the weights lack {', '.join(missing[:3])}, and transformers would "
+                "run with random numbers in their place. The architecture of config.json is not "
+                "that of the weights (custom code computes it, or files are missing)."
+            )
         pooled_at = next(i for i, module in enumerate(modules) if isinstance(module, Pooling))
         # Not the transformer, which came in this dtype: rotary frequencies stay float32 in it, or
         # far tokens move.
@@ -200,13 +207,35 @@ def _load_modules(model: ModelDir, options: EngineOptions) -> list[Any]:
     return modules
 
 
+class _MissingWeights(logging.Handler):
+    """Collects the names of weights that transformers reports as missing: it starts them at random,
+    says so in its log, and goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.names += re.findall(r"^(\S+)\s*\|\s*MISSING", record.getMessage(), re.MULTILINE)
+
+
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Without transformers' progress bars, which would fill the log of every worker."""
+def _load_report() -> Iterator[list[str]]:
+    """The names of missing weights, without transformers' report and progress bars, which would
+    fill the log of every worker."""
     bars = transformers_logging.is_progress_bar_enabled()
+    logger = logging.getLogger("transformers.modeling_utils")
+    report = _MissingWeights()
+    before = logger.level, logger.propagate
     transformers_logging.disable_progress_bar()
+    logger.addHandler(report)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
     try:
-        yield
+        yield report.names
     finally:
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+        logger.removeHandler(report)
         if bars:
             transformers_logging.enable_progress_bar()

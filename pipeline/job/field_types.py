@@ -97,6 +97,11 @@ PartSize = Annotated[
     pydantic.Field(description="auto, or a size from 1KiB to 512MiB, for instance 4MiB"),
 ]
 Name = Annotated[str, pydantic.Field(min_length=1)]
+PromptName = Annotated[
+    Name,
+    pydantic.BeforeValidator(lambda value: "auto" if value is None else value),
+    pydantic.Field(description="auto, or the name of a prompt of the model, for instance passage"),
+]
 Names = Annotated[
     tuple[Name, ...],
     pydantic.BeforeValidator(_as_tuple),

@@ -17,12 +17,24 @@ from pipeline.job.model_files import load_json
 __all__ = ["check_configs", "check_weights"]
 
 
+_AUTO_MAPPED = ("config.json", "tokenizer_config.json")
+
+
 def check_configs(path: Path, directories: Iterable[Path], source: str) -> None:
     """Raises ModelError for a config file that names code; `path` is the model directory, `source`
-    what messages call it."""
+    what messages call it.
+
+    `auto_map` of config.json and tokenizer_config.json is no danger where transformers has a class
+    of its own for the `model_type`: without trust_remote_code it takes that one.
+    """
     for directory in directories:
         for file in sorted(directory.glob("*config*.json")):
-            _check_names_no_code(load_json(file, source), f"{source}: {file.relative_to(path)}")
+            config = load_json(file, source)
+            if isinstance(config, dict) and "auto_map" in config and file.name in _AUTO_MAPPED:
+                own = load_json(directory / "config.json", source, default={})
+                if _is_known(own.get("model_type")):
+                    config = {key: value for key, value in config.items() if key != "auto_map"}
+            _check_names_no_code(config, f"{source}: {file.relative_to(path)}")
 
 
 def check_weights(directory: Path, is_required: bool, source: str) -> None:
@@ -35,10 +47,20 @@ def check_weights(directory: Path, is_required: bool, source: str) -> None:
     if pickles or is_required:
         raise ModelError(
             f"{source}: no model*.safetensors in {directory}, found {pickles or 'no weights'}. "
-            "Pickle files can run code and are never loaded. Convert once where you trust the "
-            "source: SentenceTransformer(model).save_pretrained(directory), and name that "
-            "directory."
+            "Pickle files can run code and are never loaded. Name a revision that has safetensors "
+            "(model.revision; on the Hub it is often a pull request, refs/pr/N), or convert once "
+            "where you trust the source, and name the new directory:\n"
+            "  from sentence_transformers import SentenceTransformer\n"
+            f"  SentenceTransformer({source!r}).save_pretrained('converted')"
         )
+
+
+def _is_known(model_type: Any) -> bool:
+    """Whether transformers has a class of its own. Its import takes seconds, and few directories
+    need the answer."""
+    from transformers import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
 
 
 def _check_names_no_code(config: Any, file: str) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import glob
 import importlib.metadata
-import logging
 import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,13 +18,12 @@ from pipeline.errors import ModelError, SpecError, WorkerError
 from pipeline.job import model_store
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
+from pipeline.job.prompts import document_prompt
 from pipeline.job.sections import ModelSpec
 from pipeline.job.spec import JobSpec
 from pipeline.job.text_software import text_software
 from pipeline.job.tokenizer_versions import versions
 from pipeline.storage.lineage import content_hash
-
-log = logging.getLogger(__name__)
 
 ALGORITHM = 2
 """The version of this package's own cleaning, chunking, tokenizing, loading and pooling. It is
@@ -42,6 +40,8 @@ class Job:
     max_tokens: int
     identity: dict[str, Any]
     model_license: str | None
+    prompt_source: str | None = None
+    """Who says what is put in front of a document; None for the job of a stored snapshot."""
     release: str = dataclasses.field(default_factory=lambda: release())
     """The version of this package on the driver."""
 
@@ -106,7 +106,7 @@ def resolve(spec: JobSpec, device: str, reads_pages: bool = False) -> Job:
         choice = choice.model_copy(update={"revision": model.commit})
     spec = spec.model_copy(update={"model": choice})
     _check_truncation(choice, model)
-    prompt = _prompt(choice, model)
+    prompt = document_prompt(choice, model)
     default_dtype = "bfloat16" if device == "cuda" else "float32"
     engine = EngineOptions.of(
         model,
@@ -131,7 +131,7 @@ def resolve(spec: JobSpec, device: str, reads_pages: bool = False) -> Job:
             "files": model.files,
             "pooling": engine.pooling,
             "normalize": engine.normalize,
-            "prompt": prompt,
+            "prompt": prompt.text,
             "max_tokens": max_tokens,
             "dtype": engine.dtype,
             "truncate_dim": engine.truncate_dim,
@@ -143,7 +143,15 @@ def resolve(spec: JobSpec, device: str, reads_pages: bool = False) -> Job:
     }
     if software := text_software(spec.prepare.unicode, reads_pages):
         identity["text"] = software
-    return Job(spec, engine, prompt, max_tokens, identity, model.license)
+    return Job(
+        spec=spec,
+        engine=engine,
+        prompt=prompt.text,
+        max_tokens=max_tokens,
+        identity=identity,
+        model_license=model.license,
+        prompt_source=prompt.source,
+    )
 
 
 def _check_truncation(choice: ModelSpec, model: ModelDir) -> None:
@@ -152,27 +160,6 @@ def _check_truncation(choice: ModelSpec, model: ModelDir) -> None:
             f"model.truncate_dim is {choice.truncate_dim}, but the vectors of {choice.path} have "
             f"{model.max_dimension} dimensions at most. Set it to fewer, or leave it out."
         )
-
-
-def _prompt(choice: ModelSpec, model: ModelDir) -> str | None:
-    """The text put before every document; None where there is none, also for an empty one."""
-    if choice.prompt_name is not None and choice.prompt_name not in model.prompts:
-        raise SpecError(
-            f"model.prompt_name '{choice.prompt_name}': the model has "
-            f"{sorted(model.prompts) or 'no prompts'}"
-        )
-    name = choice.prompt_name or model.default_prompt_name
-    prompt = choice.prompt
-    if prompt is None and name:
-        prompt = model.prompts.get(name)
-    names = sorted(name for name, text in model.prompts.items() if text)
-    if names and prompt is None:
-        log.warning(
-            "%s has prompts %s, the job uses none: set model.prompt_name (or model.prompt: '')",
-            choice.path,
-            names,
-        )
-    return prompt or None
 
 
 def batching(spec: JobSpec) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipeline.job.field_types import (
     Names,
     Options,
     PartSize,
+    PromptName,
     Section,
     Uri,
 )
@@ -59,14 +60,14 @@ class ModelSpec(Section):
     ] = "auto"
     normalize: Auto | bool = "auto"
     prompt: str | None = None
-    prompt_name: str | None = None
+    prompt_name: PromptName = "auto"
     max_tokens: Auto | Count = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     truncate_dim: Count | None = None
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if self.prompt is not None and self.prompt_name is not None:
+        if self.prompt is not None and self.prompt_name != "auto":
             raise ValueError("model.prompt and model.prompt_name exclude each other; give one")
         return self
 

@@ -11,13 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pipeline.embed.loading import load_engine
 from pipeline.errors import ModelError
 from pipeline.job import resolve as job_module
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_store import resolve
 from pipeline.storage.store import Store
+from pipeline.tokenize import load_tokenizer
 from pipeline.workers.guarded_steps import load_preparer
 from tests.support.model_dirs import (
     bert_dense_normalize,
@@ -84,25 +88,6 @@ def test_prompts_and_modules_behind_pooling_are_found(tmp_path):
     assert model.prompts["query"] == "q: "
     assert not model.include_prompt
     assert [m.kind for m in model.modules[2:]] == ["Dense", "Normalize"]
-
-
-@pytest.mark.parametrize(
-    ("choice", "warns"),
-    [
-        ({}, True),
-        ({"prompt": ""}, False),
-        ({"prompt_name": "document"}, False),
-        ({"prompt": "x"}, False),
-    ],
-)
-def test_a_job_that_passes_over_the_prompts_of_a_model_is_told(tmp_path, caplog, choice, warns):
-    path = bert_dense_normalize(
-        tmp_path / "m", layers=1, prompts={"query": "q: ", "document": "d: "}
-    )
-    job = job_module.resolve(make_spec("in", str(tmp_path / "out"), path, model=choice), "cpu")
-    # one fingerprint, whether the empty prompt is written out or not
-    assert (job.prompt is None) == (choice in ({}, {"prompt": ""}))
-    assert ("has prompts ['document', 'query']" in caplog.text) == warns
 
 
 @pytest.mark.parametrize(
@@ -198,7 +183,7 @@ def test_without_a_pooling_none_is_assumed_and_a_plan_asks_for_it(copy, tmp_path
 
 def test_pickle_weights_are_refused_with_the_way_out(copy):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pytorch_model\.bin.*save_pretrained"):
+    with pytest.raises(ModelError, match=r"(?s)pytorch_model\.bin.*refs/pr/N.*save_pretrained"):
         resolve(str(copy))
 
 
@@ -215,8 +200,7 @@ AUTO_MAP = {"auto_map": {"AutoModel": "modeling_own.OwnModel"}}
 @pytest.mark.parametrize(
     ("file", "setting"),
     [
-        ("config.json", AUTO_MAP),
-        ("tokenizer_config.json", AUTO_MAP),
+        ("config.json", {**AUTO_MAP, "model_type": "unknown_bert"}),
         ("processor_config.json", AUTO_MAP),
         ("1_Pooling/config.json", AUTO_MAP),
         ("config.json", {"text_config": AUTO_MAP}),
@@ -240,16 +224,50 @@ def test_a_repository_of_custom_code_and_pickles_runs_neither(copy, tmp_path):
     victim = tmp_path / "victim"
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(victim)))
-    with pytest.raises(ModelError, match=r"Pickle files can run code.*save_pretrained"):
+    with pytest.raises(ModelError, match=r"(?s)Pickle files can run code.*save_pretrained"):
         resolve(str(copy))
     (copy / "other.safetensors").write_bytes(b"")  # not what is loaded, so the pickle would be
     with pytest.raises(ModelError, match=r"pytorch_model\.bin"):
         resolve(str(copy))
-    edit(copy / "config.json", **AUTO_MAP)
+    edit(copy / "config.json", **AUTO_MAP, model_type="unknown_bert")
     (copy / "modeling_own.py").write_text(f"import os; os.mkdir({str(victim)!r})")
     with pytest.raises(ModelError, match="custom code"):
         resolve(str(copy))
     assert not victim.exists()
+
+
+@pytest.mark.parametrize("engine", ["packed", "padded"])
+def test_a_known_architecture_runs_its_own_class_where_the_directory_names_code(
+    copy, tmp_path, engine
+):
+    ids = np.array([2, 9, 8, 3], np.int32)
+    offsets = np.array([0, 4])
+    before = resolve(str(copy))
+    expected = load_engine(before, EngineOptions.of(before, engine=engine)).embed(ids, offsets)
+    tokens = load_tokenizer(before).encode(["a text"]).ids.tolist()
+    victim = tmp_path / "victim"
+    (copy / "modeling_own.py").write_text(f"import os; os.mkdir({str(victim)!r})")
+    edit(copy / "config.json", **AUTO_MAP)
+    edit(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling_own.Own", None]})
+    model = resolve(str(copy))
+    vectors = load_engine(model, EngineOptions.of(model, engine=engine)).embed(ids, offsets)
+    np.testing.assert_array_equal(vectors, expected)
+    assert load_tokenizer(model).encode(["a text"]).ids.tolist() == tokens
+    assert not victim.exists()
+
+
+def test_weights_of_another_architecture_are_never_filled_up_at_random(copy):
+    """What remote code computes under the name of a known architecture: ALiBi has no positions."""
+    weights = load_file(copy / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("position_embeddings.weight"))
+    del weights[name]
+    save_file(weights, copy / "model.safetensors")
+    edit(copy / "config.json", **AUTO_MAP)
+    model = resolve(str(copy))
+    with pytest.raises(ModelError, match="missing from the weights"):
+        load_engine(model, EngineOptions.of(model))
+    with pytest.raises(ModelError, match=r"lack .*position_embeddings.*random numbers"):
+        load_engine(model, EngineOptions.of(model, engine="padded"))
 
 
 class Bomb:
