@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic_core
 from rich.table import Table
@@ -13,8 +13,12 @@ from rich.text import Text
 
 from pipeline.cli.display import human
 from pipeline.cli.terminal import Terminal
+from pipeline.output.table_records import TableStatus
 from pipeline.storage.lineage import Snapshot
 from pipeline.storage.printable import printable, printable_json
+
+if TYPE_CHECKING:
+    from pipeline.tools.vacuum import VacuumPlan
 
 
 def print_json(value: Any) -> None:
@@ -59,6 +63,47 @@ def show_status(head: Snapshot | None, numbers: Sequence[int], n_waiting: int) -
         f"{head.n_files} files, {human(head.size_bytes)}, {head.n_tokens} tokens; "
         f"{n_waiting} parts outside the head"
     )
+
+
+def show_tables(tables: Sequence[TableStatus]) -> None:
+    """What published tables were last seen to show, one a line."""
+    for table in tables:
+        shown = "no snapshot yet" if table.number is None else f"snapshot {table.number}"
+        line = f"{table.name}: {shown}" + (f"; BEHIND: {table.behind}" if table.behind else "")
+        stdout().print(printable(line), markup=False)
+
+
+def old_files(n_files: int) -> str:
+    """What people who read an output by a glob have to know after some of its files were
+    replaced."""
+    return (
+        f"{n_files} older files stay in data/ until `corpus-embed vacuum --delete`. A glob over "
+        "data/ reads them together with the new ones: read the paths of the file list instead."
+    )
+
+
+def show_vacuum(plan: VacuumPlan) -> None:
+    """What a vacuum deletes or deleted, as a table of its reasons, and what it left."""
+    out = stdout()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("objects", "size", "reason", "for instance"):
+        table.add_column(name, justify="right" if name in ("objects", "size") else "left")
+    for group in plan.by_reason():
+        size = human(group.n_bytes)
+        table.add_row(str(group.n_objects), size, group.reason, Text(printable(group.example)))
+    if plan.paths:
+        out.print(table)
+    verb = "deleted" if plan.deleted else "to delete"
+    kept = ", ".join(map(str, plan.kept_snapshots))
+    out.print(f"{verb}: {len(plan.paths)} objects, {human(plan.n_bytes)}; kept snapshots: {kept}")
+    if plan.n_too_young:
+        out.print(f"{plan.n_too_young} more are not needed, but younger than --older-than")
+    if plan.work_under_way:
+        out.print("a run, a compaction or a publication is under way: what it could use was left")
+    for sentence in plan.tables_behind:
+        out.print(printable(f"a table is behind and keeps the snapshot that it shows: {sentence}"))
+    if plan.paths and not plan.deleted:
+        out.print("Nothing was deleted; --delete does it. --json lists every path.")
 
 
 def show_checks(checks: Sequence[Any]) -> None:

@@ -17,6 +17,7 @@ from pipeline.output.snapshots import (
     load_snapshot,
     snapshot_numbers,
 )
+from pipeline.output.table_records import table_statuses
 from pipeline.storage import layout
 from pipeline.storage.store import Store
 
@@ -28,7 +29,8 @@ ModelPath = Annotated[
 
 @app.command()
 def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJson = False) -> None:
-    """Show the snapshots of an output, and how many finished parts are in no snapshot yet."""
+    """Show the snapshots of an output, how many finished parts are in no snapshot yet, and what the
+    tables show that it is published to."""
     store = Store(output, json_object(storage_options))
     head = load_snapshot(store)
     if head is None and not store.list(layout.META):
@@ -37,16 +39,19 @@ def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJs
         )
     n_waiting = count_waiting_parts(store, live_parts(store, head))
     numbers = snapshot_numbers(store)
+    tables = table_statuses(store)
     if as_json:
         answers.print_json(
             {
                 "head": head.model_dump(mode="json") if head else None,
                 "snapshots": numbers,
                 "parts_not_in_head": n_waiting,
+                "tables": [table._asdict() for table in tables],
             }
         )
         return
     answers.show_status(head, numbers, n_waiting)
+    answers.show_tables(tables)
 
 
 @app.command()

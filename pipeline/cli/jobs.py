@@ -96,6 +96,7 @@ def run(
                 "snapshot": result.snapshot.model_dump(mode="json"),
                 "rows": result.rows,
                 "damaged_shards": [dataclasses.asdict(shard) for shard in result.damaged],
+                "tables_behind": list(result.tables_behind),
                 "run": result.progress.summary(),
                 "plan": result.plan.summary(),
             }
@@ -111,6 +112,11 @@ def run(
         display.show_damage(console, result.damaged)
     if not as_json:
         display.show_passed_over(console, result.plan)
+        n_old_files = sum(len(part.data_files) for part in result.plan.stale)
+        if n_old_files and result.snapshot != result.plan.head:
+            console.print(answers.old_files(n_old_files))
+        for sentence in result.tables_behind:
+            console.print(f"warning: {sentence}", markup=False, style="yellow")
 
 
 def _what_is_kept(job_spec: JobSpec, plans: Sequence[Plan]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job.field_types import Duration
 from pipeline.job.sections import PublishSpec
 from pipeline.job.spec_mistakes import explain_all
+from pipeline.output.table_records import forget_table
 from pipeline.storage.addresses import shown
 from pipeline.storage.printable import printable
 from pipeline.storage.store import Store
@@ -42,7 +44,10 @@ def vacuum(
     leftovers = vacuum_output(
         output, json_object(storage_options), keep_snapshots=keep, older_than=grace, delete=delete
     )
-    answers.show_fields(leftovers, as_json)
+    if as_json:
+        answers.print_json({**dataclasses.asdict(leftovers), "sizes": None})
+    else:
+        answers.show_vacuum(leftovers)
 
 
 @app.command()
@@ -60,13 +65,15 @@ def compact(
     n_bytes = int(_quantity(pydantic.ByteSize, target_bytes, "--target-bytes", "128MiB"))
     compaction = compact_output(output, json_object(storage_options), target_bytes=n_bytes)
     answers.show_fields(compaction, as_json)
+    if not as_json and compaction.n_parts_joined:
+        answers.stdout().print(answers.old_files(compaction.n_old_files))
 
 
 @app.command()
 def diff(
     output: Output,
     since: Annotated[
-        int, typer.Argument(min=0, metavar="A", help="snapshot number; 0: the empty store")
+        str, typer.Argument(metavar="A", help="snapshot number or cursor; 0: the empty store")
     ],
     until: Annotated[int, typer.Argument(min=0, metavar="B", help="snapshot number")],
     list_keys: Annotated[
@@ -78,8 +85,10 @@ def diff(
     """Show what to put (+) and to delete (-) to go from snapshot A to snapshot B."""
     from pipeline.output.change_feed import KEY, changes
 
+    if not since.partition("-")[0].isdecimal():
+        raise SpecError(f"A: found '{since}'; it takes a whole number, or the cursor of a diff")
     feed = changes(output, since, until, json_object(storage_options))
-    facts: dict[str, Any] = {"since": since, "until": until}
+    facts: dict[str, Any] = {"since": feed.since, "until": until, "cursor": feed.cursor}
     for name, batches in (("upserts", feed.upserts(KEY)), ("deletes", feed.deletes())):
         if list_keys:
             facts[name] = [key for batch in batches for key in batch.to_pylist()]
@@ -114,14 +123,26 @@ def publish(
         str | None, typer.Option("--location", help="where a new Iceberg table keeps its metadata")
     ] = None,
     delta: Annotated[bool, typer.Option("--delta", help="a Delta table at OUTPUT")] = False,
+    forget: Annotated[
+        str | None,
+        typer.Option(
+            "--forget",
+            metavar="TABLE",
+            help="stop publishing to a table: `delta`, or the name of an Iceberg table",
+        ),
+    ] = None,
     storage_options: StorageOptions = "{}",
     as_json: AsJson = False,
 ) -> None:
     """Bring tables up to the newest snapshot: those named here, or all that OUTPUT was published to
-    before."""
+    before; or forget one."""
     from pipeline.output import lake
 
     store = Store(output, json_object(storage_options))
+    if forget:
+        for name in forget_table(store, forget):
+            answers.stdout().print(printable(f"{name}: forgotten; the table stays as it is"))
+        return
     behind: list[CorpusEmbedError] = []
     if iceberg or delta:
         properties = json_object(

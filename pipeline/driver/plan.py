@@ -23,6 +23,7 @@ from pipeline.driver.tally import ShardChanges, shard_changes
 from pipeline.errors import ShardChanged
 from pipeline.job.resolve import Job, differences, resolve
 from pipeline.job.spec import JobSpec
+from pipeline.output import lake
 from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import live_parts, load_generation, load_manifests, load_snapshot
 from pipeline.read.pages import reads_pages
@@ -163,6 +164,7 @@ def make_plan(job: Job, store: Store) -> Plan:
     changing meanwhile, OutputError when the metadata of the output cannot be read.
     """
     check_apart(job.spec)
+    lake.check_installed(job.spec.publish)
     for _ in range(MAX_LISTINGS - 1):
         # ShardChanged: a shard was replaced after it was listed and before its footer was read.
         with contextlib.suppress(ShardChanged):

@@ -51,6 +51,7 @@ class Result:
     embedded: bool
     rows: dict[str, int]
     damaged: Sequence[DamagedShard] = ()
+    tables_behind: Sequence[str] = ()
 
 
 def run_job(
@@ -89,9 +90,10 @@ def _run_marked(
         if on_plan:
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
-            lake.publish(store, job.spec.publish)
+            tables = lake.bring_up(store, job.spec.publish)
             rows = row_counts(store, plan.live, plan.done)
-            return Result(plan, plan.head, progress, embedded, rows, damaged_shards(plan.done))
+            damaged = damaged_shards(plan.done)
+            return Result(plan, plan.head, progress, embedded, rows, damaged, _behind(tables))
         check_plan(plan)
         splits = [todo.split for todo in plan.todo]
         create_run(store, plan.run_id, job.spec.to_yaml().encode(), splits)
@@ -109,14 +111,19 @@ def _run_marked(
             damaged = damaged_shards(parts)
             facts = attempt_facts(plan, progress, snapshot, resources, rows, damaged, nominal_time)
             record_attempt(store, plan.run_id, facts)
-            lake.publish(store, job.spec.publish)
-            return Result(plan, snapshot, progress, embedded, rows, damaged)
+            tables = lake.bring_up(store, job.spec.publish)
+            return Result(plan, snapshot, progress, embedded, rows, damaged, _behind(tables))
     raise InputError(
         f"{len(unfinished)} splits are unfinished after {MAX_ROUNDS} plans, the first one of "
         f"{shown(unfinished[0].spans[0].shard.uri)}: its shards keep changing while they are read. "
         "Run again when the input no longer changes and is the same on every node; nothing "
         "finished is lost."
     )
+
+
+def _behind(tables: Sequence[lake.Outcome]) -> list[str]:
+    """A sentence for each table that could not be brought up to the snapshot."""
+    return [f"{table.name} is behind: {table.error}" for table in tables if table.error]
 
 
 def finish(

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import SpecError
+from pipeline.errors import OutputError, SpecError
 from pipeline.output.dataset import arrow_schema, read_head, rows_of
 from pipeline.output.identity import identity_of
 from pipeline.output.snapshots import live_parts
@@ -49,14 +49,37 @@ Values = npt.NDArray[np.uint64]  # (N, 2)
 
 
 def changes(
-    uri: str, since: int, until: int | None = None, storage_options: Mapping[str, Any] | None = None
+    uri: str,
+    since: int | str,
+    until: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Changes:
     """What to put and to delete so that a store with snapshot `since` holds snapshot `until` (the
     newest by default).
 
-    since=0 is the empty store. Raises OutputError when one of the two is not kept.
+    since: the `cursor` of the changes that the store took last; 0 is the empty store. A number
+    alone also names a snapshot, but not which one, after a roll-back or a restore of the output.
+    Raises OutputError when one of the two is not kept, or when the snapshot of that number is
+    another one than the cursor's; SpecError for a `since` that is neither.
     """
     return Changes(Store(uri, storage_options), since, until)
+
+
+def cursor_of(snapshot: Snapshot) -> str:
+    """A snapshot by number, run and content: `<number>-<run_id>-<hash of its file list>`."""
+    digest = snapshot.file_list.rpartition("/")[2].partition(".")[0]
+    return f"{snapshot.number}-{snapshot.run_id}-{digest}"
+
+
+def _check_cursor(store: Store, cursor: str, snapshot: Snapshot) -> None:
+    """Raises OutputError when a snapshot is not the one that a cursor was made from."""
+    if cursor_of(snapshot) != cursor:
+        raise OutputError(
+            f"{store.shown_uri}: snapshot {snapshot.number} is not the one that this cursor has "
+            f"seen: it is now from run {snapshot.run_id}, and the cursor is {cursor}. The output "
+            "was rolled back, or restored from a backup. Start from the empty store: since=0, and "
+            "replace what the store holds."
+        )
 
 
 class _Side(NamedTuple):
@@ -71,12 +94,19 @@ class Changes:
     """The difference of two snapshots, read as it is iterated. No key is in both streams, so their
     order is free."""
 
-    def __init__(self, store: Store, since: int, until: int | None) -> None:
+    def __init__(self, store: Store, cursor: int | str, until: int | None) -> None:
         self._store = store
+        number = str(cursor).partition("-")[0]
+        if not number.isdecimal():
+            raise SpecError(f"since is {cursor!r}: give a number, or the cursor of earlier changes")
+        since = int(number)
         after = read_head(store, until)
         before = read_head(store, since) if since else after
+        if since and str(cursor) != number:
+            _check_cursor(store, str(cursor), before[0])
         self.since = since
         self.until = after[0].number
+        self.cursor = cursor_of(after[0])
         new = {_files(part): part for part in live_parts(store, after[0])}
         old = {_files(part): part for part in live_parts(store, before[0])} if since else {}
         self._old = _Side(*before, [part for files, part in old.items() if files not in new])

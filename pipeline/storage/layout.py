@@ -12,6 +12,7 @@
     _meta/leases/<number>/…                             the refresh that is under way
     _meta/work/<activity>-<fingerprint>-<nonce>-<beat>  who works on the output now
     _meta/publications/, _meta/iceberg/                 tables that snapshots are published to
+    _meta/tables/<key>/<number>.json                    what a table shows, as last seen
     _meta/probes/, _meta/tmp/                           short-lived objects
 
 Paths are relative to the output's root and use "/". The format of each object is in
@@ -33,6 +34,8 @@ LEASES = "_meta/leases"
 WORK = "_meta/work"
 PUBLICATIONS = "_meta/publications"
 ICEBERG = "_meta/iceberg"
+DELTA_LOG = "_delta_log"
+_TABLES = "_meta/tables"
 STAGING = "_meta/tmp"
 _FILE_LISTS = "_meta/files"
 _GENERATIONS = "_meta/generations"
@@ -81,6 +84,7 @@ KINDS = {
         "generation": rf"{_GENERATIONS}/(?P<fingerprint>[0-9a-f]+)\.json",
         "run record": rf"{RUNS}/(?P<run_id>[0-9a-f]+)/(?P<name>{_RUN_NAMES})",
         "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>{_LEASE_NAMES})",
+        "table": rf"{_TABLES}/(?P<name>[a-z]+-[0-9a-f]+)/(?P<number>\d{{20}})\.json",
         "work": rf"{WORK}/(?P<name>[a-z]+)-(?P<fingerprint>[0-9a-f]*)-[0-9a-f]+-\d+",
         "probe": rf"{_PROBES}/(?P<name>[0-9a-f]+)",
         "temporary": rf"{STAGING}/(?P<name>tmp[0-9a-z_]+)",
@@ -217,9 +221,18 @@ def work(mark: str, beat: int) -> str:
     return f"{WORK}/{mark}-{beat}"
 
 
-def publication(kind: str, digest: str) -> str:
-    """kind: "iceberg" or "delta". digest: a hash of the record."""
-    return f"{PUBLICATIONS}/{kind}-{digest}.json"
+def publication(key: str) -> str:
+    """key: "iceberg" or "delta", a hyphen, and a hash of the record."""
+    return f"{PUBLICATIONS}/{key}.json"
+
+
+def table_states(key: str) -> str:
+    """The folder of what was seen of one table. key: as in `publication`."""
+    return f"{_TABLES}/{key}"
+
+
+def table_state(key: str, number: int) -> str:
+    return f"{table_states(key)}/{number:020d}.json"
 
 
 def probe(nonce: str) -> str:

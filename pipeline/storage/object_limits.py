@@ -18,6 +18,7 @@ MAX_BYTES = {
     "generation": 16 << 20,
     "run record": 1 << 30,  # a row for each span of the plan
     "lease": 1 << 20,
+    "table": 1 << 20,
     "work": 1 << 20,
 }
 """The most bytes of an object of each kind that are read: several times what the largest outputs

@@ -34,12 +34,14 @@ UNBOUNDED = 1 << 62
 
 @dataclasses.dataclass(frozen=True)
 class Compaction:
-    """The snapshot that is live now, its number of data files, and that of the snapshot before."""
+    """The snapshot that is live now, its number of data files, and that of the snapshot before.
+    n_old_files: files of the latter that it does not have, which stay until a vacuum."""
 
     snapshot: int
     n_files_before: int
     n_files: int
     n_parts_joined: int
+    n_old_files: int = 0
 
 
 def compact(
@@ -87,7 +89,9 @@ def _compact_marked(store: Store, target_bytes: int) -> Compaction:
         n_duplicate_ids=head.n_duplicate_ids,
         nominal_time=head.nominal_time,
     )
-    return Compaction(snapshot.number, head.n_files, snapshot.n_files, len(joined_ids))
+    n_old_files = sum(len(part.data_files) for group in groups for part in group)
+    n_joined = len(joined_ids)
+    return Compaction(snapshot.number, head.n_files, snapshot.n_files, n_joined, n_old_files)
 
 
 def _groups(live: Sequence[Manifest], target_bytes: int) -> Iterator[list[Manifest]]:

@@ -131,6 +131,7 @@ def needed_paths(
         *(layout.snapshot(snapshot.number) for snapshot in snapshots),
         *(snapshot.file_list for snapshot in snapshots),
         *work.paths,
+        *_newest_states(objects),
     }
     for fingerprint in fingerprints:
         needed.add(layout.generation(fingerprint))
@@ -208,6 +209,14 @@ def records_of_kept_rows(store: Store, old: Objects, needed: Iterable[str]) -> l
 
 def _of_kind(objects: Objects, kind: str) -> dict[str, StoredObject]:
     return {path: item for path, item in objects.items() if item.location.kind == kind}
+
+
+def _newest_states(objects: Objects) -> set[str]:
+    """The last recorded state of each published table."""
+    newest: dict[str | None, str] = {}
+    for path, item in sorted(_of_kind(objects, "table").items()):
+        newest[item.location.name] = path
+    return set(newest.values())
 
 
 def _of_fingerprint(objects: Objects, fingerprint: str) -> Iterator[str]:

@@ -1,9 +1,11 @@
 """What an output no longer needs, as a `VacuumPlan`, which is carried out with `delete`.
 
 Kept is everything that these need: the newest `keep_snapshots` complete snapshots that can be read
-and every snapshot after the oldest of them; what an unfinished run could resume from, and what work
-that is under way could adopt, at any age (`pipeline/tools/needed_objects.py`); and whatever is
-younger than `older_than` by the store's own clock. The rest of what this package writes goes:
+and every snapshot after the oldest of them; for each published table that cannot be brought up to
+date, the snapshot that it shows, until it is brought up or forgotten; what an unfinished run could
+resume from, and what work that is under way could adopt, at any age
+(`pipeline/tools/needed_objects.py`); and whatever is younger than `older_than` by the store's own
+clock. The rest of what this package writes goes:
 dropped snapshots and their file lists, parts that only they name (manifest, data files, rejects),
 parts of an abandoned fingerprint, parts that the last complete run had no use for, data files and
 rejects without a manifest, run records and generations that no kept row names, probes, temporary
@@ -21,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import OutputError
 from pipeline.output import lake
@@ -29,6 +31,7 @@ from pipeline.output.lease import Pulse
 from pipeline.output.snapshots import load_snapshot, snapshot_numbers
 from pipeline.output.work import vacuuming
 from pipeline.storage import layout
+from pipeline.storage.lineage import Snapshot
 from pipeline.storage.store import Store
 from pipeline.tools.needed_objects import (
     Content,
@@ -51,6 +54,7 @@ _REASONS = {
     "run record": "nothing kept is from this run",
     "lease": "of a refresh that ended or died",
     "work": "of a process that died",
+    "table": "a later state of the table took its place",
     "probe": "left behind by a check for conditional writes",
     "temporary": "left behind by a write that was killed",
 }
@@ -58,12 +62,22 @@ _REASONS = {
 _UNREADABLE = "files that it names are gone, so it cannot be read any more"
 
 
+class Group(NamedTuple):
+    """Objects that go for one reason. example: the path of one of them."""
+
+    reason: str
+    n_objects: int
+    n_bytes: int
+    example: str
+
+
 @dataclasses.dataclass(frozen=True)
 class VacuumPlan:
     """What is to be deleted, or was (`deleted`). paths: the reason for each relative path, in the
-    order of deletion. n_too_young: objects that nothing needs, but younger than `older_than`.
-    work_under_way: whether a run, a compaction or a publication is alive, for which objects were
-    left. tables_behind: a sentence for each published table that could not be brought up to date.
+    order of deletion; sizes: in bytes by path. n_too_young: objects that nothing needs, but younger
+    than `older_than`. work_under_way: whether a run, a compaction or a publication is alive, for
+    which objects were left. tables_behind: a sentence for each published table that could not be
+    brought up to date.
     """
 
     deleted: bool
@@ -73,6 +87,17 @@ class VacuumPlan:
     work_under_way: bool
     tables_behind: tuple[str, ...]
     paths: dict[str, str]
+    sizes: dict[str, int]
+
+    def by_reason(self) -> list[Group]:
+        """The objects to delete, one group a reason, in the order of deletion."""
+        groups: dict[str, list[str]] = {}
+        for path, reason in self.paths.items():
+            groups.setdefault(reason, []).append(path)
+        return [
+            Group(reason, len(paths), sum(self.sizes[path] for path in paths), paths[0])
+            for reason, paths in groups.items()
+        ]
 
 
 def vacuum(
@@ -95,17 +120,22 @@ def vacuum(
             f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept"
         )
     if not delete:
-        return _planned(store, keep_snapshots, older_than)
+        return _planned(store, keep_snapshots, older_than)[0]
     with vacuuming(store) as pulse:
-        plan = _planned(store, keep_snapshots, older_than)
-        _, behind = lake.publish_recorded(store, set(plan.kept_snapshots))
+        outcomes = lake.bring_up_recorded(store)
+        plan, kept = _planned(store, keep_snapshots, older_than)
+        outcomes = [lake.drop_versions(store, outcome, kept) for outcome in outcomes]
         for path in plan.paths:
             _check_pulse(store, pulse)
             store.delete(path)
-    return dataclasses.replace(plan, deleted=True, tables_behind=tuple(map(str, behind)))
+    behind = tuple(str(outcome.error) for outcome in outcomes if outcome.error)
+    return dataclasses.replace(plan, deleted=True, tables_behind=behind)
 
 
-def _planned(store: Store, keep_snapshots: int, older_than: datetime.timedelta) -> VacuumPlan:
+def _planned(
+    store: Store, keep_snapshots: int, older_than: datetime.timedelta
+) -> tuple[VacuumPlan, list[Snapshot]]:
+    """The plan, and the snapshots that are kept."""
     now = store.time()
     limit = now - older_than.total_seconds()
     # listed before snapshots are read: a snapshot made in between names nothing that could be
@@ -114,7 +144,8 @@ def _planned(store: Store, keep_snapshots: int, older_than: datetime.timedelta) 
     work = living_work(objects, now)
     loaded = (load_snapshot(store, number) for number in snapshot_numbers(store))
     history = list(contents(store, filter(None, loaded), objects))
-    kept, dropped = _divided(store, history, keep_snapshots, keep_all=work.publishes)
+    states = lake.states_behind(store)
+    kept, dropped = _divided(store, history, keep_snapshots, states, keep_all=work.publishes)
     needed = needed_paths(store, kept, dropped, objects, work)
     unneeded = {path: item for path, item in objects.items() if path not in needed}
     old = {path: item for path, item in unneeded.items() if item.changed_at < limit}
@@ -127,7 +158,7 @@ def _planned(store: Store, keep_snapshots: int, older_than: datetime.timedelta) 
         **{
             path: _UNREADABLE
             for content in dropped
-            if content.parts is None and (path := layout.snapshot(content.snapshot.number)) in old
+            if content.is_gone and (path := layout.snapshot(content.snapshot.number)) in old
         },
     }
     # what cannot be read goes before what can
@@ -139,23 +170,31 @@ def _planned(store: Store, keep_snapshots: int, older_than: datetime.timedelta) 
             path,
         ),
     )
-    return VacuumPlan(
+    plan = VacuumPlan(
         deleted=False,
         kept_snapshots=tuple(content.snapshot.number for content in kept),
         n_bytes=sum(item.size_bytes for item in old.values()),
         n_too_young=n_too_young,
         work_under_way=work.is_any,
-        tables_behind=(),
+        tables_behind=tuple(state.behind for state in states if state.behind),
         paths={path: reasons[path] for path in ordered},
+        sizes={path: old[path].size_bytes for path in ordered},
     )
+    return plan, [content.snapshot for content in kept]
 
 
 def _divided(
-    store: Store, history: Sequence[Content], keep_snapshots: int, *, keep_all: bool
+    store: Store,
+    history: Sequence[Content],
+    keep_snapshots: int,
+    states: Sequence[lake.TableState],
+    *,
+    keep_all: bool,
 ) -> tuple[list[Content], list[Content]]:
     """Snapshots to keep and to drop. Those whose files are gone are dropped, unless one of them is
     the newest: then nothing is judged. One whose file list is damaged counts for nothing, but is
-    not dropped for that."""
+    not dropped for that. A table that is behind keeps the one snapshot that it shows, by `states`.
+    """
     complete = [
         content.snapshot.number
         for content in history
@@ -176,7 +215,11 @@ def _divided(
     kept = [
         content
         for content in history
-        if content.snapshot.number >= first_kept and not content.is_gone
+        if not content.is_gone
+        and (
+            content.snapshot.number >= first_kept
+            or any(state.shows(content.snapshot) for state in states)
+        )
     ]
     numbers = {content.snapshot.number for content in kept}
     return kept, [content for content in history if content.snapshot.number not in numbers]

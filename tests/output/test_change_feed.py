@@ -20,6 +20,7 @@ import pipeline
 from pipeline.errors import OutputError, SpecError
 from pipeline.output.change_feed import Changes, changes
 from pipeline.output.snapshots import live_parts
+from pipeline.storage import layout
 from pipeline.storage.store import Store
 from tests.cli.test_main import called
 from tests.support.outputs import write_shard
@@ -228,3 +229,32 @@ def test_diff_counts_and_lists(
     )
     assert counts["deletes"] == [{"doc_id": "a0", "chunk": 0}]
     assert {row["doc_id"] for row in counts["upserts"]} == {"a3", "a4"}
+
+
+def test_a_cursor_knows_its_snapshot_after_a_roll_back_and_a_number_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = make_spec(tmp_path / "in", tmp_path / "out")
+    for number in (1, 2):
+        write_shard(tmp_path / "in/a.jsonl", [{"id": f"d{number}", "text": f"text {number}"}])
+        run(spec)
+    cursor = changes(spec.output.uri, 0).cursor
+    assert cursor.startswith("2-")
+    (tmp_path / "out" / layout.snapshot(2)).unlink()
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "another", "text": "another text"}])
+    run(spec)
+    assert changes(spec.output.uri, 2).since == 2  # what a number can say
+    with pytest.raises(OutputError, match=r"not the one that this cursor has seen.*since=0"):
+        changes(spec.output.uri, cursor)
+    (tmp_path / "out" / layout.snapshot(2)).unlink()
+    with pytest.raises(OutputError, match="no snapshot 2"):
+        changes(spec.output.uri, cursor)
+    with pytest.raises(SpecError, match="give a number, or the cursor"):
+        changes(spec.output.uri, "newest")
+    write_shard(tmp_path / "in/b.jsonl", [{"id": "b", "text": "b"}])
+    run(spec)
+    first = changes(spec.output.uri, 0, 1).cursor
+    assert called(monkeypatch, "diff", spec.output.uri, first, "2", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cursor"] == changes(spec.output.uri, 0, 2).cursor
+    assert (facts["since"], facts["until"]) == (1, 2)

@@ -2,28 +2,70 @@
 
 A publication is derived: it comes after the snapshot, and every kept snapshot that a table lacks is
 added in order, one commit each, so that the table's time travel is that of the output. Data files
-are registered where they lie; none is read or written again. The names of the tables are recorded
-under `_meta/publications`, so that vacuum can bring them up to date before it deletes. A record
-says only which tables exist: which catalog is contacted and where metadata is written comes from
-the operator. The table libraries are extras and are imported on first use.
+are registered where they lie; none is read or written again. A table that cannot be brought up to
+date is behind, which is recorded (`pipeline/output/table_records.py`) and costs the data and the
+other tables nothing. A table knows a snapshot by number, run and file list: where the output was
+rolled back or restored, what it shows is replaced. Which catalog is contacted and where metadata is
+written comes from the operator. The table libraries are extras and are imported on first use.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-
-import pydantic
+import functools
+import importlib.util
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from pipeline.errors import CorpusEmbedError, OutputError, SpecError
 from pipeline.job.sections import IcebergSpec, PublishSpec
-from pipeline.output import dataset
-from pipeline.output.lake.table import Table, columns_of
-from pipeline.output.snapshots import live_parts, snapshot_numbers
-from pipeline.storage import layout
-from pipeline.storage.filesystems import reason
-from pipeline.storage.lineage import content_hash
+from pipeline.output import work
+from pipeline.output.lake.missing_snapshots import as_output_errors, catch_up, within_limit
+from pipeline.output.lake.table import Table
+from pipeline.output.table_records import (
+    Publication,
+    TableState,
+    last_state,
+    publications_of,
+    record,
+    record_state,
+    recorded_publications,
+)
+from pipeline.storage.lineage import Snapshot
 from pipeline.storage.store import Store
+
+__all__ = [
+    "Outcome",
+    "TableState",
+    "bring_up",
+    "bring_up_recorded",
+    "check_installed",
+    "drop_versions",
+    "publish",
+    "publish_recorded",
+    "states_behind",
+]
+
+
+class Outcome(NamedTuple):
+    """What became of one table. number: of the snapshot that it shows, None where that is unknown.
+    error: why it is behind. table: None where it could not even be opened. state: see TableState.
+    """
+
+    name: str
+    number: int | None
+    error: CorpusEmbedError | None
+    table: Table | None
+    state: TableState
+
+
+def check_installed(publications: PublishSpec) -> None:
+    """Raises SpecError when a package that a publication needs is not installed."""
+    needed = {"delta": ("deltalake",), "iceberg": ("pyiceberg", "sqlalchemy")}
+    for kind, packages in needed.items():
+        absent = [name for name in packages if not importlib.util.find_spec(name)]
+        if getattr(publications, kind) and absent:
+            raise SpecError(_hint(kind, f"the package {absent[0]} is not installed"))
 
 
 def publish(store: Store, publications: PublishSpec) -> dict[str, int]:
@@ -31,95 +73,123 @@ def publish(store: Store, publications: PublishSpec) -> dict[str, int]:
     that each one holds.
 
     Raises SpecError where an extra is missing, OutputError where a table cannot hold the rows,
-    CommitConflict where another writer was first. The snapshots of the output are committed in any
-    case.
+    CommitConflict where another writer was first; but first it brings up the others. The snapshots
+    of the output are committed in any case.
     """
-    held = {}
-    with _as_output_errors(store):
-        for kind, table in _tables(store, publications):
-            held[table.name] = _catch_up(store, table)
-            record = publications.model_dump_json(include={kind})
-            store.put_if_absent(layout.publication(kind, content_hash(record, 16)), record.encode())
-    return held
+    check_installed(publications)
+    with work.under_way(store, "publish"):
+        outcomes = []
+        for publication in publications_of(publications):
+            outcomes.append(_attempt(store, publication))
+            if outcomes[-1].error is None:
+                record(store, publication)
+    return _held(outcomes)
 
 
-def publish_recorded(
-    store: Store, kept: set[int] | None = None
-) -> tuple[dict[str, int], list[CorpusEmbedError]]:
-    """Bring every table that an earlier publication recorded up to the newest snapshot.
-
-    kept: before a vacuum, the snapshots that stay; what leads to others is dropped from the tables.
-    Returns the number that each table holds, and an error for each table that is behind: one that
-    failed costs the others nothing, and a catalog is not contacted where only the output names it.
-    """
-    held: dict[str, int] = {}
-    behind: list[CorpusEmbedError] = []
-    for path, data in store.read_many(store.list(layout.PUBLICATIONS)):
-        try:
-            with _as_output_errors(store):
-                for _, table in _tables(store, _recorded(store, path, data)):
-                    held[table.name] = _catch_up(store, table)
-                    if kept is not None:
-                        table.forget(kept)
-        except CorpusEmbedError as error:
-            behind.append(error)
-    return held, behind
+def bring_up(store: Store, publications: PublishSpec) -> list[Outcome]:
+    """Bring the tables of a spec up to the newest snapshot after a run, whose data does not wait
+    for them: no outcome is raised. Each table is recorded, so that `status` and later commands know
+    it, also if this attempt fails."""
+    tables = list(publications_of(publications))
+    if not tables:
+        return []
+    with work.under_way(store, "publish"):
+        for publication in tables:
+            with contextlib.suppress(OSError, CorpusEmbedError):
+                record(store, publication)
+        return [_attempt(store, publication) for publication in tables]
 
 
-def _recorded(store: Store, path: str, data: bytes) -> PublishSpec:
-    """A stored record. Raises OutputError when it is damaged, or names a catalog or a location that
-    the operator's own configuration does not name."""
+def bring_up_recorded(store: Store) -> list[Outcome]:
+    """Bring every table that the output was published to up to the newest snapshot. One that failed
+    costs the others nothing, and a catalog is not contacted where only the output names it."""
+    return [
+        _attempt(store, publication, is_recorded=True)
+        for publication in recorded_publications(store)
+    ]
+
+
+def publish_recorded(store: Store) -> tuple[dict[str, int], list[CorpusEmbedError]]:
+    """`bring_up_recorded`, as the number that each table holds, and an error for each table that is
+    behind."""
+    with work.under_way(store, "publish"):
+        outcomes = bring_up_recorded(store)
+    held = {item.name: item.number for item in outcomes if not item.error and item.number}
+    return held, [item.error for item in outcomes if item.error]
+
+
+def drop_versions(store: Store, outcome: Outcome, kept: Sequence[Snapshot]) -> Outcome:
+    """Drop what a table has of snapshots that are not kept, before their files are deleted."""
+    if outcome.table is None or outcome.error:
+        return outcome
     try:
-        record = PublishSpec.model_validate_json(data)
-    except pydantic.ValidationError as error:
+        with as_output_errors(store):
+            within_limit(outcome.name, functools.partial(outcome.table.forget, kept))
+    except CorpusEmbedError as error:
+        return outcome._replace(error=error)
+    return outcome
+
+
+def states_behind(store: Store) -> list[TableState]:
+    """What the recorded tables that are behind were last seen to show."""
+    states = [last_state(store, item.key) for item in recorded_publications(store)]
+    return [state for state in states if state.behind]
+
+
+def _held(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    for outcome in outcomes:
+        if outcome.error:
+            raise outcome.error
+    return {outcome.name: outcome.number or 0 for outcome in outcomes}
+
+
+def _attempt(store: Store, publication: Publication, *, is_recorded: bool = False) -> Outcome:
+    """Bring one table up, and record what it shows then, or why it is behind."""
+    table: Table | None = None
+    state = last_state(store, publication.key)
+    error: CorpusEmbedError | None = None
+    name = publication.name(store)
+    try:
+        with as_output_errors(store):
+            spec = publication.spec or PublishSpec()
+            if is_recorded:
+                spec = _checked(store, publication)
+            ((_, table),) = within_limit(name, lambda: list(_tables(store, spec)))
+            for snapshot in catch_up(store, table):
+                state = TableState(
+                    number=snapshot.number,
+                    run_id=snapshot.run_id,
+                    file_list=snapshot.file_list,
+                )
+    except CorpusEmbedError as problem:
+        error = problem
+        state = state.model_copy(update={"behind": str(problem)})
+    record_state(store, publication.key, state)
+    return Outcome(name, state.number, error, table, state)
+
+
+def _checked(store: Store, publication: Publication) -> PublishSpec:
+    """The spec of a recorded table. Raises OutputError when the record is damaged, or names a
+    catalog or a location that the operator's own configuration does not name."""
+    spec = publication.spec
+    if spec is None:
         raise OutputError(
-            f"{store.shown_uri}/{path}: names no table: {error.errors()[0]['msg']}. Delete it."
-        ) from error
-    if record.iceberg and record.iceberg != IcebergSpec(table=record.iceberg.table):
+            f"{publication.name(store)}: names no table. Remove it: corpus-embed publish OUTPUT "
+            f"--forget {publication.key}"
+        )
+    if spec.iceberg and spec.iceberg != IcebergSpec(table=spec.iceberg.table):
         with _extra("iceberg"):
             from pipeline.output.lake.iceberg import is_configured
-        if not is_configured(store, record.iceberg):
+        if not is_configured(store, spec.iceberg):
+            table = spec.iceberg.table
             raise OutputError(
-                f"Iceberg table {record.iceberg.table}: only the output says which catalog has it "
-                "or where it lies, so it was not contacted and may be behind. Give the catalog's "
-                "properties in ~/.pyiceberg.yaml or PYICEBERG_CATALOG__…, or run `corpus-embed "
-                f"publish OUTPUT --iceberg {record.iceberg.table} --catalog …`."
+                f"Iceberg table {table}: only the output says which catalog has it or where it "
+                "lies, so it was not contacted and may be behind. Give the catalog's properties in "
+                "~/.pyiceberg.yaml or PYICEBERG_CATALOG__…, run `corpus-embed publish OUTPUT "
+                f"--iceberg {table} --catalog …`, or give the table up: `corpus-embed publish "
+                f"OUTPUT --forget {table}`."
             )
-    return record
-
-
-def _catch_up(store: Store, table: Table) -> int:
-    state = table.state()
-    last = state[0] if state else 0
-    due = [dataset.read_head(store, number) for number in snapshot_numbers(store) if number > last]
-    if not due:
-        return last
-    columns = state[1] if state else columns_of(due[-1][1])
-    if columns_of(due[-1][1]) != columns:
-        raise OutputError(
-            f"{table.name}: has the columns {columns}; snapshot {due[-1][0].number} of "
-            f"{store.shown_uri} has {columns_of(due[-1][1])}. A table keeps its columns: publish "
-            "to another table, or use another output.uri. Nothing was changed."
-        )
-    for snapshot, generation in due:
-        if columns_of(generation) == columns:
-            table.add(snapshot, generation, live_parts(store, snapshot))
-    return due[-1][0].number
-
-
-@contextlib.contextmanager
-def _as_output_errors(store: Store) -> Iterator[None]:
-    """Turn errors of a catalog or a table library, of any class, into OutputError."""
-    try:
-        yield
-    except CorpusEmbedError:
-        raise
-    except Exception as error:
-        raise OutputError(
-            f"{store.shown_uri}: the snapshots are committed, but publishing them failed: "
-            f"{reason(error)}. Fix the catalog, then run `corpus-embed publish`; it resumes where "
-            "this stopped."
-        ) from error
+    return spec
 
 
 def _tables(store: Store, publications: PublishSpec) -> Iterator[tuple[str, Table]]:
@@ -138,6 +208,12 @@ def _extra(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise SpecError(
-            f"publish.{name}: {error}. Install it: pip install 'corpus-embed[{name}]'"
-        ) from error
+        raise SpecError(_hint(name, str(error))) from error
+
+
+def _hint(kind: str, problem: str) -> str:
+    return (
+        f"publish.{kind}: {problem}. Install what it needs: pip install '.[{kind}]' in a clone of "
+        f"this package, or pip install 'corpus-embed[{kind}]' where an index has it. Or leave "
+        f"publish.{kind} out."
+    )

@@ -1,5 +1,5 @@
 """How pyiceberg reaches the files of a table: inside the folder that the operator's command names,
-and nowhere else.
+and nowhere else, but for the output's data files, which can be read.
 
 Comes in: a catalog and the table's folder. Goes out: the same catalog, whose tables are read and
 written through `FolderIO`. By itself pyiceberg merges a table's properties, which lie in the
@@ -21,14 +21,18 @@ from pyiceberg.io import PY_IO_IMPL, FileIO, InputFile, OutputFile, load_file_io
 from pyiceberg.table import Table
 
 from pipeline.errors import OutputError
+from pipeline.output.lake.table import MAX_METADATA_BYTES
 from pipeline.storage.addresses import shown
 
-MAX_METADATA_BYTES = 256 << 20
-"""The largest file of an Iceberg table's metadata that is read: room for millions of data files."""
 _FOLDER = "corpus-embed.folder"
+_DATA = "corpus-embed.data"
 _CODE = re.compile(r"(.*\.)?py-.*", re.IGNORECASE)
 """Properties whose values pyiceberg imports. `io-impl` is for Java and does nothing here."""
-_ACCESS = re.compile(r"(s3|client|hdfs|adls|gcs|hf|oss|rest|header)\..*|token|uri", re.IGNORECASE)
+_ACCESS = re.compile(
+    r"(s3|s3tables|client|hdfs|adls|abfss?|wasbs?|gcs|gs|hf|oss|rest|header|auth|oauth2|glue|dynamodb"
+    r"|hive|sql|http|proxy|signer|ssl)[.-].*|token|uri|credential|scope|warehouse|endpoint",
+    re.IGNORECASE,
+)
 """Properties that choose hosts, credentials and ways to them."""
 
 
@@ -42,10 +46,13 @@ class FolderIO(FileIO):
     def __init__(self, properties: dict[str, Any]) -> None:
         super().__init__(properties)
         self._folder = properties[_FOLDER].rstrip("/") + "/"
+        self._data = properties[_DATA].rstrip("/") + "/"
         access = {name: value for name, value in properties.items() if not _CODE.fullmatch(name)}
         self._files = load_file_io(access, self._folder)
 
     def new_input(self, location: str) -> InputFile:
+        if _is_inside(location, self._data):
+            return self._files.new_input(location)
         file = self._files.new_input(self._checked(location))
         if (n_bytes := len(file)) > MAX_METADATA_BYTES:
             raise OutputError(
@@ -62,13 +69,7 @@ class FolderIO(FileIO):
         self._files.delete(self._checked(path))
 
     def _checked(self, location: str) -> str:
-        inside = location.startswith(self._folder) and ".." not in location.split("/")
-        if inside and self._folder.startswith("file:"):
-            real = os.path.realpath(location.removeprefix("file://"))
-            inside = real.startswith(
-                os.path.realpath(self._folder.removeprefix("file://")) + os.sep
-            )
-        if not inside:
+        if not _is_inside(location, self._folder):
             raise OutputError(
                 f"the metadata of the table names {shown(location)}, which lies outside "
                 f"{shown(self._folder)}. Nothing was read or written there. If the table belongs "
@@ -84,14 +85,24 @@ class FolderIO(FileIO):
         return location
 
 
-def confine(catalog: Catalog, folder: str) -> Catalog:
+def _is_inside(location: str, folder: str) -> bool:
+    """Whether a location is below a folder, by its name and, on a local disk, by all its links."""
+    if not location.startswith(folder) or ".." in location.split("/"):
+        return False
+    if not folder.startswith(("file:", "/")):
+        return True
+    real_folder = os.path.realpath(folder.removeprefix("file://"))
+    return os.path.realpath(location.removeprefix("file://")).startswith(real_folder + os.sep)
+
+
+def confine(catalog: Catalog, folder: str, data_folder: str) -> Catalog:
     """Make a catalog reach the files of its tables through a FolderIO of `folder`.
 
     Tables whose properties name code raise OutputError when they are loaded, and so do tables whose
     properties say how storage is reached: only the catalog's own properties do, and what a REST
     catalog hands out with a table.
     """
-    ours = {PY_IO_IMPL: f"{__name__}.{FolderIO.__name__}", _FOLDER: folder}
+    ours = {PY_IO_IMPL: f"{__name__}.{FolderIO.__name__}", _FOLDER: folder, _DATA: data_folder}
     catalog.properties.update(ours)
 
     def file_io(properties: Mapping[str, Any] = {}, location: str | None = None) -> FileIO:

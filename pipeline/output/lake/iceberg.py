@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -30,16 +29,29 @@ from pipeline.errors import OutputError
 from pipeline.job.sections import IcebergSpec
 from pipeline.output import dataset
 from pipeline.output.lake.file_io import check_access, confine
-from pipeline.output.lake.table import NUMBER, check_held, columns_of, lineage_of
+from pipeline.output.lake.local_catalog import (
+    CATALOG_NAME,
+    OUTPUT,
+    catalog_uri,
+    forget_moved_table,
+    root_location,
+)
+from pipeline.output.lake.table import (
+    FILE_LIST,
+    NUMBER,
+    RUN_ID,
+    State,
+    check_held,
+    columns_of,
+    is_shown,
+    lineage_of,
+)
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
 
-OUTPUT = "corpus-embed.output"
 COLUMNS = "corpus-embed.columns"
-CATALOG_NAME = "corpus-embed"
-"""What a catalog is called in pyiceberg's configuration unless its properties have a `name`."""
 _FIXED = {
     "commit.retry.num-retries": "0",  # pyiceberg's own retry would register the same files twice
     "gc.enabled": "false",  # the files belong to the output: only its vacuum may delete them
@@ -53,16 +65,28 @@ class IcebergTable:
     def __init__(self, store: Store, spec: IcebergSpec) -> None:
         self.name = f"Iceberg table {spec.table}"
         self._table = spec.table
-        self._root = store.fs.unstrip_protocol(store.root)
+        self._root = root_location(store)
         self._location = spec.location or f"{self._root}/{layout.ICEBERG}/{self._table}"
-        self._catalog = confine(_load_catalog(store, spec.catalog), self._location)
+        if not spec.catalog and not spec.location:
+            forget_moved_table(store, self._table, self._root)
+        data_folder = f"{self._root}/{layout.DATA}"
+        self._catalog = confine(_load_catalog(store, spec.catalog), self._location, data_folder)
 
-    def state(self) -> tuple[int, str] | None:
+    def state(self) -> State | None:
         table = self._load()
         if table is None:
             return None
-        numbers = [_number(snapshot) for snapshot in table.snapshots()]
-        return max(numbers, default=0), table.properties[COLUMNS]
+        columns = table.properties.get(COLUMNS, "")
+        shown = table.current_snapshot()
+        while shown is not None and not _number(shown):  # another writer's, on top of ours
+            parent = shown.parent_snapshot_id
+            shown = table.snapshot_by_id(parent) if parent is not None else None
+        return _state(shown, columns) if shown else State(0, columns)
+
+    def history(self) -> list[State]:
+        table = self._load()
+        columns = table.properties.get(COLUMNS, "") if table else ""
+        return [_state(snapshot, columns) for snapshot in (table.snapshots() if table else ())]
 
     def add(self, snapshot: Snapshot, generation: Generation, parts: Sequence[Manifest]) -> None:
         table = self._load() or self._create(generation)
@@ -79,23 +103,29 @@ class IcebergTable:
                 table.transaction() as change,
                 change.update_snapshot(lineage_of(snapshot, generation)).overwrite() as update,
             ):
-                for path in sorted(listed.keys() - live.keys()):
+                sizes = {path: file.file_size_in_bytes for path, file in listed.items()}
+                # a lost file that was made again may have another size
+                kept = {path for path in live if sizes.get(path) == live[path].size_bytes}
+                for path in sorted(listed.keys() - kept):
                     update.delete_data_file(listed[path])
-                for path in sorted(live.keys() - listed.keys()):
+                for path in sorted(live.keys() - kept):
                     update.append_data_file(
                         _registered(path, live[path], generation.partition_by, arrow_schema)
                     )
         except CommitFailedException as error:
             check_held(self, snapshot, error)
 
-    def forget(self, kept: set[int]) -> None:
+    def forget(self, kept: Sequence[Snapshot]) -> None:
         table = self._load()
         if table is None:
             return
+        current = table.current_snapshot()
         expired = [
-            snapshot.snapshot_id
-            for snapshot in table.snapshots()
-            if _number(snapshot) not in {0, *kept}
+            version.snapshot_id
+            for version in table.snapshots()
+            if _number(version)
+            and version != current
+            and not any(is_shown(_state(version, ""), snapshot) for snapshot in kept)
         ]
         if expired:
             table.maintenance.expire_snapshots().by_ids(expired).commit()
@@ -109,7 +139,9 @@ class IcebergTable:
         if table.properties.get(OUTPUT) != self._root:
             raise OutputError(
                 f"{self.name}: belongs to {table.properties.get(OUTPUT, 'another writer')}, not to "
-                f"{shown(self._root)}. Give publish.iceberg.table another name."
+                f"{shown(self._root)}. Give publish.iceberg.table another name. If the output was "
+                "moved from there, drop the table in its catalog first, or give it up: "
+                f"`corpus-embed publish OUTPUT --forget {self._table}`."
             )
         return table
 
@@ -137,7 +169,7 @@ def is_configured(store: Store, spec: IcebergSpec) -> bool:
     properties = dict(spec.catalog)
     name = properties.pop("name", CATALOG_NAME)
     configured = Config().get_catalog_config(name) or {}
-    folders = [f"{store.fs.unstrip_protocol(store.root)}/{layout.ICEBERG}"]
+    folders = [f"{root_location(store)}/{layout.ICEBERG}"]
     folders += [str(configured["warehouse"])] if "warehouse" in configured else []
     return properties.items() <= configured.items() and (
         spec.location is None
@@ -156,20 +188,27 @@ def _load_catalog(store: Store, catalog: Mapping[str, str]) -> Catalog:
                 "needs a local disk. Name a catalog in publish.iceberg.catalog, for instance "
                 "{type: rest, uri: …} or {type: glue}."
             )
-        folder = Path(store.root, layout.ICEBERG)
-        folder.mkdir(parents=True, exist_ok=True)
-        store.path(f"{layout.ICEBERG}/catalog.db")  # raises where a link leads out
-        properties = {"type": "sql", "uri": f"sqlite:///{folder}/catalog.db"}
+        properties = {"type": "sql", "uri": catalog_uri(store)}
     if endpoint := store.options.get("endpoint_url"):
         properties.setdefault("s3.endpoint", endpoint)
     return load_catalog(properties.pop("name", CATALOG_NAME), **properties)
 
 
-def _number(snapshot: IcebergSnapshot) -> int:
-    """The number of the output's snapshot that a table's snapshot holds; 0 for one that another
-    writer made."""
-    summary = snapshot.summary.additional_properties if snapshot.summary else {}
-    return int(summary.get(NUMBER, 0))
+def _state(version: IcebergSnapshot, columns: str) -> State:
+    """The snapshot of the output that a version of the table shows; number 0 for a version that
+    another writer made."""
+    summary = version.summary.additional_properties if version.summary else {}
+    number = summary.get(NUMBER, "0")
+    return State(
+        int(number) if number.isdigit() else 0,
+        columns,
+        summary.get(RUN_ID),
+        summary.get(FILE_LIST),
+    )
+
+
+def _number(version: IcebergSnapshot) -> int:
+    return _state(version, "").number
 
 
 def _registered(

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
-from pipeline.errors import CommitConflict
+from pipeline.errors import CommitConflict, OutputError
 from pipeline.output import dataset
 from pipeline.storage.lineage import Generation, Manifest, Snapshot
 
 NUMBER = "corpus-embed.snapshot"
+RUN_ID = "corpus-embed.run-id"
+FILE_LIST = "corpus-embed.file-list"
+MAX_METADATA_BYTES = 256 << 20
+"""The largest file of a table's metadata that is read: room for millions of data files."""
+
+
+class CannotHold(OutputError):
+    """A snapshot has a value for which this kind of table has no place."""
+
+
+class State(NamedTuple):
+    """A snapshot as a version of a table knows it. columns: see `columns_of`. run_id, file_list:
+    None in tables of releases that did not record them."""
+
+    number: int
+    columns: str
+    run_id: str | None = None
+    file_list: str | None = None
+
+
+def is_shown(state: State, snapshot: Snapshot) -> bool:
+    """Whether a version of a table shows this snapshot, and not another one of its number, as far
+    as the table can tell."""
+    return (
+        state.number == snapshot.number
+        and state.run_id in (None, snapshot.run_id)
+        and state.file_list in (None, snapshot.file_list)
+    )
 
 
 class Table(Protocol):
@@ -19,16 +47,19 @@ class Table(Protocol):
 
     name: str
 
-    def state(self) -> tuple[int, str] | None:
-        """(number, `columns_of`) of the newest snapshot that the table holds; None if there is no
-        such table."""
+    def state(self) -> State | None:
+        """The snapshot that the table shows now, number 0 where it shows none; None if there is no
+        such table. Raises OutputError when the table is not one that this package made."""
+
+    def history(self) -> list[State]:
+        """The snapshots that versions of the table show, as far as they are kept."""
 
     def add(self, snapshot: Snapshot, generation: Generation, parts: Sequence[Manifest]) -> None:
         """Commit a snapshot: remove the files that it lacks, add its new ones, and record its
         lineage in the properties of the commit."""
 
-    def forget(self, kept: set[int]) -> None:
-        """Drop the table's versions of snapshots that are not kept."""
+    def forget(self, kept: Sequence[Snapshot]) -> None:
+        """Drop the table's versions of all other snapshots."""
 
 
 def columns_of(generation: Generation) -> str:
@@ -40,11 +71,31 @@ def columns_of(generation: Generation) -> str:
     return f"{', '.join(fields)}; partitions {', '.join(generation.partition_by)}"
 
 
+def columns_problem(columns: str, others: str) -> str | None:
+    """How the `columns_of` a table differ from those of a snapshot, or None where they do not."""
+    if columns == others:
+        return None
+    fields, _, partitions = columns.partition("; partitions ")
+    other_fields, _, other_partitions = others.partition("; partitions ")
+    have = fields.split(", ")
+    wanted = other_fields.split(", ")
+    differences = []
+    if absent := [field for field in wanted if field not in have]:
+        differences.append(f"it has no column {', '.join(absent)}, which is")
+    if extra := [field for field in have if field not in wanted]:
+        differences.append(f"it has the column {', '.join(extra)}, which is not")
+    if partitions != other_partitions:
+        mine, theirs = (text or "nothing" for text in (partitions, other_partitions))
+        differences.append(f"it is partitioned by {mine}, and by {theirs}")
+    return "; ".join(differences or ["its columns have another order than"])
+
+
 def lineage_of(snapshot: Snapshot, generation: Generation) -> dict[str, str]:
     """The properties of the commit that publishes a snapshot."""
     return {
         NUMBER: str(snapshot.number),
-        "corpus-embed.run-id": snapshot.run_id,
+        RUN_ID: snapshot.run_id,
+        FILE_LIST: snapshot.file_list,
         "corpus-embed.fingerprint": snapshot.fingerprint,
         "corpus-embed.model": generation.model_name,
         "corpus-embed.dimension": str(generation.dimension),
@@ -55,7 +106,9 @@ def lineage_of(snapshot: Snapshot, generation: Generation) -> dict[str, str]:
 def check_held(table: Table, snapshot: Snapshot, error: Exception) -> None:
     """After a commit that failed with `error`: raises CommitConflict unless the table holds the
     snapshot by now."""
-    if (table.state() or (0, ""))[0] < snapshot.number:
+    state = table.state()
+    versions = [state] if state else []
+    if not any(is_shown(version, snapshot) for version in [*versions, *table.history()]):
         raise CommitConflict(
             f"{table.name}: another writer committed to it first: {error}. Nothing is lost: "
             "publish again."
