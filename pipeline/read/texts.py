@@ -8,9 +8,11 @@ objects already.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
@@ -75,13 +77,17 @@ def filled(template: TextTemplate, columns: list[pa.Array], rejects: Rejects) ->
     rejected.
     """
     pieces: list[pa.Array | pa.Scalar] = [pa.scalar(template.literals[0])]
-    has_any = np.zeros(len(columns[0]), bool)
     for literal, column in zip(template.literals[1:], columns, strict=True):
         pieces += [column, pa.scalar(literal)]
-        has_any |= column.is_valid().to_numpy(zero_copy_only=False)
     detail = f"none of {', '.join(repr(name) for name in template.fields)} holds a text"
-    reject_all(rejects, rows_where(~has_any), "missing_text", detail)
+    reject_all(rejects, rows_where(~_has_any(columns)), "missing_text", detail)
     return pc.binary_join_element_wise(*pieces, "", null_handling="replace", null_replacement="")
+
+
+def _has_any(columns: Sequence[pa.Array]) -> npt.NDArray[np.bool_]:
+    """(N,) whether any of the columns has a value."""
+    valid = [column.is_valid().to_numpy(zero_copy_only=False) for column in columns]
+    return np.logical_or.reduce(valid)
 
 
 def text_of_values(records: list[dict[str, Any]], name: str, rejects: Rejects) -> pa.Array:
@@ -105,15 +111,18 @@ def text_by_template(
     """(N,) string: the template with the fields of JSON objects."""
     columns = []
     for name in template.fields:
-        values = [
-            str(value) if type(value) is int else _string_of(value, row, name, rejects)
-            for row, value in enumerate(column_of(records, name))
-        ]
+        values = column_of(records, name)
+        if not set(map(type, values)) <= {str}:
+            values = [
+                str(value) if type(value) is int else _string_of(value, row, name, rejects)
+                for row, value in enumerate(values)
+            ]
         detail = f"half of a surrogate pair in '{name}'"
         columns.append(string_column(values, rejects, "lone_surrogate", detail))
-    for row, record in enumerate(records):
-        if not any(column[row].is_valid for column in columns):
-            reject(rejects, row, "missing_text", absence(record, template.fields, "text_template"))
+    for row in rows_where(~_has_any(columns)):
+        reject(
+            rejects, row, "missing_text", absence(records[row], template.fields, "text_template")
+        )
     return filled(template, columns, rejects)
 
 
