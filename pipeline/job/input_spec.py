@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pyarrow as pa
 import pydantic
@@ -22,14 +22,28 @@ LATER_SETTINGS = {"text_template", "csv", "max_column_bytes"}
 """Settings that are part of the identity only where they have another value than the default."""
 
 
+TextColumn = Annotated[
+    Name,
+    pydantic.Field(
+        description="a name or a path, for instance text or doc.text; several make a text by "
+        'text_template, for instance "{title}\\n{body}"'
+    ),
+]
+
+
 class InputSpec(Section):
     """Where documents come from and which fields of a record matter."""
 
     uri: Uris
     format: Format = "auto"
-    text_column: Name = "text"
-    text_template: str | None = None
-    id_column: Name | None = None
+    text_column: TextColumn = "text"
+    text_template: Annotated[
+        str | None,
+        pydantic.Field(description='names in braces, for instance "{title}\\n{body}"'),
+    ] = None
+    id_column: Annotated[
+        Name | None, pydantic.Field(description="a name or a path, for instance id or doc.id")
+    ] = None
     keep_columns: KeptColumns = {}
     max_record_bytes: RecordSize = pydantic.ByteSize(16 << 20)
     max_column_bytes: RecordSize = pydantic.ByteSize(64 << 10)

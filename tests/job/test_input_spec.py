@@ -39,6 +39,8 @@ def test_one_name_is_a_list_of_one() -> None:
         ({"text_template": "{title"}, r"text_template: .*write \{\{ and \}\}"),
         ({"text_template": "title"}, "names no field"),
         ({"text_template": "{a}", "text_column": "b"}, "exclude each other"),
+        ({"text_column": ["title", "body"]}, "text_column: found a list.*text_template"),
+        ({"text_template": ["title"]}, "text_template: found a list.*braces"),
         ({"csv": {"delimiter": "tab"}}, "csv.delimiter: found 'tab'; it takes .*one character"),
         ({"csv": {"header": False}}, "csv.header: unknown key"),
         ({"csv": {"encoding": "utf-16"}}, "csv.encoding: found 'utf-16'; it takes a charset"),
