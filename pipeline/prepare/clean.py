@@ -14,6 +14,8 @@ character.
 
 from __future__ import annotations
 
+import collections
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -65,6 +67,15 @@ def clean(table: pa.Table, *, unicode: str, min_chars: int) -> pa.Table:
             table = _reject(table, short, "too_short", detail)
         text = pc.if_else(pc.or_(empty, short), pa.scalar(None, pa.string()), text)
     return table.set_column(table.schema.get_field_index("text"), "text", text)
+
+
+def count_replaced(text: pa.ChunkedArray, group: pa.ChunkedArray) -> dict[str, int]:
+    """How many texts of each group hold U+FFFD, which stands for bytes that are no character.
+
+    text, group: (N,) string each. Returns groups that have such a text.
+    """
+    groups = group.filter(pc.match_substring(text, "\ufffd"))
+    return dict(collections.Counter(groups.to_pylist()))
 
 
 def _reject(table: pa.Table, rows: pa.Array, reason: str, detail: pa.Scalar | pa.Array) -> pa.Table:

@@ -98,7 +98,9 @@ class Source(StoredRecord):
     """The records of one shard that are in one part. `first_record` is a position as in the column
     `source_record`; `damaged`: the shard breaks off, or cannot be decoded, behind or between them;
     `lost_bytes`: how many of its stored bytes cannot be read because of that (0 in manifests of
-    releases that did not count them; the whole shard where nobody can say, as behind a cut)."""
+    releases that did not count them; the whole shard where nobody can say, as behind a cut);
+    `n_replaced`: how many of its documents hold U+FFFD, which stands for bytes that are no
+    character."""
 
     uri: str
     etag: str
@@ -107,6 +109,7 @@ class Source(StoredRecord):
     n_rejects: int
     damaged: bool = False
     lost_bytes: int = 0
+    n_replaced: int = 0
 
 
 class DataFile(StoredRecord):

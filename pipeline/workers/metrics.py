@@ -33,6 +33,7 @@ TROUBLES = {
     "storage_retries": "requests tried again",
     "n_oom_halvings": "buckets halved for memory",
     "n_crashed_records": "records rejected because workers failed on them",
+    "n_replaced": "documents in which U+FFFD stands for bytes that are no character",
 }
 """What a run recovered from: name in `Progress.totals` and words for people."""
 
@@ -48,6 +49,7 @@ def increments(manifest: Manifest) -> dict[str, float]:
     amounts["n_crashed_records"] = sum(
         manifest.reject_reasons.get(name, 0) for name in ("crashed_worker", "out_of_memory")
     )
+    amounts["n_replaced"] = sum(source.n_replaced for source in manifest.sources)
     amounts["lost_bytes"] = lost_bytes(manifest)
     amounts["n_files"] = len(manifest.data_files)
     amounts["data_bytes"] = sum(file.size_bytes for file in manifest.data_files)

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 
 from pipeline.job.resolve import Job
 from pipeline.output.known_vectors import UNKNOWN, Index
-from pipeline.prepare.clean import clean
+from pipeline.prepare.clean import clean, count_replaced
 from pipeline.read.parts import Part, Todo, cut
 from pipeline.storage import schema
-from pipeline.storage.lineage import Manifest, PartFacts, Shard, part_id
+from pipeline.storage.lineage import Manifest, PartFacts, Shard, Source, part_id
 from pipeline.storage.store import Store
 from pipeline.tokenize import Tokenizer
 from pipeline.workers.bounds import reject_out_of_bounds
@@ -113,7 +113,8 @@ def prepare_part(
     records = clean(part.records, unicode=spec.prepare.unicode, min_chars=spec.prepare.min_chars)
     records = reject_out_of_bounds(records, spec)
     is_good = pc.is_null(records["reason"])
-    rows, distinct = rows_of(records.filter(is_good), job, tokenizer)
+    documents = records.filter(is_good)
+    rows, distinct = rows_of(documents, job, tokenizer)
     nothing = UNKNOWN.take(pa.nulls(rows.num_rows, pa.int64()))
     known = index.find(rows["text_sha256"]) if index else nothing
     is_new = known["reused"].is_null()
@@ -147,13 +148,21 @@ def prepare_part(
         split=part.split,
         index=part.index,
         last=part.last,
-        sources=part.sources,
+        sources=_with_replaced(part.sources, documents),
         record_bytes=_bytes_read(records),
         n_embedded=len(used),
     )
     columns = [name for name in schema.REJECT_COLUMNS if name in records.column_names]
     rejects = records.filter(pc.invert(is_good)).select(columns)
     return PreparedPart(facts, rows, pa.table({"ids": ids}), rejects)
+
+
+def _with_replaced(sources: tuple[Source, ...], documents: pa.Table) -> tuple[Source, ...]:
+    """The sources with the number of their documents that hold U+FFFD."""
+    counts = count_replaced(documents["text"], documents["source_uri"])
+    return tuple(
+        source.model_copy(update={"n_replaced": counts.get(source.uri, 0)}) for source in sources
+    )
 
 
 def _bytes_read(records: pa.Table) -> int:

@@ -328,6 +328,19 @@ def test_a_damaged_shard_is_marked_and_its_readable_records_are_kept(tmp_path: P
     ]
 
 
+def test_documents_with_replaced_characters_are_counted(tmp_path: Path) -> None:
+    texts = ["a", "\ufffd b", "c\ufffd\ufffd", "", "\uf900 d"]
+    documents = [{"id": str(number), "text": text} for number, text in enumerate(texts)]
+    write_shard(tmp_path / "in/a.jsonl.gz", documents)
+    write_shard(tmp_path / "in/b.jsonl.gz", [{"id": "clean", "text": "clean"}])
+    assert run(make_spec(tmp_path / "in", tmp_path / "out")) is not None
+    sources = [source for part in manifests(tmp_path / "out") for source in part.sources]
+    assert {source.uri.rpartition("/")[2]: source.n_replaced for source in sources} == {
+        "a.jsonl.gz": 2,
+        "b.jsonl.gz": 0,
+    }
+
+
 def test_a_part_is_bounded_by_kept_strings_too(tmp_path: Path) -> None:
     documents = [{"id": f"{n}", "text": "t", "page": "x" * 1000} for n in range(50)]
     path = write_shard(tmp_path / "a.parquet", documents)
