@@ -110,7 +110,8 @@ def show_checks(checks: Sequence[Any]) -> None:
     """The checks of `verify`, one a line."""
     out = stdout()
     for check in checks:
-        out.print(Text("ok  ", "green") if check.ok else Text("FAIL", "red"), end=" ")
+        colour = {"ok": "green", "FAIL": "red"}.get(check.mark, "yellow")
+        out.print(Text(f"{check.mark:4}", colour), end=" ")
         out.print(f"{check.name}: {printable(check.detail)}")
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.driver.departures import departures, leaving
 from pipeline.driver.plan import Plan
 from pipeline.errors import TooManyDeletions, TooManyPartitions, TooManyRejects, TooMuchDamage
 from pipeline.output.damage import damage_problem, damaged_shards
+from pipeline.output.departures import departures, leaving
 from pipeline.output.snapshots import added_up
 from pipeline.storage import data_files, layout
 from pipeline.storage.addresses import shown

@@ -7,6 +7,7 @@ carry the value.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from pipeline.errors import OutputError
+from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import live_parts, load_generation, load_snapshot
 from pipeline.storage import layout, schema
 from pipeline.storage.data_rows import scan
@@ -33,11 +35,20 @@ def open_dataset(
     """The rows of one snapshot (the newest by default) as a pyarrow dataset, partition columns
     included.
 
-    Raises OutputError when there is no such snapshot.
+    Raises OutputError when there is no such snapshot or one of its files is gone or cut.
     """
     store = Store(uri, storage_options)
     head, generation = read_head(store, snapshot)
     columns = arrow_schema(generation)
+    parts = live_parts(store, head)
+    paths = itertools.chain(*lost_objects(store, parts).values())
+    if lost := [path for path in paths if layout.is_at(path, "data")]:
+        raise OutputError(
+            f"{store.shown_uri}: {len(lost)} of {head.n_files} data files of snapshot "
+            f"{head.number} are gone or have another size; the first one is {lost[0]}. Restore "
+            "them from a backup, or run the job again, which embeds their parts again and no "
+            "others."
+        )
     filesystem = LocalFileSystem() if store.local else PyFileSystem(FSSpecHandler(store.fs))
     parquet = ds.ParquetFileFormat()
     fragments = [
@@ -46,7 +57,7 @@ def open_dataset(
             filesystem,
             partition_expression=_partition(file.partition, columns),
         )
-        for part in live_parts(store, head)
+        for part in parts
         for file in part.data_files
     ]
     return ds.FileSystemDataset(fragments, columns, parquet, filesystem)

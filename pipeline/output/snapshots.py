@@ -127,10 +127,8 @@ def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
     """The immutable list of live parts that a snapshot names, as (path, table with one row for each
     part).
 
-    The path is a hash of the parts' ids and of the SHA-256 of their files. The column `paths` is
-    for engines that read a list of files.
+    The path is `file_list_path`. The column `paths` is for engines that read a list of files.
     """
-    content = [[part.part_id, [file.sha256 for file in part.data_files]] for part in parts]
     paths = [[file.path for file in part.data_files] for part in parts]
     table = pa.table(
         {
@@ -140,7 +138,25 @@ def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
             "manifest": pa.array([part.model_dump_json() for part in parts], pa.string()),
         }
     )
-    return layout.file_list(content_hash(content, 64)), table
+    return file_list_path(parts), table
+
+
+def file_list_path(parts: Sequence[Manifest], *, with_siblings: bool = True) -> str:
+    """The path of the list of some parts: a hash of their ids, of the SHA-256 of their files, and
+    of the paths of files that do not have the first name of their part, since a file that was
+    damaged is made again with the same bytes under a sibling name.
+
+    with_siblings: False gives the path in outputs of releases before 2026-11-26, which hashed no
+    path.
+    """
+    content: list[list[Any]] = []
+    for part in parts:
+        content.append([part.part_id, [file.sha256 for file in part.data_files]])
+        paths = [file.path for file in part.data_files]
+        siblings = [path for path in paths if not path.endswith(f"/part-{part.part_id}.parquet")]
+        if siblings and with_siblings:
+            content[-1].append(siblings)
+    return layout.file_list(content_hash(content, 64))
 
 
 def create_file_list(store: Store, parts: Sequence[Manifest]) -> str:

@@ -17,7 +17,7 @@ from pipeline.errors import OutputError
 from pipeline.output import dataset
 from pipeline.output.damage import damage_problem, damaged_shards, named
 from pipeline.output.run_folder import read_planned_split_ids
-from pipeline.output.snapshots import file_list, totals_of
+from pipeline.output.snapshots import file_list, file_list_path, totals_of
 from pipeline.storage import data_files, layout
 from pipeline.storage.lineage import Manifest, by_split, content_hash
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
@@ -42,8 +42,9 @@ def _file_list_findings(loaded: LoadedSnapshot) -> Iterator[str]:
     except (pa.ArrowException, OSError) as error:
         yield f"{stored_path}: cannot be read: {error}"
         return
-    path, table = file_list(loaded.manifests)
-    if path != stored_path or stored != table.select(columns):
+    _, table = file_list(loaded.manifests)
+    paths = [file_list_path(loaded.manifests, with_siblings=new) for new in (True, False)]
+    if stored_path not in paths or stored != table.select(columns):
         yield f"{stored_path}: its rows do not have the hash in its name"
 
 

@@ -11,26 +11,53 @@ model for the sample.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
+from pipeline.errors import ModelError, SpecError
 from pipeline.output.checks import count_problems, split_problems
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.verify import stored_records
 from pipeline.tools.verify.file_scan import FileScan
+from pipeline.tools.verify.surroundings import deletion_findings, extra_findings
 
 MAX_SHOWN = 5
 """The most findings that the detail of a check names; its `figures` count all of them."""
 
 
+_RESTORE = (
+    "Restore the objects that are named from a backup, or name an older snapshot (--snapshot); "
+    "without a backup, embed into another output.uri"
+)
+_AGAIN = (
+    "Restore the files that are named from a backup, or delete them and run the job again, which "
+    "embeds their parts again and no others"
+)
+_ADVICE = {
+    **dict.fromkeys(("files", "pages", "schema", "finite", "nonzero", "tokens"), _AGAIN),
+    **dict.fromkeys(("text_hashes", "lineage", "records", "ids"), _AGAIN),
+    "damage": "Fix these shards or copy them again from where they come from, then run the job",
+    "sample": "Give the model that made the vectors (--model), or embed the sources again",
+}
+"""What to do about the findings of a check."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One promise: whether it holds, a sentence for people, and the figures behind it."""
+    """One promise: whether it holds, a sentence for people, and the figures behind it.
+
+    mark: "ok" or "FAIL"; "warn" for what is no damage of the snapshot, and "skip" for what was not
+    asked for, which both leave the verification as it is.
+    """
 
     name: str
     ok: bool
     detail: str
     figures: dict[str, Any]
+    mark: Literal["ok", "FAIL", "warn", "skip"] = "ok"
+
+
+_NOT_SAMPLED = Check("sample", True, "not asked for (--sample 0)", {}, "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +86,21 @@ def verify(
     against its sources.
 
     model_path: where the model is now, if not where the run found it. Sources that are gone or
-    changed are reported and are no failure. Raises OutputError when there is no such snapshot or
-    its records cannot be read, ModelError when the sample's model is not the one that made the
-    vectors, StorageError when the store fails.
+    changed are reported and are no failure. Raises SpecError for a negative sample, OutputError
+    when there is no such snapshot or its records cannot be read, ModelError when the model at
+    `model_path` is not the one that made the vectors, StorageError when the store fails.
     """
+    if sample < 0:
+        raise SpecError(f"--sample {sample}: a number of rows is 0 or more; 0 skips the check")
     loaded = load_snapshot_with_lineage(store_uri, storage_options, snapshot, model_path=model_path)
-    if sample:
-        _ = loaded.model  # raises before hours of reading: without the model there is no sample
-    scan = FileScan(loaded, n_sample=sample, seed=seed)
+    model_problem = None
+    try:
+        _ = loaded.model if sample else None  # before hours of reading
+    except ModelError as error:
+        if model_path is not None:
+            raise
+        model_problem = f"the model that made the vectors cannot be used: {error}"
+    scan = FileScan(loaded, n_sample=0 if model_problem else sample, seed=seed)
     scan.run()
     head = loaded.snapshot
     findings = scan.findings
@@ -102,24 +136,45 @@ def verify(
     if "text" in scan.schema.names:
         successes["text_hashes"] = "text_sha256 is the SHA-256 of every text"
     figures: dict[str, dict[str, Any]] = {"records": {"n_documents": scan.n_documents}}
-    if sample:
-        # imported late: it brings the tokenizer and the stages with it
-        from pipeline.tools.verify.sample import compare
-
-        findings["sample"], successes["sample"], figures["sample"] = compare(loaded, scan.sample)
     checks = [
         _check(name, findings[name], success, figures.get(name, {}))
         for name, success in successes.items()
     ]
+    checks += [
+        _warning("extra", extra_findings(loaded), "nothing but what this package wrote"),
+        _warning("deletions", deletion_findings(loaded), "as few as the spec of the run allows"),
+        _sample_check(loaded, scan, model_problem) if sample else _NOT_SAMPLED,
+    ]
     return Verification(head.number, head.fingerprint, tuple(checks))
+
+
+def _sample_check(loaded: LoadedSnapshot, scan: FileScan, model_problem: str | None) -> Check:
+    """Whether the sampled rows follow from their sources. model_problem: why there is no model."""
+    if model_problem:
+        return _check("sample", [model_problem], "", {})
+    # imported late: it brings the tokenizer and the stages with it
+    from pipeline.tools.verify.sample import compare
+
+    return _check("sample", *compare(loaded, scan.sample))
 
 
 def _check(name: str, findings: list[str], success: str, figures: dict[str, Any]) -> Check:
     """A check that holds when there are no findings. success: its detail when it holds."""
     n_hidden = len(findings) - MAX_SHOWN
     shown = [*findings[:MAX_SHOWN], *([f"and {n_hidden} more"] if n_hidden > 0 else [])]
-    detail = "; ".join(shown) or success
-    return Check(name, not findings, detail, {"findings": len(findings), **figures})
+    figures = {"findings": len(findings), **figures}
+    if not findings:
+        return Check(name, True, success, figures)
+    return Check(name, False, f"{'; '.join(shown)}. {_ADVICE.get(name, _RESTORE)}", figures, "FAIL")
+
+
+def _warning(name: str, findings: Iterator[str], success: str) -> Check:
+    """A check that never fails the verification."""
+    sentences = list(findings)
+    figures = {"findings": len(sentences)}
+    return Check(
+        name, True, "; ".join(sentences) or success, figures, "warn" if sentences else "ok"
+    )
 
 
 def _coverage(loaded: LoadedSnapshot) -> str:

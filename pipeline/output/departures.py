@@ -24,7 +24,14 @@ from pipeline.storage.data_rows import READERS, read_columns
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
 
-_COLUMNS = ("doc_id", "chunk", "text_sha256", "source_uri")
+_COLUMNS = pa.schema(
+    [
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),
+        pa.field("text_sha256", pa.string(), nullable=False),
+        pa.field("source_uri", pa.string(), nullable=False),
+    ]
+)
 _NOTHING = pa.table(
     {"id": pa.array([], pa.uint64()), "text": pa.array([], pa.uint64()), "shard": pa.nulls(0)}
 ).cast(pa.schema([("id", pa.uint64()), ("text", pa.uint64()), ("shard", pa.string())]))
@@ -65,14 +72,15 @@ def _documents(store: Store, parts: Sequence[Manifest]) -> pa.Table:
     """One row for each document: 8 bytes of a hash of its id and of its text, and its shard."""
 
     def of_file(path: str) -> pa.Table:
-        table = or_none(lambda: read_columns(store, path, list(_COLUMNS)))
-        if table is None:
-            return _NOTHING
+        documents = or_none(lambda: rows(read_columns(store, path, _COLUMNS.names, _COLUMNS)))
+        return _NOTHING if documents is None else documents
+
+    def rows(table: pa.Table) -> pa.Table:
         table = table.filter(pc.equal(table["chunk"], 0))
         columns = {
             "id": _hashes(table["doc_id"]),
             "text": keys_of(table["text_sha256"]),
-            "shard": table["source_uri"].cast(pa.string()).dictionary_encode(),
+            "shard": table["source_uri"].dictionary_encode(),
         }
         return pa.table(columns)
 

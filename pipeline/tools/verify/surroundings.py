@@ -1,0 +1,89 @@
+"""What lies beside a snapshot and before it: files that nobody asked for, documents that left.
+
+In: a loaded snapshot. Out: sentences that `verify` shows as warnings, because they are no damage of
+the snapshot: whoever reads `data/**` by a glob reads more than the snapshot has, and a run that was
+allowed to may have dropped documents. Cost: two listings; for the documents, four columns of the
+parts in which the snapshot differs from its parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.errors import OutputError
+from pipeline.output.departures import departures
+from pipeline.output.snapshots import live_parts, load_snapshot
+from pipeline.storage import layout
+from pipeline.storage.addresses import shown
+from pipeline.tools.loaded_snapshot import LoadedSnapshot
+
+MAX_SHOWN = 3
+_OF_TABLES = (f"{layout.PUBLICATIONS}/", f"{layout.ICEBERG}/")
+
+
+def extra_findings(loaded: LoadedSnapshot) -> Iterator[str]:
+    """Files under `data/` that belong to no finished part, and names under `_meta` that this
+    package does not give."""
+    store = loaded.store
+    finished = {
+        location.part_id
+        for path in store.list(layout.MANIFESTS)
+        if (location := layout.locate(path)) and location.part_id
+    }
+    finished -= {manifest.part_id for manifest in loaded.manifests}
+    live = set(loaded.data_paths)
+    extra = []
+    for path in store.list(layout.DATA):
+        location = layout.locate(path)
+        # a file whose rows differ from an earlier attempt's has digits of its own behind the id
+        is_finished = location is not None and (location.part_id or "")[:32] in finished
+        if path not in live and not is_finished:
+            extra.append(path)
+    if extra:
+        yield (
+            f"{_named(extra, 'file', 'files')} under {layout.DATA}/ in no snapshot and no finished "
+            f"part, which readers of {layout.DATA}/** see: {_first(extra)}. Read by the file list "
+            "(open_dataset), or remove them: `corpus-embed vacuum` removes those that a run left"
+        )
+    foreign = [
+        path
+        for path in store.list(layout.META)
+        if layout.locate(path) is None and not path.startswith(_OF_TABLES)
+    ]
+    if foreign:
+        yield (
+            f"{_named(foreign, 'object', 'objects')} under {layout.META}/ that this package did "
+            f"not name and does not read: {_first(foreign)}"
+        )
+
+
+def deletion_findings(loaded: LoadedSnapshot) -> Iterator[str]:
+    """More documents of the snapshot before are gone than the spec of the run allows: somebody has
+    raised the limit on the command line, or another program has made the snapshot."""
+    snapshot = loaded.snapshot
+    if snapshot.parent is None:
+        return
+    try:
+        parent = load_snapshot(loaded.store, snapshot.parent)
+        before = live_parts(loaded.store, parent)
+    except OutputError:
+        return  # vacuum has removed it
+    has_ids = loaded.spec.input.id_column is not None
+    by_shard = departures(loaded.store, before, loaded.manifests, has_ids=has_ids)
+    limit = loaded.spec.runtime.max_delete_fraction
+    n_before = parent.n_documents if parent else 0
+    if by_shard.total() > limit * n_before:
+        uri, number = by_shard.most_common(1)[0]
+        yield (
+            f"{by_shard.total()} of {n_before} documents of snapshot {snapshot.parent} are not in "
+            f"snapshot {snapshot.number}, {number} of them from {shown(uri)}; the spec of run "
+            f"{snapshot.run_id} allows {limit:.0%} (runtime.max_delete_fraction)"
+        )
+
+
+def _named(paths: Sequence[str], one: str, several: str) -> str:
+    return f"{len(paths)} {one if len(paths) == 1 else several}"
+
+
+def _first(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:MAX_SHOWN]) + (", …" if len(paths) > MAX_SHOWN else "")
