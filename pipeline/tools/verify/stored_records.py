@@ -16,8 +16,9 @@ import pyarrow as pa
 from pipeline.errors import OutputError
 from pipeline.output import dataset
 from pipeline.output.damage import damage_problem, damaged_shards, named
+from pipeline.output.file_lists import file_list, file_list_path
 from pipeline.output.run_folder import read_planned_split_ids
-from pipeline.output.snapshots import file_list, file_list_path, totals_of
+from pipeline.output.snapshots import totals_of
 from pipeline.storage import data_files, layout
 from pipeline.storage.lineage import Manifest, by_split, content_hash
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
