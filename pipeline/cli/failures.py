@@ -59,6 +59,9 @@ def describe(error: BaseException, stopped: int | None = None) -> Failure:
     if isinstance(error, BrokenPipeError):  # `corpus-embed search … | head` has all it wants
         return Failure(1, name, "")
     kind = InternalError.__name__
+    if isinstance(error, ModuleNotFoundError):
+        words = f"the Python package '{error.name}' is missing. Install this package again."
+        return Failure(InternalError.exit_code, kind, words, kind)
     words = (
         f"{name}: {_one_line(str(error))}. This is a fault of this program. Run again with --debug "
         "for the trace, and report it."

@@ -31,7 +31,8 @@ class Stopping:
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a shell
+                signal.signal(number, self._on_signal)
         # Registered first, this runs last: then Python drops its handlers, and a signal would
         # replace the exit code.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
@@ -59,7 +60,7 @@ class Stopping:
             except ProcessLookupError:
                 continue
         self._write(
-            "\x1b[?25h" if os.isatty(self._terminal) else ""
+            "\x1b[?25h\n" if os.isatty(self._terminal) else ""
         )  # the live line hid the cursor
         os._exit(self.exit_code or 1)
 

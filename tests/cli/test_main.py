@@ -141,6 +141,11 @@ def test_every_failure_has_its_exit_code_and_a_message_on_standard_error(
             "fault of this program. Run again with --debug for the trace, and report it.",
         ),
         (ValueError(), 1, "InternalError: ValueError: no message."),
+        (
+            ModuleNotFoundError("No module named 'ray'", name="ray"),
+            1,
+            "InternalError: the Python package 'ray' is missing. Install this package again.",
+        ),
         (SpecError("a [bold] word"), 2, "SpecError: a [bold] word"),
         (TooManyRejects("60 of 60"), 3, "TooManyRejects: 60 of 60"),
     ],
