@@ -43,16 +43,21 @@ class TableState(StoredRecord):
 
 
 class Publication(NamedTuple):
-    """A table that snapshots are published to. key: its name under `_meta`. spec: that of this one
-    table; None where the record is damaged."""
+    """A table that snapshots are published to. path: of its record. spec: that of this one table;
+    None where the record is damaged."""
 
-    key: str
+    path: str
     spec: PublishSpec | None
+
+    @property
+    def key(self) -> str:
+        """What the table is called under `_meta`."""
+        return self.path.rpartition("/")[2].removesuffix(".json")
 
     def name(self, store: Store) -> str:
         """The table for people."""
         if self.spec is None:
-            return f"{store.shown_uri}/{layout.PUBLICATIONS}/{self.key}.json"
+            return f"{store.shown_uri}/{self.path}"
         if self.spec.iceberg:
             return f"Iceberg table {self.spec.iceberg.table}"
         return f"Delta table {store.shown_uri}"
@@ -79,8 +84,8 @@ def publications_of(spec: PublishSpec) -> Iterator[Publication]:
     for kind in ("iceberg", "delta"):
         if getattr(spec, kind):
             record = spec.model_dump_json(include={kind})
-            key = f"{kind}-{content_hash(record, 16)}"
-            yield Publication(key, PublishSpec.model_validate_json(record))
+            path = layout.publication(kind, content_hash(record, 16))
+            yield Publication(path, PublishSpec.model_validate_json(record))
 
 
 def recorded_publications(store: Store) -> Iterator[Publication]:
@@ -89,14 +94,14 @@ def recorded_publications(store: Store) -> Iterator[Publication]:
         spec = None
         with contextlib.suppress(pydantic.ValidationError):
             spec = PublishSpec.model_validate_json(data)
-        yield Publication(path.rpartition("/")[2].removesuffix(".json"), spec)
+        yield Publication(path, spec)
 
 
 def record(store: Store, publication: Publication) -> None:
     if publication.spec:
         kind = "iceberg" if publication.spec.iceberg else "delta"
         data = publication.spec.model_dump_json(include={kind}).encode()
-        store.put_if_absent(layout.publication(publication.key), data)
+        store.put_if_absent(publication.path, data)
 
 
 def last_state(store: Store, key: str) -> TableState:
@@ -157,7 +162,7 @@ def forget_table(store: Store, name: str) -> list[str]:
             f"{store.shown_uri}: no table '{name}' is recorded here; recorded are {known}."
         )
     for publication in chosen:
-        store.delete(layout.publication(publication.key))
+        store.delete(publication.path)
         for path in store.list(layout.table_states(publication.key)):
             store.delete(path)
     return [publication.name(store) for publication in chosen]

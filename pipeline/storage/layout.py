@@ -221,13 +221,13 @@ def work(mark: str, beat: int) -> str:
     return f"{WORK}/{mark}-{beat}"
 
 
-def publication(key: str) -> str:
-    """key: "iceberg" or "delta", a hyphen, and a hash of the record."""
-    return f"{PUBLICATIONS}/{key}.json"
+def publication(kind: str, digest: str) -> str:
+    """kind: "iceberg" or "delta". digest: a hash of the record."""
+    return f"{PUBLICATIONS}/{kind}-{digest}.json"
 
 
 def table_states(key: str) -> str:
-    """The folder of what was seen of one table. key: as in `publication`."""
+    """The folder of what was seen of one table. key: its publication, without folder and suffix."""
     return f"{_TABLES}/{key}"
 
 
