@@ -18,6 +18,8 @@ import importlib.metadata
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import SpecError
+
 PAGE_PACKAGES = ("resiliparse", "turbohtml")
 
 FIRST_NORMAL_FORMS = "d7cccef0ba9c6165"
@@ -30,7 +32,8 @@ forms are rules and not tables."""
 
 
 def text_software(unicode: str, reads_pages: bool) -> dict[str, str]:
-    """Name → version of what decides a text. unicode: `prepare.unicode`."""
+    """Name → version of what decides a text. unicode: `prepare.unicode`. Raises SpecError for a
+    package that is not installed."""
     software = {name: _version(name) for name in PAGE_PACKAGES} if reads_pages else {}
     if unicode != "none" and normal_forms() != FIRST_NORMAL_FORMS:
         software["the Unicode tables of pyarrow"] = normal_forms()
@@ -54,5 +57,8 @@ def normal_forms() -> str:
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    except importlib.metadata.PackageNotFoundError as error:
+        raise SpecError(
+            f"the input has WARC, and the text of its pages needs {package}, which is not "
+            "installed. Install corpus-embed[html], or read WET shards."
+        ) from error

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline.errors import WorkerError
+from pipeline.errors import SpecError, WorkerError
 from pipeline.job import resolve as resolve_module
 from pipeline.job import text_software
 from pipeline.job.resolve import Job, resolve
@@ -56,12 +56,13 @@ def test_jobs_with_pages_name_what_decodes_and_extracts_them(bert_mean_dir: Path
     with_pages.model_of_worker()
 
 
-def test_a_missing_package_is_named_so(
+def test_a_missing_package_is_found_while_planning(
     bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_software, "PAGE_PACKAGES", ("turbohtml", "no-such-package"))
-    software = job(bert_mean_dir, reads_pages=True).identity["text"]
-    assert software["no-such-package"] == "not installed"
+    monkeypatch.setattr(text_software, "PAGE_PACKAGES", ("no-such-package",))
+    with pytest.raises(SpecError, match=r"needs no-such-package.*corpus-embed\[html\]"):
+        job(bert_mean_dir, reads_pages=True)
+    job(bert_mean_dir)
 
 
 @pytest.mark.usefixtures("other_pyarrow")
