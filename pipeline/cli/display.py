@@ -111,7 +111,7 @@ def _left_out(plan: Plan) -> list[str]:
     """What the listing passes over, and what it cannot tell, a line each."""
     lines = []
     if plan.passed_over:
-        lines.append(f"passed over: {sentence(plan.passed_over)}")
+        lines.append(f"objects passed over: {sentence(plan.passed_over)}")
     if plan.unversioned:
         lines.append(
             f"{len(plan.unversioned)} shards have no version, because their server sends neither "

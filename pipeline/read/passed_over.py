@@ -25,6 +25,19 @@ MATCHED_FOLDER = "folder that a pattern matches"
 NOT_UTF8 = "name is not UTF-8"
 SECOND_NAME = "second name of a shard"
 
+_WORDS = {
+    UNKNOWN_SUFFIX: "with an unknown suffix",
+    COMPRESSED_PARQUET: "with compressed Parquet",
+    HIDDEN: "hidden by _ or . in the name",
+    CHECKSUM: "with checksums",
+    FOLDER_MARKER: "that only mark a folder",
+    NOT_A_FILE: "that are no regular file",
+    MATCHED_FOLDER: "that are folders and match the pattern (/** reads what is in them)",
+    NOT_UTF8: "whose name is not UTF-8",
+    SECOND_NAME: "that are second names of shards",
+}
+"""A kind in words, after "objects passed over: 3"."""
+
 MAX_EXAMPLES = 3
 """How many names of each kind are given."""
 
@@ -70,7 +83,7 @@ def sentence(summary: Mapping[str, dict[str, Any]]) -> str:
         suffixes = ", ".join(f"{suffix} {n}" for suffix, n in facts["suffixes"].items())
         names = ", ".join(posixpath.basename(uri.rstrip("/")) for uri in facts["examples"])
         more = ", …" if facts["n_objects"] > len(facts["examples"]) else ""
-        words = f"{kind} ({suffixes})" if suffixes else kind
+        words = f"{_WORDS[kind]} ({suffixes})" if suffixes else _WORDS[kind]
         kinds.append(f"{facts['n_objects']} {words}: {names}{more}")
     return "; ".join(kinds)
 
