@@ -17,7 +17,7 @@ from pipeline.read import READERS, format_of
 from pipeline.read.compression import compression_of
 from pipeline.read.shards import open_shard
 from pipeline.storage.lineage import Manifest, Shard, Span, Split, by_split, is_complete
-from pipeline.storage.versions import earlier_form
+from pipeline.storage.versions import without_change_time
 
 COMPRESSION_RATIO = 4
 """Estimate of decompressed over compressed bytes of text. Only the sizes of groups and the display
@@ -45,7 +45,7 @@ def with_stored_versions(shards: Sequence[Shard], manifests: Sequence[Manifest])
     stored = {(span.shard.uri, span.shard.etag) for part in manifests for span in part.split.spans}
 
     def with_stored_version(shard: Shard) -> Shard:
-        earlier = earlier_form(shard.uri, shard.etag)
+        earlier = without_change_time(shard.uri, shard.etag)
         if (shard.uri, shard.etag) in stored or (shard.uri, earlier) not in stored:
             return shard
         return shard.model_copy(update={"etag": earlier})

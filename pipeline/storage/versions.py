@@ -25,6 +25,7 @@ give one file another number on every node.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,15 +62,17 @@ def is_version(version: str, info: Mapping[str, Any]) -> bool:
     return is_earlier or version == version_of(info)
 
 
-def earlier_form(uri: str, version: str) -> str | None:
-    """The version that releases before the change time was in it gave to the same local file; None
-    for an object of a store, whose versions have stayed as they are."""
-    return version.rpartition("-")[0] or None if uri.startswith("file://") else None
+def without_change_time(uri: str, version: str) -> str:
+    """The version that releases before the change time was in it gave to the same local file, and
+    that a reader takes which compares contents anyway; the same version for an object of a store.
+    """
+    match = re.fullmatch(r"(.*-\d+)-\d+\.\d+", version) if uri.startswith("file://") else None
+    return match[1] if match else version
 
 
 def is_size_only(version: str) -> bool:
     """Whether a change that keeps the size gives an object the same version."""
-    return version.startswith("-")
+    return re.fullmatch(r"-\d+", version) is not None
 
 
 def _is_local(info: Mapping[str, Any]) -> bool:

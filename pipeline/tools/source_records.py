@@ -27,6 +27,7 @@ from pipeline.read.compression import compression_of
 from pipeline.read.shards import open_shard
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Shard, Span
+from pipeline.storage.versions import without_change_time
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
 
 SOURCE_GONE = "source no longer there"
@@ -134,7 +135,10 @@ def _tables(loaded: LoadedSnapshot, shard: Shard, positions: Sequence[int]) -> I
     spec = loaded.spec.input
     format_name = format_of(shard.uri, spec.format)
     missing = set(positions)
-    with open_shard(shard, spec.storage_options) as file:
+    # what is read is compared by its hash, so a copy on another disk does as well
+    version = without_change_time(shard.uri, shard.etag)
+    copy = shard.model_copy(update={"etag": version})
+    with open_shard(copy, spec.storage_options) as file:
         for span in _spans(loaded, shard, format_name, positions, file):
             for table in read_span(READERS[format_name], file, span, spec):
                 missing -= set(table["source_record"].to_pylist())

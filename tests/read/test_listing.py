@@ -110,7 +110,7 @@ def test_every_object_of_a_folder_that_is_no_shard_is_counted_by_kind(tmp_path: 
     }
     assert summary["unknown suffix"]["examples"][0] == f"file://{tmp_path}/LICENSE"
     assert (
-        "5 unknown suffix (.md 2, .tar.gz 1, .zip 1, no suffix 1): LICENSE, readme.md, z.md, …"
+        "5 with an unknown suffix (.md 2, .tar.gz 1, .zip 1, no suffix 1): LICENSE, readme.md, z.md, …"
         in (sentence(summary))
     )
 
