@@ -83,7 +83,7 @@ def run(
     listen_to_retries(functools.partial(count_retry, progress))
     listen_to_notes(lambda note: watch(progress, [note]))
     store = output_of(spec)
-    store.check_conditional_put()
+    store.check_conditional_put(is_partitioned=bool(spec.output.partition_by))
     job = resolve(spec, device_of(spec, address), reads_pages(spec.input))
 
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pipeline.errors import SpecError
 from pipeline.job.spec import JobSpec
 from pipeline.storage.addresses import shown
+from pipeline.storage.preflight import check_place
 from pipeline.storage.room import problem_of_workers
 from pipeline.storage.store import Store
 
@@ -21,5 +22,5 @@ def output_of(spec: JobSpec) -> Store:
             if problem := problem_of_workers(uri):
                 raise SpecError(f"{name} {shown(uri)}: {problem}.")
     store = Store(spec.output.uri, spec.output.storage_options)
-    store.check_place()
+    check_place(store)
     return store

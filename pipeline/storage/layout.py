@@ -86,7 +86,7 @@ KINDS = {
         "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>{_LEASE_NAMES})",
         "table": rf"{_TABLES}/(?P<name>[a-z]+-[0-9a-f]+)/(?P<number>\d{{20}})\.json",
         "work": rf"{WORK}/(?P<name>[a-z]+)-(?P<fingerprint>[0-9a-f]*)-[0-9a-f]+-\d+",
-        "probe": rf"{_PROBES}/(?P<name>[0-9a-f]+)",
+        "probe": rf"{_PROBES}/(?P<name>[0-9a-f]+)(?:-[^/]+)?",
         "temporary": rf"{STAGING}/(?P<name>tmp[0-9a-z_]+)",
     }.items()
 }
@@ -235,6 +235,6 @@ def table_state(key: str, number: int) -> str:
     return f"{table_states(key)}/{number:020d}.json"
 
 
-def probe(nonce: str) -> str:
-    """nonce: hexadecimal digits."""
-    return f"{_PROBES}/{nonce}"
+def probe(nonce: str, step: str = "") -> str:
+    """nonce: hexadecimal digits. step: a `partition_step` of which the name is tried."""
+    return f"{_PROBES}/{nonce}{step and '-' + step}"

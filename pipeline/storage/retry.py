@@ -173,7 +173,7 @@ def retried(request: Callable[[], T], action: str, endpoint: str = "") -> T:
             raise StorageError(
                 f"{action}: still failing after {last.attempt_number} attempts over "
                 f"{limit_s:.0f} s: {problem}. Check the store and its address, then run the same "
-                "command again: it resumes."
+                f"command again{'' if is_impatient() else ': it resumes'}."
             ) from failure
         except Exception as error:
             if _is_of_a_client(error):

@@ -25,7 +25,6 @@ from pipeline.storage.local_files import create_whole
 from pipeline.storage.object_limits import max_bytes
 from pipeline.storage.problems import is_bucket_missing
 from pipeline.storage.retry import retried
-from pipeline.storage.room import problem_of_folder, problem_of_root
 
 T = TypeVar("T")
 SECTION = "output"
@@ -167,30 +166,15 @@ class Store:
             "is unknown"
         )
 
-    def check_place(self) -> None:
-        """Raises SpecError for what makes this root no place for an output, as far as that shows
-        without writing: its protocol, its length, a file in its place, a folder that refuses, a
-        missing bucket. StorageError: the store cannot be asked."""
-        problem = problem_of_root(self.uri)
-        if not problem and self.local:
-            problem = problem_of_folder(self.root)
-        if problem:
-            raise SpecError(f"output.uri {self.shown_uri}: {problem}.")
-        if not self.local:
-            try:
-                self.list(layout.SNAPSHOTS)
-            except StorageError as error:
-                if error.__cause__ and is_bucket_missing(error.__cause__):
-                    raise SpecError(str(error)) from error
-                raise
-
-    def check_conditional_put(self) -> None:
+    def check_conditional_put(self, *, is_partitioned: bool = False) -> None:
         """Prove that this root can be written, that what is written is listed and read under the
-        name it was given, and that a second create of one name is refused.
+        name it was given (with is_partitioned, one like those of Hive folders), and that a second
+        create of one name is refused.
 
         Raises StorageError otherwise: without these, two runs could tear one output.
         """
-        probe = layout.probe(os.urandom(8).hex())
+        step = layout.partition_step("語", "a/b %2F=#?") if is_partitioned else ""
+        probe = layout.probe(os.urandom(8).hex(), step)
         try:
             # the answer to the first may be lost, so the content decides
             self.put_if_absent(probe, b"1")
@@ -201,9 +185,8 @@ class Store:
             with contextlib.suppress(StorageError):
                 self.delete(probe)
         except (OSError, StorageError) as error:
-            raise StorageError(
-                f"{self.shown_uri}: the output cannot be written: {reason(error)}"
-            ) from error
+            problem = str(error) if isinstance(error, StorageError) else f"{reason(error)}."
+            raise StorageError(f"{self.shown_uri}: the output cannot be written: {problem}") from error
         if is_overwritten or not is_first:
             raise StorageError(
                 f"{self.shown_uri}: this store does not honour conditional writes (create-only "

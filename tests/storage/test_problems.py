@@ -17,6 +17,7 @@ from pipeline.driver.places import output_of
 from pipeline.errors import CorpusEmbedError, SpecError, StorageError
 from pipeline.storage import retry
 from pipeline.storage.problems import reason
+from pipeline.storage.preflight import check_place
 from pipeline.storage.store import Store
 from tests.conftest import S3Place
 from tests.support.stand_in import make_spec
@@ -87,8 +88,8 @@ def test_a_missing_bucket_is_named_with_its_server(s3: S3Place) -> None:
         with pytest.raises(StorageError, match=words):
             use("_meta/snapshots")
     with pytest.raises(SpecError, match=words):
-        store.check_place()
-    Store(s3.uri, s3.storage_options).check_place()
+        check_place(store)
+    check_place(Store(s3.uri, s3.storage_options))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from pipeline.errors import SpecError
 from pipeline.storage import layout, room
 from pipeline.storage.room import folder_room_bytes
+from pipeline.storage.preflight import check_place
 from pipeline.storage.store import Store
 from pipeline.workers.bounds import reject_out_of_bounds
 from tests.support.stand_in import make_spec, run
@@ -126,4 +127,4 @@ def test_a_root_that_leaves_no_room_is_a_mistake_of_the_spec(tmp_path: Path) -> 
     for uri in (str(deep(tmp_path, 3900)), f"s3://lake/{'k' * 800}", f"s3://lake/{'語' * 260}"):
         assert "Choose a shorter one" in (room.problem_of_root(uri) or "")
     with pytest.raises(SpecError, match="Choose a shorter one"):
-        Store(str(deep(tmp_path, 3900))).check_place()
+        check_place(Store(str(deep(tmp_path, 3900))))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import SpecError, StorageError
-from pipeline.storage import retry
+from pipeline.storage import layout, retry
 from pipeline.storage.retry import is_transient
 from pipeline.storage.store import Store
 
@@ -109,6 +109,24 @@ def test_the_preflight_accepts_a_real_s3_server(s3: Any) -> None:
     store = Store(s3.uri, s3.storage_options)
     store.check_conditional_put()
     assert store.list("_meta") == {}
+
+
+def test_the_preflight_refuses_a_store_that_lists_other_names_than_were_written(s3: Any) -> None:
+    """The server of the tests folds doubled slashes. A root never has any; this one is given some
+    behind the back of `normalized_output`."""
+    store = Store(s3.uri, s3.storage_options)
+    store.root = store.root.replace("/", "//", 1)
+    with pytest.raises(StorageError, match="lists objects under other names"):
+        store.check_conditional_put()
+
+
+def test_the_preflight_tries_a_name_like_those_of_partitions(s3: Any, tmp_path: Path) -> None:
+    for store in (Store(s3.uri, s3.storage_options), Store(str(tmp_path))):
+        store.check_conditional_put(is_partitioned=True)
+        assert store.list("_meta") == {}
+    step = layout.partition_step("語", "a/b %2F=#?")
+    location = layout.locate(layout.probe("0f", step))
+    assert location is not None and location.kind == "probe"
 
 
 def test_the_preflight_names_wrong_credentials_without_showing_them(
