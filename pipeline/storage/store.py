@@ -186,7 +186,9 @@ class Store:
                 self.delete(probe)
         except (OSError, StorageError) as error:
             problem = str(error) if isinstance(error, StorageError) else f"{reason(error)}."
-            raise StorageError(f"{self.shown_uri}: the output cannot be written: {problem}") from error
+            raise StorageError(
+                f"{self.shown_uri}: the output cannot be written: {problem}"
+            ) from error
         if is_overwritten or not is_first:
             raise StorageError(
                 f"{self.shown_uri}: this store does not honour conditional writes (create-only "

@@ -16,8 +16,8 @@ import pytest
 from pipeline.driver.places import output_of
 from pipeline.errors import CorpusEmbedError, SpecError, StorageError
 from pipeline.storage import retry
-from pipeline.storage.problems import reason
 from pipeline.storage.preflight import check_place
+from pipeline.storage.problems import reason
 from pipeline.storage.store import Store
 from tests.conftest import S3Place
 from tests.support.stand_in import make_spec

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.errors import SpecError
 from pipeline.storage import layout, room
-from pipeline.storage.room import folder_room_bytes
 from pipeline.storage.preflight import check_place
+from pipeline.storage.room import folder_room_bytes
 from pipeline.storage.store import Store
 from pipeline.workers.bounds import reject_out_of_bounds
 from tests.support.stand_in import make_spec, run
