@@ -28,6 +28,7 @@ from pipeline.output.text_index import keys_of, or_none
 from pipeline.storage.caches import cached
 from pipeline.storage.data_rows import READERS, rows_at
 from pipeline.storage.lineage import content_hash
+from pipeline.storage.memory_limit import within_memory
 from pipeline.storage.store import Store
 from pipeline.write.vectors import restored_vectors
 
@@ -128,6 +129,7 @@ def _open(store: Store, path: str) -> dict[str, Any]:
 def _arrays(segment: Path | bytes) -> dict[str, Any]:
     is_file = isinstance(segment, Path)
     source = pa.memory_map(str(segment)) if is_file else pa.BufferReader(segment)
-    table = pa.ipc.open_file(source).read_all()
+    n_bytes = segment.stat().st_size if isinstance(segment, Path) else len(segment)
+    table = within_memory(lambda: pa.ipc.open_file(source).read_all(), n_bytes)
     arrays = {name: table[name].combine_chunks().to_numpy() for name in table.column_names}
     return {**arrays, "paths": json.loads(table.schema.metadata[b"paths"])}

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +26,7 @@ from pipeline.storage.store import Store
 from pipeline.tools.vacuum import vacuum
 from tests import ROOT
 from tests.support import fuzz_output, stand_in
+from tests.support.outputs import write_shard
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +198,32 @@ def test_every_kind_of_object_that_is_read_whole_has_a_limit(root: Path) -> None
     head = load_snapshot(store)
     assert head
     assert load_generation(store, head.fingerprint)
+
+
+def test_a_segment_of_the_index_that_claims_gigabytes_counts_as_missing(root: Path) -> None:
+    """Compressed columns of Arrow's file format: 3 GiB of zeros in a megabyte. Oracle: the rows of
+    a run, and the peak of its process."""
+    zeros = pa.array(np.zeros(1 << 27, np.uint64))
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    table = pa.table({"key": zeros, "file": zeros, "row": zeros}, metadata={"paths": "[]"})
+    (path,) = list((root / "out/_meta/index").rglob("*.arrow"))[:1]
+    with pa.ipc.new_file(path, table.schema, options=options) as file:
+        file.write_table(table)
+    del zeros, table
+    assert path.stat().st_size < 2 << 20
+    write_shard(root / "in/c.jsonl", [{"id": "c", "text": "one more", "lang": "en"}])
+    code = f"""
+import resource
+from pathlib import Path
+from tests.support import fuzz_output, stand_in
+print(stand_in.run(fuzz_output.spec_of(Path({str(root)!r}))).n_rows)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    head = load_snapshot(Store(str(root / "out")))
+    assert head
+    n_rows, peak_kib = map(int, done.stdout.split())
+    assert n_rows == head.n_rows
+    assert peak_kib < 1536 << 10
