@@ -24,7 +24,7 @@ import pipeline.errors as errors
 from pipeline.driver.cluster import Pools, device_of, pool_sizes
 from pipeline.driver.connection import connect
 from pipeline.driver.places import output_of
-from pipeline.driver.plan import Plan
+from pipeline.driver.plan import Plan, check_dtype
 from pipeline.driver.run import Result, run_job
 from pipeline.driver.showing import Watch, count_retry, log_notes, shielded
 from pipeline.driver.watch import Totals, watching
@@ -84,7 +84,9 @@ def run(
     listen_to_notes(lambda note: watch(progress, [note]))
     store = output_of(spec)
     store.check_conditional_put(is_partitioned=bool(spec.output.partition_by))
-    job = resolve(spec, device_of(spec, address), reads_pages(spec.input))
+    device = device_of(spec, address)
+    check_dtype(spec, device, address)
+    job = resolve(spec, device, reads_pages(spec.input))
 
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
         connect(address)

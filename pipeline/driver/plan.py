@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.driver.places import output_of
 from pipeline.driver.splits import claim, cut_rest, estimated_bytes, with_stored_versions
 from pipeline.driver.tally import ShardChanges, shard_changes
 from pipeline.errors import ShardChanged
+from pipeline.job import cpu_features
 from pipeline.job.resolve import Job, differences, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output import lake
@@ -152,8 +154,15 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
         from pipeline.driver.cluster import device_of
 
         device = device_of(spec, address)
+    check_dtype(spec, device, address)
     store = output_of(spec)
     return make_plan(resolve(spec, device, reads_pages(spec.input)), store)
+
+
+def check_dtype(spec: JobSpec, device: str, address: str | None) -> None:
+    """Raises SpecError where the workers are on this machine, whose CPU would emulate the dtype."""
+    if device == "cpu" and not (address or os.environ.get("RAY_ADDRESS")):
+        cpu_features.check_dtype(spec.model.dtype)
 
 
 def make_plan(job: Job, store: Store) -> Plan:

@@ -1,15 +1,16 @@
 """One linear layer of a packed forward, with its activation or residual sum in the same kernel
 where the hardware can do that.
 
-In: x (T, in). Out: (T, out). Method: on a CPU, oneDNN with weights rearranged once at loading:
-10-20 % faster than `torch.nn.functional.linear`, whose MKL rearranges them in every call, and the
-activation runs on values still in cache. These operators are what torch.compile emits; they are
-private, so they are probed at loading and not used where they are missing or wrong. Everywhere else
-plain torch is used. Cost: benchmarks/LOG.md, 2026-11-23.
+In: x (T, in). Out: (T, out). Method: on a CPU, oneDNN with weights rearranged once at loading,
+where that is faster than `torch.nn.functional.linear`, whose MKL rearranges them in every call: the
+two are raced for each shape. The activation then runs on values still in cache. These operators are
+what torch.compile emits; they are private, so they are probed at loading and not used where they
+are missing or wrong. Everywhere else plain torch is used. Cost: benchmarks/LOG.md, 2026-11-23.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from pipeline.embed.engine import log
 
-__all__ = ["ACTIVATIONS", "Linear"]
+__all__ = ["ACTIVATIONS", "Linear", "shortest_s"]
 
 _tanh = ("gelu", "tanh")
 ACTIVATIONS: dict[str, tuple[str, str]] = {
@@ -38,6 +39,7 @@ _PLAIN: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
     "relu": lambda x, _: functional.relu(x),
     "swish": lambda x, _: functional.silu(x),
 }
+_ROUNDS = 5
 _TYPICAL_TOKENS = 2048  # oneDNN chooses its layout for a size; others work as well
 
 
@@ -46,12 +48,12 @@ class Linear:
     original is not kept."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._is_packed = weight.device.type == "cpu" and _has_onednn(weight.dtype)
-        self._weight = (
-            torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
-            if self._is_packed
-            else weight
+        self._is_packed = (
+            weight.device.type == "cpu"
+            and _has_onednn(weight.dtype)
+            and _is_onednn_faster(*weight.shape, weight.dtype)
         )
+        self._weight = _reordered(weight) if self._is_packed else weight
         self._bias = bias
         self.takes_residual = self._is_packed or bias is None
         """Whether `plus` adds inside the product."""
@@ -109,6 +111,20 @@ def _packed(
     return result
 
 
+def shortest_s(*products: Callable[[], torch.Tensor]) -> list[float]:
+    """Seconds of each, the best of a few rounds in turns."""
+    seconds = [float("inf")] * len(products)
+    with torch.inference_mode():
+        for product in products:
+            product()  # the first call warms up
+        for _ in range(_ROUNDS):
+            for i, product in enumerate(products):
+                start_s = time.perf_counter()
+                product()
+                seconds[i] = min(seconds[i], time.perf_counter() - start_s)
+    return seconds
+
+
 @cache
 def _has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this GPU adds bias and GELU inside the product. That GELU is the tanh form, at most
@@ -128,6 +144,27 @@ def _has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
+def _reordered(weight: torch.Tensor) -> Any:
+    return torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
+
+
+@cache
+def _is_onednn_faster(n_out: int, n_in: int, dtype: torch.dtype) -> bool:
+    """On AVX2 it is 8-10 % slower than MKL, with AVX-512 10-20 % faster, but not in all shapes."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_TYPICAL_TOKENS, n_in, generator=generator).to(dtype)
+    weight = torch.randn(n_out, n_in, generator=generator).to(dtype)
+    packed = _reordered(weight)
+    onednn_s, plain_s = shortest_s(
+        lambda: _packed(x, packed, None), lambda: functional.linear(x, weight)
+    )
+    log.info(
+        "linear %d x %d in %s: %.1f ms by oneDNN, %.1f ms plain",
+        *(n_out, n_in, dtype, onednn_s * 1e3, plain_s * 1e3),
+    )
+    return onednn_s < plain_s
+
+
 @cache
 def _has_onednn(dtype: torch.dtype) -> bool:
     """Whether the private operators exist in this torch and give what plain torch gives."""
@@ -139,7 +176,7 @@ def _has_onednn(dtype: torch.dtype) -> bool:
     atol = 1e-4 if dtype == torch.float32 else 0.2
     try:
         with torch.inference_mode():
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
+            packed = _reordered(weight)
             added = torch.ops.mkldnn._linear_pointwise.binary(x, residual, packed, bias, "add")
             is_right = torch.allclose(added, expected + residual, rtol=0, atol=atol) and all(
                 torch.allclose(

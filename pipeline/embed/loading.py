@@ -1,4 +1,4 @@
-"""Chooses the engine that serves a model: packed for plain BERT and Llama models, static for a
+"""Chooses the engine that serves a model: packed for the families that it knows, static for a
 StaticEmbedding table, padded for everything else.
 
 In: a `ModelDir` and `EngineOptions`. Out: an `Engine`. Cost: reading the weights once.
@@ -10,10 +10,12 @@ import logging
 
 import torch
 
+from pipeline.embed.emulation import EMULATED, times_float32
 from pipeline.embed.engine import Engine
 from pipeline.embed.packed import load_packed
 from pipeline.embed.static import StaticEngine
 from pipeline.errors import ModelError
+from pipeline.job import cpu_features
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model_dir import ModelDir
 
@@ -47,6 +49,14 @@ def load_engine(
             "dtype 'int8' runs in the packed engine on a CPU only; the device is "
             f"{device!r}, the engine {engine!r}. Set model.dtype to 'auto'."
         )
+    if device == "cpu" and dtype in ("bfloat16", "int8") and times_float32(dtype) > EMULATED:
+        raise ModelError(
+            f"dtype {dtype!r}: this CPU can only emulate it; a product takes "
+            f"{times_float32(dtype):.0f} times as long as in float32. Set model.dtype to "
+            f"'float32', or use CPUs with {cpu_features.NEEDED_NAMES[dtype]}."
+        )
+    if device == "cpu" and dtype == "float16":
+        log.warning("dtype 'float16' on a CPU is mostly slower than float32: see model.dtype")
     unpooled_tokens = 0 if model.include_prompt else prompt_tokens
     if model.is_static:
         return StaticEngine(model, options)
