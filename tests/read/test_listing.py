@@ -6,6 +6,7 @@ Oracle: the names and bytes that the test wrote.
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,24 @@ def test_an_exact_key_of_a_store_is_that_object(memory: Any, name: str) -> None:
     for key in (name, "a1.jsonl", "a2bc.jsonl", "whats.jsonl", "a b.jsonl", "a.jsonl"):
         memory.pipe_file(f"/lake/{key}", key.encode())
     assert content(list_shards([f"memory://lake/{name}"], {})) == [name.encode()]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_characters_a_name_has_it_is_read_by_that_name(
+    tmp_path: Path, memory: Any, seed: int
+) -> None:
+    """Many names beside each other, which match one another as patterns."""
+    choose = random.Random(seed).choice
+    characters = "ab12[]?*{}!- ~%#&+=,;@$'\"\\^`|()日é._"
+    for _ in range(8):
+        steps = ["".join(choose(characters) for _ in range(choose(range(1, 6)))) for _ in "ab"]
+        name = "/".join([f"a{steps[0]}"[: choose([0, 6])], f"{steps[1]}.jsonl"]).strip("/")
+        write(tmp_path, name)
+        memory.pipe_file(f"/lake/{name}", name.encode())
+    for path in filter(Path.is_file, tmp_path.rglob("*")):
+        name = str(path.relative_to(tmp_path))
+        for uri in (str(path), path.as_uri(), f"memory://lake/{name}"):
+            assert content(list_shards([uri], {})) == [name.encode()]
 
 
 def test_an_exact_folder_is_that_folder_also_below_a_pattern(tmp_path: Path) -> None:
