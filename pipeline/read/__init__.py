@@ -3,8 +3,8 @@ rejected with a reason.
 
 There is one file per format. A new format is one file with a class that has `spans` and `records`,
 its name in `job.input_spec.FORMATS`, and a line each in READERS and EXTENSIONS. Compression (.gz
-.zst .bz2 .xz) is recognised by the suffix of a shard, not by the spec. Nothing is dropped silently:
-only blank lines of line formats are not records.
+.gzip .zst .zstd .bz2 .xz) is recognised by the suffix of a shard, not by the spec. Nothing is
+dropped silently: only blank lines of line formats are not records.
 """
 
 from __future__ import annotations

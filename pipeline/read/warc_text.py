@@ -68,8 +68,8 @@ def parse_content_type(value: str) -> tuple[str, str | None]:
 def _checked(text: str, origin: str) -> bytes:
     """The text as UTF-8. Raises NoText for one that is to a large part U+FFFD."""
     if is_mostly_replaced(text):
-        share = text.count("\ufffd")
-        detail = f"{share} of {len(text)} characters cannot be decoded, although {origin}"
+        n_replaced = text.count("\ufffd")
+        detail = f"{n_replaced} of {len(text)} characters are U+FFFD, although {origin}"
         raise NoText("invalid_utf8", detail)
     return text.encode("utf-8", "surrogatepass")
 

@@ -80,6 +80,7 @@ def test_other_unicode_tables_change_the_fingerprint_of_jobs_that_normalize(
 def test_a_worker_with_other_software_stops_before_its_first_part(
     bert_mean_dir: Path, software: dict[str, str]
 ) -> None:
+    pytest.importorskip("resiliparse", reason="extra html")
     planned = job(bert_mean_dir, unicode="NFKC")
     other = dataclasses.replace(planned, identity=planned.identity | {"text": software})
     with pytest.raises(WorkerError, match="and the driver, which planned this run, has"):
