@@ -16,7 +16,7 @@ from pipeline.cli import answers
 from pipeline.cli.options import console
 from pipeline.cli.stopping import INTERRUPTED, TERMINATED
 from pipeline.errors import CorpusEmbedError, InternalError, SpecError
-from pipeline.job.spec_mistakes import found
+from pipeline.storage.accepted import found
 
 # typer 0.29 carries its own click and does not export its UsageError
 _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])

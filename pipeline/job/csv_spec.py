@@ -7,7 +7,7 @@ from typing import Annotated, Self
 import pydantic
 import pydantic_core
 
-from pipeline.job.field_types import Name, Section
+from pipeline.job.field_types import Names, Section
 
 
 def _character(value: str) -> str:
@@ -61,7 +61,7 @@ class CsvSpec(Section):
     quote: Character = "auto"
     escape: Character = "auto"
     encoding: Encoding = "utf-8"
-    columns: Annotated[tuple[Name, ...], pydantic.Field(min_length=1)] | None = None
+    columns: Annotated[Names, pydantic.Field(min_length=1)] | None = None
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

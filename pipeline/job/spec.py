@@ -24,7 +24,8 @@ from pipeline.job.field_types import Section
 from pipeline.job.input_spec import InputSpec
 from pipeline.job.overrides import apply_override
 from pipeline.job.sections import ModelSpec, OutputSpec, PrepareSpec, PublishSpec, RuntimeSpec
-from pipeline.job.spec_mistakes import explain_all, found
+from pipeline.job.spec_mistakes import explain_all
+from pipeline.storage.accepted import found
 from pipeline.storage.closed_yaml import MAX_BYTES, YamlMistake, load_yaml
 
 __all__ = ["JobSpec", "load_spec"]

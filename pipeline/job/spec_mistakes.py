@@ -8,18 +8,23 @@ branches of unions and classes of Python, or repeat a value that can hold a secr
 from __future__ import annotations
 
 import difflib
-import functools
-import json
 from collections.abc import Collection
 from typing import Any
 
 import pydantic
 
-from pipeline.job.accepted import Node, accepted, place, section_of, takes_only_text
+from pipeline.storage.accepted import (
+    Node,
+    accepted,
+    found,
+    place,
+    schema_of,
+    section_of,
+    takes_only_text,
+)
 
 _VALUE_HIDDEN = {"uri", "path", "location", "storage_options", "iceberg"}
 """Keys whose values are not repeated: they can hold a secret."""
-_LONGEST_VALUE = 80
 
 
 def explain_all(
@@ -29,7 +34,7 @@ def explain_all(
 ) -> list[str]:
     """One line for each mistake. root: the model that was validated. overridden: dotted names of
     the values that come from `--set`, which is named before them."""
-    schema = _schema_of(root)
+    schema = schema_of(root)
     lines: dict[str, str] = {}
     for detail in error.errors():
         name, node = place(schema, detail["loc"])
@@ -39,31 +44,6 @@ def explain_all(
         # each branch of a union has its own mistake: one line says what all of them take
         lines.setdefault(name if detail["type"] != "value_error" else line, line)
     return list(lines.values())
-
-
-@functools.cache
-def _schema_of(root: type[pydantic.BaseModel]) -> Node:
-    return root.model_json_schema()
-
-
-def found(value: Any, *, hidden: bool = False) -> str:
-    """A value as it stands in YAML, or only its kind."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple | dict):
-        kind = "a mapping" if isinstance(value, dict) else "a list"
-        if not value:
-            return f"{kind} that is empty"
-        return (
-            kind
-            if hidden
-            else f"{kind}, {_cut(json.dumps(value, ensure_ascii=False, default=str))}"
-        )
-    if isinstance(value, str):
-        return "a text" if hidden else f"'{_cut(value)}'"
-    return "a number" if hidden else _cut(str(value))
 
 
 def _explain(schema: Node, name: str, node: Node, detail: Any) -> str:
@@ -92,7 +72,3 @@ def _explain(schema: Node, name: str, node: Node, detail: Any) -> str:
     elif takes_only_text(node, of_any_words=True) and isinstance(value, int | float):
         text += ". Write it in quotes to make it a text"
     return text
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

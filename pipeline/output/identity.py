@@ -13,6 +13,7 @@ import pydantic
 
 from pipeline.errors import OutputError
 from pipeline.storage import layout
+from pipeline.storage.accepted import first_mistake
 from pipeline.storage.lineage import Generation
 from pipeline.storage.stored_record import Count
 
@@ -52,9 +53,8 @@ def identity_of(generation: Generation) -> Identity:
     try:
         return Identity.model_validate(generation.identity)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
         raise OutputError(
-            f"generation {generation.fingerprint}: identity.{place} is damaged: {first['msg']}. "
+            f"generation {generation.fingerprint}: its identity is damaged: "
+            f"{first_mistake(error, Identity)}. "
             f"Restore {layout.generation(generation.fingerprint)} from a backup."
         ) from error

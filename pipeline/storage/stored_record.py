@@ -15,6 +15,7 @@ from typing import Annotated, Self
 import pydantic
 
 from pipeline.errors import OutputError
+from pipeline.storage.accepted import first_mistake
 from pipeline.storage.printable import printable
 
 FORMAT_VERSION = 1
@@ -49,7 +50,7 @@ class StoredRecord(pydantic.BaseModel):
             problem = next(record.mistakes(), None)
             version = getattr(record, "format_version", 0)
         except ValueError as error:
-            problem = _explained(error)
+            problem = _explained(error, cls)
             version = _version_of(data)
         if version > FORMAT_VERSION:
             raise OutputError(
@@ -75,11 +76,8 @@ def _version_of(data: bytes) -> int:
     return int(match[1]) if match else 0
 
 
-def _explained(error: ValueError) -> str:
+def _explained(error: ValueError, model: type[StoredRecord]) -> str:
     """The first mistake in one line: the place in the record, and what is wrong there."""
-    if not isinstance(error, pydantic.ValidationError):
-        return str(error)
-    details = error.errors(include_url=False, include_input=False, include_context=False)
-    place = ".".join(map(str, details[0]["loc"]))
-    text = details[0]["msg"].removeprefix("Value error, ")
-    return printable(f"{place}: {text}" if place else text)[:300]
+    if isinstance(error, pydantic.ValidationError):
+        return printable(first_mistake(error, model))[:300]
+    return str(error)

@@ -140,9 +140,11 @@ def test_a_broken_record_is_an_output_error_that_names_the_object(data: bytes) -
         ({"file_list": "_meta/snapshots/00000000000000000001.json"}, "is no path of a file list"),
         ({"fingerprint": "../../victim"}, "is no id"),
         ({"run_id": "a/b"}, "is no id"),
-        ({"n_rows": -1}, "n_rows: Input should be greater than or equal to 0"),
-        ({"n_rows": 10**30}, "n_rows: Input should be less than"),
-        ({"reject_reasons": {"x": {"y": 1}}}, "reject_reasons.x: Input should be a valid integer"),
+        ({"n_rows": -1}, "n_rows: found -1; it takes a whole number from 0 below"),
+        ({"n_rows": 10**30}, "n_rows: found 10+; it takes a whole number from 0 below"),
+        ({"reject_reasons": {"x": {"y": 1}}}, "reject_reasons.x: found a mapping; it takes a who"),
+        ({"n_files": None}, "n_files: found null; it takes a whole number"),
+        ({"another": 1}, "another: unknown key"),
     ],
 )
 def test_a_record_names_nothing_outside_the_output_and_counts_what_64_bits_hold(

@@ -1,16 +1,71 @@
-"""What a setting takes, in words: "auto, or a whole number from 1 to 2147483647, for instance 8".
+"""What a setting or a stored value takes, in words, and what is there instead: "auto, or a whole
+number from 1 to 2147483647, for instance 8".
 
-A JSON Schema and a path of keys come in, words come out. They are made from the schema, so that a
-new setting has them by itself; a type that the schema does not explain brings a `description` with
-an example (`field_types.py`).
+A model, an error of pydantic and a JSON Schema come in, words come out, none of them pydantic's.
+They are made from the schema, so that a new setting has them by itself; a type that the schema does
+not explain brings a `description` with an example (`pipeline/job/field_types.py`).
 """
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pydantic
+
 Node = Mapping[str, Any]
+_LONGEST_VALUE = 80
+
+
+@functools.cache
+def schema_of(model: type[pydantic.BaseModel]) -> Node:
+    return model.model_json_schema()
+
+
+def first_mistake(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> str:
+    """What is wrong with a stored object, in one line: the place, what is there, what belongs
+    there."""
+    detail = error.errors(include_url=False, include_context=False)[0]
+    kind = detail["type"]
+    if kind == "json_invalid":
+        return "it is no JSON"
+    schema = schema_of(model)
+    name, node = place(schema, detail["loc"])
+    if kind == "value_error":
+        message = detail["msg"].removeprefix("Value error, ")
+        return f"{name}: {message}" if name else message
+    if kind == "missing":
+        return f"{name}: is missing"
+    if kind == "extra_forbidden":
+        return f"{name}: unknown key"
+    value = detail["input"]
+    words = accepted(schema, node).partition(", for instance")[0]
+    is_large = isinstance(value, list | dict)
+    return f"{name or 'the record'}: found {found(value, hidden=is_large)}; it takes {words}"
+
+
+def found(value: Any, *, hidden: bool = False) -> str:
+    """A value as it stands in YAML, or only its kind."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple | dict):
+        kind = "a mapping" if isinstance(value, dict) else "a list"
+        if not value:
+            return f"{kind} that is empty"
+        if hidden:
+            return kind
+        return f"{kind}, {_cut(json.dumps(value, ensure_ascii=False, default=str))}"
+    if isinstance(value, str):
+        return "a text" if hidden else f"'{_cut(value)}'"
+    return "a number" if hidden else _cut(str(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
 def place(schema: Node, location: Sequence[str | int]) -> tuple[str, Node]:
@@ -30,8 +85,10 @@ def place(schema: Node, location: Sequence[str | int]) -> tuple[str, Node]:
             name = f"{name}.{step}" if name else str(step)
         elif isinstance(step, int):
             name = f"{name}[{step}]"
+            node = _inner(node, "items")
         elif "object" in _types(node) and not step.startswith("["):
             name = f"{name}.{step}" if step else name
+            node = _inner(node, "additionalProperties")
     return name, node
 
 
@@ -84,6 +141,7 @@ def _words(node: Node) -> str:
     least, most = node.get("minimum"), node.get("maximum")
     bounds = "" if least is None else f" from {least}"
     bounds += "" if most is None else f" to {most}"
+    bounds += f" below {node['exclusiveMaximum']}" if "exclusiveMaximum" in node else ""
     return names.get(str(node.get("type")), "another value") + bounds
 
 
@@ -102,6 +160,14 @@ def takes_only_text(node: Node, *, of_any_words: bool = False) -> bool:
 def _branches(node: Node) -> list[Node]:
     branches: list[Node] = node.get("anyOf") or node.get("oneOf") or [node]
     return branches
+
+
+def _inner(node: Node, key: str) -> Node:
+    """The values of a list or a mapping; the whole, where that has a description of its own."""
+    if "description" in node:
+        return node
+    inner = [branch[key] for branch in _branches(node) if isinstance(branch.get(key), Mapping)]
+    return inner[0] if inner else node
 
 
 def _types(node: Node) -> set[str]:
