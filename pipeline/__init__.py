@@ -22,6 +22,7 @@ from pipeline.errors import (
     ClusterError,
     CommitConflict,
     CorpusEmbedError,
+    FullRefreshNeeded,
     InputError,
     InternalError,
     LeaseHeld,
@@ -32,7 +33,9 @@ from pipeline.errors import (
     SpecError,
     StorageError,
     TooManyDeletions,
+    TooManyPartitions,
     TooManyRejects,
+    TooMuchDamage,
     WorkerError,
 )
 
@@ -53,6 +56,7 @@ __all__ = [
     "ClusterError",
     "CommitConflict",
     "CorpusEmbedError",
+    "FullRefreshNeeded",
     "InputError",
     "InternalError",
     "JobSpec",
@@ -64,7 +68,9 @@ __all__ = [
     "SpecError",
     "StorageError",
     "TooManyDeletions",
+    "TooManyPartitions",
     "TooManyRejects",
+    "TooMuchDamage",
     "WorkerError",
     "changes",
     "load_spec",
@@ -103,13 +109,16 @@ def run(
     watch: Watch | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     nominal_time: datetime.datetime | None = None,
+    full_refresh: bool = False,
 ) -> Result:
     """Embed what is missing and commit a snapshot; where nothing is missing, do nothing.
 
     spec: as in `plan`. address: a Ray cluster; by default RAY_ADDRESS, otherwise one is started on
     this machine. watch(progress, notes): called about twice a second. on_plan: called with each
     plan before work begins. nominal_time: the scheduled time that the run is for, kept in the
-    snapshot. Returns a Result: `snapshot`, `embedded` (False when everything was done before),
+    snapshot. full_refresh: whether the whole content of the output may be replaced, another job's,
+    or this one's with other vectors; without it such a run raises FullRefreshNeeded before any
+    work. Returns a Result: `snapshot`, `embedded` (False when everything was done before),
     `rows` (numbers of rows carried, reused, embedded, removed, rejected), `progress`, `plan`.
     Raises any error of this package; after it, the same call resumes where this one stopped.
     """
@@ -117,7 +126,12 @@ def run(
     from pipeline.driver.on_ray import run as run_on_ray
 
     return run_on_ray(
-        job_spec, address=address, watch=watch, on_plan=on_plan, nominal_time=nominal_time
+        job_spec,
+        address=address,
+        watch=watch,
+        on_plan=on_plan,
+        nominal_time=nominal_time,
+        full_refresh=full_refresh,
     )
 
 

@@ -14,6 +14,7 @@
       ├─ TooManyPartitions     3  partition_by makes more folders than runtime.max_partitions allows
       ├─ CommitConflict        4  another run committed a snapshot that this run cannot build on
       ├─ TooManyDeletions      5  more documents would go than runtime.max_delete_fraction allows
+      ├─ FullRefreshNeeded     5  a run would replace a whole output, and nobody has agreed to that
       ├─ LeaseHeld             6  another refresh of this output is under way; nothing was started
       ├─ ClusterError          1  a Ray cluster cannot be reached, or refused a request
       └─ InternalError         1  a fault of this program; the command line's last resort
@@ -27,6 +28,7 @@ __all__ = [
     "ClusterError",
     "CommitConflict",
     "CorpusEmbedError",
+    "FullRefreshNeeded",
     "InputError",
     "InternalError",
     "LeaseHeld",
@@ -129,6 +131,13 @@ class CommitConflict(CorpusEmbedError):
 class TooManyDeletions(CorpusEmbedError):
     """The next snapshot would lack more than `runtime.max_delete_fraction` of the documents in the
     newest one; it was not committed."""
+
+    exit_code = 5
+
+
+class FullRefreshNeeded(CorpusEmbedError):
+    """The output belongs to another job, or all of it would be embedded again, and `--full-refresh`
+    was not given; nothing was started."""
 
     exit_code = 5
 

@@ -53,7 +53,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     """The dry run, one fact a line."""
     facts = plan.summary()
     job = plan.job
-    changed = ", ".join(plan.changed_identity[:6])
+    takeover = plan.takeover.describe()
     lines = [
         (
             "input",
@@ -82,8 +82,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     ]
     if plan.lost:
         lines.append(("", f"files of {len(plan.lost)} live parts are gone: they are made anew"))
-    if changed:
-        lines.insert(4, ("", f"full re-embed: differs from the live one in {changed}"))
+    if takeover:
+        lines.insert(2, ("", takeover))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, fact in lines:
         table.add_row(name, Text(fact, "" if name else WARNING))

@@ -13,6 +13,7 @@ from pipeline.cli import answers, display
 from pipeline.cli.options import (
     Address,
     AsJson,
+    FullRefresh,
     NominalTime,
     Overrides,
     SpecPath,
@@ -23,7 +24,7 @@ from pipeline.driver.interrupts import held_back
 from pipeline.driver.places import output_of
 from pipeline.driver.plan import Plan, plan_job
 from pipeline.driver.run import waiting_parts
-from pipeline.errors import CorpusEmbedError
+from pipeline.errors import CorpusEmbedError, FullRefreshNeeded
 from pipeline.job.spec import JobSpec, load_spec
 from pipeline.output import lease
 from pipeline.storage.lineage import Manifest
@@ -35,7 +36,11 @@ app = typer.Typer()
 
 @app.command()
 def plan(
-    spec: SpecPath, overrides: Overrides = [], address: Address = None, as_json: AsJson = False
+    spec: SpecPath,
+    overrides: Overrides = [],
+    address: Address = None,
+    full_refresh: FullRefresh = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a run would do: shards and parts to do, done and stale. Nothing is written."""
     job_plan = plan_job(load_spec(spec, overrides), address=address)
@@ -43,6 +48,9 @@ def plan(
         answers.print_json(job_plan.summary())
     else:
         display.show_plan(answers.stdout(), job_plan)
+    if job_plan.consent_wanted and not full_refresh:
+        console.print(job_plan.consent_wanted, style=display.WARNING)
+        raise typer.Exit(FullRefreshNeeded.exit_code)
 
 
 @app.command()
@@ -51,6 +59,7 @@ def run(
     overrides: Overrides = [],
     address: Address = None,
     nominal_time: NominalTime = None,
+    full_refresh: FullRefresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Plan, embed what is missing and commit a snapshot. Run again after any failure to resume."""
@@ -84,6 +93,7 @@ def run(
                     watch=watch,
                     on_plan=on_plan,
                     nominal_time=scheduled,
+                    full_refresh=full_refresh,
                 )
             finally:
                 disconnect()
@@ -145,12 +155,13 @@ def refresh(
     overrides: Overrides = [],
     nominal_time: NominalTime = None,
     address: Address = None,
+    full_refresh: FullRefresh = False,
     as_json: AsJson = False,
 ) -> None:
     """`run` for schedulers: only one at a time works on an output, and it ends at once, without
     Ray, when nothing has changed."""
     with patience(None), lease.hold(output_of(load_spec(spec, overrides))):
-        run(spec, overrides, address, nominal_time, as_json)
+        run(spec, overrides, address, nominal_time, full_refresh, as_json)
 
 
 @app.command()
@@ -174,6 +185,7 @@ def submit(
     stop_on_interrupt: Annotated[
         bool, typer.Option("--stop-on-interrupt", help="Ctrl-C stops the job")
     ] = False,
+    full_refresh: FullRefresh = False,
 ) -> None:
     """Run `refresh` on a Ray cluster through its job server, follow the log and exit with its exit
     code."""
@@ -188,5 +200,6 @@ def submit(
         runtime_env=runtime_env,
         driver_cpus=driver_cpus,
         stop_on_interrupt=stop_on_interrupt,
+        full_refresh=full_refresh,
     )
     raise typer.Exit(code_of_job)

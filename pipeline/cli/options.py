@@ -22,6 +22,13 @@ Overrides = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+FullRefresh = Annotated[
+    bool,
+    typer.Option(
+        "--full-refresh",
+        help="agree to replace all that the output holds: another job's work, or other vectors",
+    ),
+]
 SnapshotNumber = Annotated[
     int | None, typer.Option("--snapshot", help="snapshot number; the newest by default")
 ]

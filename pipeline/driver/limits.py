@@ -13,7 +13,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.driver.plan import Plan
-from pipeline.errors import TooManyDeletions, TooManyPartitions, TooManyRejects, TooMuchDamage
+from pipeline.errors import (
+    FullRefreshNeeded,
+    TooManyDeletions,
+    TooManyPartitions,
+    TooManyRejects,
+    TooMuchDamage,
+)
 from pipeline.output.damage import damage_problem, damaged_shards
 from pipeline.output.departures import departures, leaving
 from pipeline.output.snapshots import added_up
@@ -26,12 +32,18 @@ MAX_SHOWN = 3
 """How many shards a message names."""
 
 
-def check_plan(plan: Plan) -> None:
-    """Raises TooManyDeletions when the input, by a generous estimate, has too few documents."""
+def check_plan(plan: Plan, full_refresh: bool = False) -> None:
+    """Raises FullRefreshNeeded when the plan replaces a whole output without `full_refresh`, and
+    TooManyDeletions when the input, by a generous estimate, has too few documents."""
+    unasked = None if full_refresh else plan.consent_wanted
+    if unasked and plan.takeover.owner:
+        raise FullRefreshNeeded(unasked)
     head = plan.head
     n_documents = plan.changes.max_documents
     if head is not None and head.n_documents - n_documents > _max_departures(plan):
         raise _too_many_deletions(plan, f"the input now has at most {n_documents}")
+    if unasked:
+        raise FullRefreshNeeded(unasked)
 
 
 def check_parts(plan: Plan, store: Store, parts: Sequence[Manifest]) -> None:

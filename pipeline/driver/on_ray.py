@@ -71,6 +71,7 @@ def run(
     watch: Watch | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     nominal_time: datetime.datetime | None = None,
+    full_refresh: bool = False,
 ) -> Result:
     """Embed what is missing on a cluster and commit a snapshot.
 
@@ -95,7 +96,13 @@ def run(
         return resources
 
     return run_job(
-        job, store, execute_on_cluster, progress, on_plan=on_plan, nominal_time=nominal_time
+        job,
+        store,
+        execute_on_cluster,
+        progress,
+        on_plan=on_plan,
+        nominal_time=nominal_time,
+        full_refresh=full_refresh,
     )
 
 

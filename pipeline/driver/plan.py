@@ -20,14 +20,15 @@ from typing import Any
 from pipeline.driver.overlap import check_apart
 from pipeline.driver.places import output_of
 from pipeline.driver.splits import claim, cut_rest, estimated_bytes, with_stored_versions
+from pipeline.driver.takeover import Takeover, question, takeover_of
 from pipeline.driver.tally import ShardChanges, shard_changes
 from pipeline.errors import ShardChanged
 from pipeline.job import cpu_features
-from pipeline.job.resolve import Job, differences, resolve
+from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output import lake
 from pipeline.output.checks import lost_objects
-from pipeline.output.snapshots import live_parts, load_generation, load_manifests, load_snapshot
+from pipeline.output.snapshots import live_parts, load_manifests, load_snapshot
 from pipeline.read.pages import reads_pages
 from pipeline.read.parts import Todo
 from pipeline.read.passed_over import PassedOver
@@ -58,7 +59,7 @@ class Plan:
     this fingerprint from other runs, live or not, whose vectors can be reused; parts of this very
     run are not among them, because they are done and indexing them would make resuming a first run
     slower. lost: the ids of live parts whose files are gone; they are made anew.
-    changed_identity: dotted names of what differs from the identity of the head.
+    takeover: how the head differs from what this job makes.
     passed_over: the listed objects that are no shards, see `PassedOver.summary`.
     """
 
@@ -72,7 +73,7 @@ class Plan:
     lost: Collection[str]
     head: Snapshot | None
     run_id: str
-    changed_identity: Sequence[str]
+    takeover: Takeover
     changes: ShardChanges
     passed_over: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
@@ -81,6 +82,19 @@ class Plan:
         if self.todo or self.stale or self.head is None:
             return False
         return self.head.complete and self.head.n_parts == len(self.done)
+
+    @property
+    def changed_identity(self) -> Sequence[str]:
+        """Dotted names of what differs from the identity of the head."""
+        return self.takeover.changed_identity
+
+    @property
+    def consent_wanted(self) -> str | None:
+        """Why a run wants `--full-refresh`, as a sentence; None where it does not. Parts of this
+        very content that are finished show that somebody has agreed before."""
+        if self.head is None or self.done or not self.takeover.wants_consent:
+            return None
+        return question(self.takeover, self.job, self.head)
 
     def parts_of(self, manifests: Sequence[Manifest]) -> list[Manifest]:
         """Those of `manifests` that belong to the planned content."""
@@ -141,7 +155,10 @@ class Plan:
             "documents_done": sum(part.n_documents for part in self.done),
             "documents_removed_at_most": sum(part.n_documents for part in self.stale),
             "head": self.head.number if self.head else None,
-            "changed_identity": list(self.changed_identity),
+            "changed_identity": list(self.takeover.changed_identity),
+            "reuses_vectors": self.takeover.reuses_vectors,
+            "owner": self.takeover.owner or self.job.spec.name,
+            "consent_wanted": self.consent_wanted,
             "nothing_to_do": self.nothing_to_do,
         }
 
@@ -202,6 +219,8 @@ def _plan(job: Job, store: Store) -> Plan:
     split_ids = [split.split_id for split in new_splits]
     split_ids += [parts[0].split.split_id for parts in kept]
     run_id = content_hash([job.fingerprint, sorted(split_ids)], 16)
+    takeover = takeover_of(job, store, head, live, shards)
+    others = live if takeover.changed_identity and takeover.reuses_vectors else []
     return Plan(
         job=job,
         shards=shards,
@@ -209,11 +228,11 @@ def _plan(job: Job, store: Store) -> Plan:
         done=done,
         live=live,
         lost=[part.part_id for part in live if part.part_id in lost],
-        earlier=[part for part in manifests if part.run_id != run_id],
+        earlier=[*(part for part in manifests if part.run_id != run_id), *others],
         stale=[part for part in live if part.part_id not in done_ids],
         head=head,
         run_id=run_id,
-        changed_identity=_changed_identity(store, head, job),
+        takeover=takeover,
         changes=shard_changes(shards, live),
         passed_over=passed_over.summary(),
     )
@@ -225,12 +244,3 @@ def missing(plan: Plan, parts: Sequence[Manifest]) -> list[Split]:
     return [
         todo.split for todo in plan.todo if not is_complete(parts_of.get(todo.split.split_id, []))
     ]
-
-
-def _changed_identity(store: Store, head: Snapshot | None, job: Job) -> list[str]:
-    """Dotted names of what differs from the identity of the head; empty when the fingerprint is the
-    same."""
-    if head is None or head.fingerprint == job.fingerprint:
-        return []
-    generation = load_generation(store, head.fingerprint)
-    return sorted(differences(generation.identity if generation else {}, job.identity))

@@ -62,17 +62,18 @@ def run_job(
     *,
     on_plan: Callable[[Plan], None] | None = None,
     nominal_time: datetime.datetime | None = None,
+    full_refresh: bool = False,
 ) -> Result:
     """Execute what is missing and commit a snapshot, which records `nominal_time`, the time for
     which a scheduler started the run.
 
     progress: the figures that `execute` adds to. on_plan: called with each plan before work begins.
-    Raises InputError, StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or
-    CommitConflict, and what `execute` raises; after any of them the same call resumes where this
-    one stopped.
+    full_refresh: whether a whole output may be replaced. Raises FullRefreshNeeded, InputError,
+    StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or CommitConflict, and what
+    `execute` raises; after any of them the same call resumes where this one stopped.
     """
     with work.under_way(store, "run", job.fingerprint):
-        return _run_marked(job, store, execute, progress, on_plan, nominal_time)
+        return _run_marked(job, store, execute, progress, on_plan, nominal_time, full_refresh)
 
 
 def _run_marked(
@@ -82,6 +83,7 @@ def _run_marked(
     progress: Progress,
     on_plan: Callable[[Plan], None] | None,
     nominal_time: datetime.datetime | None,
+    full_refresh: bool,
 ) -> Result:
     embedded = False
     resources: Mapping[str, float] = {}
@@ -94,7 +96,7 @@ def _run_marked(
             rows = row_counts(store, plan.live, plan.done)
             damaged = damaged_shards(plan.done)
             return Result(plan, plan.head, progress, embedded, rows, damaged, _behind(tables))
-        check_plan(plan)
+        check_plan(plan, full_refresh)
         splits = [todo.split for todo in plan.todo]
         create_run(store, plan.run_id, job.spec.to_yaml().encode(), splits)
         failpoint("after_plan")

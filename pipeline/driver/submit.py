@@ -57,6 +57,7 @@ def submit(
     runtime_env: str | None = None,
     driver_cpus: float = 0.0,
     stop_on_interrupt: bool = False,
+    full_refresh: bool = False,
 ) -> int:
     """Submit a refresh of `spec`, or follow the job that was submitted before.
 
@@ -78,9 +79,8 @@ def submit(
     ended_badly = (JobStatus.FAILED, JobStatus.STOPPED)
     job_id = next(job_id for job_id in job_ids if statuses.get(job_id) not in ended_badly)
     if job_id not in statuses:
-        entrypoint = "python -m pipeline refresh job.yaml"
-        if when:
-            entrypoint += f" --nominal-time {when}"
+        options = f" --nominal-time {when}" if when else ""
+        options += " --full-refresh" if full_refresh else ""
         metadata = {"job": spec.name, "output": shown(spec.output.uri), "nominal_time": when}
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "job.yaml").write_text(spec.to_yaml(), encoding="utf-8")
@@ -88,7 +88,7 @@ def submit(
 
             def submit_job() -> str:
                 return client.submit_job(
-                    entrypoint=entrypoint,
+                    entrypoint=f"python -m pipeline refresh job.yaml{options}",
                     submission_id=job_id,
                     runtime_env=environment,
                     metadata=metadata,

@@ -10,8 +10,10 @@ matching row.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,12 +24,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import OutputError
 from pipeline.output.dataset import arrow_schema
 from pipeline.output.snapshots import load_generation
 from pipeline.output.text_index import keys_of, or_none
 from pipeline.storage.caches import cached
 from pipeline.storage.data_rows import READERS, rows_at
-from pipeline.storage.lineage import content_hash
+from pipeline.storage.lineage import Generation, content_hash
 from pipeline.storage.memory_limit import within_memory
 from pipeline.storage.store import Store
 from pipeline.write.vectors import restored_vectors
@@ -41,6 +44,9 @@ UNKNOWN = pa.schema(
 """The table that `Index.find` returns, without rows."""
 _COLUMNS = ("text_sha256", "embedding", "embedding_scale", "n_tokens", "truncated")
 
+_LISTS = (b"paths", b"fingerprints")
+_FINGERPRINT = re.compile("[0-9a-f]{16}")
+
 
 class Index:
     """Looks texts up in the segments of an index. One in a process; segments of a remote store are
@@ -48,10 +54,12 @@ class Index:
 
     def __init__(self, store: Store, fingerprint: str, segments: Sequence[str]) -> None:
         self.store = store
-        self.generation = load_generation(store, fingerprint)
-        self.types = self.generation and arrow_schema(self.generation)
+        self._generations: dict[str, tuple[Generation, pa.Schema] | None] = {}
         opened = (or_none(functools.partial(_open, store, f"{name}.arrow")) for name in segments)
         self.segments = [segment for segment in opened if segment is not None]
+        # segments of earlier releases name no fingerprints: all their files have that of the index
+        for segment in self.segments:
+            segment.setdefault("fingerprints", [fingerprint] * len(segment["paths"]))
         self._unreadable: set[str] = set()
 
     def find(self, digests: pa.ChunkedArray) -> pa.Table:
@@ -89,7 +97,9 @@ class Index:
         def fetch(file: int) -> tuple[npt.NDArray[np.int64], pa.Table] | None:
             of_file = files == file
             file_rows, place = np.unique(rows[of_file], return_inverse=True)
-            read = or_none(lambda: self._rows(segment["paths"][file], file_rows))
+            read = or_none(
+                lambda: self._rows(segment["paths"][file], segment["fingerprints"][file], file_rows)
+            )
             if read is None:
                 return None
             digest, row = read
@@ -101,16 +111,31 @@ class Index:
             fetched = pool.map(fetch, np.unique(files).tolist())
             yield from (pair for pair in fetched if pair is not None)
 
-    def _rows(self, path: str, rows: npt.NDArray[np.uint32]) -> tuple[pa.ChunkedArray, pa.Table]:
+    def _generation(self, fingerprint: str) -> tuple[Generation, pa.Schema] | None:
+        """The facts about the files of one fingerprint, and the types of their columns."""
+        if fingerprint not in self._generations:
+            facts = None
+            with contextlib.suppress(OutputError):  # a damaged record costs the reuse
+                if generation := load_generation(self.store, fingerprint):
+                    facts = (generation, arrow_schema(generation))
+            self._generations[fingerprint] = facts
+        return self._generations[fingerprint]
+
+    def _rows(
+        self, path: str, fingerprint: str, rows: npt.NDArray[np.uint32]
+    ) -> tuple[pa.ChunkedArray, pa.Table]:
         """text_sha256 of some rows (ascending) of a data file, and the rows. Raises what or_none
         takes for a missing or damaged file."""
-        if self.generation is None or path in self._unreadable:
+        if not _FINGERPRINT.fullmatch(fingerprint):
+            raise ValueError(f"{fingerprint!r} is no fingerprint")
+        facts = self._generation(fingerprint)
+        if facts is None or path in self._unreadable:
             raise FileNotFoundError(path)
         self._unreadable.add(path)  # until it is read
-        precision = self.generation.vector_precision
-        dimension = self.generation.dimension
-        table = rows_at(self.store, path, rows, _COLUMNS, self.types)
-        vectors = restored_vectors(table, precision, dimension)
+        generation, types = facts
+        dimension = generation.dimension
+        table = rows_at(self.store, path, rows, _COLUMNS, types)
+        vectors = restored_vectors(table, generation.vector_precision, dimension)
         self._unreadable.discard(path)
         offsets = pa.array(np.arange(len(vectors) + 1) * dimension)
         reused = pa.LargeListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)))
@@ -132,4 +157,6 @@ def _arrays(segment: Path | bytes) -> dict[str, Any]:
     n_bytes = segment.stat().st_size if isinstance(segment, Path) else len(segment)
     table = within_memory(lambda: pa.ipc.open_file(source).read_all(), n_bytes)
     arrays = {name: table[name].combine_chunks().to_numpy() for name in table.column_names}
-    return {**arrays, "paths": json.loads(table.schema.metadata[b"paths"])}
+    metadata = table.schema.metadata
+    lists = {name: json.loads(metadata[name]) for name in _LISTS if name in metadata}
+    return {**arrays, **{name.decode(): values for name, values in lists.items()}}

@@ -91,7 +91,10 @@ def build_segment(store: Store, fingerprint: str, parts: Sequence[Manifest]) -> 
         "row": np.concatenate([np.arange(length, dtype=np.uint32) for length in lengths]),
     }
     table = pa.table({name: pa.array(values[order]) for name, values in columns.items()})
-    table = table.replace_schema_metadata({"paths": json.dumps(paths)})
+    fingerprints = [part.fingerprint for part in parts for _ in part.data_files]
+    table = table.replace_schema_metadata(
+        {"paths": json.dumps(paths), "fingerprints": json.dumps(fingerprints)}
+    )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as file:
         file.write_table(table)

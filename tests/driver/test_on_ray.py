@@ -135,7 +135,8 @@ def test_another_model_is_a_full_new_version_and_the_old_one_stays_readable(
 ) -> None:
     write_shard(tmp_path / "in/a.jsonl", documents(10))
     run(make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir))
-    second = run(make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_dense_dir))
+    other = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_dense_dir)
+    second = run(other, full_refresh=True)
     assert any(name.startswith("model.") for name in second.plan.changed_identity)
     assert second.snapshot.number == 2
     old = dataset.open_dataset(str(tmp_path / "out"), snapshot=1).to_table()

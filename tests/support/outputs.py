@@ -130,7 +130,7 @@ def run_without_ray(
         return {}
 
     try:
-        return run_job(job, store, execute, progress).snapshot
+        return run_job(job, store, execute, progress, full_refresh=True).snapshot
     except Stopped:
         return None
 

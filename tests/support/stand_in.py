@@ -193,10 +193,12 @@ def run(
     *,
     stop_after: int | None = None,
     tokenizer: ByteTokenizer | None = None,
+    full_refresh: bool = True,
+    **changes: Any,
 ) -> Snapshot | None:
     """One run. `stop_after`: write so many parts and end without a commit, as a killed run would;
-    returns None."""
-    store, job, progress = store_of(spec), job_of(spec), Progress()
+    returns None. changes: as in `job_of`."""
+    store, job, progress = store_of(spec), job_of(spec, **changes), Progress()
     embed = functools.partial(steps.embed_part, engine=engine or HashEngine(), job=job)
 
     def execute(plan: Plan) -> dict[str, float]:
@@ -209,7 +211,7 @@ def run(
         return {}
 
     try:
-        return run_job(job, store, execute, progress).snapshot
+        return run_job(job, store, execute, progress, full_refresh=full_refresh).snapshot
     except Stopped:
         return None
 
