@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import http
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from fsspec.utils import glob_translate
 from pipeline.errors import CorpusEmbedError, InputError, SpecError
 from pipeline.storage.addresses import shown
 from pipeline.storage.filesystems import reason, refusal
-from pipeline.storage.problems import is_about_credentials
+from pipeline.storage.problems import is_about_credentials, status_of
 from pipeline.storage.retry import retried
 
 Info = dict[str, Any]
@@ -188,16 +189,24 @@ def _resolved(fs: Any, objects: Mapping[str, Info]) -> tuple[dict[str, Info], di
 def _missing(place: str, uri: str, error: Exception) -> str:
     """Why an exact name cannot be listed. place: its full URI."""
     answer = str(error).rstrip(".")
-    response = error.__cause__ or error  # aiohttp's, from a web server
-    status = getattr(response, "status", None)
-    if status not in (None, 404):
-        answer = f"the server answers {status} {getattr(response, 'message', '')}".rstrip()
+    if server_answer(error):
+        answer = str(server_answer(error))
     elif not answer or answer.strip("/") in place or "No such file" in answer:
         answer = "nothing has this name"
     return (
         f"{shown(place)}: no input found there (it cannot be listed: {answer}). "
         f"Check input.uri{list_advice(uri)}."
     )
+
+
+def server_answer(error: Exception) -> str | None:
+    """What a web server said instead of giving an object, in words; None where it has none or did
+    not answer."""
+    status = status_of(error)
+    if status in (None, 404):
+        return None
+    phrases = [known.phrase for known in http.HTTPStatus if known == status]
+    return " ".join([f"the server answers {status}", *phrases])
 
 
 def list_advice(uri: str) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from pipeline.errors import InputError, ShardChanged, SpecError
 from pipeline.read import local_files
-from pipeline.read.listing import listed, refused
+from pipeline.read.listing import listed, refused, server_answer
 from pipeline.read.passed_over import SECOND_NAME, PassedOver
 from pipeline.read.selection import inputs_of
 from pipeline.storage.addresses import normalized, shown
@@ -121,6 +123,7 @@ class _PinnedShard(io.RawIOBase):
         if isinstance(protocols, str):
             protocols = (protocols,)
         self._pinned_by_store = "s3" in protocols
+        self._is_web = "http" in protocols
         settings: dict[str, Any] = {}
         if "file" not in protocols:
             # Shards are read front to back, in requests of 8 MiB; s3fs pins each with If-Match.
@@ -131,7 +134,11 @@ class _PinnedShard(io.RawIOBase):
         if self._pinned_by_store:
             self._compare(self._file.details)
         else:
-            self.verify()
+            info = self._asked(lambda: self._fs.info(self._path))
+            self._compare(info)
+            if self._is_web and (info.get("partial") is False or not shard.size_bytes):
+                self._file = self._asked(self._copy)  # fsspec would stream it, without seeking
+                self._file.seek(0)
 
     def verify(self) -> None:
         if not self._pinned_by_store:
@@ -162,9 +169,32 @@ class _PinnedShard(io.RawIOBase):
             if isinstance(error, PermissionError):
                 raise refused(shard.uri, error) from error
             raise InputError(f"{shown(shard.uri)}: cannot be read: {reason(error)}") from error
+        except Exception as error:
+            if not self._is_web or (answer := server_answer(error)) is None:
+                raise
+            raise InputError(f"{shown(shard.uri)}: cannot be read: {answer}.") from error
+
+    def _read(self, n_bytes: int) -> bytes:
+        try:
+            return cast(bytes, self._file.read(n_bytes))
+        except ValueError:
+            if not self._is_web:
+                raise
+        position = self._file.tell()
+        self._file = self._copy()
+        self._file.seek(position)
+        return self._file.read(n_bytes)
+
+    def _copy(self) -> BinaryIO:
+        """The whole shard in a temporary file, because its server gives no ranges of it."""
+        # closed with the shard
+        copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115
+        with self._fs.open(self._path, "rb", block_size=0) as stream:
+            shutil.copyfileobj(stream, copy, RANGE_BYTES)
+        return copy
 
     def readinto(self, buffer: Any) -> int:
-        data = self._asked(lambda: self._file.read(len(buffer)))
+        data = self._asked(lambda: self._read(len(buffer)))
         if not data:
             self.verify()  # the end of the file, perhaps because another program shortened it
         buffer[: len(data)] = data

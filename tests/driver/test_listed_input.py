@@ -5,6 +5,7 @@ shards are still the objects that an output was made of.
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import io
 import json
@@ -21,6 +22,7 @@ from pipeline.cli.display import show_passed_over, show_plan
 from pipeline.driver.plan import Plan, make_plan
 from pipeline.errors import SpecError
 from pipeline.output.dataset import open_dataset
+from pipeline.read import shards as shards_module
 from pipeline.read.shards import list_shards
 from pipeline.storage import versions
 from tests.support.outputs import write_shard
@@ -210,6 +212,35 @@ def test_a_page_of_links_is_a_folder_and_a_refusal_is_told_as_the_server_words_i
         with pytest.raises(SpecError, match="nothing has this name"):
             list_shards([f"{url}/nowhere.jsonl"], {})
         server.shutdown()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("ranges", [None, "none"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_a_web_server_without_ranges_is_read_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges: str | None, name: str
+) -> None:
+    """Python's own server is one, and others say so in a header."""
+    monkeypatch.setattr(shards_module, "RANGE_BYTES", 1 << 14)
+    documents = [
+        {"id": f"{n}", "text": hashlib.sha512(str(n).encode()).hexdigest()} for n in range(400)
+    ]
+    shard = write_shard(tmp_path / "in" / name, documents)
+    assert shard.stat().st_size > 1 << 14
+
+    class Plain(Folder):
+        def end_headers(self) -> None:
+            if ranges:
+                self.send_header("Accept-Ranges", ranges)
+            super().end_headers()
+
+    handler = functools.partial(Plain, directory=str(tmp_path / "in"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}/{name}"
+        run(make_spec(uri, tmp_path / "out", runtime={"part_bytes": 20_000}))
+        server.shutdown()
+    assert texts(tmp_path / "out") == sorted(document["text"] for document in documents)
 
 
 class Folder(http.server.SimpleHTTPRequestHandler):
