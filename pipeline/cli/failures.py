@@ -14,7 +14,7 @@ import typer
 
 from pipeline.cli import answers
 from pipeline.cli.options import console
-from pipeline.cli.stopping import INTERRUPTED, TERMINATED
+from pipeline.cli.stopping import INTERRUPTED, LAST_WORDS, TERMINATED
 from pipeline.errors import CorpusEmbedError, InternalError, SpecError
 from pipeline.storage.accepted import found
 
@@ -48,8 +48,7 @@ def describe(error: BaseException, stopped: int | None = None) -> Failure:
         words = str(error) or "Stopped. Run the same command again."
         return Failure(INTERRUPTED, "Stopped", words)
     if stopped == TERMINATED or (isinstance(error, SystemExit) and error.code == TERMINATED):
-        words = "Terminated. Finished parts are kept; run the same command again to resume."
-        return Failure(TERMINATED, "Terminated", words)
+        return Failure(TERMINATED, "Terminated", LAST_WORDS)
     if stopped is not None:
         return Failure(stopped, "Stopped", "Stopped. Run the same command again.")
     if isinstance(error, CorpusEmbedError):

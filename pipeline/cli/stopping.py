@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,10 @@ from pipeline.driver import interrupts
 
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
+TERMINATION_S = 20.0
+"""How long a command takes at most to end in order after SIGTERM. Some supervisors send it to Ray's
+processes too, for which a Ray that is starting then waits a minute and more."""
+LAST_WORDS = "Terminated. Finished parts are kept; run the same command again to resume."
 
 
 class Stopping:
@@ -49,19 +54,22 @@ class Stopping:
             self._end_now()
         self.exit_code = 128 + number
         if number == signal.SIGTERM:
+            timer = threading.Timer(TERMINATION_S, self._end_now, [f"{LAST_WORDS}\n"])
+            timer.daemon = True
+            timer.start()
             raise SystemExit(TERMINATED)
         self._write("Stopping … (Ctrl-C again to stop now)\n")
         raise KeyboardInterrupt
 
-    def _end_now(self) -> None:
+    def _end_now(self, words: str = "") -> None:
         for pid in _below(os.getpid()):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self._write(
-            "\x1b[?25h\n" if os.isatty(self._terminal) else ""
-        )  # the live line hid the cursor
+        # the live line hid the cursor
+        cursor = "\x1b[?25h" if os.isatty(self._terminal) else ""
+        self._write(cursor + (words or (cursor and "\n")))
         os._exit(self.exit_code or 1)
 
     def _write(self, text: str) -> None:

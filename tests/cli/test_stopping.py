@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cli.stopping import Stopping
+from pipeline.cli.stopping import LAST_WORDS, Stopping
 from pipeline.driver import interrupts
 from tests import ROOT
 from tests.support.outputs import make_spec, write_shard
@@ -190,6 +191,25 @@ def test_the_first_signal_is_announced_and_the_second_one_ends_the_process(
     with pytest.raises(SystemExit, match="130"):
         stopping._on_signal(signal.SIGINT, None)
     assert capfd.readouterr().err == ""
+
+
+def test_a_command_that_does_not_end_after_sigterm_is_ended(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended = threading.Event()
+    codes: list[int] = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr("pipeline.cli.stopping._below", lambda _: iter(()))
+    monkeypatch.setattr("pipeline.cli.stopping.TERMINATION_S", 0.05)
+    with pytest.raises(SystemExit, match="143"):
+        Stopping()._on_signal(signal.SIGTERM, None)
+    assert ended.wait(10)
+    assert (codes, capfd.readouterr().err) == ([143], f"{LAST_WORDS}\n")
 
 
 def test_an_interruption_by_the_watch_of_a_run_is_not_announced(
