@@ -1,8 +1,9 @@
 """Which part of an identity decides the vector of a text, and whether stored vectors serve a job.
 
 Comes in: the identity of a job, and that of a generation of an output. Goes out: the part of it
-that vectors depend on: all but `input`, which decides which texts there are, and `output`, which
-decides how rows are stored; each row has a hash of its text, by which its vector is found again.
+that vectors depend on: all but `input` and `text`, which decide which texts there are, and
+`output`, which decides how rows are stored; each row has a hash of its text, by which its vector is
+found again.
 What this release does not know counts as deciding.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_DECIDES_ROWS = {"input", "output"}
+_DECIDES_ROWS = {"input", "text", "output"}
 
 
 def vector_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
