@@ -151,6 +151,9 @@ def test_readme_names_every_command_and_its_options(commands: dict[str, set[str]
     known = {
         option for options in commands.values() for option in options if option.startswith("-")
     }
+    known |= {
+        option for parameter in typer.main.get_command(app).params for option in parameter.opts
+    }
     assert named <= known
     assert known - named - {"--help"} == set()
 

@@ -75,7 +75,7 @@ def load_poisoned(job: Job) -> Callable[[Part], steps.PreparedPart]:
 
 
 def preparer(job: Job, tokenizer: ByteTokenizer) -> Callable[[Part], steps.PreparedPart]:
-    return functools.partial(steps.prepare_part, job=job, tokenizer=tokenizer, run_id="run")
+    return functools.partial(steps.prepare_part, job=job, tokenizer=tokenizer, run_id="0" * 16)
 
 
 def run(
