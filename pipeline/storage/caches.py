@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 def cache_folder(kind: str) -> Path:
     """`kind` below CORPUS_EMBED_CACHE, whose default is ~/.cache/corpus-embed. Not created here."""
-    root = os.environ.get("CORPUS_EMBED_CACHE") or Path.home() / ".cache" / "corpus-embed"
-    return Path(root) / kind
+    root = os.environ.get("CORPUS_EMBED_CACHE") or "~/.cache/corpus-embed"
+    return Path(root).expanduser() / kind
 
 
 def usable_folders(kind: str) -> Iterator[Path]:

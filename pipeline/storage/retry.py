@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from pipeline.errors import CorpusEmbedError, StorageError
+from pipeline.errors import CorpusEmbedError, SpecError, StorageError
 from pipeline.storage.problems import (
     answer_of,
     causes,
@@ -29,9 +29,12 @@ from pipeline.storage.waits import waiting
 
 T = TypeVar("T")
 
-RETRY_SECONDS = float(os.environ.get("CORPUS_EMBED_RETRY_SECONDS", "300"))
-"""The time for which one request of a run is tried again before it counts as failed. A longer
-outage fails the run."""
+
+MOST_SECONDS = 31 * 86400.0
+"""The longest patience that can be set."""
+RETRY_SECONDS: float | None = None
+"""The time for which one request of a run is tried again before it counts as failed; None: what
+CORPUS_EMBED_RETRY_SECONDS says, 300 by default. A longer outage fails the run."""
 
 PROMPT_SECONDS = 20.0
 """The same for a command that a person waits for."""
@@ -76,9 +79,28 @@ _FINAL_NAMES = {
 """Derived from these, but final: certificates, and HF_HUB_OFFLINE."""
 
 
+@functools.cache
+def _seconds_of_setting(text: str) -> float:
+    """CORPUS_EMBED_RETRY_SECONDS. Raises SpecError when it is no number of seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MOST_SECONDS:
+        raise SpecError(
+            f"CORPUS_EMBED_RETRY_SECONDS={text}: this is no number of seconds from 0 to "
+            f"{MOST_SECONDS:.0f}. Write 300 for five minutes, or unset it."
+        )
+    return seconds
+
+
 def patience_s() -> float:
-    """For how many seconds a request of this process is tried again now."""
-    return RETRY_SECONDS if _most_s is None else min(_most_s, RETRY_SECONDS)
+    """For how many seconds a request of this process is tried again now. Raises SpecError when
+    CORPUS_EMBED_RETRY_SECONDS is no number of seconds."""
+    setting_s = RETRY_SECONDS
+    if setting_s is None:
+        setting_s = _seconds_of_setting(os.environ.get("CORPUS_EMBED_RETRY_SECONDS", "300"))
+    return setting_s if _most_s is None else min(_most_s, setting_s)
 
 
 def is_impatient() -> bool:

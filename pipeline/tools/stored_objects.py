@@ -40,7 +40,8 @@ def list_objects(store: Store) -> Iterator[tuple[str, StoredObject]]:
 
 
 def _find(store: Store) -> Iterator[tuple[str, int, float]]:
-    names = retried(lambda: store.fs.find(store.root, detail=True), f"list {store.shown_uri}")
+    action = f"list {store.shown_uri}"
+    names = retried(lambda: store.fs.find(store.root, detail=True), action, store.endpoint)
     root = f"{store.root}/"
     for name, info in names.items():
         if name.startswith(root):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.errors import StorageError
+from pipeline.errors import SpecError, StorageError
 from pipeline.storage import notes, retry, waits
 from pipeline.storage.retry import patience, patience_s, retried
 from pipeline.storage.store import Store
@@ -113,6 +113,13 @@ def test_patience_ends_with_its_block_and_never_exceeds_the_setting(
         monkeypatch.setattr(retry, "RETRY_SECONDS", 5.0)
         assert patience_s() == 5
     assert patience_s() == 5
+
+
+@pytest.mark.parametrize("text", ["5 minutes", "", "-1", "nan", "inf", "1e9"])
+def test_a_patience_that_is_no_number_of_seconds_is_a_sentence(text: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(f"CORPUS_EMBED_RETRY_SECONDS={text}: this is")):
+        retry._seconds_of_setting(text)
+    assert retry._seconds_of_setting("2.5") == 2.5
 
 
 def test_a_store_that_refuses_is_given_up_when_patience_ends(
