@@ -20,6 +20,7 @@ from pipeline.job.model_settings import NO_LIMIT
 from pipeline.job.resolve import Job
 from pipeline.output.damage import DamagedShard, named
 from pipeline.read.passed_over import sentence
+from pipeline.read.preview import Preview
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Snapshot
 from pipeline.workers.metrics import TROUBLES, Progress
@@ -49,7 +50,7 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def show_plan(console: Console, plan: Plan) -> None:
+def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = ()) -> None:
     """The dry run, one fact a line."""
     facts = plan.summary()
     job = plan.job
@@ -84,6 +85,7 @@ def show_plan(console: Console, plan: Plan) -> None:
         lines.append(("", f"files of {len(plan.lost)} live parts are gone: they are made anew"))
     if takeover:
         lines.insert(2, ("", takeover))
+    lines[1:1] = [("first record", str(entry)) for entry in first_records]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, fact in lines:
         table.add_row(name, Text(fact, "" if name else WARNING))

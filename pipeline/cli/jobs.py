@@ -20,6 +20,7 @@ from pipeline.cli.options import (
     as_time,
     console,
 )
+from pipeline.driver.first_records import first_records
 from pipeline.driver.interrupts import held_back
 from pipeline.driver.places import output_of
 from pipeline.driver.plan import Plan, plan_job
@@ -42,12 +43,15 @@ def plan(
     full_refresh: FullRefresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run would do: shards and parts to do, done and stale. Nothing is written."""
+    """Show what a run would do: shards and parts to do, done and stale, and the first record of
+    each format. Nothing is written."""
     job_plan = plan_job(load_spec(spec, overrides), address=address)
+    first = first_records(job_plan)
     if as_json:
-        answers.print_json(job_plan.summary())
+        records = [dataclasses.asdict(entry) for entry in first]
+        answers.print_json({**job_plan.summary(), "first_records": records})
     else:
-        display.show_plan(answers.stdout(), job_plan)
+        display.show_plan(answers.stdout(), job_plan, first)
     if job_plan.consent_wanted and not full_refresh:
         console.print(job_plan.consent_wanted, style=display.WARNING)
         raise typer.Exit(FullRefreshNeeded.exit_code)

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import pipeline.errors as errors
 from pipeline.driver.cluster import Pools, device_of, pool_sizes
 from pipeline.driver.connection import connect
+from pipeline.driver.first_records import first_records
 from pipeline.driver.places import output_of
 from pipeline.driver.plan import Plan, check_dtype
 from pipeline.driver.run import Result, run_job
@@ -90,6 +91,7 @@ def run(
     job = resolve(spec, device, reads_pages(spec.input))
 
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
+        first_records(plan)  # a mistake of the spec costs no start of workers
         connect(address)
         execute(plan, store, progress, watch)
         resources: Mapping[str, float] = ray.cluster_resources()

@@ -2,7 +2,7 @@
 why there is none.
 
 The first shards of each format are read by its own reader, exactly as a run would, up to the first
-good record. Cost: one opened shard per format, MAX_SHARDS where there is no good record; at most
+good record. Cost: one opened shard per format, three where it has no good record; at most
 MAX_BYTES and MAX_SECONDS (and one request more) for each.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
@@ -29,11 +29,12 @@ MAX_BYTES = 64 << 20
 MAX_SECONDS = 10.0
 """After this long no further request is made for a preview."""
 
-MAX_SHARDS = 3
-"""How many shards of a format are opened in the search for a text."""
-
 MAX_CHARS = 1000
 """The most characters of a text that are given."""
+
+MAX_NAMED = 12
+MAX_SHOWN_CHARS = 60
+"""How many fields, and how much of a text, a line shows."""
 
 MAX_RECORDS = 1000
 """How many rejected records are passed over in the search for a good one."""
@@ -71,10 +72,10 @@ class Preview:
 
     unit: what one document is: a "line", "row", "record" or "file". fields: the names of the
     fields of the first record, and of the folders `name=value` on its way; of plain text and WARC
-    only those. text: the first good text before
-    `prepare`, cut to MAX_CHARS; it can hold control characters. problem: in words why there is no
-    text; exactly one of the two is None. is_mistake: whether the problem concerns the spec or the
-    whole input rather than this one shard.
+    only those. text: the first good text before `prepare`, cut to MAX_CHARS; it can hold control
+    characters. problem: in words why there is no text; exactly one of the two is None. is_mistake:
+    whether the problem concerns the spec or the whole input rather than this one shard. is_error:
+    whether it ends a run, whatever share of rejects that may have.
     """
 
     format: str
@@ -84,27 +85,41 @@ class Preview:
     text: str | None = None
     problem: str | None = None
     is_mistake: bool = False
+    is_error: bool = False
+
+    def __str__(self) -> str:
+        """What one document is, the fields and the start of the text, or why there is none."""
+        names = [*self.fields[:MAX_NAMED], *(["…"] if len(self.fields) > MAX_NAMED else [])]
+        fields = f", fields {', '.join(names)}" if names else ""
+        unit = f"{self.format}: 1 document a {self.unit}{fields}"
+        if self.text is None:
+            return f"{unit}; {self.problem}"
+        text = " ".join(self.text[: 2 * MAX_SHOWN_CHARS].split())
+        shortened = text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
+        return f'{unit}; first: "{shortened}"'
 
 
 def previews(shards: Sequence[Shard], spec: InputSpec) -> list[Preview]:
     """One preview for each format among `shards`, in the order of their first shards; none for a
-    format whose shards are all empty. It is of the first shard that has a text, among the first
-    MAX_SHARDS of the format: a folder can hold a description beside its data. Where none has, it is
-    of the first one, and a mistake only if all of them are. Raises nothing for what it cannot read:
-    that is a problem."""
-    first_shards: dict[str, list[Shard]] = {}
+    format whose shards are all empty. It is of the first shard, where that has no text of the one
+    in the middle or the last one: a folder can hold a description beside its data. Where none of
+    the three has a text it is of the first, and a mistake only if all of them are. Raises nothing
+    for what it cannot read: that is a problem."""
+    by_format: dict[str, list[Shard]] = {}
     for shard in shards:
-        of_format = first_shards.setdefault(format_of(shard.uri, spec.format), [])
-        if shard.size_bytes and len(of_format) < MAX_SHARDS:
-            of_format.append(shard)
-    return [_preview_of(of_format, spec) for of_format in first_shards.values() if of_format]
+        if shard.size_bytes:
+            by_format.setdefault(format_of(shard.uri, spec.format), []).append(shard)
+    return [
+        _preview_of(dict.fromkeys([some[0], some[len(some) // 2], some[-1]]), spec)
+        for some in by_format.values()
+    ]
 
 
-def _preview_of(shards: Sequence[Shard], spec: InputSpec) -> Preview:
+def _preview_of(shards: Iterable[Shard], spec: InputSpec) -> Preview:
     without_text: list[Preview] = []
     for shard in shards:
         entry = preview(shard, spec)
-        if entry.text is not None:
+        if entry.text is not None or entry.is_error:
             return entry
         without_text.append(entry)
     return replace(without_text[0], is_mistake=all(entry.is_mistake for entry in without_text))
@@ -132,8 +147,9 @@ def preview(shard: Shard, spec: InputSpec) -> Preview:
         problem = f"no record ends within {MAX_BYTES} bytes or {MAX_SECONDS:.0f} s"
         return replace(start, fields=fields, problem=problem)
     except InputError as error:
-        is_mistake = is_open and not isinstance(error, ShardChanged)
-        return replace(start, fields=fields, problem=str(error), is_mistake=is_mistake)
+        is_error = is_open and not isinstance(error, ShardChanged)
+        start = replace(start, is_mistake=is_error, is_error=is_error)
+        return replace(start, fields=fields, problem=str(error))
     return replace(start, fields=fields, text=text, problem=problem, is_mistake=is_mistake)
 
 

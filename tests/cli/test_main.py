@@ -16,6 +16,8 @@ from pipeline.errors import SpecError, TooManyRejects
 from pipeline.job.spec import load_spec
 from tests.support.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard
 
+FIRST_TEXT = DOCUMENTS[0]["text"][:50]
+
 
 @pytest.fixture
 def spec_path(tmp_path: Path, bert_mean_dir: Path) -> Path:
@@ -71,6 +73,52 @@ def test_run_with_nothing_new_needs_no_cluster_and_says_so(
     run_without_ray(load_spec(spec_path))
     assert called(monkeypatch, "run", str(spec_path)) == 0
     assert "nothing to do" in capsys.readouterr().err
+
+
+def test_plan_shows_the_first_record_of_each_format(
+    spec_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "in/b.csv").write_text("id,text,lang\n1,hello there,en\n")
+    assert called(monkeypatch, "plan", str(spec_path)) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f'jsonl: 1 document a line, fields id, text, lang; first: "{FIRST_TEXT}' in shown
+    assert 'csv: 1 document a row, fields id, text, lang; first: "hello there"' in shown
+    assert called(monkeypatch, "plan", str(spec_path), "--json") == 0
+    entries = json.loads(capsys.readouterr().out)["first_records"]
+    assert [(entry["format"], entry["text"]) for entry in entries] == [
+        ("jsonl", DOCUMENTS[0]["text"]),
+        ("csv", "hello there"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jsonl", '{"id": "1", "body": "a", "lang": "en"}\n', "has id, body, lang and no 'text'"),
+        ("a.csv", "id,body,lang\n1,a,en\n", "'text' not found; columns are id, body, lang. Set"),
+        ("a.txt", "a line\n", "plain text has no columns, and the spec names id, lang"),
+    ],
+)
+def test_a_spec_that_does_not_fit_its_input_is_exit_code_2_of_plan(
+    spec_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    data: str,
+    words: str,
+) -> None:
+    (tmp_path / "in/a.jsonl").unlink()
+    (tmp_path / "in" / name).write_text(data)
+    limit = "runtime.max_reject_fraction=0.5"
+    assert called(monkeypatch, "plan", str(spec_path), "--set", limit) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    if name == "a.jsonl":  # a share of rejects is no mistake where every share is allowed
+        assert called(monkeypatch, "plan", str(spec_path)) == 0
+        assert words in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

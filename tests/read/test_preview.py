@@ -77,6 +77,8 @@ def test_a_description_beside_the_data_is_not_taken_for_it(tmp_path: Path) -> No
     (entry,) = previews_of(tmp_path)
     assert entry.uri.endswith("a_info.json")
     assert not entry.is_mistake
+    (tmp_path / "c.jsonl").write_text('{"text": "last"}')
+    assert [entry.text for entry in previews_of(tmp_path)] == ["last"]
 
 
 def test_folders_of_the_path_are_fields(tmp_path: Path) -> None:
