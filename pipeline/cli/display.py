@@ -115,10 +115,11 @@ def _left_out(plan: Plan) -> list[str]:
     if plan.passed_over:
         lines.append(f"objects passed over: {sentence(plan.passed_over)}")
     if plan.unversioned:
+        n_shards = len(plan.unversioned)
+        have = "1 shard has" if n_shards == 1 else f"{n_shards} shards have"
         lines.append(
-            f"{len(plan.unversioned)} shards have no version, because their server sends neither "
-            f"ETag nor Last-Modified (the first: {shown(plan.unversioned[0].uri)}): a change that "
-            "keeps the size is not seen"
+            f"{have} no version, because the server sends neither ETag nor Last-Modified "
+            f"(first: {shown(plan.unversioned[0].uri)}): a change that keeps the size is not seen"
         )
     return lines
 

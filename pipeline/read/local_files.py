@@ -15,6 +15,9 @@ from typing import Any
 from pipeline.errors import InputError, SpecError
 from pipeline.storage.addresses import shown
 
+SYSTEM_FOLDERS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
+"""Folders at the root of a volume that belong to its file system; users may not enter them."""
+
 
 def is_local(fs: Any) -> bool:
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
@@ -69,13 +72,16 @@ def check_links(uri: str, root: str, links: Iterable[str]) -> None:
 
 def check_readable(uri: str, files: Iterable[str], folders: Iterable[str]) -> None:
     """Raises InputError for files and folders that exist and that this user may not open: a listing
-    passes over such folders without a word, and a run finds out about such files one by one."""
+    passes over such folders without a word, and a run finds out about such files one by one.
+    SYSTEM_FOLDERS are left out."""
     use_effective = os.access in os.supports_effective_ids
     refused = [
         path
         for paths, mode in ((files, os.R_OK), (folders, os.R_OK | os.X_OK))
         for path in paths
-        if not os.access(path, mode, effective_ids=use_effective) and os.path.exists(path)
+        if not os.access(path, mode, effective_ids=use_effective)
+        and os.path.exists(path)
+        and os.path.basename(path) not in SYSTEM_FOLDERS
     ]
     if refused:
         others = f" and {len(refused) - 1} more" if len(refused) > 1 else ""

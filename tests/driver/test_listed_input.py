@@ -180,9 +180,9 @@ def test_a_plan_says_which_shards_have_no_version(tmp_path: Path, site: Site) ->
     site.content = b'{"id": "1", "text": "one"}'
     plan = plan_of(make_spec(f"{site.url}/a.jsonl", tmp_path / "out"))
     assert plan.summary()["unversioned_shards"] == 1
-    assert f"1 shards have no version, because .* {site.url}/a.jsonl" in printed(
-        show_plan, plan
-    ).replace("their server sends neither ETag nor Last-Modified (the first:", ".*")
+    words = printed(show_plan, plan)
+    assert "1 shard has no version, because the server sends neither ETag nor Last-Mod" in words
+    assert f"{site.url}/a.jsonl" in words
 
 
 @pytest.mark.process
