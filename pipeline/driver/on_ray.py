@@ -20,16 +20,15 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import pipeline.errors as errors
 from pipeline.driver.cluster import Pools, device_of, pool_sizes
 from pipeline.driver.connection import connect
 from pipeline.driver.first_records import first_records
+from pipeline.driver.own_errors import own_error
 from pipeline.driver.places import output_of
 from pipeline.driver.plan import Plan, check_dtype
 from pipeline.driver.run import Result, run_job
 from pipeline.driver.showing import Watch, count_retry, log_notes, shielded
 from pipeline.driver.watch import Totals, watching
-from pipeline.errors import CorpusEmbedError
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output.text_index import build_segment, update_index
@@ -137,7 +136,7 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch) -> None:
                 concurrency=pools.writers.max_workers,
             )
         except (Exception, KeyboardInterrupt) as error:
-            raise stop.error or _own_error(error) from error
+            raise stop.error or own_error(error) from error
 
 
 def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.data.Dataset:
@@ -224,27 +223,3 @@ def blocks_of(todo: Sequence[Todo]) -> list[pa.Table]:
 def _build_index(store: Store, fingerprint: str, groups: Sequence[Sequence[Manifest]]) -> None:
     task = ray.remote(build_segment)
     ray.get([task.remote(store, fingerprint, group) for group in groups])
-
-
-def _own_error(error: BaseException) -> BaseException:
-    """The exception that Ray wrapped, with the class and the text that it was raised with: one of
-    this package's own where there is one, because that is what a person has to read."""
-    link: BaseException | None = error
-    first: BaseException | None = None
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        # Ray's RayTaskError(InputError) is an InputError too, with a trace for its text
-        if not isinstance(link, ray.exceptions.RayError):
-            first = first or link
-            if isinstance(link, CorpusEmbedError):
-                return link
-        # of an error in a constructor, Ray keeps the text alone
-        if isinstance(link, ray.exceptions.ActorDiedError):
-            name, _, message = str(link).rpartition("\npipeline.errors.")[2].partition(": ")
-            if name in errors.__all__:
-                own = CorpusEmbedError.__new__(getattr(errors, name))
-                own.args = (message.strip(),)
-                return own
-        link = getattr(link, "cause", None) or link.__cause__
-    return first or error

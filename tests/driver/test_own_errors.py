@@ -5,11 +5,20 @@ Oracle: what the worker raised.
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import ray
 
-from pipeline.driver.on_ray import _own_error
-from pipeline.errors import CorpusEmbedError, InputError, ModelError, ShardDamaged, StorageError
+from pipeline.driver.own_errors import own_error
+from pipeline.errors import (
+    CorpusEmbedError,
+    InputError,
+    ModelError,
+    ShardDamaged,
+    StorageError,
+    WorkerError,
+)
 
 pytestmark = [pytest.mark.usefixtures("ray_local")]
 
@@ -24,7 +33,7 @@ def error_of(raised: Exception) -> BaseException:
 
     with pytest.raises(Exception) as caught:
         ray.get(ray.remote(task).remote())
-    return _own_error(caught.value)
+    return own_error(caught.value)
 
 
 @pytest.mark.parametrize("kind", [InputError, StorageError, ModelError])
@@ -50,7 +59,7 @@ def test_an_error_that_is_the_cause_of_another_one_is_preferred() -> None:
     cause = InputError(SENTENCE)
     outer = RuntimeError("the executor ended")
     outer.__cause__ = cause
-    assert _own_error(outer) is cause
+    assert own_error(outer) is cause
 
 
 def test_an_error_in_the_constructor_of_an_actor_is_read_from_its_text() -> None:
@@ -63,5 +72,18 @@ def test_an_error_in_the_constructor_of_an_actor_is_read_from_its_text() -> None
 
     with pytest.raises(ray.exceptions.RayError) as caught:
         ray.get(ray.remote(Stage).remote().work.remote())
-    error = _own_error(caught.value)
+    error = own_error(caught.value)
     assert (type(error), str(error)) == (ModelError, SENTENCE)
+
+
+def test_what_only_ray_says_is_a_worker_error_of_one_line() -> None:
+    class Stage:
+        def work(self) -> None:
+            os._exit(3)
+
+    with pytest.raises(ray.exceptions.RayError) as caught:
+        ray.get(ray.remote(Stage).remote().work.remote())
+    error = own_error(caught.value)
+    assert type(error) is WorkerError
+    assert str(error).startswith("Ray ended the run: ActorDiedError: The actor died")
+    assert len(str(error).splitlines()) == 1

@@ -5,7 +5,7 @@ can reach, which are its fixtures and every name in its code, in the code of its
 and in the functions of `tests` that these call. A test without a tier is `quick`. Names cannot
 show what the product does underneath, so `Guard` fails a test that starts a process, opens a
 socket, imports a heavy library or computes with torch without being of a tier that has it. Cost:
-0.1 s for the whole suite, and 30 µs a test. Five files that run the command line in a process
+0.1 s for the whole suite, and 30 µs a test. Files that run the command line in a process
 set `ray` by hand, since no name in them shows that the command starts Ray.
 """
 
