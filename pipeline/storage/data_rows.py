@@ -38,7 +38,7 @@ def _open_file(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     with store.open(path) as source:
         is_small = not store.local and getattr(source, "size", SMALL_BYTES + 1) <= SMALL_BYTES
         data = store.read(path) if is_small else source
-        yield retried(lambda: opened(data), f"read {store.shown_uri}/{path}")
+        yield retried(lambda: opened(data), f"read {store.shown_uri}/{path}", store.endpoint)
 
 
 def read_rows(
@@ -90,7 +90,7 @@ def _from_file(
             return _of_types(read(file), columns, types)
 
     with _as_output_errors(store, path):
-        return retried(open_and_read, f"read {store.shown_uri}/{path}")
+        return retried(open_and_read, f"read {store.shown_uri}/{path}", store.endpoint)
 
 
 @contextlib.contextmanager
@@ -178,7 +178,7 @@ def _batches(
             read = functools.partial(
                 parquet.read_row_group, group, list(columns), use_threads=False
             )
-            table = own_types(selected(retried(read, action), columns))
+            table = own_types(selected(retried(read, action, store.endpoint), columns))
             for batch in _of_types(table, columns, types).to_batches():
                 yield ScannedBatch(file, first_row, batch)
                 first_row += len(batch)

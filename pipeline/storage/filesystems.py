@@ -114,7 +114,8 @@ def failed(
         )
     again = "then run the same command again"
     if isinstance(error, PermissionError) or is_about_credentials(error):
-        problem = f"access was refused. {refusal(error)}, {again} ({reason(error)})"
+        advice = refusal(error) if endpoint else "Check the owner and the mode of its folder"
+        problem = f"access was refused. {advice}, {again} ({reason(error)})"
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         problem = f"no room. Make room, {again} ({reason(error)})"
     elif isinstance(error, IsADirectoryError | NotADirectoryError):

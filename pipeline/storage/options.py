@@ -9,6 +9,7 @@ inputs on several stores needs.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import os
 import re
@@ -65,7 +66,7 @@ def _problem_of_s3(kind: type, options: Mapping[str, Any], place: str) -> str | 
         return problem
     inner_names = {
         "client_kwargs": _parameters(AioSession, "_create_client"),
-        "config_kwargs": set(Config.OPTION_DEFAULTS),
+        "config_kwargs": frozenset(Config.OPTION_DEFAULTS),
     }
     endpoints = [(f"{place}.endpoint_url", options.get("endpoint_url"))]
     for name, known in inner_names.items():
@@ -95,7 +96,8 @@ def _problem_of_names(
     return None
 
 
-def _parameters(kind: type, method: str = "__init__") -> set[str]:
+@functools.cache
+def _parameters(kind: type, method: str = "__init__") -> frozenset[str]:
     """The named parameters of a method, of all classes that a class is made of; and what fsspec
     takes out of the options of every file system."""
     names = {"use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache"}
@@ -106,4 +108,4 @@ def _parameters(kind: type, method: str = "__init__") -> set[str]:
                 for parameter in inspect.signature(function).parameters.values()
                 if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             }
-    return names - {"self"}
+    return frozenset(names - {"self"})

@@ -219,3 +219,15 @@ def test_every_error_of_a_local_store_is_of_ours(tmp_path: Path) -> None:
                     use(path)
                 except (CorpusEmbedError, FileNotFoundError):
                     continue
+
+
+def test_a_folder_that_refuses_is_not_about_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "link", refuse)  # root is refused nothing
+    with pytest.raises(StorageError, match="Check the owner and the mode of its folder") as caught:
+        Store(str(tmp_path)).put_if_absent("data/x", b"x")
+    assert "redentials" not in str(caught.value)
