@@ -132,6 +132,8 @@ def _model_line(job: Job) -> str:
     limit = "texts of any length"
     if job.max_tokens < NO_LIMIT:
         limit = f"at most {job.max_tokens} tokens"
+        if model.max_tokens != "auto" and model.max_tokens > job.max_tokens:
+            limit += f" (asked {model.max_tokens}; the model has {job.max_tokens})"
     prompt = f", prompt {job.prompt!r} ({job.prompt_source})" if job.prompt else ", no prompt"
     return (
         f"{model.path}{revision} ({licence}), {job.engine.pooling} pooling, {limit}, "

@@ -20,8 +20,10 @@ from pipeline.cli.options import (
     as_time,
     console,
 )
+from pipeline.cli.plan_view import show_outlook
 from pipeline.driver.first_records import first_records
 from pipeline.driver.interrupts import held_back
+from pipeline.driver.outlook import outlook_of
 from pipeline.driver.places import output_of
 from pipeline.driver.plan import Plan, plan_job
 from pipeline.driver.run import waiting_parts
@@ -47,11 +49,14 @@ def plan(
     each format. Nothing is written."""
     job_plan = plan_job(load_spec(spec, overrides), address=address)
     first = first_records(job_plan)
+    outlook = outlook_of(job_plan)
     if as_json:
         records = [dataclasses.asdict(entry) for entry in first]
-        answers.print_json({**job_plan.summary(), "first_records": records})
+        more = {"first_records": records, "outlook": dataclasses.asdict(outlook)}
+        answers.print_json({**job_plan.summary(), **more})
     else:
         display.show_plan(answers.stdout(), job_plan, first)
+        show_outlook(answers.stdout(), outlook, job_plan.job.spec.output.max_partitions)
     if job_plan.consent_wanted and not full_refresh:
         console.print(job_plan.consent_wanted, style=display.WARNING)
         raise typer.Exit(FullRefreshNeeded.exit_code)

@@ -9,6 +9,7 @@ import os
 import ray
 
 from pipeline.driver.connection import connect
+from pipeline.driver.places import check_device
 from pipeline.errors import SpecError
 from pipeline.job.resolve import Job, device_here
 from pipeline.job.spec import JobSpec
@@ -102,9 +103,11 @@ def device_of(spec: JobSpec, address: str | None = None) -> str:
     """The device of a run. `runtime.device: auto` is cuda where the cluster, or without one this
     machine, has a GPU.
 
-    Raises SpecError for a cluster that has no GPU now: autoscaling may start one at any time, and
+    Raises SpecError for a GPU that this machine, which is all there is, does not have, and for a
+    cluster that has no GPU now: autoscaling may start one at any time, and
     the device decides the default dtype and with it the fingerprint.
     """
+    check_device(spec, address)
     if spec.runtime.device != "auto":
         return spec.runtime.device
     joined = address or os.environ.get("RAY_ADDRESS")

@@ -3,14 +3,18 @@ output comes out, or what makes one of the places unusable."""
 
 from __future__ import annotations
 
+import os
+import sys
+
 from pipeline.errors import SpecError
+from pipeline.job.resolve import device_here
 from pipeline.job.spec import JobSpec
 from pipeline.storage.addresses import shown
 from pipeline.storage.preflight import check_place
 from pipeline.storage.room import problem_of_workers
 from pipeline.storage.store import Store
 
-__all__ = ["output_of"]
+__all__ = ["check_device", "output_of"]
 
 
 def output_of(spec: JobSpec) -> Store:
@@ -24,3 +28,15 @@ def output_of(spec: JobSpec) -> Store:
     store = Store(spec.output.uri, spec.output.storage_options)
     check_place(store)
     return store
+
+
+def check_device(spec: JobSpec, address: str | None) -> None:
+    """Raises SpecError for a run on this machine alone that asks for a GPU which it does not have:
+    it would wait for one for hours."""
+    ray = sys.modules.get("ray")
+    is_local = not (address or os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized()))
+    if spec.runtime.device == "cuda" and is_local and device_here() == "cpu":
+        raise SpecError(
+            "runtime.device is cuda, and this machine has no GPU (no /dev/nvidia*). Set "
+            "runtime.device: cpu, or give the --address of a Ray cluster that has GPUs."
+        )

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pipeline.driver.overlap import check_apart
-from pipeline.driver.places import output_of
+from pipeline.driver.places import check_device, output_of
 from pipeline.driver.splits import claim, cut_rest, estimated_bytes, with_stored_versions
 from pipeline.driver.takeover import Takeover, question, takeover_of
 from pipeline.driver.tally import ShardChanges, shard_changes
@@ -166,6 +166,7 @@ class Plan:
 def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
     """The plan of a spec. Ray is imported only for `runtime.device: auto`. Raises what `make_plan`
     and `resolve` raise."""
+    check_device(spec, address)
     device: str = spec.runtime.device
     if device == "auto":
         from pipeline.driver.cluster import device_of

@@ -28,9 +28,7 @@ def rows_of(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, l
     owner = starts = ends = documents = np.arange(good.num_rows, dtype=np.int64)
     texts = good["text"].combine_chunks()
     if spec.long_documents != "truncate" and good.num_rows:
-        room = job.max_tokens - tokenizer.special_tokens - tokenizer.prompt_tokens
-        limit = max(1, min(spec.chunk.max_tokens, room))
-        overlap = min(spec.chunk.overlap_tokens, limit - 1)
+        limit, overlap = chunk_limits(job, tokenizer)
         owner, starts, ends, slices = chunk(
             texts,
             tokenizer.count,
@@ -73,6 +71,15 @@ def rows_of(good: pa.Table, job: Job, tokenizer: Tokenizer) -> tuple[pa.Table, l
         }
     )
     return rows, distinct.dictionary.to_pylist()
+
+
+def chunk_limits(job: Job, tokenizer: Tokenizer) -> tuple[int, int]:
+    """(tokens of a chunk, tokens that it shares with the next): as asked, where the model has room
+    beside its special tokens and the prompt."""
+    asked = job.spec.prepare.chunk
+    room = job.max_tokens - tokenizer.special_tokens - tokenizer.prompt_tokens
+    limit = max(1, min(asked.max_tokens, room))
+    return limit, min(asked.overlap_tokens, limit - 1)
 
 
 def _of_chunks(documents: pa.Table, owner: npt.NDArray[np.int64]) -> pa.Table:

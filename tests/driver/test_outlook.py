@@ -1,0 +1,101 @@
+"""What `plan` says beyond its arithmetic. Oracle: the records that the test wrote, and the length
+of a chunk worked out by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.driver.places as places
+from pipeline.driver.outlook import outlook_of
+from pipeline.driver.places import check_device
+from pipeline.driver.plan import make_plan, plan_job
+from pipeline.errors import SpecError
+from pipeline.job.spec import JobSpec
+from tests.support import outputs
+from tests.support.outputs import write_shard
+from tests.support.stand_in import job_of, make_spec, store_of
+
+
+def plan_of(spec: JobSpec) -> Any:
+    return make_plan(job_of(spec), store_of(spec))
+
+
+def test_partitions_are_counted_in_the_first_records(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": f"text {n}", "user": f"u{n}"} for n in range(300)]
+    write_shard(tmp_path / "in/a.jsonl", rows)
+    spec = make_spec(
+        tmp_path / "in",
+        tmp_path / "out",
+        input={"keep_columns": ["user"]},
+        output={"partition_by": ["user"]},
+    )
+    outlook = outlook_of(plan_of(spec))
+    assert (outlook.n_partitions, outlook.n_sampled, outlook.chunks) == (300, 300, None)
+
+
+def test_chunks_are_as_long_as_the_model_has_room(tmp_path: Path, bert_mean_dir: Path) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "1", "text": "text", "lang": "en"}])
+
+    def chunks(max_tokens: int) -> str:
+        prepare = {
+            "long_documents": "chunk",
+            "chunk": {"max_tokens": max_tokens, "overlap_tokens": 1},
+        }
+        spec = outputs.make_spec(
+            str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, prepare=prepare
+        )
+        plan = plan_job(spec)
+        n_model = plan.job.max_tokens
+        return (
+            (outlook_of(plan).chunks or "")
+            .replace(str(n_model - 2), "M-2")
+            .replace(f"takes {n_model}", "takes M")
+        )
+
+    assert chunks(7) == "chunks of at most 7 tokens, 1 shared with the next"
+    assert chunks(100_000) == (
+        "chunks of at most M-2 tokens, 1 shared with the next (asked 100000; the model takes M, of "
+        "which 2 are special tokens and the prompt)"
+    )
+
+
+def test_a_gpu_that_this_machine_does_not_have_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"device": "cuda"})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(places, "device_here", lambda: "cpu")
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    with pytest.raises(SpecError, match=r"runtime\.device is cuda, and this machine has no GPU"):
+        check_device(spec, None)
+    check_device(spec, "cluster:6379")
+    monkeypatch.setattr(places, "device_here", lambda: "cuda")
+    check_device(spec, None)
+
+
+def test_plan_shows_chunks_and_partitions_and_needs_no_gpu_that_is_not_there(
+    tmp_path: Path, bert_mean_dir: Path
+) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "1", "text": "a text", "lang": "en"}])
+    output = {"partition_by": ["lang"]}
+    prepare = {"long_documents": "chunk", "chunk": {"max_tokens": 8, "overlap_tokens": 2}}
+    spec = outputs.make_spec(
+        str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir, output=output, prepare=prepare
+    )
+    (tmp_path / "job.yaml").write_text(spec.to_yaml())
+
+    def planned(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipeline", "plan", str(tmp_path / "job.yaml"), *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    plan = planned()
+    assert plan.returncode == 0, plan.stderr
+    assert "chunks of at most 8 tokens, 2 shared with the next" in plan.stdout
+    assert "1 among the first 1 records; a part may have 128" in plan.stdout
+    no_gpu = planned("--set", "runtime.device=cuda")
+    assert (no_gpu.returncode, "this machine has no GPU" in no_gpu.stderr) == (2, True)
