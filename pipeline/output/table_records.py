@@ -25,6 +25,9 @@ from pipeline.storage.lineage import Snapshot, content_hash
 from pipeline.storage.store import Store
 from pipeline.storage.stored_record import FORMAT_VERSION, StoredRecord
 
+MAX_SHOWN = 1000
+"""How many characters of a recorded cause are shown."""
+
 
 class TableState(StoredRecord):
     """What a table showed when it was last seen: a snapshot by number, run and file list, or None.
@@ -134,7 +137,7 @@ def table_statuses(store: Store) -> list[TableStatus]:
     lines = []
     for publication in recorded_publications(store):
         state = last_state(store, publication.key)
-        behind = state.behind
+        behind = state.behind and state.behind[:MAX_SHOWN]
         if behind is None and state.number is not None and head and not state.shows(head):
             is_other = state.number >= head.number
             behind = (

@@ -6,10 +6,10 @@ Runs, compactions and publications create objects that nothing names yet, and ad
 earlier attempts; a vacuum deletes what nothing names. Each side creates its mark before it looks
 for the other's: a vacuum sees everybody who was there before its listing and leaves what they could
 adopt, and whoever comes later waits until the vacuum has ended. So at no moment does one of them
-take away what another is about to name. A mark counts as long as it changed less than SILENT_S ago;
-a process that was suspended for longer can lose its objects, and finds that at its commit
-(`commit_snapshot` looks for its files). Cost: a listing and two small requests an activity, one a
-minute while it lasts.
+take away what another is about to name. A mark counts as long as it changed less than SILENT_S ago,
+and its process is not known to have ended. A process that was suspended for longer can lose its
+objects, and finds that at its commit (`commit_snapshot` looks for its files). Cost: a listing and
+two small requests an activity, one a minute while it lasts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipeline.errors import CorpusEmbedError
 from pipeline.output.lease import TTL_S, Pulse, beating, is_alive
@@ -38,8 +39,11 @@ VACUUM = "vacuum"
 
 
 @contextlib.contextmanager
-def under_way(store: Store, activity: str, fingerprint: str = "") -> Iterator[None]:
-    """Mark that a run, a compaction or a publication is under way, and wait for a vacuum to end.
+def under_way(
+    store: Store, activity: str, fingerprint: str = "", *, waits: bool = True
+) -> Iterator[None]:
+    """Mark that a run, a compaction or a publication is under way, and wait for a vacuum to end
+    (`waits`).
 
     fingerprint: of what is written. An output without a snapshot gets no mark, since nothing can be
     vacuumed there; nor does one that this process cannot write to, where it creates nothing.
@@ -48,7 +52,8 @@ def under_way(store: Store, activity: str, fingerprint: str = "") -> Iterator[No
         yield
         return
     with _marked(store, activity, fingerprint):
-        _wait_for_vacuum(store)
+        if waits:
+            _wait_for_vacuum(store)
         yield
 
 
@@ -63,7 +68,8 @@ def vacuuming(store: Store) -> Iterator[Pulse]:
 @contextlib.contextmanager
 def _marked(store: Store, activity: str, fingerprint: str) -> Iterator[Pulse]:
     mark = f"{activity}-{fingerprint}-{os.urandom(8).hex()}"
-    holder = json.dumps({"host": platform.node(), "process": os.getpid()}).encode()
+    me = {"host": platform.node(), "process": os.getpid(), "namespace": _namespace()}
+    holder = json.dumps(me).encode()
     try:
         store.put_if_absent(layout.work(mark, 0), holder)
     except (OSError, CorpusEmbedError):  # a reader without the permission to write
@@ -104,6 +110,41 @@ def _any_alive(store: Store, paths: list[str]) -> bool:
     now = store.time()
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # it has just beaten, or ended
-            if is_alive(store.changed_at(store.info(path)), now, SILENT_S):
+            changed_at = store.changed_at(store.info(path))
+            if is_alive(changed_at, now, SILENT_S) and not is_dead(store, path):
                 return True
     return False
+
+
+def is_dead(store: Store, path: str) -> bool:
+    """Whether the process that left a mark is known to have ended: it ran where this one does, and
+    is not there any more. False for one that cannot be seen from here."""
+    try:
+        holder = json.loads(store.read_or_none(path) or b"{}")
+        process = int(holder["process"])
+        if holder["namespace"] is None or holder["namespace"] != _namespace() or process <= 0:
+            return False
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        CorpusEmbedError,
+        OverflowError,
+        RecursionError,
+    ):
+        return False
+    return False
+
+
+def _namespace() -> str | None:
+    """What numbers of processes are comparable in: this boot of a machine, and a container of it.
+    None where that cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None

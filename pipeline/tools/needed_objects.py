@@ -18,14 +18,13 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import OutputError
 from pipeline.output.id_index import used_id_segments
-from pipeline.output.lease import is_alive
 from pipeline.output.snapshots import live_parts
 from pipeline.output.text_index import used_segments
-from pipeline.output.work import SILENT_S, VACUUM
 from pipeline.storage import data_files, layout
 from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.store import Store
-from pipeline.tools.stored_objects import Objects, StoredObject
+from pipeline.tools.living_work import Work
+from pipeline.tools.stored_objects import Objects, of_kind
 
 _UNNAMED = ("data", "rejects", "file list", "run record", "temporary")
 """Kinds of objects that work under way may have created without anything naming them yet."""
@@ -40,53 +39,26 @@ class Content(NamedTuple):
     is_gone: bool
 
 
-class Work(NamedTuple):
-    """Who is alive. fingerprints: those that runs and compactions write under."""
-
-    fingerprints: frozenset[str]
-    publishes: bool
-    paths: frozenset[str]
-
-    @property
-    def is_any(self) -> bool:
-        return bool(self.fingerprints) or self.publishes
-
-
-def living_work(objects: Objects, now: float) -> Work:
-    """The work that is under way. paths: its marks, and the newest lease where its holder lives.
-    now: seconds since 1970 by the store's clock."""
-    marks = {
-        path: item.location
-        for path, item in _of_kind(objects, "work").items()
-        if is_alive(item.changed_at, now, SILENT_S)
-    }
-    activities = {location.name for location in marks.values()} - {VACUUM}
-    leases = _of_kind(objects, "lease")
-    last = max((item.location.number or 0 for item in leases.values()), default=0)
-    newest = {path: item for path, item in leases.items() if item.location.number == last}
-    is_held = layout.lease(last, "released") not in newest and any(
-        is_alive(item.changed_at, now, SILENT_S) for item in newest.values()
-    )
-    return Work(
-        fingerprints=frozenset(mark.fingerprint for mark in marks.values() if mark.fingerprint),
-        publishes="publish" in activities,
-        paths=frozenset([*marks, *(newest if is_held else ())]),
-    )
-
-
 def contents(store: Store, snapshots: Iterable[Snapshot], objects: Objects) -> Iterator[Content]:
-    """Snapshots with what the listing and their file lists say about them."""
+    """Snapshots with what the listing and their file lists say about them. A manifest that several
+    of them list is one object in memory."""
+    known: dict[str, Manifest] = {}
     for snapshot in snapshots:
         if snapshot.file_list not in objects:
             yield Content(snapshot, None, is_gone=True)
             continue
         try:
-            parts = live_parts(store, snapshot)
+            parts = [_known(known, part) for part in live_parts(store, snapshot)]
         except OutputError:
             yield Content(snapshot, None, is_gone=False)
             continue
         is_gone = any(file.path not in objects for part in parts for file in part.data_files)
         yield Content(snapshot, None if is_gone else parts, is_gone)
+
+
+def _known(known: dict[str, Manifest], part: Manifest) -> Manifest:
+    same = known.setdefault(part.part_id, part)
+    return same if same.data_files == part.data_files else part
 
 
 def needed_paths(
@@ -108,7 +80,7 @@ def needed_paths(
 
     taken = {
         path: item.size_bytes
-        for path, item in _of_kind(objects, "manifest").items()
+        for path, item in of_kind(objects, "manifest").items()
         if item.location.part_id not in live
         and (
             item.location.fingerprint in work.fingerprints
@@ -141,7 +113,7 @@ def needed_paths(
         needed.update(used_id_segments(store, fingerprint, manifests))
         for segment in used_segments(store, fingerprint, part_ids):
             needed |= {f"{segment}.arrow", f"{segment}.json"}
-    run_records = _of_kind(objects, "run record").items()
+    run_records = of_kind(objects, "run record").items()
     needed.update(path for path, item in run_records if item.location.run_id in run_ids)
     if work.is_any:
         needed.update(path for path, item in objects.items() if item.location.kind in _UNNAMED)
@@ -174,7 +146,7 @@ def _orphans(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(path, lineage in its footer) of files that no needed manifest names; a damaged one, which no
     attempt adopts, is left out."""
-    manifest_ids = {item.location.part_id for item in _of_kind(objects, "manifest").values()}
+    manifest_ids = {item.location.part_id for item in of_kind(objects, "manifest").values()}
     paths = [
         path
         for path, item in objects.items()
@@ -198,7 +170,7 @@ def _orphans(
 def records_of_kept_rows(store: Store, old: Objects, needed: Iterable[str]) -> list[str]:
     """Run records among `old` that rows of kept data files name: a part may have adopted the file
     of an earlier run."""
-    records = _of_kind(old, "run record")
+    records = of_kind(old, "run record")
     run_ids: set[str | None] = set()
     for path in needed if records else ():
         if (location := layout.locate(path)) and location.kind == "data":
@@ -207,14 +179,10 @@ def records_of_kept_rows(store: Store, old: Objects, needed: Iterable[str]) -> l
     return [path for path, item in records.items() if item.location.run_id in run_ids]
 
 
-def _of_kind(objects: Objects, kind: str) -> dict[str, StoredObject]:
-    return {path: item for path, item in objects.items() if item.location.kind == kind}
-
-
 def _newest_states(objects: Objects) -> set[str]:
     """The last recorded state of each published table."""
     newest: dict[str | None, str] = {}
-    for path, item in sorted(_of_kind(objects, "table").items()):
+    for path, item in sorted(of_kind(objects, "table").items()):
         newest[item.location.name] = path
     return set(newest.values())
 
@@ -243,7 +211,7 @@ def _settled_at(snapshots: Sequence[Snapshot], objects: Objects) -> dict[str, fl
 def _last_written_fingerprints(objects: Objects) -> set[str]:
     """The fingerprint of the youngest manifest, whose run may be unfinished. Several where a clock
     ticks in seconds."""
-    manifests = _of_kind(objects, "manifest").values()
+    manifests = of_kind(objects, "manifest").values()
     newest = max((item.changed_at for item in manifests), default=0.0)
     written = (item.location.fingerprint for item in manifests if item.changed_at == newest)
     return {fingerprint for fingerprint in written if fingerprint}

@@ -59,3 +59,7 @@ def _walk(root: Path) -> Iterator[tuple[str, int, float]]:
                 continue
             if stat.S_ISREG(status.st_mode):
                 yield path.relative_to(root).as_posix(), status.st_size, status.st_mtime
+
+
+def of_kind(objects: Objects, kind: str) -> dict[str, StoredObject]:
+    return {path: item for path, item in objects.items() if item.location.kind == kind}

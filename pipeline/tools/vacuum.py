@@ -29,14 +29,14 @@ from pipeline.errors import OutputError
 from pipeline.output import lake
 from pipeline.output.lease import Pulse
 from pipeline.output.snapshots import load_snapshot, snapshot_numbers
-from pipeline.output.work import vacuuming
+from pipeline.output.work import under_way, vacuuming
 from pipeline.storage import layout
 from pipeline.storage.lineage import Snapshot
 from pipeline.storage.store import Store
+from pipeline.tools.living_work import living_work
 from pipeline.tools.needed_objects import (
     Content,
     contents,
-    living_work,
     needed_paths,
     records_of_kept_rows,
 )
@@ -120,10 +120,13 @@ def vacuum(
             f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept"
         )
     if not delete:
-        return _planned(store, keep_snapshots, older_than)[0]
-    with vacuuming(store) as pulse:
+        return _planned(store, keep_snapshots, older_than, lake.states_behind(store))[0]
+    with under_way(store, "publish", waits=False):  # two vacuums do each other no harm
         outcomes = lake.bring_up_recorded(store)
-        plan, kept = _planned(store, keep_snapshots, older_than)
+    with vacuuming(store) as pulse:
+        # by now, a run may have committed what the tables lack: they keep what they show
+        states = [outcome.state for outcome in outcomes]
+        plan, kept = _planned(store, keep_snapshots, older_than, states)
         outcomes = [lake.drop_versions(store, outcome, kept) for outcome in outcomes]
         for path in plan.paths:
             _check_pulse(store, pulse)
@@ -133,18 +136,20 @@ def vacuum(
 
 
 def _planned(
-    store: Store, keep_snapshots: int, older_than: datetime.timedelta
+    store: Store,
+    keep_snapshots: int,
+    older_than: datetime.timedelta,
+    states: Sequence[lake.TableState],
 ) -> tuple[VacuumPlan, list[Snapshot]]:
-    """The plan, and the snapshots that are kept."""
+    """The plan, and the snapshots that are kept. states: of tables, which keep what they show."""
     now = store.time()
     limit = now - older_than.total_seconds()
     # listed before snapshots are read: a snapshot made in between names nothing that could be
     # judged without it
     objects = dict(list_objects(store))
-    work = living_work(objects, now)
+    work = living_work(store, objects, now)
     loaded = (load_snapshot(store, number) for number in snapshot_numbers(store))
     history = list(contents(store, filter(None, loaded), objects))
-    states = lake.states_behind(store)
     kept, dropped = _divided(store, history, keep_snapshots, states, keep_all=work.publishes)
     needed = needed_paths(store, kept, dropped, objects, work)
     unneeded = {path: item for path, item in objects.items() if path not in needed}
@@ -193,7 +198,7 @@ def _divided(
 ) -> tuple[list[Content], list[Content]]:
     """Snapshots to keep and to drop. Those whose files are gone are dropped, unless one of them is
     the newest: then nothing is judged. One whose file list is damaged counts for nothing, but is
-    not dropped for that. A table that is behind keeps the one snapshot that it shows, by `states`.
+    not dropped for that. A table keeps the one snapshot that it shows, by `states`.
     """
     complete = [
         content.snapshot.number

@@ -223,6 +223,22 @@ def test_marks_of_the_dead_hold_nobody_up_and_go(scene: Scene) -> None:
     assert scene.store.list(layout.WORK) == {}
 
 
+def test_a_process_of_this_machine_that_was_killed_holds_nobody_up_for_a_moment(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its marks are young, and nobody has removed them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "delete", lambda store, relative: None)
+        patch.setattr(os, "getpid", lambda: 2**22 + 1)  # above the largest number of a process
+        with work.vacuuming(scene.store), work.under_way(scene.store, "run", "ab", waits=False):
+            pass
+    assert len(scene.store.list(layout.WORK)) == 2
+    assert not vacuum(scene.store.uri, None).work_under_way
+    scene.show("a", "c")
+    scene.run()
+    scene.check()
+
+
 def test_while_a_publication_is_alive_every_snapshot_stays(scene: Scene) -> None:
     with work.under_way(scene.store, "publish"):
         plan = scene.vacuum()
