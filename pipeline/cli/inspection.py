@@ -74,6 +74,7 @@ def verify(
         snapshot=snapshot,
         sample=sample,
         model_path=model_path,
+        need_model=model_path is not None,
     )
     if as_json:
         answers.print_json(dataclasses.asdict(verification) | {"ok": verification.ok})

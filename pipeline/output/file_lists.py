@@ -1,7 +1,7 @@
 """The immutable list of live parts that a snapshot names.
 
 Manifests come in; a Parquet table with one row for each part comes out, under a path from their
-content, so that the same content has one list. A list is created once and never changed.
+content, so that the same content has one list. `pipeline/output/snapshots.py` writes it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.storage import data_files, layout
-from pipeline.storage.failpoints import failpoint
+from pipeline.storage import layout
 from pipeline.storage.lineage import Manifest, content_hash
-from pipeline.storage.store import Store
 
 
 def file_list(parts: Sequence[Manifest]) -> tuple[str, pa.Table]:
@@ -51,12 +49,3 @@ def file_list_path(parts: Sequence[Manifest], *, with_siblings: bool = True) -> 
         if siblings and with_siblings:
             content[-1].append(siblings)
     return layout.file_list(content_hash(content, 64))
-
-
-def create_file_list(store: Store, parts: Sequence[Manifest]) -> str:
-    """Write the list of live parts; returns its path."""
-    path, table = file_list(parts)
-    failpoint("before_file_list_put")
-    store.put_if_absent(path, data_files.encoded(table))
-    failpoint("after_file_list_put")
-    return path

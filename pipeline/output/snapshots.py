@@ -20,12 +20,13 @@ import pyarrow as pa
 
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.output.checks import check_presence, problems
-from pipeline.output.file_lists import create_file_list
+from pipeline.output.file_lists import file_list
 from pipeline.storage import data_files, layout
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.filesystems import reason
 from pipeline.storage.lineage import Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
+from pipeline.storage.stored_record import RESTORE
 
 Number = TypeVar("Number", int, float)
 
@@ -46,7 +47,8 @@ def load_manifests(
 
 def _manifest(store: Store, path: str, data: bytes) -> Manifest:
     """The manifest at a path. Raises OutputError when it is damaged or that of another part."""
-    manifest = Manifest.from_json(data, f"{store.shown_uri}/{path}")
+    remedy = f"{RESTORE[:-1]}, or delete it and run the job again: its part is embedded again."
+    manifest = Manifest.from_json(data, f"{store.shown_uri}/{path}", remedy)
     if path != layout.manifest(manifest.fingerprint, manifest.part_id):
         raise OutputError(
             f"{store.shown_uri}/{path}: is the manifest of part {manifest.part_id} under another "
@@ -95,7 +97,8 @@ def load_snapshot(store: Store, number: int | None = None) -> Snapshot | None:
     if not numbers:
         return None
     path = layout.snapshot(number if number is not None else numbers[-1])
-    snapshot = Snapshot.from_json(store.read(path), f"{store.shown_uri}/{path}")
+    remedy = f"{RESTORE[:-1]}, or delete it: the snapshot before it is then the newest."
+    snapshot = Snapshot.from_json(store.read(path), f"{store.shown_uri}/{path}", remedy)
     if path != layout.snapshot(snapshot.number):
         raise OutputError(
             f"{store.shown_uri}/{path}: is damaged: it says that it is snapshot "
@@ -122,6 +125,15 @@ def live_parts(store: Store, snapshot: Snapshot | None) -> list[Manifest]:
         "or name another snapshot; without it, remove the snapshot and run the job again: parts "
         "that have a manifest are not embedded again."
     )
+
+
+def create_file_list(store: Store, parts: Sequence[Manifest]) -> str:
+    """Write the list of live parts; returns its path."""
+    path, table = file_list(parts)
+    failpoint("before_file_list_put")
+    store.put_if_absent(path, data_files.encoded(table))
+    failpoint("after_file_list_put")
+    return path
 
 
 def commit_snapshot(

@@ -104,12 +104,12 @@ class Source(StoredRecord):
 
     uri: str
     etag: str
-    first_record: int
-    n_records: int
-    n_rejects: int
+    first_record: Count
+    n_records: Count
+    n_rejects: Count
     damaged: bool = False
-    lost_bytes: int = 0
-    n_replaced: int = 0
+    lost_bytes: Count = 0
+    n_replaced: Count = 0
 
 
 class DataFile(StoredRecord):

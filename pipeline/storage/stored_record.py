@@ -21,6 +21,8 @@ from pipeline.storage.printable import printable
 FORMAT_VERSION = 1
 """The version of everything under `_meta/`. A reader refuses a newer one than its own."""
 
+RESTORE = "Restore it from a backup."
+
 Count = Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
 """A number of things, or a position: what a column of 64 bits holds."""
 
@@ -43,8 +45,9 @@ class StoredRecord(pydantic.BaseModel):
         yield from ()
 
     @classmethod
-    def from_json(cls, data: bytes, path: str) -> Self:
-        """Parse the object at `path`. Raises OutputError when it is broken or of a newer format."""
+    def from_json(cls, data: bytes, path: str, remedy: str = RESTORE) -> Self:
+        """Parse the object at `path`. Raises OutputError when it is broken, which ends with the
+        `remedy`, or of a newer format."""
         try:
             record = cls.model_validate_json(data)
             problem = next(record.mistakes(), None)
@@ -59,9 +62,7 @@ class StoredRecord(pydantic.BaseModel):
             )
         if problem:
             kind = cls.__name__.lower()
-            raise OutputError(
-                f"{path}: not a valid {kind} record: {problem}. Restore it from a backup."
-            )
+            raise OutputError(f"{path}: not a valid {kind} record: {problem}. {remedy}")
         return record
 
 

@@ -20,8 +20,7 @@ import pytest
 
 from pipeline.errors import ModelError, OutputError
 from pipeline.job.spec import JobSpec
-from pipeline.output.file_lists import create_file_list
-from pipeline.output.snapshots import live_parts, load_snapshot
+from pipeline.output.snapshots import create_file_list, live_parts, load_snapshot
 from pipeline.storage.layout import manifest as manifest_path
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import OutputError, SpecError
+from pipeline.errors import ModelError, OutputError, SpecError
 from pipeline.job.spec import JobSpec
 from pipeline.output.change_feed import changes
 from pipeline.output.dataset import open_dataset, read_vectors
@@ -71,7 +71,9 @@ def test_a_model_that_is_gone_costs_its_own_check_and_no_other(
     shutil.copytree(bert_mean_dir, model)
     spec = own_output(tmp_path, model)
     shutil.rmtree(model)
-    verification = verify(spec.output.uri, None)
+    with pytest.raises(ModelError):
+        verify(spec.output.uri, None)
+    verification = verify(spec.output.uri, None, need_model=False)
     assert failed(verification) == {"sample"}
     assert len(verification.checks) > 14
     assert "--model" in detail(verification, "sample")

@@ -81,14 +81,17 @@ def verify(
     sample: int = 32,
     seed: int = 0,
     model_path: str | None = None,
+    need_model: bool = True,
 ) -> Verification:
     """Check a snapshot (the newest by default) against its manifests and, for `sample` random rows,
     against its sources.
 
-    model_path: where the model is now, if not where the run found it. Sources that are gone or
-    changed are reported and are no failure. Raises SpecError for a negative sample, OutputError
-    when there is no such snapshot or its records cannot be read, ModelError when the model at
-    `model_path` is not the one that made the vectors, StorageError when the store fails.
+    model_path: where the model is now, if not where the run found it. need_model: whether a model
+    that cannot be used is an error before anything is read; otherwise the sample fails, and all
+    other checks are made. Sources that are gone or changed are reported and are no failure. Raises
+    SpecError for a negative sample, OutputError when there is no such snapshot or its records
+    cannot be read, ModelError when the sample's model is not the one that made the vectors,
+    StorageError when the store fails.
     """
     if sample < 0:
         raise SpecError(f"--sample {sample}: a number of rows is 0 or more; 0 skips the check")
@@ -97,7 +100,7 @@ def verify(
     try:
         _ = loaded.model if sample else None  # before hours of reading
     except ModelError as error:
-        if model_path is not None:
+        if need_model:
             raise
         model_problem = f"the model that made the vectors cannot be used: {error}"
     scan = FileScan(loaded, n_sample=0 if model_problem else sample, seed=seed)
