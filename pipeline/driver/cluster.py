@@ -104,8 +104,8 @@ def device_of(spec: JobSpec, address: str | None = None) -> str:
     machine, has a GPU.
 
     Raises SpecError for a GPU that this machine, which is all there is, does not have, and for a
-    cluster that has no GPU now: autoscaling may start one at any time, and
-    the device decides the default dtype and with it the fingerprint.
+    cluster that has no GPU now: autoscaling may start one at any time, and the device decides the
+    default dtype and with it the fingerprint.
     """
     check_device(spec, address)
     if spec.runtime.device != "auto":

@@ -47,6 +47,8 @@ class Takeover:
         if self.owner is not None:
             shards = "" if self.has_own_shards else ", and none of its shards is in this input"
             sentences.append(f"this output belongs to job '{self.owner}'{shards}")
+        elif not self.has_own_shards:
+            sentences.append("none of the shards of the live snapshot is in this input")
         if self.changed_identity:
             names = ", ".join(self.changed_identity[:MAX_SHOWN])
             effect = "every stored vector is reused" if self.reuses_vectors else "full re-embed"

@@ -33,6 +33,9 @@ POLL_S = 0.5
 EARLY_REJECTS = 1000
 """After how many records too large a share of rejects stops a run before its end."""
 
+STARTING_S = 20.0
+"""After how long without any worker that runs a run says so; a cluster may have no room for one."""
+
 STALLED_S = 300.0
 """After how long without a finished part a run reports what it is waiting for, and how often it
 repeats the report."""
@@ -97,6 +100,7 @@ class Watcher:
     progress: Progress
     watch: Watch
     error: CorpusEmbedError | None = None
+    patience_s: float = STARTING_S
     last_part_s: float = dataclasses.field(default_factory=time.monotonic)
     last_note_s: float = dataclasses.field(default_factory=time.monotonic)
     last_commit_s: float = dataclasses.field(default_factory=time.monotonic)
@@ -146,17 +150,26 @@ class Watcher:
         if any("parts" in report for report in reports):
             self.last_part_s = now_s
             self.last_note_s = now_s
-        elif now_s - self.last_note_s > STALLED_S:
-            self.last_note_s = now_s
-            pending = ray.get(self.totals.under_way.remote()) or [
-                "workers, of which none is running: check whether the cluster has room for them"
-            ]
-            notes = [
-                *notes,
-                f"no part was finished for {now_s - self.last_part_s:.0f} s; waiting for "
-                f"{', '.join(pending)}",
-            ]
+        elif now_s - self.last_note_s > min(STALLED_S, self.patience_s):
+            pending = ray.get(self.totals.under_way.remote())
+            has_stalled = now_s - self.last_note_s > STALLED_S
+            self.patience_s = STALLED_S
+            if has_stalled or not pending:
+                self.last_note_s = now_s
+                notes = [*notes, self._waiting_for(pending, now_s)]
         self.watch(self.progress, notes)
+
+    def _waiting_for(self, pending: list[str], now_s: float) -> str:
+        """pending: the work that takes longest, none where no worker runs."""
+        elapsed = f"no part was finished for {now_s - self.last_part_s:.0f} s; waiting for "
+        if pending:
+            return elapsed + ", ".join(pending)
+        resources = ray.cluster_resources()
+        counts = f"{resources.get('CPU', 0):.0f} CPUs and {resources.get('GPU', 0):.0f} GPUs"
+        return (
+            f"{elapsed}workers, of which none is running: check whether the cluster has room for "
+            f"them. It has {counts} in all, and runtime.device is {self.plan.job.engine.device}"
+        )
 
     def _check_limits(self) -> None:
         """Manifests are read once the figures say that a limit is exceeded."""

@@ -28,6 +28,7 @@ from tests.support.stand_in import (
     make_spec,
     prepared_parts,
     publish_prepared,
+    run,
     store_of,
 )
 
@@ -155,3 +156,31 @@ def test_damage_ends_a_run_while_it_works(tmp_path: Path) -> None:
         reports = totals(([increments(bad)], []))
         with pytest.raises(TooMuchDamage, match=r"Damaged are file://.*50%"):
             watch_for(20.0, plan, store, reports, Progress(), lambda *_: None)
+
+
+def test_a_run_without_workers_says_so_soon_and_names_what_the_cluster_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store, _ = plan_with_one_finished_part(tmp_path)
+    watch_module.ray.cluster_resources = lambda: {"CPU": 4.0}
+    notes: list[str] = []
+    watcher = watch_module.Watcher(
+        plan, store, totals(), Progress(), lambda _, new: notes.extend(new)
+    )
+    watcher.patience_s = 0.0
+    watcher.show()
+    watcher.show()
+    (note,) = notes
+    assert "none is running" in note
+    assert "It has 4 CPUs and 0 GPUs in all, and runtime.device is" in note
+
+
+def test_a_shard_list_that_shares_nothing_with_the_head_is_named_in_the_plan(
+    tmp_path: Path,
+) -> None:
+    plan, store, _ = plan_with_one_finished_part(tmp_path)
+    run(plan.job.spec)
+    write_shard(tmp_path / "other/a.jsonl", [{"id": "0", "text": "another"}])
+    other = make_spec(tmp_path / "other", tmp_path / "out")
+    text = make_plan(job_of(other), store).takeover.describe()
+    assert text == "none of the shards of the live snapshot is in this input"
