@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.errors import ModelError, OutputError, SpecError
+from pipeline.job.sections import PublishSpec
 from pipeline.job.spec import JobSpec
 from pipeline.output.change_feed import changes
 from pipeline.output.dataset import open_dataset, read_vectors
 from pipeline.output.snapshots import load_snapshot
+from pipeline.output.table_records import TableState, publications_of, record, record_state
 from pipeline.storage.store import Store
 from pipeline.tools.compact import compact
 from pipeline.tools.search import search
@@ -143,3 +146,21 @@ def test_a_lost_data_file_says_what_to_do_and_the_next_run_makes_it_anew(
     order, order_again = np.argsort(ids.to_pylist()), np.argsort(ids_again.to_pylist())
     assert sorted(ids.to_pylist()) == sorted(ids_again.to_pylist())
     np.testing.assert_allclose(vectors[order], vectors_again[order_again], atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"run_id": "f" * 16}, {"number": 9}], ids=["run", "number"])
+def test_a_table_that_showed_another_snapshot_of_the_number_is_a_warning(
+    output: Path, change: dict[str, Any]
+) -> None:
+    store = Store(str(output))
+    head = load_snapshot(store)
+    assert head
+    (publication,) = publications_of(PublishSpec(delta=True))
+    record(store, publication)
+    state = TableState(number=head.number, run_id=head.run_id, file_list=head.file_list)
+    record_state(store, publication.key, state)
+    assert marks(verify(str(output), None, sample=0))["tables"] == "ok"
+    record_state(store, publication.key, state.model_copy(update=change))
+    verification = verify(str(output), None, sample=0)
+    assert (marks(verification)["tables"], verification.ok) == ("warn", True)
+    assert "restored or rolled back" in detail(verification, "tables")

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.errors import OutputError
 from pipeline.output.departures import departures
-from pipeline.output.snapshots import live_parts, load_snapshot
+from pipeline.output.snapshots import live_parts, load_snapshot, snapshot_numbers
+from pipeline.output.table_records import last_state, recorded_publications
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
@@ -79,6 +80,23 @@ def deletion_findings(loaded: LoadedSnapshot) -> Iterator[str]:
             f"snapshot {snapshot.number}, {number} of them from {shown(uri)}; the spec of run "
             f"{snapshot.run_id} allows {limit:.0%} (runtime.max_delete_fraction)"
         )
+
+
+def table_findings(loaded: LoadedSnapshot) -> Iterator[str]:
+    """Tables that showed another snapshot under the number of this one, or a later one that is not
+    there: the output was restored from a backup, or its head was rolled back. No catalog is
+    asked."""
+    store = loaded.store
+    newest = max(snapshot_numbers(store), default=0)
+    for publication in recorded_publications(store):
+        state = last_state(store, publication.key)
+        is_other = state.number == loaded.snapshot.number and not state.shows(loaded.snapshot)
+        if is_other or (state.number or 0) > newest:
+            yield (
+                f"{publication.name(store)} showed a snapshot {state.number} of run {state.run_id} "
+                "when it was last seen, which is not the one here: the output was restored or "
+                "rolled back. Run `corpus-embed publish`, which brings the table to this one"
+            )
 
 
 def _named(paths: Sequence[str], one: str, several: str) -> str:

@@ -19,7 +19,11 @@ from pipeline.output.checks import count_problems, split_problems
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.verify import stored_records
 from pipeline.tools.verify.file_scan import FileScan
-from pipeline.tools.verify.surroundings import deletion_findings, extra_findings
+from pipeline.tools.verify.surroundings import (
+    deletion_findings,
+    extra_findings,
+    table_findings,
+)
 
 MAX_SHOWN = 5
 """The most findings that the detail of a check names; its `figures` count all of them."""
@@ -145,6 +149,7 @@ def verify(
     ]
     checks += [
         _warning("extra", extra_findings(loaded), "nothing but what this package wrote"),
+        _warning("tables", table_findings(loaded), "none that showed another snapshot"),
         _warning("deletions", deletion_findings(loaded), "as few as the spec of the run allows"),
         _sample_check(loaded, scan, model_problem) if sample else _NOT_SAMPLED,
     ]
