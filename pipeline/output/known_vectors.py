@@ -28,6 +28,7 @@ from pipeline.errors import OutputError
 from pipeline.output.dataset import arrow_schema
 from pipeline.output.snapshots import load_generation
 from pipeline.output.text_index import keys_of, or_none
+from pipeline.storage import layout
 from pipeline.storage.caches import cached
 from pipeline.storage.data_rows import READERS, rows_at
 from pipeline.storage.lineage import Generation, content_hash
@@ -44,6 +45,7 @@ UNKNOWN = pa.schema(
 """The table that `Index.find` returns, without rows."""
 _COLUMNS = ("text_sha256", "embedding", "embedding_scale", "n_tokens", "truncated")
 
+_ENTRIES = pa.schema([("key", pa.uint64()), ("file", pa.uint32()), ("row", pa.uint32())])
 _LISTS = (b"paths", b"fingerprints")
 _FINGERPRINT = re.compile("[0-9a-f]{16}")
 
@@ -156,7 +158,14 @@ def _arrays(segment: Path | bytes) -> dict[str, Any]:
     source = pa.memory_map(str(segment)) if is_file else pa.BufferReader(segment)
     n_bytes = segment.stat().st_size if isinstance(segment, Path) else len(segment)
     table = within_memory(lambda: pa.ipc.open_file(source).read_all(), n_bytes)
+    if table.schema.remove_metadata() != _ENTRIES:
+        raise ValueError(f"a segment has the columns {table.schema.names}")
     arrays = {name: table[name].combine_chunks().to_numpy() for name in table.column_names}
     metadata = table.schema.metadata
     lists = {name: json.loads(metadata[name]) for name in _LISTS if name in metadata}
+    for values in lists.values():
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ValueError("a segment names no files")
+    if not all(layout.is_at(path, "data") for path in lists[b"paths"]):
+        raise ValueError("a segment names other objects than data files")
     return {**arrays, **{name.decode(): values for name, values in lists.items()}}

@@ -227,3 +227,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     n_rows, peak_kib = map(int, done.stdout.split())
     assert n_rows == head.n_rows
     assert peak_kib < 1536 << 10
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"paths": "7"}, {"paths": "[1, 2]"}, {"paths": '["../victim.parquet"]'}, {"paths": "{"}],
+    ids=["none", "a number", "numbers", "a path that leads out", "no JSON"],
+)
+def test_a_segment_of_the_index_that_names_no_data_files_counts_as_missing(
+    root: Path, metadata: dict[str, str]
+) -> None:
+    for path in (root / "out/_meta/index").rglob("*.arrow"):
+        table = pa.ipc.open_file(path.read_bytes()).read_all().replace_schema_metadata(metadata)
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    write_shard(root / "in/c.jsonl", [{"id": "c", "text": "one more", "lang": "en"}])
+    before = load_snapshot(Store(str(root / "out")))
+    after = stand_in.run(fuzz_output.spec_of(root))
+    assert before
+    assert after
+    assert after.n_rows == before.n_rows + 1
