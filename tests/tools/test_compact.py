@@ -248,12 +248,12 @@ def test_a_killed_compaction_goes_on_where_it_stopped(
 
     before = rows(scene)
     monkeypatch.setattr("pipeline.write.create.failpoint", kill)
-    monkeypatch.setattr("pipeline.output.file_lists.failpoint", kill)
+    monkeypatch.setattr("pipeline.output.snapshots.failpoint", kill)
     with pytest.raises(Killed):
         compact(str(scene / "out"), None)
     assert rows(scene) == before
     monkeypatch.setattr("pipeline.write.create.failpoint", failpoints.failpoint)
-    monkeypatch.setattr("pipeline.output.file_lists.failpoint", failpoints.failpoint)
+    monkeypatch.setattr("pipeline.output.snapshots.failpoint", failpoints.failpoint)
     # its unfinished objects do not disturb a plan
     assert make_plan(job_of(spec_of(scene)), store_of(spec_of(scene))).nothing_to_do
     files = {path: path.stat().st_mtime_ns for path in (scene / "out").rglob("*") if path.is_file()}
