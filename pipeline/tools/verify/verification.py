@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pipeline.errors import ModelError, SpecError
+from pipeline.errors import ModelError, SpecError, StorageError
 from pipeline.output.checks import count_problems, split_problems
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.verify import stored_records
@@ -103,7 +103,7 @@ def verify(
     model_problem = None
     try:
         _ = loaded.model if sample else None  # before hours of reading
-    except ModelError as error:
+    except (ModelError, StorageError) as error:
         if need_model:
             raise
         model_problem = f"the model that made the vectors cannot be used: {error}"
@@ -173,7 +173,8 @@ def _check(name: str, findings: list[str], success: str, figures: dict[str, Any]
     figures = {"findings": len(findings), **figures}
     if not findings:
         return Check(name, True, success, figures)
-    return Check(name, False, f"{'; '.join(shown)}. {_ADVICE.get(name, _RESTORE)}", figures, "FAIL")
+    detail = f"{'; '.join(shown).rstrip('.')}. {_ADVICE.get(name, _RESTORE)}"
+    return Check(name, False, detail, figures, "FAIL")
 
 
 def _warning(name: str, findings: Iterator[str], success: str) -> Check:
