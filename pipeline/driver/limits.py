@@ -40,18 +40,24 @@ def check_plan(plan: Plan, full_refresh: bool = False) -> None:
         raise FullRefreshNeeded(unasked)
     head = plan.head
     n_documents = plan.changes.max_documents
+    if full_refresh and _replaces_other(plan):
+        return
     if head is not None and head.n_documents - n_documents > _max_departures(plan):
         raise _too_many_deletions(plan, f"the input now has at most {n_documents}")
     if unasked:
         raise FullRefreshNeeded(unasked)
 
 
-def check_parts(plan: Plan, store: Store, parts: Sequence[Manifest]) -> None:
+def check_parts(
+    plan: Plan, store: Store, parts: Sequence[Manifest], full_refresh: bool = False
+) -> None:
     """Raises TooMuchDamage, TooManyPartitions, TooManyRejects or TooManyDeletions for the parts of
     the next snapshot."""
     check_damage(plan, store, parts)
     check_partitions(plan, parts)
     check_rejects(plan, store, parts)
+    if full_refresh and _replaces_other(plan):
+        return
     limit = _max_departures(plan)
     if sum(part.n_documents for part in leaving(plan.live, parts)) <= limit:
         return
@@ -126,6 +132,11 @@ def _first_reject(store: Store, parts: Sequence[Manifest], reason: str) -> str:
             uri, record, detail = (rejects[name][row] for name in names[1:])
             return f"First: {shown(uri)} record {record}: {detail}. "
     return ""
+
+
+def _replaces_other(plan: Plan) -> bool:
+    """Whether the head is another job's, so that its documents are meant to leave."""
+    return plan.takeover.owner is not None and plan.takeover.wants_consent
 
 
 def _max_departures(plan: Plan) -> float:

@@ -108,7 +108,7 @@ def _run_marked(
         unfinished = missing(plan, manifests)
         if not unfinished:
             parts = plan.parts_of(manifests)
-            snapshot = finish(plan, store, parts, nominal_time)
+            snapshot = finish(plan, store, parts, nominal_time, full_refresh)
             rows = row_counts(store, plan.live, parts)
             damaged = damaged_shards(parts)
             facts = attempt_facts(plan, progress, snapshot, resources, rows, damaged, nominal_time)
@@ -133,12 +133,13 @@ def finish(
     store: Store,
     parts: Sequence[Manifest],
     nominal_time: datetime.datetime | None = None,
+    full_refresh: bool = False,
 ) -> Snapshot:
     """Check the finished parts of a whole plan and make them the head.
 
     Raises TooManyRejects, TooMuchDamage, TooManyDeletions or CommitConflict.
     """
-    check_parts(plan, store, parts)
+    check_parts(plan, store, parts, full_refresh)
     n_duplicate_ids = None
     if plan.job.spec.input.id_column is not None:
         n_duplicate_ids = count_duplicate_ids(store, parts)

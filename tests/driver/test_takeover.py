@@ -145,6 +145,8 @@ def test_another_jobs_output_is_not_taken_over_unasked(first: JobSpec, tmp_path:
     assert "belongs to job 'stand-in', and none of its shards is in this input" in message
     assert engine.seen == []
     assert plan_of(spec).summary()["owner"] == "stand-in"
+    # the documents of the other job are meant to leave
+    spec = changed(spec, runtime={"max_delete_fraction": 0.2})
     snapshot = run(spec, engine, full_refresh=True)
     assert snapshot is not None
     assert snapshot.n_documents == 40
