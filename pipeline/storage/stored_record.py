@@ -22,6 +22,8 @@ FORMAT_VERSION = 1
 """The version of everything under `_meta/`. A reader refuses a newer one than its own."""
 
 RESTORE = "Restore it from a backup."
+MAX_SHOWN = 300
+"""How many characters of a mistake are shown: it repeats what stands in the record."""
 
 Count = Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
 """A number of things, or a position: what a column of 64 bits holds."""
@@ -62,7 +64,8 @@ class StoredRecord(pydantic.BaseModel):
             )
         if problem:
             kind = cls.__name__.lower()
-            raise OutputError(f"{path}: not a valid {kind} record: {problem}. {remedy}")
+            shown = printable(problem)[:MAX_SHOWN]
+            raise OutputError(f"{path}: not a valid {kind} record: {shown}. {remedy}")
         return record
 
 
@@ -80,5 +83,5 @@ def _version_of(data: bytes) -> int:
 def _explained(error: ValueError, model: type[StoredRecord]) -> str:
     """The first mistake in one line: the place in the record, and what is wrong there."""
     if isinstance(error, pydantic.ValidationError):
-        return printable(first_mistake(error, model))[:300]
+        return first_mistake(error, model)
     return str(error)

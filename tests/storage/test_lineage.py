@@ -140,6 +140,7 @@ def test_a_broken_record_is_an_output_error_that_names_the_object(data: bytes) -
         ({"file_list": "_meta/snapshots/00000000000000000001.json"}, "is no path of a file list"),
         ({"fingerprint": "../../victim"}, "is no id"),
         ({"run_id": "a/b"}, "is no id"),
+        ({"run_id": "a" * 99999}, "not a valid snapshot record: 'aaa"),
         ({"n_rows": -1}, "n_rows: found -1; it takes a whole number from 0 below"),
         ({"n_rows": 10**30}, "n_rows: found 10+; it takes a whole number from 0 below"),
         ({"reject_reasons": {"x": {"y": 1}}}, "reject_reasons.x: found a mapping; it takes a who"),
