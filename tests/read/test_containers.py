@@ -51,7 +51,7 @@ def parquet() -> bytes:
 ARRAY_OF_LINES = b"[\n" + LINES.rstrip().replace(b"\n", b",\n") + b"\n]\n"
 
 WRONG = [
-    ("jsonl", gzip.compress(LINES), "compressed with gzip"),
+    ("jsonl", gzip.compress(LINES, mtime=0), "compressed with gzip"),
     ("jsonl", bz2.compress(LINES), "compressed with bzip2"),
     ("csv", lzma.compress(CSV), "compressed with xz"),
     ("text", zstandard.compress(TEXT), "compressed with zstd"),
