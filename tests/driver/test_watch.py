@@ -65,7 +65,8 @@ def watch_for(seconds: float, *arguments: Any) -> None:
     watcher = None
     try:
         with watching(*arguments) as watcher:
-            time.sleep(seconds)
+            for _ in range(int(seconds * 20)):  # a long sleep would not be interrupted
+                time.sleep(0.05)
     except KeyboardInterrupt:
         assert watcher is not None
         assert watcher.error is not None

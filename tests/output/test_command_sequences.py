@@ -42,6 +42,8 @@ from pyiceberg.catalog import load_catalog
 
 import pipeline.output.lake.iceberg  # noqa: F401  urllib3 opens a socket when it is imported
 
+pytestmark = pytest.mark.faults
+
 SEED = int(os.environ.get("COMMAND_SEQUENCES_SEED", "0"))
 N_STEPS = 14
 Content = Counter[tuple[str, str]]

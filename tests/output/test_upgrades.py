@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.driver.plan import make_plan
-from pipeline.errors import OutputError
+from pipeline.errors import ModelError, OutputError
 from pipeline.output.dataset import open_dataset, read_vectors
 from pipeline.output.snapshots import load_manifests, load_snapshot, snapshot_numbers
 from pipeline.output.text_index import IndexSegment
@@ -73,7 +73,9 @@ def test_it_verifies_and_says_that_the_model_is_not_there(root: Path) -> None:
     for number in (1, 2, 3):
         verification = verify(str(root / "out"), None, snapshot=number, sample=0)
         assert verification.ok, [check for check in verification.checks if not check.ok]
-    verification = verify(str(root / "out"), None)
+    with pytest.raises(ModelError, match="model"):
+        verify(str(root / "out"), None)
+    verification = verify(str(root / "out"), None, need_model=False)
     (sampled,) = (check for check in verification.checks if check.name == "sample")
     assert not sampled.ok or sampled.mark != "ok"
     assert "model" in sampled.detail
