@@ -119,6 +119,8 @@ def vacuum(
         raise OutputError(
             f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept"
         )
+    if not snapshot_numbers(store):  # asked before anything is written, a probe for the time too
+        raise _nothing_complete(store)
     if not delete:
         return _planned(store, keep_snapshots, older_than, lake.states_behind(store))[0]
     with under_way(store, "publish", waits=False):  # two vacuums do each other no harm
@@ -212,10 +214,7 @@ def _divided(
             "restore it. `corpus-embed verify` says which; `corpus-embed run` makes them anew."
         )
     if not complete:
-        raise OutputError(
-            f"{store.shown_uri}: this output has no complete snapshot, so vacuum cannot tell what "
-            "is still needed"
-        )
+        raise _nothing_complete(store)
     first_kept = 0 if keep_all else complete[-keep_snapshots:][0]
     kept = [
         content
@@ -228,6 +227,13 @@ def _divided(
     ]
     numbers = {content.snapshot.number for content in kept}
     return kept, [content for content in history if content.snapshot.number not in numbers]
+
+
+def _nothing_complete(store: Store) -> OutputError:
+    return OutputError(
+        f"{store.shown_uri}: this output has no complete snapshot, so vacuum cannot tell what is "
+        "still needed. Check the URI, or let `corpus-embed run SPEC` end first."
+    )
 
 
 def _check_pulse(store: Store, pulse: Pulse) -> None:

@@ -398,3 +398,10 @@ def test_nothing_is_deleted_while_the_newest_snapshot_cannot_be_read(scene: Scen
     with pytest.raises(OutputError, match="snapshot 2, the newest one"):
         scene.vacuum()
     assert scene.store.list("data") == before
+
+
+def test_a_vacuum_of_nothing_writes_nothing_and_says_what_to_check(tmp_path: Path) -> None:
+    for delete in (False, True):
+        with pytest.raises(OutputError, match=r"has no complete snapshot.*Check the URI"):
+            vacuum(str(tmp_path / "nothing"), None, older_than=NO_GRACE, delete=delete)
+    assert list(tmp_path.iterdir()) == []
