@@ -104,7 +104,7 @@ def damage_findings(loaded: LoadedSnapshot) -> Iterator[str]:
     limit = loaded.spec.runtime.max_damaged_fraction
     problem = damage_problem(damaged_shards(loaded.manifests), len(shards), input_bytes, limit)
     if problem:
-        yield problem
+        yield problem.removesuffix(".")
 
 
 def damage_summary(loaded: LoadedSnapshot) -> str:
