@@ -32,7 +32,7 @@ from pipeline.driver.watch import Totals, watching
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output.text_index import build_segment, update_index
-from pipeline.read.pages import reads_pages
+from pipeline.read.pages import text_formats
 from pipeline.read.parts import Todo
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.notes import listen_to_notes
@@ -87,7 +87,7 @@ def run(
     store.check_conditional_put(is_partitioned=bool(spec.output.partition_by))
     device = device_of(spec, address)
     check_dtype(spec, device, address)
-    job = resolve(spec, device, reads_pages(spec.input))
+    job = resolve(spec, device, text_formats(spec.input))
 
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
         first_records(plan)  # a mistake of the spec costs no start of workers

@@ -29,7 +29,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.output import lake
 from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import live_parts, load_manifests, load_snapshot
-from pipeline.read.pages import reads_pages
+from pipeline.read.pages import text_formats
 from pipeline.read.parts import Todo
 from pipeline.read.passed_over import PassedOver
 from pipeline.read.shards import list_shards
@@ -174,7 +174,7 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
         device = device_of(spec, address)
     check_dtype(spec, device, address)
     store = output_of(spec)
-    return make_plan(resolve(spec, device, reads_pages(spec.input)), store)
+    return make_plan(resolve(spec, device, text_formats(spec.input)), store)
 
 
 def check_dtype(spec: JobSpec, device: str, address: str | None) -> None:

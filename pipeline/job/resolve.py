@@ -11,7 +11,7 @@ import functools
 import glob
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pipeline.errors import ModelError, SpecError, WorkerError
@@ -21,7 +21,7 @@ from pipeline.job.model_dir import ModelDir
 from pipeline.job.prompts import document_prompt
 from pipeline.job.sections import ModelSpec
 from pipeline.job.spec import JobSpec
-from pipeline.job.text_software import text_software
+from pipeline.job.text_software import formats_in, text_software
 from pipeline.job.tokenizer_versions import versions
 from pipeline.storage.lineage import content_hash
 
@@ -67,7 +67,7 @@ class Job:
         the driver of what the fingerprint names."""
         model = self.model()
         planned_text = self.identity.get("text", {})
-        installed_text = text_software(self.spec.prepare.unicode, "turbohtml" in planned_text)
+        installed_text = text_software(self.spec.prepare.unicode, formats_in(planned_text))
         tokenizer = self.identity["tokenizer"] | planned_text
         planned = _software(self.release, self.identity["algorithm"], tokenizer)
         installed = _software(release(), ALGORITHM, versions(model) | installed_text)
@@ -94,9 +94,10 @@ def _software(release: str, algorithm: int, others: Mapping[str, str]) -> dict[s
     return {"corpus-embed": release, "corpus-embed's algorithm": str(algorithm), **others}
 
 
-def resolve(spec: JobSpec, device: str, reads_pages: bool = False) -> Job:
-    """Settle every `auto` of a spec on a device ("cpu" or "cuda"). reads_pages: whether the input
-    may hold pages of HTML. Raises ModelError, SpecError or StorageError."""
+def resolve(spec: JobSpec, device: str, text_formats: Collection[str] = ()) -> Job:
+    """Settle every `auto` of a spec on a device ("cpu" or "cuda"). text_formats:
+    what `read.pages.text_formats` says of the input. Raises ModelError, SpecError or
+    StorageError."""
     model = _model(spec)
     choice = spec.model
     # Every worker, and later every search and verify in any folder, loads this very model.
@@ -141,7 +142,7 @@ def resolve(spec: JobSpec, device: str, reads_pages: bool = False) -> Job:
         "input": spec.input.identity(),
         "output": spec.output.identity(),
     }
-    if software := text_software(spec.prepare.unicode, reads_pages):
+    if software := text_software(spec.prepare.unicode, text_formats):
         identity["text"] = software
     return Job(
         spec=spec,

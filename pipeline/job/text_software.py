@@ -14,11 +14,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+from collections.abc import Collection
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SpecError
+
+CSV = "the CSV reader of corpus-embed"
+CSV_READING = "2"
+"""1, which no fingerprint names, took quotation marks out of tab-separated files, and made line
+feeds of the line ends inside of a quoted field."""
 
 PAGE_PACKAGES = ("resiliparse", "turbohtml")
 
@@ -31,13 +37,21 @@ _MARKS = [(0xE0000, 0xE0200)]
 forms are rules and not tables."""
 
 
-def text_software(unicode: str, reads_pages: bool) -> dict[str, str]:
-    """Name → version of what decides a text. unicode: `prepare.unicode`. Raises SpecError for a
-    package that is not installed."""
-    software = {name: _version(name) for name in PAGE_PACKAGES} if reads_pages else {}
+def text_software(unicode: str, formats: Collection[str]) -> dict[str, str]:
+    """Name → version of what decides a text. unicode: `prepare.unicode`. formats: "pages", "csv" or
+    both. Raises SpecError for a package that is not installed."""
+    software = {name: _version(name) for name in PAGE_PACKAGES} if "pages" in formats else {}
+    if "csv" in formats:
+        software[CSV] = CSV_READING
     if unicode != "none" and normal_forms() != FIRST_NORMAL_FORMS:
         software["the Unicode tables of pyarrow"] = normal_forms()
     return software
+
+
+def formats_in(software: Collection[str]) -> set[str]:
+    """The formats with which `text_software` gave these names."""
+    known = {"pages": PAGE_PACKAGES[0], "csv": CSV}
+    return {format for format, name in known.items() if name in software}
 
 
 @functools.cache

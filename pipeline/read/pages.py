@@ -1,8 +1,10 @@
-"""Whether a job reads WARC records that can be pages of HTML: their text is made by software that
-belongs in the fingerprint. WET has plain text. Cost: none where the names of the input tell, and
-else a listing."""
+"""Which formats of an input have texts that the fingerprint must say more about: WARC records that
+can be pages of HTML (WET has plain text), and CSV, which 0.1.0 read in another way. Cost: none
+where the names of the input tell, and else a listing."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from pipeline.job.input_spec import InputSpec
 from pipeline.read import EXTENSIONS, format_of
@@ -10,17 +12,23 @@ from pipeline.read.compression import without_compression_suffix
 from pipeline.read.shards import list_shards
 
 
-def reads_pages(spec: InputSpec) -> bool:
-    """Raises what `list_shards` raises."""
-    if spec.format not in ("auto", "warc"):
-        return False
+def text_formats(spec: InputSpec) -> frozenset[str]:
+    """Of "pages" and "csv", those that the input holds. Raises what `list_shards` raises."""
+    if spec.format not in ("auto", "warc", "csv"):
+        return frozenset()
+    if spec.format == "csv":
+        return frozenset({"csv"})
     names = [uri.rstrip("/").rpartition("/")[2].lower() for uri in spec.uri]
-    if any(".warc" in name and ".wet" not in name for name in names):
-        return True
     if all(without_compression_suffix(name).endswith(tuple(EXTENSIONS)) for name in names):
-        return False
+        return _formats(names, spec.format)
     shards = list_shards(spec.uri, spec.storage_options, spec.format)
-    return any(
-        format_of(shard.uri, spec.format) == "warc" and ".wet" not in shard.uri.lower()
-        for shard in shards
-    )
+    return _formats([shard.uri.lower() for shard in shards], spec.format)
+
+
+def _formats(names: Iterable[str], format: str) -> frozenset[str]:
+    formats = {
+        "pages" if kind == "warc" else kind
+        for name in names
+        if (kind := format_of(name, format)) == "csv" or (kind == "warc" and ".wet" not in name)
+    }
+    return frozenset(formats)

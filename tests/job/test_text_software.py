@@ -22,7 +22,7 @@ from pipeline.job.text_software import FIRST_NORMAL_FORMS, normal_forms
 from pipeline.job.vector_identity import has_same_vectors
 
 
-def job(model: Path, *, unicode: str = "none", reads_pages: bool = False) -> Job:
+def job(model: Path, *, unicode: str = "none", formats: tuple[str, ...] = ()) -> Job:
     spec = JobSpec.model_validate(
         {
             "name": "t",
@@ -32,7 +32,7 @@ def job(model: Path, *, unicode: str = "none", reads_pages: bool = False) -> Job
             "prepare": {"unicode": unicode},
         }
     )
-    return resolve(spec, "cpu", reads_pages)
+    return resolve(spec, "cpu", formats)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_jobs_without_pages_and_with_the_first_tables_name_no_software(bert_mean
 
 def test_jobs_with_pages_name_what_decodes_and_extracts_them(bert_mean_dir: Path) -> None:
     pytest.importorskip("resiliparse", reason="extra html")
-    with_pages = job(bert_mean_dir, reads_pages=True)
+    with_pages = job(bert_mean_dir, formats=("pages",))
     packages = ("resiliparse", "turbohtml")
     assert with_pages.identity["text"] == {
         package: importlib.metadata.version(package) for package in packages
@@ -59,12 +59,20 @@ def test_jobs_with_pages_name_what_decodes_and_extracts_them(bert_mean_dir: Path
     with_pages.model_of_worker()
 
 
+def test_jobs_with_csv_name_how_it_is_read_and_keep_their_vectors(bert_mean_dir: Path) -> None:
+    with_csv = job(bert_mean_dir, formats=("csv",))
+    assert list(with_csv.identity["text"].values()) == ["2"]
+    assert with_csv.fingerprint != job(bert_mean_dir).fingerprint
+    assert has_same_vectors(job(bert_mean_dir).identity, with_csv.identity)
+    with_csv.model_of_worker()
+
+
 def test_a_missing_package_is_found_while_planning(
     bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_software, "PAGE_PACKAGES", ("no-such-package",))
     with pytest.raises(SpecError, match=r"needs no-such-package.*corpus-embed\[html\]"):
-        job(bert_mean_dir, reads_pages=True)
+        job(bert_mean_dir, formats=("pages",))
     job(bert_mean_dir)
 
 

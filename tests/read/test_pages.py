@@ -1,4 +1,4 @@
-"""Which jobs read pages of HTML: those with WARC that is not WET. Oracle: the files."""
+"""Which jobs read pages of HTML (WARC that is not WET) or CSV. Oracle: the files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.job.input_spec import InputSpec
 from pipeline.read import pages
-from pipeline.read.pages import reads_pages
+from pipeline.read.pages import text_formats
 
 
 def spec(uris: list[str], format: Any = "auto") -> InputSpec:
@@ -19,35 +19,39 @@ def spec(uris: list[str], format: Any = "auto") -> InputSpec:
 @pytest.mark.parametrize(
     ("uris", "format", "expected"),
     [
-        (["s3://b/crawl/*.warc.gz"], "auto", True),
-        (["s3://b/a.jsonl", "s3://b/A.WARC"], "auto", True),
-        (["s3://b/*.warc.wet.gz"], "auto", False),
-        (["s3://b/*.warc.wet.gz"], "warc", False),
-        (["s3://b/a.wet"], "warc", False),
-        (["s3://b.warc/a.jsonl.gz", "s3://b/*.parquet"], "auto", False),
-        (["s3://b/a.warc.gz"], "jsonl", False),
+        (["s3://b/crawl/*.warc.gz"], "auto", {"pages"}),
+        (["s3://b/a.jsonl", "s3://b/A.WARC"], "auto", {"pages"}),
+        (["s3://b/*.warc.wet.gz"], "auto", set()),
+        (["s3://b/*.warc.wet.gz"], "warc", set()),
+        (["s3://b/a.wet"], "warc", set()),
+        (["s3://b.warc/a.jsonl.gz", "s3://b/*.parquet"], "auto", set()),
+        (["s3://b/a.warc.gz"], "jsonl", set()),
+        (["s3://b/*.csv.gz", "s3://b/a.jsonl"], "auto", {"csv"}),
+        (["s3://b/a.tsv", "s3://b/a.warc"], "auto", {"pages", "csv"}),
+        (["s3://b/export"], "csv", {"csv"}),
     ],
 )
 def test_names_tell_without_a_listing(
-    uris: list[str], format: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+    uris: list[str], format: str, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "list_shards", None)
-    assert reads_pages(spec(uris, format)) is expected
+    assert text_formats(spec(uris, format)) == expected
 
 
 @pytest.mark.parametrize(
     ("names", "format", "expected"),
     [
-        (["a.jsonl", "b.warc.gz"], "auto", True),
-        (["a.jsonl", "b.warc.wet.gz"], "auto", False),
-        (["crawl.gz"], "warc", True),
-        (["a.wet", "b.wet.gz"], "warc", False),
+        (["a.jsonl", "b.warc.gz"], "auto", {"pages"}),
+        (["a.jsonl", "b.warc.wet.gz"], "auto", set()),
+        (["a.jsonl", "b.tsv.zst"], "auto", {"csv"}),
+        (["crawl.gz"], "warc", {"pages"}),
+        (["a.wet", "b.wet.gz"], "warc", set()),
     ],
 )
 def test_the_files_of_a_folder_tell(
-    tmp_path: Path, names: list[str], format: str, expected: bool
+    tmp_path: Path, names: list[str], format: str, expected: set[str]
 ) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"x")
-    assert reads_pages(spec([str(tmp_path)], format)) is expected
-    assert reads_pages(spec([f"{tmp_path}/*"], format)) is expected
+    assert text_formats(spec([str(tmp_path)], format)) == expected
+    assert text_formats(spec([f"{tmp_path}/*"], format)) == expected
