@@ -116,8 +116,10 @@ def read_footer(source: bytes | BinaryIO) -> tuple[int, dict[str, Any]]:
     file or its lineage is damaged."""
     try:
         footer = opened(source).metadata
-    except pa.ArrowException as error:
-        raise OutputError(f"not a complete Parquet file: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the store, not of Arrow
+            raise
+        raise OutputError(f"not a complete Parquet file: {str(error).strip()}") from error
     return footer.num_rows, lineage_of(footer)
 
 
