@@ -75,7 +75,7 @@ def engine_of_one_process(
 ) -> None:
     from pipeline.embed import load_engine
     from pipeline.job.engine_options import EngineOptions
-    from pipeline.job.model_store import resolve
+    from pipeline.job.model.store import resolve
     from pipeline.tokenize import load_tokenizer
 
     model = resolve(str(options.model))

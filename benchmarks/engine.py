@@ -30,7 +30,7 @@ import torch
 
 from pipeline.embed import Engine, load_engine
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import read_model
+from pipeline.job.model.directory import read_model
 from tests.support.model_dirs import SAMPLE, bert_japanese
 
 ST_BATCHES = (8, 16, 32, 64)

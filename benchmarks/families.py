@@ -26,7 +26,7 @@ import transformers as t
 from benchmarks.engine import min_cosine
 from pipeline.embed import load_engine
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import read_model
+from pipeline.job.model.directory import read_model
 from tests.support.model_files import save_spread, write_modules
 
 WORDS = 4000

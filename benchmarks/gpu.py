@@ -36,7 +36,7 @@ from benchmarks.engine import encode_from_ids, min_cosine
 from pipeline.embed import load_engine, steps
 from pipeline.embed.fused import Step
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import read_model
+from pipeline.job.model.directory import read_model
 from tests.support.model_files import save_spread, write_modules, write_readme, write_vocab
 
 BATCHES = (32, 64, 128, 256, 512)

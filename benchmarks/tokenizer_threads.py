@@ -35,7 +35,7 @@ CANDIDATES = {
 def encode(
     model: Path, texts: list[str], ready: Barrier, done: Queue[tuple[float, float, int]]
 ) -> None:
-    from pipeline.job.model_store import resolve
+    from pipeline.job.model.store import resolve
     from pipeline.tokenize import load_tokenizer
 
     tokenizer = load_tokenizer(resolve(str(model)), max_tokens=512)

@@ -23,7 +23,7 @@ import pytest
 
 from pipeline.errors import CorpusEmbedError
 from pipeline.output.snapshots import load_snapshot
-from pipeline.read.shards import list_shards
+from pipeline.read.input.shards import list_shards
 from pipeline.storage.store import Store
 from pipeline.tools.verify.verification import verify
 from tests.support.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard

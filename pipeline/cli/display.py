@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.driver.plan import Plan
-from pipeline.job.model_settings import NO_LIMIT
+from pipeline.job.model.settings import NO_LIMIT
 from pipeline.job.resolve import Job
 from pipeline.output.damage import DamagedShard, named
-from pipeline.read.passed_over import sentence
+from pipeline.read.input.passed_over import sentence
 from pipeline.read.preview import Preview
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Snapshot

@@ -29,10 +29,10 @@ from pipeline.job.spec import JobSpec
 from pipeline.output import lake
 from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import live_parts, load_manifests, load_snapshot
+from pipeline.read.input.passed_over import PassedOver
+from pipeline.read.input.shards import list_shards
 from pipeline.read.pages import text_formats
 from pipeline.read.parts import Todo
-from pipeline.read.passed_over import PassedOver
-from pipeline.read.shards import list_shards
 from pipeline.storage.lineage import (
     Manifest,
     Shard,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pipeline.job.spec import JobSpec
 from pipeline.read import READERS, format_of
 from pipeline.read.compression import compression_of
-from pipeline.read.shards import open_shard
+from pipeline.read.input.shards import open_shard
 from pipeline.storage.lineage import Manifest, Shard, Span, Split, by_split, is_complete
 from pipeline.storage.versions import without_change_time
 

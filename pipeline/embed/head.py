@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import ModelError
-from pipeline.job.model_dir import ModelDir
-from pipeline.job.modules import STATIC
+from pipeline.job.model.directory import ModelDir
+from pipeline.job.model.modules import STATIC
 
 __all__ = ["Head", "before_normalize", "load_head"]
 

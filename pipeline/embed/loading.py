@@ -17,7 +17,7 @@ from pipeline.embed.static import StaticEngine
 from pipeline.errors import ModelError
 from pipeline.job import cpu_features
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import ModelDir
+from pipeline.job.model.directory import ModelDir
 
 __all__ = ["load_engine"]
 

@@ -30,8 +30,8 @@ from pipeline.embed.rotary import Unsupported
 from pipeline.embed.weights import own_name, read_weights
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import ModelDir
-from pipeline.job.weight_files import tensor_shapes
+from pipeline.job.model.directory import ModelDir
+from pipeline.job.model.weight_files import tensor_shapes
 
 __all__ = ["PackedEngine", "load_packed"]
 

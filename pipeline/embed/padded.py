@@ -28,7 +28,7 @@ from pipeline.embed.engine import DTYPES, Engine, to_device
 from pipeline.embed.head import Head, before_normalize
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import POOLINGS, ModelDir
+from pipeline.job.model.directory import POOLINGS, ModelDir
 
 log = logging.getLogger(__name__)
 

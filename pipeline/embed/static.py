@@ -24,7 +24,7 @@ from pipeline.embed.engine import DTYPES, Engine, check_ids
 from pipeline.embed.head import load_head
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import ModelDir
+from pipeline.job.model.directory import ModelDir
 
 __all__ = ["StaticEngine"]
 

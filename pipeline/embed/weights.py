@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import ModelError
-from pipeline.job.weight_files import weight_files
+from pipeline.job.model.weight_files import weight_files
 
 __all__ = ["Shapes", "own_name", "read_weights"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.job.model_dir import POOLINGS, ModelDir
+from pipeline.job.model.directory import POOLINGS, ModelDir
 
 __all__ = ["EngineOptions"]
 

@@ -15,14 +15,14 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pipeline.errors import ModelError, SpecError, WorkerError
-from pipeline.job import model_store
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import ModelDir
-from pipeline.job.prompts import document_prompt
+from pipeline.job.model import store as model_store
+from pipeline.job.model.directory import ModelDir
+from pipeline.job.model.prompts import document_prompt
+from pipeline.job.model.tokenizer_versions import versions
 from pipeline.job.sections import ModelSpec
 from pipeline.job.spec import JobSpec
 from pipeline.job.text_software import formats_in, text_software
-from pipeline.job.tokenizer_versions import versions
 from pipeline.storage.lineage import content_hash
 
 ALGORITHM = 2

@@ -28,7 +28,7 @@ from pipeline.read.parquet import ParquetReader
 from pipeline.read.path_columns import path_columns, with_path_columns, without_path_columns
 from pipeline.read.records import damaged_table
 from pipeline.read.text import DocumentReader, TextReader
-from pipeline.read.warc import WarcReader
+from pipeline.read.warc.reader import WarcReader
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Shard, Span
 

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from pipeline.read.encodings import plain, strings_of
-from pipeline.read.json_values import BeyondFloat64, floats_in
 from pipeline.read.records import Rejects, reject
+from pipeline.read.values.encodings import plain, strings_of
+from pipeline.read.values.json_values import BeyondFloat64, floats_in
 from pipeline.storage import schema
 
 _JSON_TYPES: dict[pa.DataType, set[type]] = {

@@ -29,7 +29,7 @@ from pipeline.read.decoders import (
     Decoders,
     zstd_decoders,
 )
-from pipeline.read.zstd_dictionary import zstd_dictionary
+from pipeline.read.warc.zstd_dictionary import zstd_dictionary
 
 COMPRESSION_SUFFIXES = {
     ".gz": "gzip",

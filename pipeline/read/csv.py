@@ -39,7 +39,7 @@ from pipeline.read.records import (
     reject_nul,
     string_column,
 )
-from pipeline.read.texts import filled
+from pipeline.read.values.texts import filled
 from pipeline.storage.lineage import Shard, Span
 
 _MAX_LINES = 1 << 18

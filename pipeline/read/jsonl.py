@@ -20,8 +20,10 @@ import pyarrow as pa
 from pipeline.job.input_spec import InputSpec
 from pipeline.read.columns import column_from_values
 from pipeline.read.containers import json_problem_of
-from pipeline.read.ids import ids_of_values
-from pipeline.read.json_values import (
+from pipeline.read.lines import LineBatch, line_spans, read_lines, starts_wrong
+from pipeline.read.records import Rejects, records_table, reject_nul
+from pipeline.read.values.ids import ids_of_values
+from pipeline.read.values.json_values import (
     MISSING,
     column_of,
     decode,
@@ -29,9 +31,7 @@ from pipeline.read.json_values import (
     restore,
     restore_decimals,
 )
-from pipeline.read.lines import LineBatch, line_spans, read_lines, starts_wrong
-from pipeline.read.records import Rejects, records_table, reject_nul
-from pipeline.read.texts import text_by_template, text_of_values
+from pipeline.read.values.texts import text_by_template, text_of_values
 from pipeline.storage.lineage import Shard, Span
 
 

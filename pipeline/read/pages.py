@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pipeline.job.input_spec import InputSpec
 from pipeline.read import EXTENSIONS, format_of
 from pipeline.read.compression import without_compression_suffix
-from pipeline.read.shards import list_shards
+from pipeline.read.input.shards import list_shards
 
 
 def text_formats(spec: InputSpec) -> frozenset[str]:

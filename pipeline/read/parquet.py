@@ -22,8 +22,6 @@ import pyarrow.compute as pc
 from pipeline.errors import InputError, ShardDamaged
 from pipeline.job.input_spec import InputSpec
 from pipeline.read.columns import column_from_array, fits
-from pipeline.read.ids import ids_of_column, is_id_type
-from pipeline.read.nested import array_at, column_to_read, nested_names, type_at
 from pipeline.read.records import (
     Rejects,
     check_columns,
@@ -34,7 +32,9 @@ from pipeline.read.records import (
     utf8_column,
 )
 from pipeline.read.row_groups import ParquetShard
-from pipeline.read.texts import bytes_of, filled, is_text_type, text_of_column
+from pipeline.read.values.ids import ids_of_column, is_id_type
+from pipeline.read.values.nested import array_at, column_to_read, nested_names, type_at
+from pipeline.read.values.texts import bytes_of, filled, is_text_type, text_of_column
 from pipeline.storage.lineage import Shard, Span
 
 PAGES_BYTES = 512 << 20

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipeline.job.input_spec import InputSpec
 from pipeline.job.resolve import Job
 from pipeline.read import READERS, format_of, read_span
-from pipeline.read.shards import open_shard
+from pipeline.read.input.shards import open_shard
 from pipeline.storage import schema
 from pipeline.storage.lineage import Shard, Source, Span, Split
 

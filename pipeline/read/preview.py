@@ -19,7 +19,7 @@ from pipeline.errors import InputError, ShardChanged, ShardDamaged
 from pipeline.job.input_spec import InputSpec
 from pipeline.read import READERS, csv, format_of, jsonl, parquet, read_span
 from pipeline.read.compression import path_of
-from pipeline.read.shards import open_shard
+from pipeline.read.input.shards import open_shard
 from pipeline.storage import layout
 from pipeline.storage.lineage import Shard, Span
 

@@ -3,7 +3,7 @@
 A URI and its storage options come in; a file system comes out that caches no listing, tries one
 request of S3 at most three times (`pipeline/storage/retry.py` does the rest, under a deadline), and
 refuses what `pipeline/storage/addresses.py` refuses. Both the output (`pipeline/storage/store.py`)
-and the input (`pipeline/read/shards.py`) are read through it.
+and the input (`pipeline/read/input/shards.py`) are read through it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 `Store` offers whole-object reads, listings, and `put_if_absent`, the one primitive that the commit
 protocol stands on. What is tried again is in `pipeline/storage/retry.py`, the input side (listing
-and pinned reading of shards) in `pipeline/read/shards.py`. The measurements behind both are in
-docs/design.md.
+and pinned reading of shards) in `pipeline/read/input/shards.py`. The measurements behind both are
+in docs/design.md.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelError, SpecError
-from pipeline.job.tokenizer_versions import versions
+from pipeline.job.model.tokenizer_versions import versions
 from pipeline.tokenize.plain import read_plain
 
 if TYPE_CHECKING:
-    from pipeline.job.model_dir import ModelDir
+    from pipeline.job.model.directory import ModelDir
     from pipeline.tokenize.tokens import Tokenizer
 
 __all__ = ["load_tokenizer"]

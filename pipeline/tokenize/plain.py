@@ -1,7 +1,7 @@
 """Tokenizers built from their files alone, without transformers, whose import takes 2-3 s of CPU.
 
 In: a model directory. Out: an object with those attributes of a transformers tokenizer that `fast`
-and `mecab` use, or None where the files do not say all of it (`job/plain_files.py`): then
+and `mecab` use, or None where the files do not say all of it (`job/model/plain_files.py`): then
 transformers has to load the directory. The tests compare the ids with those of transformers.
 """
 
@@ -17,7 +17,7 @@ from pipeline.errors import ModelError
 from pipeline.tokenize.plain_japanese import PlainJapanese
 
 if TYPE_CHECKING:
-    from pipeline.job.model_dir import ModelDir
+    from pipeline.job.model.directory import ModelDir
 
 __all__ = ["read_plain"]
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import ModelDir
+from pipeline.job.model.directory import ModelDir
 from pipeline.job.resolve import Job, batching, device_here
 from pipeline.job.spec import JobSpec
 from pipeline.output import dataset

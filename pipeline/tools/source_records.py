@@ -24,7 +24,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.prepare.clean import clean
 from pipeline.read import READERS, format_of, read_span
 from pipeline.read.compression import compression_of
-from pipeline.read.shards import open_shard
+from pipeline.read.input.shards import open_shard
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Shard, Span
 from pipeline.storage.versions import without_change_time

@@ -22,8 +22,8 @@ from pipeline.cli.display import show_passed_over, show_plan
 from pipeline.driver.plan import Plan, make_plan
 from pipeline.errors import SpecError
 from pipeline.output.dataset import open_dataset
-from pipeline.read import shards as shards_module
-from pipeline.read.shards import list_shards
+from pipeline.read.input import shards as shards_module
+from pipeline.read.input.shards import list_shards
 from pipeline.storage import versions
 from tests.support.outputs import write_shard
 from tests.support.stand_in import HashEngine, job_of, make_spec, run, store_of

@@ -20,8 +20,8 @@ from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.splits import claim, cut_rest, estimated_bytes, part_bytes_of
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import load_manifests
+from pipeline.read.input.shards import list_shards
 from pipeline.read.parts import Todo
-from pipeline.read.shards import list_shards
 from pipeline.storage.lineage import Manifest, Shard, Span, Split
 from tests.support.outputs import write_shard
 from tests.support.stand_in import (

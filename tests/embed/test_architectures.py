@@ -17,7 +17,7 @@ import torch
 import transformers as t
 from sentence_transformers import SentenceTransformer
 
-from pipeline.job.model_dir import read_model
+from pipeline.job.model.directory import read_model
 from pipeline.tokenize import load_tokenizer
 from tests.support.engines import engine_of
 from tests.support.model_files import save_spread, write_modules, write_vocab

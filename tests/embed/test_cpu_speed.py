@@ -18,7 +18,7 @@ from pipeline.embed.linear import Linear
 from pipeline.embed.loading import load_engine
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_store import resolve
+from pipeline.job.model.store import resolve
 
 OLD = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "avx2"}
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.embed import linear
 from pipeline.embed.budget import device_key, find_budget, remembered_budget
 from pipeline.errors import ModelError
-from pipeline.job.model_store import resolve
+from pipeline.job.model.store import resolve
 from tests import ROOT
 from tests.support.engines import engine_of
 from tests.support.model_dirs import bert_mean, llama_last_token

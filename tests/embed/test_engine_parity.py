@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
 
 from pipeline.errors import ModelError
-from pipeline.job.model_dir import POOLINGS
-from pipeline.job.model_store import resolve
+from pipeline.job.model.directory import POOLINGS
+from pipeline.job.model.store import resolve
 from pipeline.tokenize import load_tokenizer
 from tests.support.engines import engine_of
 from tests.support.model_dirs import (

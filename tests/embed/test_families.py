@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.embed.families import FAMILIES
-from pipeline.job.model_dir import ModelDir, read_model
+from pipeline.job.model.directory import ModelDir, read_model
 from pipeline.tokenize import load_tokenizer
 from tests.support.engines import engine_of
 from tests.support.model_files import save_spread, write_modules

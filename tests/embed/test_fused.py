@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from pipeline.embed import fused, linear, steps
 from pipeline.embed.linear import ACTIVATIONS, Linear
-from pipeline.job.model_store import resolve
+from pipeline.job.model.store import resolve
 from tests.support.engines import engine_of
 from tests.support.model_dirs import bert_mean, llama_last_token
 

@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 
 from benchmarks.gpu import make_model
 from pipeline.embed import steps
-from pipeline.job.model_dir import ModelDir, read_model
+from pipeline.job.model.directory import ModelDir, read_model
 from tests.support.engines import engine_of
 
 pytestmark = [

@@ -22,7 +22,7 @@ from pipeline.embed.families import FAMILIES
 from pipeline.embed.forward import Forward
 from pipeline.embed.head import Head
 from pipeline.embed.packed import PackedEngine
-from pipeline.job.model_dir import POOLINGS
+from pipeline.job.model.directory import POOLINGS
 
 SIZES = {
     "vocab_size": 50,

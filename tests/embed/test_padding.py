@@ -13,7 +13,7 @@ import transformers as t
 from sentence_transformers import SentenceTransformer
 
 from pipeline.embed.padded import EXACT_WHEN_PADDED
-from pipeline.job.model_dir import read_model
+from pipeline.job.model.directory import read_model
 from pipeline.tokenize import load_tokenizer
 from tests.embed.test_architectures import ARCHITECTURES, SIZES, VOCAB
 from tests.support.engines import engine_of

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.errors import ModelError, SpecError, WorkerError
 from pipeline.job import resolve as job_module
-from pipeline.job.model_store import resolve
-from pipeline.job.tokenizer_versions import versions
+from pipeline.job.model.store import resolve
+from pipeline.job.model.tokenizer_versions import versions
 from pipeline.tokenize import load_tokenizer
 from tests.support.model_dirs import bert_dense_normalize, bert_japanese, bert_mean
 from tests.support.outputs import make_spec

@@ -19,7 +19,7 @@ from pipeline.embed.loading import load_engine
 from pipeline.errors import ModelError
 from pipeline.job import resolve as job_module
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_store import resolve
+from pipeline.job.model.store import resolve
 from pipeline.storage.store import Store
 from pipeline.tokenize import load_tokenizer
 from pipeline.workers.guarded_steps import load_preparer
@@ -50,7 +50,7 @@ def edit(path: Path, **changes) -> None:
 
 def test_the_module_is_importable_without_torch_or_a_hub_client():
     code = (
-        "import sys, pipeline.job.model_dir\n"
+        "import sys, pipeline.job.model.directory\n"
         "print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     )
     assert (

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError, StorageError
-from pipeline.job.model_store import _from_prefix, resolve
+from pipeline.job.model.store import _from_prefix, resolve
 from pipeline.storage import notes, retry
 from tests.conftest import S3Place
 from tests.support.fault_proxy import FaultProxy, Rule

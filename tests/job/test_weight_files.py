@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from pipeline.errors import ModelError
-from pipeline.job.weight_files import learned_positions, tensor_shapes, weight_files
+from pipeline.job.model.weight_files import learned_positions, tensor_shapes, weight_files
 
 SIZES = {
     "vocab_size": 50,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.read import charsets
-from pipeline.read.charsets import decoded_page, decoded_text, encoding_of, is_mostly_replaced
 from pipeline.read.records import NoText
+from pipeline.read.warc import charsets
+from pipeline.read.warc.charsets import decoded_page, decoded_text, encoding_of, is_mostly_replaced
 from tests.read.test_warc import StatusAndHeaders, WARCWriter, read
 from tests.support.crawled_pages import CUT_WITHOUT_LABEL, MISSING, PAGES
 from tests.support.web_encodings import LABELS, byte_sequences

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from pipeline.read.http_body import http_response
 from pipeline.read.records import NoText
+from pipeline.read.warc.http_body import http_response
 
 brotli: Any = pytest.importorskip("brotli", reason="extra warc")
 

@@ -17,8 +17,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFile
 
 from pipeline.errors import InputError, SpecError
-from pipeline.read.passed_over import PassedOver, sentence
-from pipeline.read.shards import list_shards, open_shard
+from pipeline.read.input.passed_over import PassedOver, sentence
+from pipeline.read.input.shards import list_shards, open_shard
 
 ODD_NAMES = ["a[1].jsonl", "a[1-3]b?.jsonl", "what?.jsonl", "a *.jsonl", "{a,b}.jsonl", "*.jsonl"]
 

@@ -17,7 +17,7 @@ import pytest
 from pipeline.job.input_spec import InputSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.read import READERS, format_of, read_span
-from pipeline.read.shards import list_shards, open_shard
+from pipeline.read.input.shards import list_shards, open_shard
 from pipeline.storage import layout
 from pipeline.storage.lineage import Span
 from tests.support.outputs import write_shard

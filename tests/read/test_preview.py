@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.job.input_spec import InputSpec
 from pipeline.read import preview as preview_module
+from pipeline.read.input.shards import list_shards
 from pipeline.read.preview import Preview, previews
-from pipeline.read.shards import list_shards
 
 RECORD = {"body": "a", "lang": "en", "text": "一つ"}
 

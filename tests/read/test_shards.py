@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, ShardChanged, SpecError
-from pipeline.read import shards as shards_module
+from pipeline.read.input import shards as shards_module
+from pipeline.read.input.shards import list_shards, open_shard
 from pipeline.read.parts import cut
-from pipeline.read.shards import list_shards, open_shard
 from pipeline.storage.lineage import Span, Split
 from tests.support.stand_in import job_of, make_spec
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import SpecError
-from pipeline.read.shards import list_shards
+from pipeline.read.input.shards import list_shards
 
 ROWS = pa.table({"text": ["one", "two"], "lang": ["ja", "en"]})
 

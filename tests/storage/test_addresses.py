@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ModelError, SpecError
-from pipeline.job.model_store import resolve
+from pipeline.job.model.store import resolve
 from pipeline.job.spec import load_spec, spec_from
-from pipeline.read.shards import list_shards
+from pipeline.read.input.shards import list_shards
 from pipeline.storage.addresses import (
     PROTOCOLS,
     is_local,

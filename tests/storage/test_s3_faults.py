@@ -17,7 +17,7 @@ from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import load_snapshot, snapshot_numbers
-from pipeline.read.shards import list_shards
+from pipeline.read.input.shards import list_shards
 from pipeline.storage import retry
 from pipeline.storage.store import Store
 from pipeline.tools.verify.verification import verify

@@ -11,7 +11,7 @@ from unittest import mock
 
 from pipeline.embed import Engine, load_engine, loading
 from pipeline.job.engine_options import EngineOptions
-from pipeline.job.model_dir import ModelDir
+from pipeline.job.model.directory import ModelDir
 
 
 def engine_of(model: ModelDir, *, prompt_tokens: int = 0, **choices: Any) -> Engine:

@@ -1,4 +1,4 @@
-"""WARC records for `spoiled`, of all kinds that `pipeline/read/warc_text.py` takes a text from:
+"""WARC records for `spoiled`, of all kinds that `pipeline/read/warc/text.py` takes a text from:
 codings and chunks that are there or were removed, versions, line ends, charsets, pages."""
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ModelError, SpecError
-from pipeline.job.model_store import resolve
-from pipeline.job.tokenizer_versions import versions
+from pipeline.job.model.store import resolve
+from pipeline.job.model.tokenizer_versions import versions
 from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.mecab import MecabTokenizer
 from pipeline.tokenize.slow import SlowTokenizer

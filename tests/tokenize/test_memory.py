@@ -12,7 +12,7 @@ import pytest
 
 CODE = """
 import json, os, random, resource, sys
-from pipeline.job.model_store import resolve
+from pipeline.job.model.store import resolve
 from pipeline.tokenize import load_tokenizer
 
 tokenizer = load_tokenizer(resolve(sys.argv[1]), max_tokens=64)
@@ -57,7 +57,7 @@ def test_memory_does_not_grow_over_a_million_texts(
 
 LONG = """
 import json, resource, sys
-from pipeline.job.model_store import resolve
+from pipeline.job.model.store import resolve
 from pipeline.tokenize import load_tokenizer
 
 tokenizer = load_tokenizer(resolve(sys.argv[1]))

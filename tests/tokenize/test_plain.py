@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.job.model_store import resolve
+from pipeline.job.model.store import resolve
 from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.plain import read_plain
 from tests.support.model_dirs import sample_texts
@@ -195,7 +195,7 @@ def test_ids_are_those_of_transformers_or_it_loads_the_directory(
 
 LOAD = """
 import sys
-from pipeline.job.model_store import resolve
+from pipeline.job.model.store import resolve
 model = resolve(sys.argv[1])
 """
 TOKENIZE = """

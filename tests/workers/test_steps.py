@@ -21,8 +21,8 @@ from pipeline.driver.plan import make_plan
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.read import parts
+from pipeline.read.input.shards import list_shards
 from pipeline.read.parts import cut
-from pipeline.read.shards import list_shards
 from pipeline.storage import schema
 from pipeline.storage.lineage import Manifest, Span, Split
 from pipeline.workers.cells import pack, unpack

@@ -67,14 +67,14 @@ def forget_moved_table(store: Store, table: str, root: str) -> None:
     row = (CATALOG_NAME, namespace, name)
     with contextlib.closing(_connect(store)) as connection:
         try:
-            found = connection.execute(
+            location = connection.execute(
                 "SELECT metadata_location FROM iceberg_tables "
                 "WHERE catalog_name = ? AND table_namespace = ? AND table_name = ?",
                 row,
             ).fetchone()
         except sqlite3.Error:
             return  # no catalog yet, or a damaged one: pyiceberg says which
-        folder, _, file_name = str(found[0] if found else "").rpartition("/")
+        folder, _, file_name = str(location[0] if location else "").rpartition("/")
         old_root = folder.removesuffix(f"/{layout.ICEBERG}/{table}/metadata")
         if old_root in (folder, root) or not _states(store, table, file_name, old_root):
             return

@@ -77,12 +77,12 @@ def columns_problem(columns: str, others: str) -> str | None:
         return None
     fields, _, partitions = columns.partition("; partitions ")
     other_fields, _, other_partitions = others.partition("; partitions ")
-    have = fields.split(", ")
-    wanted = other_fields.split(", ")
+    own = fields.split(", ")
+    other = other_fields.split(", ")
     differences = []
-    if absent := [field for field in wanted if field not in have]:
+    if absent := [field for field in other if field not in own]:
         differences.append(f"it has no column {', '.join(absent)}, which is")
-    if extra := [field for field in have if field not in wanted]:
+    if extra := [field for field in own if field not in other]:
         differences.append(f"it has the column {', '.join(extra)}, which is not")
     if partitions != other_partitions:
         mine, theirs = (text or "nothing" for text in (partitions, other_partitions))

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.job.input_spec import InputSpec
+from pipeline.job.model.tokenizer_versions import versions
 from pipeline.job.resolve import Job
-from pipeline.job.tokenizer_versions import versions
 from pipeline.output import dataset
 from pipeline.output.identity import identity_of
 from pipeline.read.parts import Part, with_source

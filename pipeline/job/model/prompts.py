@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline.errors import SpecError
-from pipeline.job.model_dir import ModelDir
+from pipeline.job.model.directory import ModelDir
 from pipeline.job.sections import ModelSpec
 
 __all__ = ["Prompt", "document_prompt"]

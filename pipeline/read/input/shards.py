@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar, cast
 
 from pipeline.errors import InputError, ShardChanged, SpecError
-from pipeline.read import local_files
-from pipeline.read.listing import listed, refused, server_answer
-from pipeline.read.passed_over import SECOND_NAME, PassedOver
-from pipeline.read.selection import inputs_of
+from pipeline.read.input import local_files
+from pipeline.read.input.listing import listed, refused, server_answer
+from pipeline.read.input.passed_over import SECOND_NAME, PassedOver
+from pipeline.read.input.selection import inputs_of
 from pipeline.storage.addresses import normalized, shown
 from pipeline.storage.filesystems import (
     RANGE_BYTES,

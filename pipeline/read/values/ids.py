@@ -16,8 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from pipeline.read.encodings import plain, strings_of
-from pipeline.read.json_values import MISSING, absence, json_type
 from pipeline.read.records import (
     Rejects,
     reject,
@@ -25,6 +23,8 @@ from pipeline.read.records import (
     rows_where,
     string_column,
 )
+from pipeline.read.values.encodings import plain, strings_of
+from pipeline.read.values.json_values import MISSING, absence, json_type
 
 _WHOLE_BITS = {16: 11, 32: 24, 64: 53}
 """Bits of a float -> n, where all integers up to 2^n are exact."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.job.model_files import load_json
+from pipeline.job.model.files import load_json
 
 __all__ = ["learned_positions", "tensor_shapes", "weight_files"]
 

@@ -10,9 +10,9 @@ import functools
 from collections.abc import Callable
 
 from pipeline.errors import SpecError
-from pipeline.read.charsets import decoded_page, decoded_text, encoding_of, is_mostly_replaced
-from pipeline.read.http_body import http_response
 from pipeline.read.records import NoText
+from pipeline.read.warc.charsets import decoded_page, decoded_text, encoding_of, is_mostly_replaced
+from pipeline.read.warc.http_body import http_response
 
 _HTML_TYPES = {"text/html", "application/xhtml+xml"}
 

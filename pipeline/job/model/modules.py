@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ModelError
-from pipeline.job.model_files import load_json
+from pipeline.job.model.files import load_json
 
 __all__ = ["STATIC", "Module", "read_modules"]
 

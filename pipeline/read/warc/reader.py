@@ -28,7 +28,6 @@ from pipeline.read.byte_stream import ByteStream
 from pipeline.read.columns import column_from_values
 from pipeline.read.compression import decompressed_blocks
 from pipeline.read.containers import problem_of
-from pipeline.read.http_body import parse_headers
 from pipeline.read.records import (
     NoText,
     Rejects,
@@ -41,7 +40,8 @@ from pipeline.read.records import (
     string_column,
     utf8_column,
 )
-from pipeline.read.warc_text import text_of
+from pipeline.read.warc.http_body import parse_headers
+from pipeline.read.warc.text import text_of
 from pipeline.storage.lineage import Shard, Span
 
 DOCUMENT_TYPES = {"conversion", "response", "resource"}

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.job.model_files import load_json
-from pipeline.job.modules import Module
-from pipeline.job.plain_files import frame_of
+from pipeline.job.model.files import load_json
+from pipeline.job.model.modules import Module
+from pipeline.job.model.plain_files import frame_of
 
 __all__ = ["contradictions", "frame_contradictions", "max_dimension", "missing_main_file"]
 

@@ -1,7 +1,7 @@
 """What a model directory says about itself, read without torch: layout, pooling, limits, prompts,
 licence, hashes.
 
-A local directory comes in (`pipeline/job/model_store.py` brings it to this node); a `ModelDir`
+A local directory comes in (`pipeline/job/model/store.py` brings it to this node); a `ModelDir`
 comes out, which the tokenizer, the engine, the plan and the fingerprint all read. The rules are
 those of sentence-transformers 6.2 when it loads a directory (`modules.json`,
 `1_Pooling/config.json` in both spellings, `sentence_bert_config.json`,
@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.job import model_checks, model_safety, model_settings
-from pipeline.job.model_files import hashes, load_json
-from pipeline.job.modules import STATIC, Module, read_modules
-from pipeline.job.plain_files import PlainFiles, plain_files
-from pipeline.job.weight_files import learned_positions, tensor_shapes
+from pipeline.job.model import checks as model_checks
+from pipeline.job.model import safety as model_safety
+from pipeline.job.model import settings as model_settings
+from pipeline.job.model.files import hashes, load_json
+from pipeline.job.model.modules import STATIC, Module, read_modules
+from pipeline.job.model.plain_files import PlainFiles, plain_files
+from pipeline.job.model.weight_files import learned_positions, tensor_shapes
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CorpusEmbedError, ModelError, SpecError, StorageError
-from pipeline.job.model_dir import ModelDir, read_model
-from pipeline.job.model_files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
+from pipeline.job.model.directory import ModelDir, read_model
+from pipeline.job.model.files import OTHER_BACKENDS, SUFFIXES, changes_vectors, hashes
 from pipeline.storage.addresses import is_local, normalized, shown
 from pipeline.storage.caches import note_unusable, usable_folders, writable_folder
 from pipeline.storage.filesystems import endpoint_of, filesystem, options_place, reason

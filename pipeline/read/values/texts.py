@@ -18,9 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from pipeline.job.text_template import TextTemplate
-from pipeline.read.encodings import plain
-from pipeline.read.json_values import MISSING, absence, column_of, json_type
-from pipeline.read.nested import is_list_type, listed
 from pipeline.read.records import (
     Rejects,
     reject,
@@ -29,6 +26,9 @@ from pipeline.read.records import (
     string_column,
     utf8_column,
 )
+from pipeline.read.values.encodings import plain
+from pipeline.read.values.json_values import MISSING, absence, column_of, json_type
+from pipeline.read.values.nested import is_list_type, listed
 
 PARAGRAPH_END = "\n"
 """What stands between the paragraphs of a list."""

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.errors import SpecError
-from pipeline.read import format_of, known_suffixes, local_files
+from pipeline.read import format_of, known_suffixes
 from pipeline.read.compression import compression_of
-from pipeline.read.listing import Info, Listing, list_advice
-from pipeline.read.passed_over import (
+from pipeline.read.input import local_files
+from pipeline.read.input.listing import Info, Listing, list_advice
+from pipeline.read.input.passed_over import (
     COMPRESSED_PARQUET,
     FOLDER_MARKER,
     MATCHED_FOLDER,
@@ -19,7 +20,7 @@ from pipeline.read.passed_over import (
     PassedOver,
     kind_of_name,
 )
-from pipeline.read.tables import refuse_tables
+from pipeline.read.input.tables import refuse_tables
 from pipeline.storage.addresses import shown
 from pipeline.storage.printable import printable
 

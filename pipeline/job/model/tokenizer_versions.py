@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.job.model_dir import ModelDir
+from pipeline.job.model.directory import ModelDir
 
 _DICTIONARIES = {"unidic_lite": "unidic-lite", "unidic": "unidic", "ipadic": "ipadic"}
 _WORD_PACKAGES = {"mecab": ["fugashi"], "sudachi": ["sudachipy"], "jumanpp": ["rhoknp"]}
