@@ -163,9 +163,9 @@ def test_a_schema_in_a_generation_record_cannot_bring_such_a_type(
 ) -> None:
     (path,) = output.list("_meta/generations")
     record = json.loads(output.read(path))
-    found = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(record["arrow_schema"])))
+    schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(record["arrow_schema"])))
     record["arrow_schema"] = (
-        found.set(0, claimed(pa.large_binary(), False).with_name("doc_id"))
+        schema.set(0, claimed(pa.large_binary(), False).with_name("doc_id"))
         .serialize()
         .to_pybytes()
         .hex()

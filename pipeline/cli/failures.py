@@ -16,7 +16,7 @@ from pipeline.cli import answers
 from pipeline.cli.options import console
 from pipeline.cli.stopping import INTERRUPTED, LAST_WORDS, TERMINATED
 from pipeline.errors import CorpusEmbedError, InternalError, SpecError
-from pipeline.storage.accepted import found
+from pipeline.storage.accepted import shown_value
 
 # typer 0.29 carries its own click and does not export its UsageError
 _USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
@@ -98,7 +98,7 @@ def _usage(error: Any) -> str:
         least = detail.get("ctx", {}).get("ge")
         takes = takes or ("another value" if least is None else f"a number from {least}")
         name = message.removeprefix("Invalid value for ").partition(":")[0].strip("'")
-        message = f"{name}: found {found(detail['input'])}; it takes {takes}"
+        message = f"{name}: found {shown_value(detail['input'])}; it takes {takes}"
     if error.ctx is None or not message:
         return message
     path = error.ctx.command_path

@@ -25,7 +25,7 @@ from pipeline.job.input_spec import InputSpec
 from pipeline.job.overrides import apply_override
 from pipeline.job.sections import ModelSpec, OutputSpec, PrepareSpec, PublishSpec, RuntimeSpec
 from pipeline.job.spec_mistakes import explain_all
-from pipeline.storage.accepted import found
+from pipeline.storage.accepted import shown_value
 from pipeline.storage.closed_yaml import MAX_BYTES, YamlMistake, load_yaml
 
 __all__ = ["JobSpec", "load_spec"]
@@ -81,7 +81,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     if fields is None:
         raise SpecError(f"{path}: the file is empty; {_WHOLE}")
     if not isinstance(fields, dict):
-        raise SpecError(f"{path}: {_WHOLE}; found {found(fields)}")
+        raise SpecError(f"{path}: {_WHOLE}; found {shown_value(fields)}")
     keys = [apply_override(fields, override) for override in overrides]
     return spec_from(fields, str(path), keys)
 

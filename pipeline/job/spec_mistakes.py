@@ -16,10 +16,10 @@ import pydantic
 from pipeline.storage.accepted import (
     Node,
     accepted,
-    found,
     place,
     schema_of,
     section_of,
+    shown_value,
     takes_only_text,
 )
 
@@ -64,7 +64,7 @@ def _explain(schema: Node, name: str, node: Node, detail: Any) -> str:
         return message if not name or name.split(".")[0] + "." in message else f"{name}: {message}"
     value = detail["input"]
     hidden = not _VALUE_HIDDEN.isdisjoint(steps) and steps[-1] != "table"
-    text = f"{name}: found {found(value, hidden=hidden)}"
+    text = f"{name}: found {shown_value(value, hidden=hidden)}"
     if takes:
         text += f"; it takes {takes}"
     if takes_only_text(node) and isinstance(value, bool):

@@ -43,10 +43,10 @@ def first_mistake(error: pydantic.ValidationError, model: type[pydantic.BaseMode
     value = detail["input"]
     words = accepted(schema, node).partition(", for instance")[0]
     is_large = isinstance(value, list | dict)
-    return f"{name or 'the record'}: found {found(value, hidden=is_large)}; it takes {words}"
+    return f"{name or 'the record'}: found {shown_value(value, hidden=is_large)}; it takes {words}"
 
 
-def found(value: Any, *, hidden: bool = False) -> str:
+def shown_value(value: Any, *, hidden: bool = False) -> str:
     """A value as it stands in YAML, or only its kind."""
     if value is None:
         return "null"

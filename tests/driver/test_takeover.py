@@ -98,9 +98,9 @@ def test_vectors_that_were_rounded_do_not_become_finer(first: JobSpec) -> None:
     # the parts of the first run are still there, so nothing has to be made at all
     assert plan.consent_wanted is None
     finer = changed(first, output={"vector_precision": "float16", "include_text": False})
-    wanted = plan_of(finer).consent_wanted
-    assert wanted is not None
-    assert "stored as int8 do not give the asked precision" in wanted
+    consent = plan_of(finer).consent_wanted
+    assert consent is not None
+    assert "stored as int8 do not give the asked precision" in consent
     with pytest.raises(FullRefreshNeeded, match="--full-refresh"):
         run(finer, full_refresh=False)
     engine = HashEngine()

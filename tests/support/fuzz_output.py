@@ -387,5 +387,5 @@ if __name__ == "__main__":
     if arguments.child:
         child(int(arguments.child[0]), int(arguments.child[1]), arguments.child[2])
     else:
-        n_tried, found = fuzz(arguments.seed, arguments.seed + 10**9, arguments.seconds)
-        print("\n".join([*found, f"{n_tried} seeds tried, {len(found)} failures"]))
+        n_tried, failures = fuzz(arguments.seed, arguments.seed + 10**9, arguments.seconds)
+        print("\n".join([*failures, f"{n_tried} seeds tried, {len(failures)} failures"]))
