@@ -19,7 +19,11 @@ MAX_LINES = 250
 OWNERS = {
     "torch": ("embed/",),
     "fugashi": ("tokenize/mecab.py",),
-    "pyiceberg": ("output/lake/iceberg.py", "output/lake/file_io.py"),
+    "pyiceberg": (
+        "output/lake/iceberg.py",
+        "output/lake/file_io.py",
+        "output/lake/catalog_check.py",
+    ),
     "deltalake": ("output/lake/delta.py",),
     "ray": ("driver/", "workers/stages.py", "workers/reports.py"),
 }

@@ -174,6 +174,7 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
         device = device_of(spec, address)
     check_dtype(spec, device, address)
     store = output_of(spec)
+    lake.ask_catalog(store, spec.publish, is_plan=True)
     return make_plan(resolve(spec, device, text_formats(spec.input)), store)
 
 
@@ -187,8 +188,8 @@ def make_plan(job: Job, store: Store) -> Plan:
     """Compare the shards that are listed with the parts that are done.
 
     Raises SpecError or InputError when the input cannot be listed or the output lies in it,
-    ShardChanged when shards keep
-    changing meanwhile, OutputError when the metadata of the output cannot be read.
+    ShardChanged when shards keep changing meanwhile, OutputError when the metadata of the output
+    cannot be read.
     """
     check_apart(job.spec)
     lake.check_installed(job.spec.publish)

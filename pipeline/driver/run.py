@@ -72,6 +72,7 @@ def run_job(
     StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or CommitConflict, and what
     `execute` raises; after any of them the same call resumes where this one stopped.
     """
+    lake.ask_catalog(store, job.spec.publish, is_plan=False)
     with work.under_way(store, "run", job.fingerprint):
         return _run_marked(job, store, execute, progress, on_plan, nominal_time, full_refresh)
 

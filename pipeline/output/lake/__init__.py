@@ -37,6 +37,7 @@ from pipeline.storage.store import Store
 __all__ = [
     "Outcome",
     "TableState",
+    "ask_catalog",
     "bring_up",
     "bring_up_recorded",
     "check_installed",
@@ -66,6 +67,15 @@ def check_installed(publications: PublishSpec) -> None:
         absent = [name for name in packages if not importlib.util.find_spec(name)]
         if getattr(publications, kind) and absent:
             raise SpecError(_hint(kind, f"the package {absent[0]} is not installed"))
+
+
+def ask_catalog(store: Store, publications: PublishSpec, *, is_plan: bool) -> None:
+    """Ask the catalog that a spec names, before any work: see `catalog_check.ask`."""
+    check_installed(publications)
+    if publications.iceberg:
+        with _extra("iceberg"):
+            from pipeline.output.lake.catalog_check import ask
+        ask(publications.iceberg, is_local=store.local, is_plan=is_plan)
 
 
 def publish(store: Store, publications: PublishSpec) -> dict[str, int]:

@@ -83,11 +83,13 @@ def _last_common(store: Store, table: Table, numbers: Sequence[int]) -> int:
     return 0
 
 
-def within_limit(name: str, step: Callable[[], T]) -> T:
+def within_limit(name: str, step: Callable[[], T], limit_s: float | None = None) -> T:
     """The result of `step`, which a catalog that never answers must not make everybody wait for.
 
-    Raises OutputError after STEP_LIMIT_S; the step goes on in its thread and ends with the process.
+    Raises OutputError after `limit_s`, by default STEP_LIMIT_S; the step goes on in its thread and
+    ends with the process.
     """
+    limit_s = STEP_LIMIT_S if limit_s is None else limit_s
     results: list[T] = []
     errors: list[Exception] = []
 
@@ -99,12 +101,12 @@ def within_limit(name: str, step: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=body, name="publish", daemon=True)
     thread.start()
-    thread.join(STEP_LIMIT_S)
+    thread.join(limit_s)
     if errors:
         raise errors[0]
     if not results:
         raise OutputError(
-            f"{name}: its catalog has not answered for {STEP_LIMIT_S:.0f} s. Check the catalog, "
+            f"{name}: its catalog has not answered for {limit_s:.0f} s. Check the catalog, "
             "then run `corpus-embed publish`."
         )
     return results[0]
