@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.cli import answers
-from pipeline.cli.options import AsJson, Output, SnapshotNumber, StorageOptions, json_object
+from pipeline.cli.options import (
+    AsJson,
+    Output,
+    SnapshotNumber,
+    SourceOptions,
+    StorageOptions,
+    json_object,
+)
 from pipeline.errors import OutputError
 from pipeline.job.spec import JobSpec
 from pipeline.output.snapshots import (
@@ -63,6 +70,7 @@ def verify(
     model_path: ModelPath = None,
     snapshot: SnapshotNumber = None,
     storage_options: StorageOptions = "{}",
+    source_options: SourceOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Check an output against its manifests and, for a sample, against its sources."""
@@ -75,6 +83,7 @@ def verify(
         sample=sample,
         model_path=model_path,
         need_model=model_path is not None,
+        source_options=_source_options(source_options),
     )
     if as_json:
         answers.print_json(dataclasses.asdict(verification) | {"ok": verification.ok})
@@ -90,12 +99,19 @@ def trace(
     row: Annotated[str, typer.Argument(metavar="ROW", help="doc_id, or doc_id#chunk")],
     snapshot: SnapshotNumber = None,
     storage_options: StorageOptions = "{}",
+    source_options: SourceOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Trace one row back to its shard, record and bytes, and check the hash of its source text."""
     from pipeline.tools.trace import trace as trace_row
 
-    origin = trace_row(output, json_object(storage_options), row, snapshot=snapshot)
+    origin = trace_row(
+        output,
+        json_object(storage_options),
+        row,
+        snapshot=snapshot,
+        source_options=_source_options(source_options),
+    )
     if as_json:
         answers.print_json(dataclasses.asdict(origin) | {"ok": origin.ok})
     else:
@@ -138,3 +154,7 @@ def search(
 def schema(as_json: AsJson = True) -> None:
     """Print the JSON Schema of a job spec, for editors and checks; always JSON."""
     answers.print_json(JobSpec.model_json_schema())
+
+
+def _source_options(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else json_object(text, "--source-options")

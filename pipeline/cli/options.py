@@ -44,6 +44,15 @@ StorageOptions = Annotated[
         help="fsspec options of OUTPUT, for instance an endpoint_url",
     ),
 ]
+SourceOptions = Annotated[
+    str | None,
+    typer.Option(
+        "--source-options",
+        metavar="JSON",
+        help="fsspec options to read the sources with, {} for none: needed where only OUTPUT names "
+        "their server",
+    ),
+]
 NominalTime = Annotated[
     str | None,
     typer.Option(

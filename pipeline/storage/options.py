@@ -18,9 +18,14 @@ from typing import Any
 
 from pipeline.storage.addresses import shown
 
-__all__ = ["endpoint_of", "problem_of_use"]
+__all__ = ["S3_OF_AWS", "endpoint_of", "problem_of_use", "server_of"]
 
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+S3_OF_AWS = "the S3 endpoint of AWS"
+"""The server of an S3 URI for which nothing names an endpoint."""
+_BUCKET_FIRST = {"gs", "gcs", "oss", "oci", "tos", "lakefs"}
+"""Protocols whose URIs begin with a bucket; which host has it, the options or the environment
+say."""
 
 
 def problem_of_use(protocol: str, kind: type, options: Mapping[str, Any], place: str) -> str | None:
@@ -42,9 +47,39 @@ def endpoint_of(uri: str, options: Mapping[str, Any], place: str) -> str:
     if not mark or protocol == "file":
         return ""
     if protocol == "hf":
-        return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        return _hub(options)
     if protocol not in ("s3", "s3a"):
         return f"{protocol}://{shown(uri).partition('://')[2].partition('/')[0]}"
+    url, origin = _s3_endpoint(options, place)
+    return f"{url} ({origin})" if url else S3_OF_AWS
+
+
+def server_of(uri: str, options: Mapping[str, Any]) -> str:
+    """The server that a URI and its storage options name, in a spelling that can be compared;
+    "" for a disk and for the memory of this process.
+
+    Options of other stores than S3 can name a host, too: they have to be compared beside it.
+    """
+    protocol, mark, rest = uri.partition("://")
+    protocol = {"s3a": "s3", "abfss": "abfs", "az": "abfs"}.get(protocol, protocol)
+    if not mark or protocol in ("file", "local", "memory"):
+        return ""
+    if protocol == "s3":
+        return str(_s3_endpoint(options, "")[0] or S3_OF_AWS).rstrip("/")
+    if protocol == "hf":
+        return _hub(options)
+    host = shown(uri).partition("://")[2].partition("/")[0]
+    if protocol == "abfs":  # container@account
+        host = rest.partition("/")[0].partition("@")[2]
+    return f"{protocol}://{'' if protocol in _BUCKET_FIRST else host}"
+
+
+def _hub(options: Mapping[str, Any]) -> str:
+    return str(options.get("endpoint") or os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+
+
+def _s3_endpoint(options: Mapping[str, Any], place: str) -> tuple[Any, str]:
+    """The URL of the S3 endpoint and the setting that names it; ("", "") for the one of AWS."""
     inner = options.get("client_kwargs")
     nested = inner.get("endpoint_url") if isinstance(inner, Mapping) else None
     for url, origin in (
@@ -53,8 +88,8 @@ def endpoint_of(uri: str, options: Mapping[str, Any], place: str) -> str:
         *((os.environ.get(name), name) for name in _ENDPOINT_VARIABLES),
     ):
         if url:
-            return f"{url} ({origin})"
-    return "the S3 endpoint of AWS"
+            return url, origin
+    return "", ""
 
 
 def _problem_of_s3(kind: type, options: Mapping[str, Any], place: str) -> str | None:

@@ -3,7 +3,8 @@
 In: a store and the number of a snapshot. Out: a `LoadedSnapshot`: the snapshot, its generation, its
 manifests, and the spec and job of its run. verify, trace and search work from this alone, so they
 use the very model, cleaning and dtype that made the vectors: those come from the generation (the
-identity behind the fingerprint); places (input, model path) come from the spec stored with the run.
+identity behind the fingerprint); places (input, model path) come from the spec stored with the run,
+and sources are read where they agree with the operator (`pipeline/tools/source_places.py`).
 Cost: four small reads, one of them the file list.
 """
 
@@ -28,13 +29,17 @@ from pipeline.storage.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class LoadedSnapshot:
-    """One snapshot with its generation, its manifests and the spec of its run."""
+    """One snapshot with its generation, its manifests and the spec of its run.
+
+    source_options: the storage options that the operator gave for the sources; None for none.
+    """
 
     store: Store
     snapshot: Snapshot
     generation: Generation
     manifests: tuple[Manifest, ...]
     spec: JobSpec
+    source_options: Mapping[str, Any] | None = None
 
     @property
     def data_paths(self) -> list[str]:
@@ -79,10 +84,12 @@ def load_snapshot_with_lineage(
     number: int | None = None,
     *,
     model_path: str | None = None,
+    source_options: Mapping[str, Any] | None = None,
 ) -> LoadedSnapshot:
     """Load a snapshot (the newest by default) with its generation, manifests and spec.
 
-    model_path: where the model is now, if not where the run found it. Raises OutputError when there
+    model_path: where the model is now, if not where the run found it. source_options: storage
+    options to read its sources with, whatever their servers. Raises OutputError when there
     is no such snapshot or one of its records is missing or unreadable.
     """
     store = Store(store_uri, storage_options)
@@ -92,4 +99,4 @@ def load_snapshot_with_lineage(
         model = spec.model.model_copy(update={"path": model_path, "revision": None})
         spec = spec.model_copy(update={"model": model})
     manifests = live_parts(store, snapshot)
-    return LoadedSnapshot(store, snapshot, generation, tuple(manifests), spec)
+    return LoadedSnapshot(store, snapshot, generation, tuple(manifests), spec, source_options)

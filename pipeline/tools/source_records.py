@@ -27,11 +27,16 @@ from pipeline.read.compression import compression_of
 from pipeline.read.input.shards import open_shard
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Shard, Span
+from pipeline.storage.options import server_of
 from pipeline.storage.versions import without_change_time
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
+from pipeline.tools.source_places import options_to_read
 
 SOURCE_GONE = "source no longer there"
 """How the reason begins when a shard was deleted or replaced, which is no fault of the output."""
+SOURCE_NOT_ASKED = "source not asked"
+"""How the reason begins when only the output names the server of a shard, so that it got no
+request."""
 
 BYTE_POSITIONS = {"jsonl", "text"}
 """Formats whose source_record is the byte offset of a line: an uncompressed shard is entered
@@ -63,8 +68,8 @@ def read_source_records(
     """Read the source record of each row again, and clean it as the run did.
 
     rows: (the manifest of the part that the row names, the row). A record that cannot be read maps
-    to the reason instead: "source no longer there: …" (see SOURCE_GONE), "unreadable: …",
-    "no record there", or what is wrong with the row.
+    to the reason instead: "source no longer there: …" (see SOURCE_GONE), "source not asked: …"
+    (see SOURCE_NOT_ASKED), "unreadable: …", "no record there", or what is wrong with the row.
     """
     records: dict[RecordKey, SourceRecord | str] = {}
     positions_by_shard: dict[Shard, set[int]] = defaultdict(set)
@@ -82,8 +87,17 @@ def read_source_records(
                 f"part {manifest.part_id} did not read {shown(uri)} with ETag {etag}, which its "
                 "row names. The output is damaged: run `corpus-embed verify`"
             )
+    stored_options = loaded.spec.input.storage_options
     for shard, positions in positions_by_shard.items():
-        for position, record in _read_shard(loaded, shard, positions).items():
+        options = options_to_read(shard.uri, stored_options, loaded.store, loaded.source_options)
+        if options is None:
+            reason = (
+                f"{SOURCE_NOT_ASKED}: it is on {server_of(shard.uri, stored_options)}, which only "
+                "the output names; give --source-options to read it"
+            )
+            records |= {(shard.uri, shard.etag, position): reason for position in positions}
+            continue
+        for position, record in _read_shard(loaded, shard, options, positions).items():
             records[shard.uri, shard.etag, position] = record
     return records
 
@@ -103,13 +117,13 @@ def row_problem(record: SourceRecord | str, row: Mapping[str, Any]) -> str | Non
 
 
 def _read_shard(
-    loaded: LoadedSnapshot, shard: Shard, positions: Collection[int]
+    loaded: LoadedSnapshot, shard: Shard, options: Mapping[str, Any], positions: Collection[int]
 ) -> dict[int, SourceRecord | str]:
     """The records of one shard by source_record, or why each could not be read."""
     records: dict[int, SourceRecord | str] = dict.fromkeys(positions, "no record there")
     position_array = pa.array(list(positions), pa.int64())
     try:
-        for table in _tables(loaded, shard, sorted(positions)):
+        for table in _tables(loaded, shard, options, sorted(positions)):
             matches = table.filter(pc.is_in(table["source_record"], position_array))
             for row_index in range(matches.num_rows):
                 raw = matches.slice(row_index, 1)
@@ -129,7 +143,9 @@ def _cleaned(raw: pa.Table, spec: JobSpec) -> SourceRecord:
     return SourceRecord(raw, cleaned["text"][0].as_py(), cleaned["reason"][0].as_py())
 
 
-def _tables(loaded: LoadedSnapshot, shard: Shard, positions: Sequence[int]) -> Iterator[pa.Table]:
+def _tables(
+    loaded: LoadedSnapshot, shard: Shard, options: Mapping[str, Any], positions: Sequence[int]
+) -> Iterator[pa.Table]:
     """Records tables of a shard that hold all positions, and as little else as the format
     allows."""
     spec = loaded.spec.input
@@ -138,7 +154,7 @@ def _tables(loaded: LoadedSnapshot, shard: Shard, positions: Sequence[int]) -> I
     # what is read is compared by its hash, so a copy on another disk does as well
     version = without_change_time(shard.uri, shard.etag)
     copy = shard.model_copy(update={"etag": version})
-    with open_shard(copy, spec.storage_options) as file:
+    with open_shard(copy, options) as file:
         for span in _spans(loaded, shard, format_name, positions, file):
             for table in read_span(READERS[format_name], file, span, spec):
                 missing -= set(table["source_record"].to_pylist())

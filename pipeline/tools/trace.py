@@ -104,12 +104,17 @@ def trace(
     row: str,
     *,
     snapshot: int | None = None,
+    source_options: Mapping[str, Any] | None = None,
 ) -> Trace:
     """Trace all rows of a doc_id, or the one row `doc_id#chunk` when no doc_id is exactly `row`.
 
-    Raises OutputError when there is no such row or no such snapshot.
+    source_options: storage options to read the sources with; without them, a source on a server
+    that only the output names is not asked, and its row's verdict says so. Raises OutputError when
+    there is no such row or no such snapshot.
     """
-    loaded = load_snapshot_with_lineage(store_uri, storage_options, snapshot)
+    loaded = load_snapshot_with_lineage(
+        store_uri, storage_options, snapshot, source_options=source_options
+    )
     matches = _find(loaded, row)
     owners = {
         file.path: (manifest, file) for manifest in loaded.manifests for file in manifest.data_files

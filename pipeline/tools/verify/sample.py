@@ -26,10 +26,12 @@ from pipeline.output.identity import identity_of
 from pipeline.read.parts import Part, with_source
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Shard, Split
+from pipeline.storage.options import server_of
 from pipeline.tokenize import load_tokenizer
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
 from pipeline.tools.source_records import (
     SOURCE_GONE,
+    SOURCE_NOT_ASKED,
     RecordKey,
     SourceRecord,
     read_source_records,
@@ -59,8 +61,9 @@ def compare(
 ) -> tuple[list[str], str, dict[str, Any]]:
     """Compare sampled rows (tables of file_scan.SAMPLE_COLUMNS) with what their sources give now.
 
-    Returns findings, a sentence, and figures: rows compared, rows whose source is gone, lowest
-    similarity, its limit. A source that was deleted or replaced is counted and is no finding.
+    Returns findings, a sentence, and figures: rows compared, rows whose source is gone or was not
+    asked, lowest similarity, its limit. A source that was deleted or replaced, or that is on a
+    server which only the output names, is counted and is no finding.
     Raises ModelError when the model files are not those of the fingerprint.
     """
     rows = [row for table in tables for row in table.drop_columns(["embedding"]).to_pylist()]
@@ -69,10 +72,13 @@ def compare(
     findings: list[str] = []
     intact: list[int] = []
     gone: Counter[str] = Counter()
+    not_asked: Counter[str] = Counter()
     for index, row in enumerate(rows):
         record = records[record_key(row)]
         if isinstance(record, str) and record.startswith(SOURCE_GONE):
             gone[row["source_uri"]] += 1
+        elif isinstance(record, str) and record.startswith(SOURCE_NOT_ASKED):
+            not_asked[server_of(row["source_uri"], loaded.spec.input.storage_options)] += 1
         elif problem := _problem(loaded, row, record):
             findings.append(f"{_name(row)}: {problem}")
         else:
@@ -81,6 +87,7 @@ def compare(
         "rows": len(rows),
         "embedded_again": len(intact),
         "source_gone": gone.total(),
+        "source_not_asked": not_asked.total(),
     }
     detail = f"{len(intact)} of {len(rows)} rows read again from their shards, hashes agree"
     if intact:
@@ -98,6 +105,12 @@ def compare(
     if gone:
         shards = ", ".join(shown(uri) for uri in sorted(gone)[:3])
         detail += f"; {gone.total()} rows not compared, {SOURCE_GONE}: {shards}"
+    if not_asked:
+        detail += (
+            f"; {not_asked.total()} rows not compared: their sources are on "
+            f"{', '.join(sorted(not_asked)[:3])}, which only the output names; "
+            "give --source-options to read them"
+        )
     return findings, detail, figures
 
 

@@ -86,20 +86,28 @@ def verify(
     seed: int = 0,
     model_path: str | None = None,
     need_model: bool = True,
+    source_options: Mapping[str, Any] | None = None,
 ) -> Verification:
     """Check a snapshot (the newest by default) against its manifests and, for `sample` random rows,
     against its sources.
 
     model_path: where the model is now, if not where the run found it. need_model: whether a model
     that cannot be used is an error before anything is read; otherwise the sample fails, and all
-    other checks are made. Sources that are gone or changed are reported and are no failure. Raises
-    SpecError for a negative sample, OutputError when there is no such snapshot or its records
-    cannot be read, ModelError when the sample's model is not the one that made the vectors,
-    StorageError when the store fails.
+    other checks are made. source_options: storage options to read the sources with; without them,
+    sources on a server that only the output names are not asked. Those, and sources that are gone
+    or changed, are reported and are no failure. Raises SpecError for a negative sample, OutputError
+    when there is no such snapshot or its records cannot be read, ModelError when the sample's model
+    is not the one that made the vectors, StorageError when the store fails.
     """
     if sample < 0:
         raise SpecError(f"--sample {sample}: a number of rows is 0 or more; 0 skips the check")
-    loaded = load_snapshot_with_lineage(store_uri, storage_options, snapshot, model_path=model_path)
+    loaded = load_snapshot_with_lineage(
+        store_uri,
+        storage_options,
+        snapshot,
+        model_path=model_path,
+        source_options=source_options,
+    )
     model_problem = None
     try:
         _ = loaded.model if sample else None  # before hours of reading
