@@ -53,7 +53,10 @@ class Job:
     def model(self) -> ModelDir:
         """The model directory on this node. Raises ModelError if its files are not the ones that
         were planned."""
-        model = _model(self.spec)
+        return self.checked(_model(self.spec))
+
+    def checked(self, model: ModelDir) -> ModelDir:
+        """A model that has the files of the fingerprint. Raises ModelError for any other."""
         if model.files != self.identity["model"]["files"]:
             raise ModelError(
                 f"{self.spec.model.path}: the model files on this node differ from those the run "

@@ -15,16 +15,20 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir
+from pipeline.job.model.store import resolve
 from pipeline.job.resolve import Job, batching, device_here
 from pipeline.job.spec import JobSpec
 from pipeline.output import dataset
 from pipeline.output.identity import identity_of
 from pipeline.output.run_folder import read_spec
 from pipeline.output.snapshots import live_parts
+from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
+from pipeline.tools.source_places import options_to_read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class LoadedSnapshot:
     """One snapshot with its generation, its manifests and the spec of its run.
 
     source_options: the storage options that the operator gave for the sources; None for none.
+    model_named: whether the operator named the model of `spec`, which otherwise is the stored one.
     """
 
     store: Store
@@ -40,6 +45,7 @@ class LoadedSnapshot:
     manifests: tuple[Manifest, ...]
     spec: JobSpec
     source_options: Mapping[str, Any] | None = None
+    model_named: bool = False
 
     @property
     def data_paths(self) -> list[str]:
@@ -73,9 +79,25 @@ class LoadedSnapshot:
 
     @functools.cached_property
     def model(self) -> ModelDir:
-        """The model that made the vectors. Raises ModelError when it is missing or its files are
-        not those of the fingerprint."""
-        return self.job.model()
+        """The model that made the vectors: the stored one is fetched only from a server that a
+        source would be read from, and from the Hub's cache on this machine.
+
+        Raises ModelError when it is missing or its files are not those of the fingerprint.
+        """
+        choice = self.spec.model
+        options = (
+            options_to_read(choice.path, self.store.options, self.store, self.source_options)
+            if self.model_named
+            else options_to_read(choice.path, self.spec.input.storage_options, self.store, None)
+        )
+        if options is None and not self.model_named:
+            raise ModelError(
+                f"{shown(choice.path)}: the model is not fetched, because only the output names "
+                "the server that it is on. Name the model with --model, there or where a copy of "
+                "it is."
+            )
+        model = resolve(choice.path, choice.revision, options, fetch=self.model_named)
+        return self.job.checked(model)
 
 
 def load_snapshot_with_lineage(
@@ -95,8 +117,16 @@ def load_snapshot_with_lineage(
     store = Store(store_uri, storage_options)
     snapshot, generation = dataset.read_head(store, number)
     spec = read_spec(store, snapshot.run_id)
-    if model_path is not None:
+    if model_path is not None and model_path != spec.model.path:
         model = spec.model.model_copy(update={"path": model_path, "revision": None})
         spec = spec.model_copy(update={"model": model})
     manifests = live_parts(store, snapshot)
-    return LoadedSnapshot(store, snapshot, generation, tuple(manifests), spec, source_options)
+    return LoadedSnapshot(
+        store,
+        snapshot,
+        generation,
+        tuple(manifests),
+        spec,
+        source_options,
+        model_named=model_path is not None,
+    )

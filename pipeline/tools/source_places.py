@@ -4,7 +4,8 @@ In: the URI of a shard and the options of the stored spec, which both lie in the
 the operator of this command has named: the output, its storage options, and maybe options for the
 sources. Out: the options to read the shard with, or None where only the output names its server.
 What is stored can agree with the operator and decides nothing: a server that it alone names gets no
-request and no credentials.
+request and no credentials. The stored place of a model is held to the same rule
+(`LoadedSnapshot.model`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which sources trace and verify ask: those of servers that the operator named, and no others.
+"""Which servers trace, verify and search ask for sources and models: those that the operator named.
 
 Oracle: servers that write down every request that they get.
 """
@@ -8,6 +8,10 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,9 +20,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.errors import CorpusEmbedError, ModelError
 from pipeline.storage import layout
 from pipeline.storage.options import server_of
 from pipeline.storage.store import Store
+from pipeline.tools.search import search
 from pipeline.tools.source_places import options_to_read
 from pipeline.tools.trace import trace
 from pipeline.tools.verify.verification import Check, verify
@@ -132,6 +138,94 @@ def test_an_s3_endpoint_that_only_the_output_names_gets_no_request(
         # the operator's options are read with, not those that lie in the output
         assert trace(spec.output.uri, operator, "doc-3", source_options=operator).ok
         assert site.requests == []
+
+
+def change_stored_spec(output: Path, section: str, **settings: Any) -> None:
+    """Settings of the spec that is stored with the only run of an output."""
+    (path,) = output.glob("_meta/runs/*/spec.yaml")
+    stored = yaml.safe_load(path.read_text())
+    stored[section] |= settings
+    path.write_text(yaml.safe_dump(stored))
+
+
+@pytest.mark.process
+def test_a_model_on_a_server_that_only_the_output_names_is_not_fetched(
+    tmp_path: Path, bert_mean_dir: Path, site: Site
+) -> None:
+    outputs.write_shard(tmp_path / "in" / "a.jsonl", outputs.DOCUMENTS)
+    output = tmp_path / "out"
+    outputs.run_without_ray(outputs.make_spec(str(tmp_path / "in"), str(output), bert_mean_dir))
+    for path, options in (
+        (f"{site.url}/model", {}),
+        ("s3://models/m", {"endpoint_url": site.url}),
+        ("s3://models/m", {"client_kwargs": {"endpoint_url": site.url}}),
+    ):
+        change_stored_spec(output, "model", path=path)
+        change_stored_spec(output, "input", storage_options=options)
+        with pytest.raises(ModelError, match=r"only the output names the server .* --model"):
+            search(str(output), None, "text")
+        # the options for the sources say nothing of the model
+        with pytest.raises(ModelError, match="only the output names the server"):
+            verify(str(output), None, source_options={"endpoint_url": site.url})
+        assert search(str(output), None, "text", model_path=str(bert_mean_dir))
+        assert site.requests == []
+    with pytest.raises(CorpusEmbedError):
+        search(str(output), None, "text", model_path=f"{site.url}/model")
+    assert site.requests
+
+
+def test_a_model_on_the_store_of_the_output_is_fetched_with_the_options_of_the_operator(
+    tmp_path: Path, bert_mean_dir: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORPUS_EMBED_CACHE", str(tmp_path / "cache"))
+    s3.filesystem.put(f"{bert_mean_dir}/", f"{s3.key}/m/", recursive=True)
+    outputs.write_shard(tmp_path / "in" / "a.jsonl", outputs.DOCUMENTS)
+    options = {"storage_options": s3.storage_options}
+    spec = outputs.make_spec(
+        str(tmp_path / "in"), f"{s3.uri}/out", bert_mean_dir, input=options, output=options
+    )
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"path": f"{s3.uri}/m"})})
+    outputs.run_without_ray(spec)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    query = outputs.DOCUMENTS[3]["text"]
+    for model_path in (None, f"{s3.uri}/m"):
+        hit = search(spec.output.uri, s3.storage_options, query, k=1, model_path=model_path)[0]
+        assert hit.doc_id == "doc-3"
+
+
+@pytest.mark.process
+def test_a_model_of_the_hub_is_taken_from_the_cache_and_fetched_where_the_operator_names_it(
+    tmp_path: Path, bert_mean_dir: Path, site: Site
+) -> None:
+    outputs.write_shard(tmp_path / "in" / "a.jsonl", outputs.DOCUMENTS)
+    output = tmp_path / "out"
+    outputs.run_without_ray(outputs.make_spec(str(tmp_path / "in"), str(output), bert_mean_dir))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    change_stored_spec(output, "model", path="org/tiny", revision=commit)
+    code = (
+        "import sys; from pipeline.errors import ModelError\n"
+        "from pipeline.tools.loaded_snapshot import load_snapshot_with_lineage as load\n"
+        "try: print(load(sys.argv[1], model_path=(sys.argv[2:] or [None])[0]).model.commit)\n"
+        "except ModelError as error: print(error)"
+    )
+
+    def loaded(*arguments: str) -> str:
+        environment = {
+            **{name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"},
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_ENDPOINT": site.url,
+            "CORPUS_EMBED_CACHE": str(tmp_path / "cache"),
+        }
+        command = [sys.executable, "-c", code, str(output), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        return done.stdout.strip() or done.stderr
+
+    assert "name the model with --model" in loaded()
+    shutil.copytree(bert_mean_dir, tmp_path / f"hf/hub/models--org--tiny/snapshots/{commit}")
+    assert loaded() == commit
+    assert site.requests == []
+    loaded("org/tiny")
+    assert any(commit in request for request in site.requests)
 
 
 S3 = {"endpoint_url": "https://minio:9000"}

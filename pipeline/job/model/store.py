@@ -6,6 +6,7 @@ once a node; then one SHA-256 pass over the model's files.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -33,15 +34,20 @@ UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT
 
 
 def resolve(
-    path: str, revision: str | None = None, storage_options: Mapping[str, Any] | None = None
+    path: str,
+    revision: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    fetch: bool = True,
 ) -> ModelDir:
     """Bring the model to this node if it is elsewhere, and read what it says about itself.
 
     path: a local directory (also `file://`), a Hub id (`revision` applies; HF_HOME and
     HF_HUB_OFFLINE are honoured) or any fsspec URL of a prefix, whose copy is kept under
-    CORPUS_EMBED_CACHE (default ~/.cache/corpus-embed). Raises ModelError when the model cannot be
-    found, reached, or used as it is, SpecError for a URL that a spec must not hold or a revision of
-    a directory, StorageError when the store keeps failing.
+    CORPUS_EMBED_CACHE (default ~/.cache/corpus-embed). fetch: whether the Hub may be asked;
+    otherwise only the copy in its cache on this machine will do. Raises ModelError when the model
+    cannot be found, reached, or used as it is, SpecError for a URL that a spec must not hold or a
+    revision of a directory, StorageError when the store keeps failing.
     """
     local = local_folder(path)
     if revision is not None and (local or not is_local(path)):
@@ -59,7 +65,7 @@ def resolve(
             f"{path}: model directory not found. "
             "Set model.path to a directory, a Hub id or a URL prefix."
         )
-    return read_model(_from_hub(path, revision), path)
+    return read_model(_from_hub(path, revision) if fetch else _kept(path, revision), path)
 
 
 def local_folder(path: str) -> Path | None:
@@ -98,6 +104,26 @@ def _from_hub(repo_id: str, revision: str | None) -> Path:
             "and the network, or put the model in a directory or on the object store and name "
             "that: model.path in a spec, --model for a command on an output."
         ) from error
+
+
+def _kept(repo_id: str, revision: str | None) -> Path:
+    """The copy of a revision in the caches of this machine. Raises ModelError without one."""
+    import huggingface_hub
+
+    for folder in (None, *usable_folders("hub")):
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # no copy, or a name that the Hub cannot have
+            return Path(
+                huggingface_hub.snapshot_download(
+                    repo_id, revision=revision, cache_dir=folder, local_files_only=True
+                )
+            )
+    raise ModelError(
+        f"{repo_id}: no directory of that name in {Path.cwd()}, and this machine's cache of the "
+        f"Hub has no copy of revision {revision or 'default'}. It is not fetched, because only the "
+        "output names it: name the model with --model, by its Hub id or where a copy of it is."
+    )
 
 
 def _from_prefix(url: str, storage_options: dict[str, Any]) -> ModelDir:
