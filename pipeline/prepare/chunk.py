@@ -12,7 +12,8 @@ can merge over the border), so a window that turns out too long is halved.
 
 Cost: a long document is tokenized about three times; the cutting itself runs at about 10 MB/s.
 Memory: one document is worked on at a time, as arrays of positions, and the texts are views into
-the documents: at most 20 bytes a byte of text whatever it holds (tests/prepare/test_chunk.py).
+the documents: at most 20 bytes a byte of text whatever it holds (tests/prepare/test_chunk.py),
+unless there is a chunk for every three bytes or fewer, each of which is a row of 40 bytes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.prepare.text_slices import TextSlices
-from pipeline.prepare.windows import CountTokens, counts_of, windows_of
+from pipeline.prepare.text_slices import Ranges, TextSlices
+from pipeline.prepare.windows import CountTokens, counts_of, joined, windows_of
 
 _CLOSING = r"""」』）】〕〉》”’"')\]"""
 _SENTENCE_END = re.compile(
@@ -68,25 +69,29 @@ def chunk(
         texts = texts.combine_chunks()
     pattern = _SENTENCE_END if boundary == "sentence" else _WORD_END
     documents = (text.as_py() for text in texts)
-    n_tokens = counts_of(documents, count_tokens)
+    is_long = counts_of(documents, count_tokens) > max_tokens
     slices = TextSlices(texts)
     n_chunks = np.ones(len(texts), np.int64)
-    spans = [np.zeros((0, 2), np.int32)]
-    ranges = [np.zeros((0, 2), np.int32)]
-    for index, text in enumerate(texts):
-        document = text.as_py()
-        windows = np.array([[0, len(document)]], np.int32)
-        if n_tokens[index] > max_tokens:
-            fitting = windows_of(document, count_tokens, pattern, max_tokens, overlap_tokens)
-            windows = fitting if len(fitting) else windows
-        n_chunks[index] = len(windows)
-        spans.append(windows)
-        ranges.append(slices.byte_ranges(index, windows))
-    views = slices.views(np.concatenate(ranges))
-    bounds = np.concatenate(spans)
-    return Chunks(
-        np.repeat(np.arange(len(texts)), n_chunks),
-        bounds[:, 0].astype(np.int64),
-        bounds[:, 1].astype(np.int64),
-        views,
-    )
+
+    def ranges() -> tuple[Ranges, Ranges]:
+        """(M, 2) of all chunks, in characters and in bytes."""
+        spans = [np.zeros((0, 2), np.int32)]
+        byte_spans = [np.zeros((0, 2), np.int32)]
+        for index, text in enumerate(texts):
+            document = text.as_py()
+            windows = np.array([[0, len(document)]], np.int32)
+            if is_long[index]:
+                fitting = windows_of(document, count_tokens, pattern, max_tokens, overlap_tokens)
+                windows = fitting if len(fitting) else windows
+            del document  # up to four bytes a byte of text, before there are more arrays
+            n_chunks[index] = len(windows)
+            spans.append(windows)
+            byte_spans.append(slices.byte_ranges(index, windows))
+        return joined(spans), joined(byte_spans)
+
+    bounds, byte_bounds = ranges()
+    views = slices.views(byte_bounds)
+    del byte_bounds
+    starts, ends = (bounds[:, column].astype(np.int64) for column in (0, 1))
+    del bounds
+    return Chunks(np.repeat(np.arange(len(texts)), n_chunks), starts, ends, views)

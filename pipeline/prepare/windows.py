@@ -9,10 +9,9 @@ are being counted. Cost: a document is tokenized about twice here; at most 16 by
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -53,7 +52,14 @@ def windows_of(
         cuts = np.append(cuts, np.int32(len(text)))
     cuts, counts = _cut_long(text, cuts, count_tokens, max_tokens)
     windows = _array(itertools.chain.from_iterable(_packed(counts, max_tokens, overlap_tokens)))
+    del counts
     return _fitting(text, cuts, windows.reshape(-1, 2), count_tokens, max_tokens)
+
+
+def joined(arrays: Sequence[Ranges]) -> Ranges:
+    """Arrays one after the other; a copy only where more than one has rows."""
+    filled = [array for array in arrays if len(array)]
+    return filled[0] if len(filled) == 1 else np.concatenate(arrays)
 
 
 def counts_of(texts: Iterable[str], count_tokens: CountTokens) -> Numbers:
@@ -78,10 +84,13 @@ def _array(numbers: Iterable[int]) -> Numbers:
     return np.asarray(memoryview(array("i", numbers)), np.int32)
 
 
+def _integers(numbers: Numbers) -> Iterator[int]:
+    for first in range(0, len(numbers), _BLOCK):
+        yield from numbers[first : first + _BLOCK].tolist()
+
+
 def _pairs(starts: Numbers, ends: Numbers) -> Iterator[tuple[int, int]]:
-    for first in range(0, len(starts), _BLOCK):
-        block = slice(first, first + _BLOCK)
-        yield from zip(starts[block].tolist(), ends[block].tolist(), strict=True)
+    return zip(_integers(starts), _integers(ends), strict=True)
 
 
 def _count_pieces(text: str, starts: Numbers, ends: Numbers, count_tokens: CountTokens) -> Numbers:
@@ -100,24 +109,33 @@ def _cut_long(
         if not is_long.any():
             return cuts, counts
         bounds = (cuts[:-1][is_long], cuts[1:][is_long])
-        inner = [
-            _array(_inner_cuts(text, start, end, n_tokens, max_tokens))
-            for (start, end), n_tokens in zip(_pairs(*bounds), counts[is_long], strict=True)
-        ]
         n_pieces = np.ones(len(counts), np.int32)
-        n_pieces[is_long] += np.array([len(inside) for inside in inner], np.int32)
-        places = np.repeat(np.flatnonzero(is_long) + 1, n_pieces[is_long] - 1)
-        cuts = np.insert(cuts, places, np.concatenate(inner))
+        n_pieces[is_long] = _n_pieces(bounds[1] - bounds[0], counts[is_long], max_tokens)
+        pieces = zip(_pairs(*bounds), _integers(n_pieces[is_long]), strict=True)
+        inner = _array(
+            itertools.chain.from_iterable(
+                _inner_cuts(text, first, stop, number) for (first, stop), number in pieces
+            )
+        )
+        del bounds
+        cuts = np.concatenate([cuts, inner])
+        del inner
+        cuts.sort()  # each lies within its piece
         counts = np.repeat(counts, n_pieces)
         is_new = np.repeat(is_long, n_pieces)
         counts[is_new] = _count_pieces(text, cuts[:-1][is_new], cuts[1:][is_new], count_tokens)
 
 
-def _inner_cuts(text: str, first: int, stop: int, n_tokens: int, max_tokens: int) -> Iterator[int]:
-    """Where a piece is cut into pieces of equal length in characters, each cut moved back to a
+def _n_pieces(n_chars: Numbers, n_tokens: Numbers, max_tokens: int) -> Numbers:
+    """(K,) into how many pieces each of K long ones is cut."""
+    n_pieces = np.maximum(2, np.ceil(n_tokens / (_FILL * max_tokens)))
+    return np.minimum(n_chars, n_pieces).astype(np.int32)
+
+
+def _inner_cuts(text: str, first: int, stop: int, n_pieces: int) -> Iterator[int]:
+    """Where a piece is cut into `n_pieces` of equal length in characters, each cut moved back to a
     space when one is near."""
     n_chars = stop - first
-    n_pieces = min(n_chars, max(2, math.ceil(n_tokens / (_FILL * max_tokens))))
     near = n_chars // n_pieces // 4
     for number in range(1, n_pieces):
         cut = first + n_chars * number // n_pieces
@@ -163,11 +181,17 @@ def _fitting(
         is_long &= np.diff(windows)[:, 0] > 1
         fitting.append(trimmed[~is_long & (trimmed[:, 0] < trimmed[:, 1])])
         windows = _halves(windows[is_long])
-    spans = np.concatenate(fitting)
-    # a half can lie within the overlap of its neighbour
-    spans = spans[np.lexsort((-spans[:, 1], spans[:, 0]))]
+        del trimmed
+    spans = joined(fitting)
+    del fitting
+    is_in_order = (spans[1:, 0] > spans[:-1, 0]) | (
+        (spans[1:, 0] == spans[:-1, 0]) & (spans[1:, 1] <= spans[:-1, 1])
+    )
+    if not is_in_order.all():  # a half can lie within the overlap of its neighbour
+        spans = spans[np.lexsort((-spans[:, 1], spans[:, 0]))]
     reached = np.maximum.accumulate(np.append(np.int32(-1), spans[:-1, 1]))[: len(spans)]
-    return spans[spans[:, 1] > reached]
+    is_further = spans[:, 1] > reached
+    return spans if is_further.all() else spans[is_further]
 
 
 def _halves(windows: Ranges) -> Ranges:

@@ -164,16 +164,19 @@ def test_a_long_unbroken_text_is_cut_in_linear_time(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "overlap", "boundary"),
+    ("text", "max_tokens", "overlap", "boundary"),
     [
-        ("'a\\n' * 1_000_000", 32, "sentence"),  # sentences of one character
-        ("'a ' * 1_000_000", 192, "token"),
-        ("'\\U0001f600 ' * 400_000", 32, "token"),
-        ("' ' * 2_000_000 + 'x'", 32, "sentence"),
+        ("'a\\n' * 1_000_000", 256, 32, "sentence"),  # sentences of one character
+        ("'a ' * 1_000_000", 256, 192, "token"),
+        ("'\\U0001f600 ' * 400_000", 256, 32, "token"),
+        ("' ' * 2_000_000 + 'x'", 256, 32, "sentence"),
+        ("'a\\n' * 500_000", 4, 2, "sentence"),  # a window every four bytes
+        ("'a\\n' * 500_000 + '\\U0001f600'", 4, 2, "sentence"),  # four bytes a character
+        ("'a' * 1_000_000 + '\\U0001f600'", 4, 0, "sentence"),  # one sentence cut into many
     ],
 )
 def test_chunking_takes_at_most_twenty_bytes_a_byte_of_text(
-    text: str, overlap: int, boundary: str
+    text: str, max_tokens: int, overlap: int, boundary: str
 ) -> None:
     """In a fresh process, because peaks of memory are those of a process."""
     code = f"""if True:
@@ -183,7 +186,8 @@ def test_chunking_takes_at_most_twenty_bytes_a_byte_of_text(
         def count(texts): return np.array([len(text) // 4 + 1 for text in texts], np.int64)
         texts = pa.array([{text}])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        chunk(texts, count, max_tokens=256, overlap_tokens={overlap}, boundary="{boundary}")
+        limits = dict(max_tokens={max_tokens}, overlap_tokens={overlap})
+        chunk(texts, count, **limits, boundary="{boundary}")
         more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         print(more * 1024 / texts.nbytes)
     """
