@@ -50,7 +50,7 @@ def test_an_untouched_output_serves_every_command(root: Path) -> None:
 
 @pytest.mark.faults
 def test_no_change_of_a_stored_object_is_more_than_an_error_of_one_screen() -> None:
-    n_tried, failures = fuzz_output.fuzz(1, 101, seconds=90)
+    n_tried, failures = fuzz_output.fuzz(1, 41, seconds=40)
     assert failures == []
     assert n_tried >= 10
 
@@ -203,7 +203,7 @@ def test_every_kind_of_object_that_is_read_whole_has_a_limit(root: Path) -> None
 def test_a_segment_of_the_index_that_claims_gigabytes_counts_as_missing(root: Path) -> None:
     """Compressed columns of Arrow's file format: 3 GiB of zeros in a megabyte. Oracle: the rows of
     a run, and the peak of its process."""
-    zeros = pa.array(np.zeros(1 << 27, np.uint64))
+    zeros = pa.chunked_array([pa.array(np.zeros(1 << 24, np.uint64))] * 8)
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     table = pa.table({"key": zeros, "file": zeros, "row": zeros}, metadata={"paths": "[]"})
     (path,) = list((root / "out/_meta/index").rglob("*.arrow"))[:1]
@@ -213,11 +213,12 @@ def test_a_segment_of_the_index_that_claims_gigabytes_counts_as_missing(root: Pa
     assert path.stat().st_size < 2 << 20
     write_shard(root / "in/c.jsonl", [{"id": "c", "text": "one more", "lang": "en"}])
     code = f"""
-import resource
+import re
 from pathlib import Path
 from tests.support import fuzz_output, stand_in
 print(stand_in.run(fuzz_output.spec_of(Path({str(root)!r}))).n_rows)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# not ru_maxrss, which begins with what the process had before exec
+print(re.search("VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
