@@ -23,9 +23,8 @@ __all__ = ["S3_OF_AWS", "endpoint_of", "problem_of_use", "server_of"]
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 S3_OF_AWS = "the S3 endpoint of AWS"
 """The server of an S3 URI for which nothing names an endpoint."""
-_BUCKET_FIRST = {"gs", "gcs", "oss", "oci", "tos", "lakefs"}
-"""Protocols whose URIs begin with a bucket; which host has it, the options or the environment
-say."""
+_HOST = re.compile(r"(?:[\w.-]*@)?([\w.-]*(?::\d+)?)")
+"""A user and a host that every library understands alike."""
 
 
 def problem_of_use(protocol: str, kind: type, options: Mapping[str, Any], place: str) -> str | None:
@@ -68,10 +67,14 @@ def server_of(uri: str, options: Mapping[str, Any]) -> str:
         return str(_s3_endpoint(options, "")[0] or S3_OF_AWS).rstrip("/")
     if protocol == "hf":
         return _hub(options)
-    host = shown(uri).partition("://")[2].partition("/")[0]
-    if protocol == "abfs":  # container@account
-        host = rest.partition("/")[0].partition("@")[2]
-    return f"{protocol}://{'' if protocol in _BUCKET_FIRST else host}"
+    if protocol in ("gs", "gcs"):  # which begins with a bucket
+        return "gs://"
+    authority = rest.partition("/")[0]
+    if protocol == "abfs" and "@" not in authority:  # a container, without its account
+        return "abfs://"
+    # In "evil?@good" libraries see either host: what is not plain is compared as it is.
+    plain = _HOST.fullmatch(authority)
+    return f"{protocol}://{plain[1] if plain else authority}"
 
 
 def _hub(options: Mapping[str, Any]) -> str:

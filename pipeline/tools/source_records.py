@@ -91,9 +91,10 @@ def read_source_records(
     for shard, positions in positions_by_shard.items():
         options = options_to_read(shard.uri, stored_options, loaded.store, loaded.source_options)
         if options is None:
+            server = shown(server_of(shard.uri, stored_options))
             reason = (
-                f"{SOURCE_NOT_ASKED}: it is on {server_of(shard.uri, stored_options)}, which only "
-                "the output names; give --source-options to read it"
+                f"{SOURCE_NOT_ASKED}: it is on {server}, which only the output names; "
+                "give --source-options to read it"
             )
             records |= {(shard.uri, shard.etag, position): reason for position in positions}
             continue

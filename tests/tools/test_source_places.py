@@ -299,6 +299,25 @@ def test_the_environment_of_the_operator_names_an_endpoint_too(
         ("hdfs://node:8020/x", "hdfs://node:8020/y", True),
         ("hdfs://node:8020/x", "hdfs://evil:8020/x", False),
         ("sftp://me@host/x", "sftp://you@host/x", True),
+        ("sftp://host/x", "sftp://host:2222/x", False),
+        ("abfs://c@account/x", "abfs://c/x", False),
+        ("oss://one/x", "oss://oss.evil/x", False),
+        ("gs://a/x", "s3://a/x", False),
+        *(
+            (f"{p}://good/x", f"{p}://{authority}/x", False)
+            for p in ("https", "sftp", "hdfs", "abfs")
+            for authority in (
+                "evil?@good",
+                "evil#@good",
+                "evil\\@good",
+                "good\\@evil",
+                "good@evil",
+                "good:80@evil",
+                "a@good@evil",
+                "evil%2f@good",
+                "evil;@good",
+            )
+        ),
     ],
 )
 def test_servers_are_compared_and_not_buckets(one: str, other: str, same: bool) -> None:

@@ -78,7 +78,8 @@ def compare(
         if isinstance(record, str) and record.startswith(SOURCE_GONE):
             gone[row["source_uri"]] += 1
         elif isinstance(record, str) and record.startswith(SOURCE_NOT_ASKED):
-            not_asked[server_of(row["source_uri"], loaded.spec.input.storage_options)] += 1
+            server = server_of(row["source_uri"], loaded.spec.input.storage_options)
+            not_asked[shown(server)] += 1
         elif problem := _problem(loaded, row, record):
             findings.append(f"{_name(row)}: {problem}")
         else:
