@@ -10,13 +10,13 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import SpecError
 from pipeline.job.spec import JobSpec
 from pipeline.storage.addresses import is_local, normalized, normalized_output, shown
+from pipeline.storage.options import server_of
 
 _DATA_SUFFIX = ".parquet"
 """How the names of an output's data files end."""
@@ -28,12 +28,13 @@ def check_apart(spec: JobSpec) -> None:
     A pattern may stand above the output when it can match no data file there, as `lake/*.jsonl`
     for the output `lake/vectors`.
     """
-    store = _store_of(spec.output.uri, spec.output.storage_options)
+    output = normalized_output(spec.output.uri)
+    server = server_of(output, spec.output.storage_options)
     for uri in spec.input.uri:
-        if _store_of(uri, spec.input.storage_options) != store:
+        name = normalized(uri)
+        if server_of(name, spec.input.storage_options) != server:
             continue
         steps_below = _steps_on_disk if is_local(uri) else _steps_on_store
-        name, output = normalized(uri), normalized_output(spec.output.uri)
         # A name with a wildcard can be an exact one: which of both it is, only the store knows.
         folder = re.split(r"[*?\[]", name)[0]
         is_pattern = folder != name
@@ -54,14 +55,6 @@ def check_apart(spec: JobSpec) -> None:
                 "run would embed its own output. Put the output elsewhere, or name the input by a "
                 f"pattern that matches nothing below the output, such as {example}."
             )
-
-
-def _store_of(uri: str, options: Mapping[str, Any]) -> tuple[str, str | None]:
-    """(protocol, endpoint): places with different ones have nothing in common."""
-    if is_local(uri):
-        return "file", None
-    endpoint = options.get("endpoint_url") or options.get("client_kwargs", {}).get("endpoint_url")
-    return normalized(uri).partition("://")[0], endpoint
 
 
 def _steps_on_disk(path: str, folder: str) -> list[str] | None:
