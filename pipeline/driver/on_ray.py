@@ -24,8 +24,8 @@ from pipeline.driver.cluster import Pools, device_of, pool_sizes
 from pipeline.driver.connection import connect
 from pipeline.driver.first_records import first_records
 from pipeline.driver.own_errors import own_error
-from pipeline.driver.places import output_of
-from pipeline.driver.plan import Plan, check_dtype
+from pipeline.driver.places import check_dtype, output_of
+from pipeline.driver.plan import Plan
 from pipeline.driver.run import Result, run_job
 from pipeline.driver.showing import Watch, count_retry, log_notes, shielded
 from pipeline.driver.watch import Totals, watching

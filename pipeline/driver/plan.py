@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pipeline.driver.overlap import check_apart
-from pipeline.driver.places import check_device, output_of
+from pipeline.driver.places import check_device, check_dtype, output_of
 from pipeline.driver.splits import claim, cut_rest, estimated_bytes, with_stored_versions
 from pipeline.driver.takeover import Takeover, question, takeover_of
 from pipeline.driver.tally import ShardChanges, shard_changes
 from pipeline.errors import ShardChanged
-from pipeline.job import cpu_features
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output import lake
@@ -176,12 +174,6 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
     store = output_of(spec)
     lake.ask_catalog(store, spec.publish, is_plan=True)
     return make_plan(resolve(spec, device, text_formats(spec.input)), store)
-
-
-def check_dtype(spec: JobSpec, device: str, address: str | None) -> None:
-    """Raises SpecError where the workers are on this machine, whose CPU would emulate the dtype."""
-    if device == "cpu" and not (address or os.environ.get("RAY_ADDRESS")):
-        cpu_features.check_dtype(spec.model.dtype)
 
 
 def make_plan(job: Job, store: Store) -> Plan:
