@@ -23,9 +23,9 @@ from pipeline.embed.attention import pack
 from pipeline.embed.buckets import packed_buckets
 from pipeline.embed.engine import Engine, EngineStats
 from pipeline.job.engine_options import EngineOptions
+from pipeline.observe.progress import Progress
 from pipeline.output.snapshots import load_manifests
 from pipeline.workers import cells, guarded_steps, stages, steps
-from pipeline.workers.metrics import Progress
 from pipeline.write.create import create_generation
 from pipeline.write.part import generation_of
 from tests.support import stand_in

@@ -20,6 +20,7 @@ ROOMS = """
     cli
     driver
     tools
+    observe
     workers
     output
     read prepare tokenize embed write

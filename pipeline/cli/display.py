@@ -18,12 +18,12 @@ from rich.text import Text
 from pipeline.driver.plan import Plan
 from pipeline.job.model.settings import NO_LIMIT
 from pipeline.job.resolve import Job
+from pipeline.observe.progress import TROUBLES, Progress
 from pipeline.output.damage import DamagedShard, named
 from pipeline.read.input.passed_over import sentence
 from pipeline.read.preview import Preview
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Snapshot
-from pipeline.workers.metrics import TROUBLES, Progress
 
 WARNING = "yellow"
 """The style of what a person should look at."""

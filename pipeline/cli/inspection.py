@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli import answers
 from pipeline.cli.options import (
+    LOOK,
     AsJson,
     Output,
     SnapshotNumber,
@@ -34,7 +35,7 @@ ModelPath = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJson = False) -> None:
     """Show the snapshots of an output, how many finished parts are in no snapshot yet, and what the
     tables show that it is published to."""
@@ -61,7 +62,7 @@ def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJs
     answers.show_tables(tables)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def verify(
     output: Output,
     sample: Annotated[
@@ -93,7 +94,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def trace(
     output: Output,
     row: Annotated[str, typer.Argument(metavar="ROW", help="doc_id, or doc_id#chunk")],
@@ -121,7 +122,7 @@ def trace(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def search(
     output: Output,
     text: Annotated[str, typer.Argument(help="the text to search for")],
@@ -150,7 +151,7 @@ def search(
     answers.show_hits(hits)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def schema(as_json: AsJson = True) -> None:
     """Print the JSON Schema of a job spec, for editors and checks; always JSON."""
     answers.print_json(JobSpec.model_json_schema())

@@ -11,6 +11,7 @@ import typer
 
 from pipeline.cli import answers, display
 from pipeline.cli.options import (
+    MAKE,
     Address,
     AsJson,
     FullRefresh,
@@ -37,7 +38,7 @@ from pipeline.storage.store import Store
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def plan(
     spec: SpecPath,
     overrides: Overrides = [],
@@ -62,7 +63,7 @@ def plan(
         raise typer.Exit(FullRefreshNeeded.exit_code)
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def run(
     spec: SpecPath,
     overrides: Overrides = [],
@@ -158,7 +159,7 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def refresh(
     spec: SpecPath,
     overrides: Overrides = [],
@@ -173,7 +174,7 @@ def refresh(
         run(spec, overrides, address, nominal_time, full_refresh, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def submit(
     spec: SpecPath,
     overrides: Overrides = [],

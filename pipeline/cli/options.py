@@ -13,6 +13,11 @@ from pipeline.errors import SpecError
 
 console = Terminal(stderr=True)
 
+MAKE = "Make an output"
+LOOK = "Look at an output"
+KEEP = "Keep an output in shape"
+"""The groups of commands in `--help`."""
+
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="job spec (YAML)")]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
 Overrides = Annotated[

@@ -10,7 +10,7 @@ import pydantic
 import typer
 
 from pipeline.cli import answers
-from pipeline.cli.options import AsJson, Output, StorageOptions, console, json_object
+from pipeline.cli.options import KEEP, LOOK, AsJson, Output, StorageOptions, console, json_object
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job.field_types import Duration
 from pipeline.job.sections import PublishSpec
@@ -23,7 +23,7 @@ from pipeline.storage.store import Store
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=KEEP)
 def vacuum(
     output: Output,
     keep: Annotated[int, typer.Option(min=1, help="complete snapshots to keep")] = 2,
@@ -50,7 +50,7 @@ def vacuum(
         answers.show_vacuum(leftovers)
 
 
-@app.command()
+@app.command(rich_help_panel=KEEP)
 def compact(
     output: Output,
     target_bytes: Annotated[
@@ -69,7 +69,7 @@ def compact(
         answers.stdout().print(answers.old_files(compaction.n_old_files))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def diff(
     output: Output,
     since: Annotated[
@@ -105,7 +105,7 @@ def diff(
             stdout.print(f"{sign} {printable(key['doc_id'])} {key['chunk']}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=KEEP)
 def publish(
     output: Output,
     iceberg: Annotated[

@@ -31,6 +31,7 @@ from pipeline.driver.showing import Watch, count_retry, log_notes, shielded
 from pipeline.driver.watch import Totals, watching
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
+from pipeline.observe.progress import Progress
 from pipeline.output.text_index import build_segment, update_index
 from pipeline.read.pages import text_formats
 from pipeline.read.parts import Todo
@@ -39,7 +40,6 @@ from pipeline.storage.notes import listen_to_notes
 from pipeline.storage.retry import listen_to_retries
 from pipeline.storage.store import Store
 from pipeline.tokenize import load_tokenizer
-from pipeline.workers.metrics import Progress
 from pipeline.workers.stages import EmbedParts, PartSink, PrepareParts
 
 MAX_TRIES = 20

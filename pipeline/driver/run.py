@@ -21,6 +21,7 @@ from pipeline.driver.plan import Plan, make_plan, missing
 from pipeline.driver.tally import row_counts
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
+from pipeline.observe.progress import Progress
 from pipeline.output import lake, work
 from pipeline.output.damage import DamagedShard, damaged_shards
 from pipeline.output.id_index import count_duplicate_ids
@@ -30,7 +31,6 @@ from pipeline.storage.addresses import shown
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.store import Store
-from pipeline.workers.metrics import Progress
 
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed while it read them, before it gives up."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from pipeline.workers.metrics import Progress
+from pipeline.observe.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,11 @@ from pipeline.driver.limits import check_damage, check_partitions, check_rejects
 from pipeline.driver.plan import Plan
 from pipeline.driver.showing import Watch, shielded
 from pipeline.errors import CorpusEmbedError
+from pipeline.observe.progress import Progress
 from pipeline.output.snapshots import commit_snapshot, load_manifests
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
-from pipeline.workers.metrics import Progress, lost_bytes
+from pipeline.workers.metrics import lost_bytes
 
 POLL_S = 0.5
 """How often the driver asks `Totals`."""

@@ -14,8 +14,8 @@ import pytest
 from pipeline.driver.plan import Plan
 from pipeline.driver.run import MAX_ROUNDS, run_job
 from pipeline.errors import InputError
+from pipeline.observe.progress import Progress
 from pipeline.output.snapshots import load_snapshot
-from pipeline.workers.metrics import Progress
 from tests.support.outputs import write_shard
 from tests.support.stand_in import job_of, make_spec, store_of
 

@@ -19,8 +19,9 @@ import pipeline.driver.watch as watch_module
 from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.watch import watching
 from pipeline.errors import CorpusEmbedError, TooManyRejects, TooMuchDamage
+from pipeline.observe.progress import Progress
 from pipeline.output.snapshots import load_snapshot
-from pipeline.workers.metrics import Progress, increments
+from pipeline.workers.metrics import increments
 from tests.support.outputs import write_shard
 from tests.support.stand_in import (
     HashEngine,

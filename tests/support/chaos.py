@@ -29,13 +29,13 @@ from pipeline.driver.plan import Plan
 from pipeline.driver.run import run_job
 from pipeline.errors import CommitConflict, ShardChanged
 from pipeline.job.spec import JobSpec, spec_from
+from pipeline.observe.progress import Progress
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import load_manifests, load_snapshot, snapshot_numbers
 from pipeline.storage.failpoints import NAMES
 from pipeline.storage.lineage import Snapshot
 from pipeline.storage.store import Store
 from pipeline.workers import steps
-from pipeline.workers.metrics import Progress
 from tests.support import stand_in
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -27,13 +27,14 @@ from pipeline.driver.run import run_job
 from pipeline.embed.loading import load_engine
 from pipeline.job.resolve import resolve
 from pipeline.job.spec import JobSpec, spec_from
+from pipeline.observe.progress import Progress
 from pipeline.output.text_index import update_index
 from pipeline.read.parts import Part, Todo
 from pipeline.storage.lineage import Snapshot
 from pipeline.storage.store import Store
 from pipeline.tokenize import load_tokenizer
 from pipeline.workers.guarded_steps import load_preparer
-from pipeline.workers.metrics import Progress, increments
+from pipeline.workers.metrics import increments
 from pipeline.workers.steps import PreparedPart, do_splits, embed_part
 from pipeline.write.part import EmbeddedPart
 from tests.support.stand_in import Stopped

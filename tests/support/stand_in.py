@@ -23,6 +23,7 @@ from pipeline.driver.run import finish, run_job
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.resolve import Job
 from pipeline.job.spec import JobSpec, spec_from
+from pipeline.observe.progress import Progress
 from pipeline.output.known_vectors import Index
 from pipeline.output.snapshots import commit_snapshot
 from pipeline.output.text_index import update_index
@@ -31,7 +32,7 @@ from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.store import Store
 from pipeline.tokenize.tokens import Tokens
 from pipeline.workers import steps
-from pipeline.workers.metrics import Progress, increments
+from pipeline.workers.metrics import increments
 from pipeline.write.create import create_generation
 from pipeline.write.part import generation_of, write_part
 

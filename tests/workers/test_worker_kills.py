@@ -25,10 +25,10 @@ import yaml
 
 from pipeline.driver import watch
 from pipeline.driver.on_ray import run
+from pipeline.observe.progress import Progress
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import live_parts, load_snapshot
 from pipeline.storage.store import Store
-from pipeline.workers.metrics import Progress
 from tests.support.outputs import make_spec, run_without_ray, write_shard
 from tests.support.processes import Killer, kill_when_seen, named
 

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli.display import report
+from pipeline.observe.progress import Progress
 from pipeline.storage.lineage import Manifest
-from pipeline.workers.metrics import Progress, increments
+from pipeline.workers.metrics import increments
 from tests.support.outputs import write_shard
 from tests.support.stand_in import make_spec, run
 
@@ -35,7 +36,7 @@ def test_there_is_no_estimate_before_the_first_part_and_never_more_than_all(
 ) -> None:
     progress = Progress(bytes_todo=1000)
     assert (progress.fraction, progress.eta_s, progress.padding_share) == (0, None, 0)
-    monkeypatch.setattr("pipeline.workers.metrics.time.monotonic", lambda: progress.started + 10)
+    monkeypatch.setattr("pipeline.observe.progress.time.monotonic", lambda: progress.started + 10)
     progress.add({"record_bytes": 250, "parts": 1})
     assert progress.eta_s == pytest.approx(30)
     progress.add({"record_bytes": 5000, "parts": 1})  # the estimate of compressed bytes was too low
