@@ -141,6 +141,17 @@ def _model_line(job: Job) -> str:
     )
 
 
+def headline(uri: str, snapshot: Snapshot) -> Text:
+    """A snapshot in one line: what a run ends with, and all that a quiet one shows."""
+    line = Text(f"snapshot {snapshot.number}", "green")
+    return line.append(
+        f" of {shown(uri)}: {snapshot.n_rows} rows from {snapshot.n_documents} documents in "
+        f"{snapshot.n_files} files ({human(snapshot.size_bytes)}), {snapshot.n_rejects} rejects "
+        f"{snapshot.reject_reasons or ''}",
+        "default",
+    )
+
+
 def report(
     console: Console,
     progress: Progress,
@@ -152,15 +163,7 @@ def report(
     """The figures at the end of a run. rows: number of rows by outcome, see `tally.row_counts`.
     damaged: the shards that could not be read to their end."""
     stages = progress.summary()["seconds"].items()
-    head = Text(f"snapshot {snapshot.number}", "green")
-    head.append(
-        f" of {shown(uri)}: {snapshot.n_rows} rows "
-        f"from {snapshot.n_documents} documents in {snapshot.n_files} files "
-        f"({human(snapshot.size_bytes)}), {snapshot.n_rejects} rejects "
-        f"{snapshot.reject_reasons or ''}",
-        "default",
-    )
-    console.print(head)
+    console.print(headline(uri, snapshot))
     console.print(Text("rows: " + ", ".join(f"{n} {name}" for name, n in rows.items())))
     console.print(
         Text(

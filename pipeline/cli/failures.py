@@ -74,6 +74,7 @@ def show(failure: Failure, *, as_json: bool, trace: BaseException | None) -> Non
     if failure.kind == BrokenPipeError.__name__:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
+    console.quiet = False
     if trace is not None:
         traceback.print_exception(trace)
     if failure.prefix:

@@ -35,7 +35,10 @@ ModelPath = Annotated[
 ]
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(
+    rich_help_panel=LOOK,
+    epilog="Example: corpus-embed status s3://lake/vectors",
+)
 def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJson = False) -> None:
     """Show the snapshots of an output, how many finished parts are in no snapshot yet, and what the
     tables show that it is published to."""
@@ -62,7 +65,10 @@ def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJs
     answers.show_tables(tables)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(
+    rich_help_panel=LOOK,
+    epilog="Example: corpus-embed verify s3://lake/vectors --sample 100",
+)
 def verify(
     output: Output,
     sample: Annotated[
@@ -94,7 +100,10 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(
+    rich_help_panel=LOOK,
+    epilog="Example: corpus-embed trace s3://lake/vectors wiki-42#3",
+)
 def trace(
     output: Output,
     row: Annotated[str, typer.Argument(metavar="ROW", help="doc_id, or doc_id#chunk")],
@@ -122,7 +131,10 @@ def trace(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(
+    rich_help_panel=LOOK,
+    epilog="Example: corpus-embed search s3://lake/vectors 'a city in Kyushu' -k 5",
+)
 def search(
     output: Output,
     text: Annotated[str, typer.Argument(help="the text to search for")],
@@ -151,9 +163,12 @@ def search(
     answers.show_hits(hits)
 
 
-@app.command(rich_help_panel=LOOK)
-def schema(as_json: AsJson = True) -> None:
-    """Print the JSON Schema of a job spec, for editors and checks; always JSON."""
+@app.command(
+    rich_help_panel=LOOK,
+    epilog="Example: corpus-embed schema > corpus-embed.schema.json",
+)
+def schema(as_json: Annotated[bool, typer.Option("--json", hidden=True)] = True) -> None:
+    """Print the JSON Schema of a job spec, for editors and checks."""
     answers.print_json(JobSpec.model_json_schema())
 
 

@@ -38,7 +38,10 @@ from pipeline.storage.store import Store
 app = typer.Typer()
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(
+    rich_help_panel=MAKE,
+    epilog="Example: corpus-embed plan job.yaml --set runtime.device=cpu",
+)
 def plan(
     spec: SpecPath,
     overrides: Overrides = [],
@@ -63,7 +66,10 @@ def plan(
         raise typer.Exit(FullRefreshNeeded.exit_code)
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(
+    rich_help_panel=MAKE,
+    epilog="Example: corpus-embed run job.yaml --address auto",
+)
 def run(
     spec: SpecPath,
     overrides: Overrides = [],
@@ -121,6 +127,10 @@ def run(
                 "plan": result.plan.summary(),
             }
         )
+    elif console.quiet:
+        console.quiet = False
+        console.print(display.headline(job_spec.output.uri, result.snapshot))
+        console.quiet = True
     elif result.snapshot != result.plan.head:
         uri = job_spec.output.uri
         display.report(console, result.progress, uri, result.snapshot, result.rows, result.damaged)
@@ -159,7 +169,10 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(
+    rich_help_panel=MAKE,
+    epilog="Example: corpus-embed refresh job.yaml --nominal-time 2026-11-23T04:00:00+09:00",
+)
 def refresh(
     spec: SpecPath,
     overrides: Overrides = [],
@@ -174,7 +187,10 @@ def refresh(
         run(spec, overrides, address, nominal_time, full_refresh, as_json)
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(
+    rich_help_panel=MAKE,
+    epilog="Example: corpus-embed submit job.yaml --address http://127.0.0.1:8265",
+)
 def submit(
     spec: SpecPath,
     overrides: Overrides = [],

@@ -1,10 +1,10 @@
 """The command line: runs one command, and turns whatever ends it into a message and an exit code.
 
 Exit codes: 0 done, else those of `pipeline/errors.py`; 130 and 143: stopped by a signal. A message
-goes to standard error, on one screen and without a trace; `--debug` puts the trace above it. With
-`--json`, standard output gets one JSON object in any case: the answer, or
-`{"error": message, "type": class of the error, "exit_code": code}`. Everything heavy is imported
-after the signal handlers are in place.
+goes to standard error, on one screen and without a trace; `--debug` puts the trace above it, and
+`--quiet` leaves out every other message but the last line of a run. With `--json`, standard output
+gets one JSON object in any case: the answer, or `{"error": message, "type": class of the error,
+"exit_code": code}`. Everything heavy is imported after the signal handlers are in place.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ from typing import NoReturn
 from pipeline.cli.stopping import Stopping
 from pipeline.driver.interrupts import held_back
 
+_ANYWHERE = ("--debug", "--quiet")
+"""Options that can stand before and after a command."""
+
 
 def main() -> NoReturn:
     """Run one command and exit."""
     stopping = Stopping()
     stopping.install()
     arguments = sys.argv[1:]
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    n_options = arguments.index("--") if "--" in arguments else len(arguments)
+    options = arguments[:n_options]
     as_json = "--json" in options
     is_debug = "--debug" in options
+    is_quiet = "--quiet" in options
+    arguments[:n_options] = [option for option in options if option not in _ANYWHERE]
     try:
         # some libraries do not survive an exception while they are imported
         with held_back():
             from pipeline.cli.commands import invoke
             from pipeline.cli.terminal import accept_any_text
         accept_any_text()
-        code = invoke([argument for argument in arguments if argument != "--debug"])
+        code = invoke(arguments, is_quiet=is_quiet)
     except BaseException as error:  # noqa: BLE001 - the last resort: nothing ends as a trace
         with held_back():
             from pipeline.cli.failures import describe, show

@@ -18,7 +18,10 @@ LOOK = "Look at an output"
 KEEP = "Keep an output in shape"
 """The groups of commands in `--help`."""
 
-SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="job spec (YAML)")]
+SpecPath = Annotated[
+    str,
+    typer.Argument(metavar="SPEC", help="job spec (YAML); docs/spec.md describes every setting"),
+]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
 Overrides = Annotated[
     list[str],
@@ -46,6 +49,7 @@ StorageOptions = Annotated[
     typer.Option(
         "--storage-options",
         metavar="JSON",
+        show_default=False,
         help="fsspec options of OUTPUT, for instance an endpoint_url",
     ),
 ]

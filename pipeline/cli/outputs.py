@@ -23,7 +23,10 @@ from pipeline.storage.store import Store
 app = typer.Typer()
 
 
-@app.command(rich_help_panel=KEEP)
+@app.command(
+    rich_help_panel=KEEP,
+    epilog="Example: corpus-embed vacuum s3://lake/vectors --older-than 7d --delete",
+)
 def vacuum(
     output: Output,
     keep: Annotated[int, typer.Option(min=1, help="complete snapshots to keep")] = 2,
@@ -50,7 +53,10 @@ def vacuum(
         answers.show_vacuum(leftovers)
 
 
-@app.command(rich_help_panel=KEEP)
+@app.command(
+    rich_help_panel=KEEP,
+    epilog="Example: corpus-embed compact s3://lake/vectors --target-bytes 256MiB",
+)
 def compact(
     output: Output,
     target_bytes: Annotated[
@@ -69,7 +75,10 @@ def compact(
         answers.stdout().print(answers.old_files(compaction.n_old_files))
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(
+    rich_help_panel=LOOK,
+    epilog="Example: corpus-embed diff s3://lake/vectors 3 4 --rows",
+)
 def diff(
     output: Output,
     since: Annotated[
@@ -105,7 +114,10 @@ def diff(
             stdout.print(f"{sign} {printable(key['doc_id'])} {key['chunk']}", markup=False)
 
 
-@app.command(rich_help_panel=KEEP)
+@app.command(
+    rich_help_panel=KEEP,
+    epilog="Example: corpus-embed publish s3://lake/vectors --iceberg lake.vectors",
+)
 def publish(
     output: Output,
     iceberg: Annotated[

@@ -75,6 +75,34 @@ def test_run_with_nothing_new_needs_no_cluster_and_says_so(
     assert "nothing to do" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_cluster")
+def test_quiet_leaves_the_last_line_of_a_run_and_errors(
+    spec_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_without_ray(load_spec(spec_path))
+    for arguments in (["run", str(spec_path), "--quiet"], ["--quiet", "run", str(spec_path)]):
+        assert called(monkeypatch, *arguments) == 0
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("snapshot 1 of ")
+    assert called(monkeypatch, "--quiet", "plan", "no-such.yaml") == 2
+    assert "no-such.yaml: cannot be read" in capsys.readouterr().err
+
+
+def test_what_stands_behind_two_dashes_is_no_option_of_the_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def search(_output: str, _options: object, text: str, **_: object) -> list[str]:
+        seen.append(text)
+        return []
+
+    monkeypatch.setattr("pipeline.tools.search.search", search)
+    for option in ("--debug", "--quiet"):
+        assert called(monkeypatch, "search", str(tmp_path), "--", option) == 0
+    assert seen == ["--debug", "--quiet"]
+
+
 def test_plan_shows_the_first_record_of_each_format(
     spec_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -226,7 +254,7 @@ def test_whatever_ends_a_command_is_a_sentence_a_code_and_with_json_an_object(
 def test_an_interruption_while_the_program_loads_is_a_sentence_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def invoke(_arguments: list[str]) -> int:
+    def invoke(_arguments: list[str], **_: bool) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.cli.commands.invoke", invoke)
