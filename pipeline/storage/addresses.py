@@ -81,9 +81,14 @@ def normalized_output(uri: str) -> str:
     return f"{protocol}://{'/'.join([bucket, *steps])}"
 
 
+def protocol_of(uri: str) -> str:
+    """The protocol of a URI or path under its first name (`s3` for `s3a`); "file" for a disk."""
+    return _protocol_and_rest(uri)[0]
+
+
 def is_local(uri: str) -> bool:
     """Whether a URI or path that a person gave is one of this machine's disks."""
-    return _protocol_and_rest(uri)[0] == "file"
+    return protocol_of(uri) == "file"
 
 
 def _protocol_and_rest(uri: str) -> tuple[str, str]:

@@ -18,7 +18,12 @@ from typing import Any
 import fsspec
 
 from pipeline.errors import CorpusEmbedError, SpecError, StorageError
-from pipeline.storage.addresses import problem_of_options, problem_of_place, shown
+from pipeline.storage.addresses import (
+    problem_of_options,
+    problem_of_place,
+    protocol_of,
+    shown,
+)
 from pipeline.storage.options import endpoint_of, problem_of_use
 from pipeline.storage.problems import (
     causes,
@@ -57,8 +62,7 @@ def filesystem(uri: str, options: Mapping[str, Any], section: str | None = None)
     place = options_place(section)
     if problem := problem_of_place(uri) or problem_of_options(options):
         raise SpecError(f"{shown(uri)}: {problem}.")
-    protocol, mark, _ = uri.partition("://")
-    protocol = {"s3a": "s3"}.get(protocol, protocol) if mark else "file"
+    protocol = protocol_of(uri)
     fixed: dict[str, Any] = {"use_listings_cache": False} if protocol != "file" else {}
     try:
         kind = fsspec.get_filesystem_class(protocol)

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.storage.addresses import shown
+from pipeline.storage.addresses import protocol_of, shown
 
 __all__ = ["S3_OF_AWS", "endpoint_of", "problem_of_use", "server_of"]
 
@@ -42,12 +42,12 @@ def problem_of_use(protocol: str, kind: type, options: Mapping[str, Any], place:
 
 def endpoint_of(uri: str, options: Mapping[str, Any], place: str) -> str:
     """The server behind a URI and where its name comes from, as messages put it; "" for a disk."""
-    protocol, mark, _ = uri.partition("://")
-    if not mark or protocol == "file":
+    protocol = protocol_of(uri)
+    if protocol == "file":
         return ""
     if protocol == "hf":
         return _hub(options)
-    if protocol not in ("s3", "s3a"):
+    if protocol != "s3":
         return f"{protocol}://{shown(uri).partition('://')[2].partition('/')[0]}"
     url, origin = _s3_endpoint(options, place)
     return f"{url} ({origin})" if url else S3_OF_AWS
@@ -59,17 +59,17 @@ def server_of(uri: str, options: Mapping[str, Any]) -> str:
 
     Options of other stores than S3 can name a host, too: they have to be compared beside it.
     """
-    protocol, mark, rest = uri.partition("://")
-    protocol = {"s3a": "s3", "abfss": "abfs", "az": "abfs"}.get(protocol, protocol)
-    if not mark or protocol in ("file", "local", "memory"):
+    protocol = protocol_of(uri)
+    protocol = {"abfss": "abfs", "az": "abfs"}.get(protocol, protocol)
+    if protocol in ("file", "memory"):
         return ""
     if protocol == "s3":
         return str(_s3_endpoint(options, "")[0] or S3_OF_AWS).rstrip("/")
     if protocol == "hf":
         return _hub(options)
-    if protocol in ("gs", "gcs"):  # which begins with a bucket
+    if protocol == "gs":  # which begins with a bucket
         return "gs://"
-    authority = rest.partition("/")[0]
+    authority = uri.partition("://")[2].partition("/")[0]
     if protocol == "abfs" and "@" not in authority:  # a container, without its account
         return "abfs://"
     # In "evil?@good" libraries see either host: what is not plain is compared as it is.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.storage.addresses import protocol_of
 from pipeline.storage.options import S3_OF_AWS, server_of
 from pipeline.storage.store import Store
 
@@ -43,7 +44,7 @@ def options_to_read(
         return {}
     if source_options is not None:
         return dict(source_options)
-    is_s3 = uri.startswith(("s3://", "s3a://"))
+    is_s3 = protocol_of(uri) == "s3"
     if server == server_of(store.uri, store.options):
         options = dict(store.options)
     elif is_s3 and server == server_of("s3://", {}) != S3_OF_AWS:
