@@ -11,11 +11,12 @@ import pydantic_core
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.display import human
+from pipeline.cli.display import rejects_of
 from pipeline.cli.terminal import Terminal
 from pipeline.output.table_records import TableStatus
 from pipeline.storage.lineage import Snapshot
 from pipeline.storage.printable import printable, printable_json
+from pipeline.storage.words import agreeing, counted, human, number
 
 if TYPE_CHECKING:
     from pipeline.tools.vacuum import VacuumPlan
@@ -46,7 +47,8 @@ def show_status(head: Snapshot | None, numbers: Sequence[int], n_waiting: int) -
     """The newest snapshot in three lines. n_waiting: finished parts that it does not hold."""
     out = stdout()
     if head is None:
-        out.print(f"no snapshot yet; {n_waiting} parts are finished")
+        are = agreeing(n_waiting, "is", "are")
+        out.print(f"no snapshot yet; {counted(n_waiting, 'part')} {are} finished")
         return
     state = "complete" if head.complete else "partial: its run has not ended"
     out.print(
@@ -55,13 +57,13 @@ def show_status(head: Snapshot | None, numbers: Sequence[int], n_waiting: int) -
         markup=False,
     )
     out.print(
-        f"{head.n_rows} rows, {head.n_documents} documents, {head.n_rejects} rejects "
-        f"{head.reject_reasons or ''}",
+        f"{counted(head.n_rows, 'row')}, {counted(head.n_documents, 'document')}, "
+        f"{rejects_of(head)}",
         markup=False,
     )
     out.print(
-        f"{head.n_files} files, {human(head.size_bytes)}, {head.n_tokens} tokens; "
-        f"{n_waiting} parts outside the head"
+        f"{counted(head.n_files, 'file')}, {human(head.size_bytes)}, "
+        f"{counted(head.n_tokens, 'token')}; {counted(n_waiting, 'part')} outside the head"
     )
 
 
@@ -77,8 +79,9 @@ def old_files(n_files: int) -> str:
     """What people who read an output by a glob have to know after some of its files were
     replaced."""
     return (
-        f"{n_files} older files stay in data/ until `corpus-embed vacuum --delete`. A glob over "
-        "data/ reads them together with the new ones: read the paths of the file list instead."
+        f"{counted(n_files, 'older file')} {agreeing(n_files, 'stays', 'stay')} in data/ until "
+        "`corpus-embed vacuum --delete`. A glob over data/ reads old and new files together: read "
+        "the paths of the file list instead."
     )
 
 
@@ -90,14 +93,16 @@ def show_vacuum(plan: VacuumPlan) -> None:
         table.add_column(name, justify="right" if name in ("objects", "size") else "left")
     for group in plan.by_reason():
         size = human(group.n_bytes)
-        table.add_row(str(group.n_objects), size, group.reason, Text(printable(group.example)))
+        table.add_row(number(group.n_objects), size, group.reason, Text(printable(group.example)))
     if plan.paths:
         out.print(table)
     verb = "deleted" if plan.deleted else "to delete"
     kept = ", ".join(map(str, plan.kept_snapshots))
-    out.print(f"{verb}: {len(plan.paths)} objects, {human(plan.n_bytes)}; kept snapshots: {kept}")
+    objects = f"{counted(len(plan.paths), 'object')}, {human(plan.n_bytes)}"
+    out.print(f"{verb}: {objects}; kept snapshots: {kept}")
     if plan.n_too_young:
-        out.print(f"{plan.n_too_young} more are not needed, but younger than --older-than")
+        more = f"{number(plan.n_too_young)} more {agreeing(plan.n_too_young, 'is', 'are')}"
+        out.print(f"{more} not needed, but younger than --older-than")
     if plan.work_under_way:
         out.print("a run, a compaction or a publication is under way: what it could use was left")
     for sentence in plan.tables_behind:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -24,6 +25,7 @@ from pipeline.read.input.passed_over import sentence
 from pipeline.read.preview import Preview
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Snapshot
+from pipeline.storage.words import agreeing, by_name, counted, duration, human, number
 
 WARNING = "yellow"
 """The style of what a person should look at."""
@@ -32,57 +34,35 @@ PLAIN_SECONDS = 10.0
 """Seconds between two progress lines when the output is not a terminal that can be redrawn."""
 
 
-def human(n_bytes: float) -> str:
-    """A number of bytes for people: 1536 ─► '1.5 KiB'."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(n_bytes) < 1024 or unit == "TiB":
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    raise AssertionError("unreachable")
-
-
-def duration(seconds: float | None) -> str:
-    """A number of seconds for people: 75 ─► '1:15'; None ─► '-'."""
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = ()) -> None:
     """The dry run, one fact a line."""
     facts = plan.summary()
     job = plan.job
     takeover = plan.takeover.describe()
+    uris = ", ".join(map(shown, job.spec.input.uri))
+    shards = f"{counted(facts['shards'], 'shard')}, {human(facts['input_bytes'])}"
+    state = f"snapshot {facts['head']}" if facts["head"] else "new"
     lines = [
-        (
-            "input",
-            f"{', '.join(map(shown, job.spec.input.uri))}: "
-            f"{facts['shards']} shards, {human(facts['input_bytes'])}",
-        ),
-        (
-            "output",
-            f"{shown(job.spec.output.uri)}, "
-            + (f"snapshot {facts['head']}" if facts["head"] else "new"),
-        ),
+        ("input", f"{uris}: {shards}"),
+        ("output", f"{shown(job.spec.output.uri)}, {state}"),
         ("model", _model_line(job)),
         ("fingerprint", facts["fingerprint"]),
-        (
-            "to do",
-            f"about {facts['parts_todo']} parts in {facts['splits_todo']} splits, "
-            f"{human(facts['bytes_todo'])} of records",
-        ),
-        ("shards", ", ".join(f"{n} {name}" for name, n in facts["shard_changes"].items())),
-        ("done", f"{facts['parts_done']} parts, {facts['documents_done']} documents"),
-        (
-            "stale",
-            f"{facts['parts_stale']} parts drop out of the next snapshot, "
-            f"with at most {facts['documents_removed_at_most']} documents",
-        ),
+        ("to do", _to_do(facts)),
+        ("shards", by_name(facts["shard_changes"])),
     ]
+    if facts["parts_done"]:
+        documents = counted(facts["documents_done"], "document")
+        lines.append(("done", f"{counted(facts['parts_done'], 'part')}, {documents}"))
+    if n_stale := facts["parts_stale"]:
+        words = (
+            f"{counted(n_stale, 'part')} {agreeing(n_stale, 'drops', 'drop')} out of the next "
+            f"snapshot, with at most {counted(facts['documents_removed_at_most'], 'document')}"
+        )
+        lines.append(("stale", words))
     if plan.lost:
-        lines.append(("", f"files of {len(plan.lost)} live parts are gone: they are made anew"))
+        n_lost = len(plan.lost)
+        words = f"files of {counted(n_lost, 'live part')} are gone: they are made again"
+        lines.append(("", words))
     if takeover:
         lines.insert(2, ("", takeover))
     lines[1:1] = [("first record", str(entry)) for entry in first_records]
@@ -97,6 +77,15 @@ def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = (
             f"The model's licence ({job.model_license}) restricts its use; it is recorded in the "
             "output.",
         )
+
+
+def _to_do(facts: Mapping[str, Any]) -> str:
+    """The work of a plan in words."""
+    if not facts["splits_todo"]:
+        return "nothing"
+    parts = f"about {counted(facts['parts_todo'], 'part')}"
+    splits = counted(facts["splits_todo"], "split")
+    return f"{parts} in {splits}, {human(facts['bytes_todo'])} of records"
 
 
 def _warn(console: Console, text: str) -> None:
@@ -116,7 +105,7 @@ def _left_out(plan: Plan) -> list[str]:
         lines.append(f"objects passed over: {sentence(plan.passed_over)}")
     if plan.unversioned:
         n_shards = len(plan.unversioned)
-        have = "1 shard has" if n_shards == 1 else f"{n_shards} shards have"
+        have = f"{counted(n_shards, 'shard')} {agreeing(n_shards, 'has', 'have')}"
         lines.append(
             f"{have} no version, because the server sends neither ETag nor Last-Modified "
             f"(first: {shown(plan.unversioned[0].uri)}): a change that keeps the size is not seen"
@@ -131,9 +120,9 @@ def _model_line(job: Job) -> str:
     licence = job.model_license or "no licence stated"
     limit = "texts of any length"
     if job.max_tokens < NO_LIMIT:
-        limit = f"at most {job.max_tokens} tokens"
+        limit = f"at most {counted(job.max_tokens, 'token')}"
         if model.max_tokens != "auto" and model.max_tokens > job.max_tokens:
-            limit += f" (asked {model.max_tokens}; the model has {job.max_tokens})"
+            limit += f" (asked {number(model.max_tokens)}; the model has {number(job.max_tokens)})"
     prompt = f", prompt {job.prompt!r} ({job.prompt_source})" if job.prompt else ", no prompt"
     return (
         f"{model.path}{revision} ({licence}), {job.engine.pooling} pooling, {limit}, "
@@ -145,9 +134,9 @@ def headline(uri: str, snapshot: Snapshot) -> Text:
     """A snapshot in one line: what a run ends with, and all that a quiet one shows."""
     line = Text(f"snapshot {snapshot.number}", "green")
     return line.append(
-        f" of {shown(uri)}: {snapshot.n_rows} rows from {snapshot.n_documents} documents in "
-        f"{snapshot.n_files} files ({human(snapshot.size_bytes)}), {snapshot.n_rejects} rejects "
-        f"{snapshot.reject_reasons or ''}",
+        f" of {shown(uri)}: {counted(snapshot.n_rows, 'row')} from "
+        f"{counted(snapshot.n_documents, 'document')} in {counted(snapshot.n_files, 'file')} "
+        f"({human(snapshot.size_bytes)}), {rejects_of(snapshot)}",
         "default",
     )
 
@@ -164,11 +153,12 @@ def report(
     damaged: the shards that could not be read to their end."""
     stages = progress.summary()["seconds"].items()
     console.print(headline(uri, snapshot))
-    console.print(Text("rows: " + ", ".join(f"{n} {name}" for name, n in rows.items())))
+    console.print(Text(f"rows: {by_name(rows) or 'none'}"))
     console.print(
         Text(
-            f"this run: {progress['n_documents']} documents, {progress['n_tokens']} tokens "
-            f"in {duration(progress.elapsed_s)} ({progress.tokens_per_s:.0f} tokens/s, "
+            f"this run: {counted(progress['n_documents'], 'document')}, "
+            f"{counted(progress['n_tokens'], 'token')} "
+            f"in {duration(progress.elapsed_s)} ({number(progress.tokens_per_s)} tokens/s, "
             f"{progress.padding_share:.1%} padding); worker seconds: "
             + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages)
         )
@@ -180,13 +170,17 @@ def report(
                 f"bottleneck: {progress.bottleneck}"
             )
         )
-    troubles = [f"{progress[name]} {words}" for name, words in TROUBLES.items() if progress[name]]
+    troubles = [
+        counted(progress[name], *words) for name, words in TROUBLES.items() if progress[name]
+    ]
     if troubles:
         _warn(console, f"recovered from: {', '.join(troubles)}")
     if snapshot.n_duplicate_ids:
         _warn(
             console,
-            f"{snapshot.n_duplicate_ids} document ids occur more than once; `verify` lists them",
+            f"{counted(snapshot.n_duplicate_ids, 'document id')} "
+            f"{agreeing(snapshot.n_duplicate_ids, 'occurs', 'occur')} more than once; `verify` "
+            f"lists {agreeing(snapshot.n_duplicate_ids, 'it', 'them')}",
         )
     show_damage(console, damaged)
 
@@ -194,8 +188,14 @@ def report(
 def show_damage(console: Console, damaged: Sequence[DamagedShard]) -> None:
     """One line about the shards that could not be read to their end, if there are any."""
     if damaged:
-        text = f"{len(damaged)} damaged shards, of which this could not be read: {named(damaged)}"
-        _warn(console, text)
+        shards = counted(len(damaged), "damaged shard")
+        _warn(console, f"{shards}, of which this could not be read: {named(damaged)}")
+
+
+def rejects_of(snapshot: Snapshot) -> str:
+    """The rejects of a snapshot: their number, then each reason with its own."""
+    reasons = by_name(snapshot.reject_reasons)
+    return counted(snapshot.n_rejects, "reject") + (f" ({reasons})" if reasons else "")
 
 
 class Watcher:

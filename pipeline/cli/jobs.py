@@ -34,6 +34,7 @@ from pipeline.output import lease
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.retry import patience
 from pipeline.storage.store import Store
+from pipeline.storage.words import counted
 
 app = typer.Typer()
 
@@ -137,7 +138,8 @@ def run(
     else:
         console.print("nothing to do", style="green", end="")
         console.print(
-            f": snapshot {result.snapshot.number} already has all {result.snapshot.n_rows} rows"
+            f": snapshot {result.snapshot.number} is up to date, with "
+            f"{counted(result.snapshot.n_rows, 'row')}"
         )
         display.show_damage(console, result.damaged)
     if not as_json:
@@ -161,12 +163,8 @@ def _what_is_kept(job_spec: JobSpec, plans: Sequence[Plan]) -> str:
     if not parts:
         return "Stopped: no part was finished yet. Run the same command again to start over."
     n_documents = sum(part.n_documents for part in parts)
-    kept = f"{_counted(len(parts), 'part')}, {_counted(n_documents, 'document')}"
+    kept = f"{counted(len(parts), 'part')}, {counted(n_documents, 'document')}"
     return f"Stopped: {kept} are kept. Run the same command again to resume."
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @app.command(

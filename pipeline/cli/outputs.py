@@ -19,6 +19,7 @@ from pipeline.output.table_records import forget_table
 from pipeline.storage.addresses import shown
 from pipeline.storage.printable import printable
 from pipeline.storage.store import Store
+from pipeline.storage.words import counted
 
 app = typer.Typer()
 
@@ -108,7 +109,8 @@ def diff(
         answers.print_json(facts)
         return
     stdout = answers.stdout()
-    stdout.print(f"{facts['n_upserts']} upserts, {facts['n_deletes']} deletes")
+    upserts = counted(facts["n_upserts"], "upsert")
+    stdout.print(f"{upserts}, {counted(facts['n_deletes'], 'delete')}")
     for sign, name in (("+", "upserts"), ("-", "deletes")):
         for key in facts.get(name, []):
             stdout.print(f"{sign} {printable(key['doc_id'])} {key['chunk']}", markup=False)

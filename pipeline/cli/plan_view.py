@@ -11,6 +11,7 @@ from rich.text import Text
 
 from pipeline.cli.display import WARNING
 from pipeline.driver.outlook import Outlook
+from pipeline.storage.words import counted, number
 
 
 def show_outlook(console: Console, outlook: Outlook, max_partitions: int) -> None:
@@ -21,8 +22,9 @@ def show_outlook(console: Console, outlook: Outlook, max_partitions: int) -> Non
     if outlook.n_partitions is not None:
         style = WARNING if outlook.n_partitions > max_partitions else ""
         words = (
-            f"{outlook.n_partitions} among the first {outlook.n_sampled} records; "
-            f"a part may have {max_partitions} (output.max_partitions)"
+            f"{number(outlook.n_partitions)} among the first "
+            f"{counted(outlook.n_sampled, 'record')}; a part may have {number(max_partitions)} "
+            "(output.max_partitions)"
         )
         table.add_row("partitions", Text(words, style))
     console.print(table)

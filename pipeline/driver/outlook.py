@@ -17,6 +17,7 @@ from pipeline.errors import InputError, SpecError
 from pipeline.job.resolve import Job
 from pipeline.read.parts import read_tables
 from pipeline.storage.lineage import Span
+from pipeline.storage.words import agreeing, counted, number
 from pipeline.tokenize import load_tokenizer
 from pipeline.workers.rows import chunk_limits
 
@@ -47,13 +48,14 @@ def _chunks(job: Job) -> str | None:
         return None
     tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
     limit, overlap = chunk_limits(job, tokenizer)
-    words = f"chunks of at most {limit} tokens, {overlap} shared with the next"
+    words = f"chunks of at most {counted(limit, 'token')}, {number(overlap)} shared with the next"
     if limit == prepare.chunk.max_tokens:
         return words
     n_others = tokenizer.special_tokens + tokenizer.prompt_tokens
     return (
-        f"{words} (asked {prepare.chunk.max_tokens}; the model takes {job.max_tokens}, of which "
-        f"{n_others} are special tokens and the prompt)"
+        f"{words} (asked {number(prepare.chunk.max_tokens)}; the model takes "
+        f"{number(job.max_tokens)}, of which {number(n_others)} "
+        f"{agreeing(n_others, 'is', 'are')} special tokens and the prompt)"
     )
 
 

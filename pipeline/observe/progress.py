@@ -11,13 +11,20 @@ import time
 from typing import Any
 
 TROUBLES = {
-    "worker_restarts": "workers started again",
-    "storage_retries": "requests tried again",
-    "n_oom_halvings": "buckets halved for memory",
-    "n_crashed_records": "records rejected because workers failed on them",
-    "n_replaced": "documents in which U+FFFD stands for bytes that are no character",
+    "worker_restarts": ("worker started again", "workers started again"),
+    "storage_retries": ("request tried again", "requests tried again"),
+    "n_oom_halvings": ("bucket halved for memory", "buckets halved for memory"),
+    "n_crashed_records": (
+        "record rejected because workers failed on it",
+        "records rejected because workers failed on them",
+    ),
+    "n_replaced": (
+        "document in which U+FFFD stands for bytes that are no character",
+        "documents in which U+FFFD stands for bytes that are no character",
+    ),
 }
-"""What a run recovered from: name in `Progress.totals` and words for people."""
+"""What a run recovered from: name in `Progress.totals`, and words for people, for one and for
+several."""
 
 BUSY = 0.9
 """Share of their time that embedders work when nothing before them is too slow."""

@@ -26,6 +26,7 @@ from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import DataFile, Manifest
 from pipeline.storage.printable import printable
 from pipeline.storage.schema import LINEAGE_COLUMNS
+from pipeline.storage.words import counted
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.source_records import SourceRecord, read_source_records, record_key, row_problem
 
@@ -81,13 +82,15 @@ class Trace:
     def lines(self) -> Iterator[str]:
         """The trace for people: the model, then each row with its source text and the verdict."""
         license_name = self.model_license or "licence not stated"
-        yield f"{self.n_rows} rows of {self.n_documents} documents in snapshot {self.snapshot}"
+        rows = f"{counted(self.n_rows, 'row')} of {counted(self.n_documents, 'document')}"
+        yield f"{rows} in snapshot {self.snapshot}"
         yield f"model {self.model} ({license_name}), fingerprint {self.fingerprint}"
         for row in self.rows:
             truncated = ", truncated" if row.truncated else ""
-            size = f", {row.record_bytes} bytes" if row.record_bytes is not None else ""
+            size = f", {counted(row.record_bytes, 'byte')}" if row.record_bytes is not None else ""
             yield ""
-            yield f"{printable(row.doc_id)} chunk {row.chunk}: {row.n_tokens} tokens{truncated}"
+            tokens = counted(row.n_tokens, "token")
+            yield f"{printable(row.doc_id)} chunk {row.chunk}: {tokens}{truncated}"
             yield f"  row     {row.data_file} (part {row.part_id}, run {row.run_id})"
             yield f"  source  {printable(shown(row.source_uri))} ETag {printable(row.source_etag)}"
             yield (

@@ -11,33 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.cli.display import Watcher, duration, human, report, show_plan
+from pipeline.cli.display import Watcher, report, show_plan
 from pipeline.cli.terminal import Terminal
 from pipeline.driver.plan import make_plan
 from pipeline.observe.progress import Progress
 from tests.support.outputs import write_shard
 from tests.support.stand_in import job_of, make_spec, run, store_of
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1536, "1.5 KiB"),
-        (3 << 40, "3.0 TiB"),
-        (1 << 60, "1048576.0 TiB"),
-    ],
-)
-def test_bytes_are_shown_in_the_largest_unit_that_fits(n_bytes: int, text: str) -> None:
-    assert human(n_bytes) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (7.9, "0:07"), (75, "1:15"), (3661, "1:01:01")]
-)
-def test_a_duration_is_shown_like_a_clock(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_a_report_says_what_the_snapshot_holds_and_what_the_bottleneck_was(tmp_path: Path) -> None:
@@ -50,10 +29,10 @@ def test_a_report_says_what_the_snapshot_holds_and_what_the_bottleneck_was(tmp_p
     console = Console(file=io.StringIO(), width=300)
     report(console, progress, "out", snapshot, {"embedded": 1, "rejected": 1})
     lines = console.file.getvalue().splitlines()
-    assert lines[0].startswith("snapshot 1 of out: 1 rows from 1 documents in 1 files (")
-    assert lines[0].endswith("1 rejects {'null_text': 1}")
+    assert lines[0].startswith("snapshot 1 of out: 1 row from 1 document in 1 file (")
+    assert lines[0].endswith("1 reject (1 null_text)")
     assert lines[1] == "rows: 1 embedded, 1 rejected"
-    assert lines[2].startswith("this run: 1 documents, 3 tokens in 0:0")
+    assert lines[2].startswith("this run: 1 document, 3 tokens in 0:0")
     assert lines[3:] == ["embedders busy 95% of their time; bottleneck: embed"]
 
 
@@ -70,7 +49,7 @@ def test_data_is_never_taken_for_markup(tmp_path: Path) -> None:
     shown = console.file.getvalue()
     for text in (
         "emb[v1][/b], new",
-        "emb[v1][/b]: 1 rows",
+        "emb[v1][/b]: 1 row ",
         "[INST] what answers: [/INST] ",
         "(cc-by-nc [red]) restricts",
         "s3://lake/a[/b].jsonl: changed while it was read [red]",

@@ -62,8 +62,9 @@ def test_plan_prints_what_is_to_do_and_writes_nothing(
     run_without_ray(load_spec(spec_path))
     assert called(monkeypatch, "plan", str(spec_path)) == 0
     printed = capsys.readouterr().out
-    assert "1 parts, 8 documents" in printed
-    assert "0 parts drop out of the next snapshot, with at most 0 documents" in printed
+    assert "1 part, 8 documents" in printed
+    assert "to do        nothing" in printed
+    assert "stale" not in printed
 
 
 @pytest.mark.usefixtures("no_cluster")

@@ -59,8 +59,8 @@ def test_chunks_are_as_long_as_the_model_has_room(tmp_path: Path, bert_mean_dir:
 
     assert chunks(7) == "chunks of at most 7 tokens, 1 shared with the next"
     assert chunks(100_000) == (
-        "chunks of at most M-2 tokens, 1 shared with the next (asked 100000; the model takes M, of "
-        "which 2 are special tokens and the prompt)"
+        "chunks of at most M-2 tokens, 1 shared with the next (asked 100,000; the model takes M, "
+        "of which 2 are special tokens and the prompt)"
     )
 
 
@@ -96,6 +96,6 @@ def test_plan_shows_chunks_and_partitions_and_needs_no_gpu_that_is_not_there(
     plan = planned()
     assert plan.returncode == 0, plan.stderr
     assert "chunks of at most 8 tokens, 2 shared with the next" in plan.stdout
-    assert "1 among the first 1 records; a part may have 128" in plan.stdout
+    assert "1 among the first 1 record; a part may have 128" in plan.stdout
     no_gpu = planned("--set", "runtime.device=cuda")
     assert (no_gpu.returncode, "this machine has no GPU" in no_gpu.stderr) == (2, True)

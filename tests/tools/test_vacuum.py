@@ -177,7 +177,7 @@ def test_every_kept_snapshot_is_read_by_its_number_on_the_command_line(scene, mo
         (doc_id, *_) = sorted(set(scene.ids(number)) - set(scene.ids(1 if number != 1 else 3)))
         for other in (1, 2, 3):
             called(monkeypatch, "trace", str(scene.output), doc_id, "--snapshot", str(other))
-            is_traced = f"1 rows of 1 documents in snapshot {other}" in capsys.readouterr().out
+            is_traced = f"1 row of 1 document in snapshot {other}" in capsys.readouterr().out
             assert is_traced is (doc_id in scene.ids(other))
         assert (
             called(
