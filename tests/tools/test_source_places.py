@@ -256,7 +256,7 @@ S3 = {"endpoint_url": "https://minio:9000"}
         ("sftp://host/a", {}, "/out", {}, None),
         ("hf://datasets/a/b", {}, "/out", {}, None),
         ("gs://in/a", {}, "s3://lake/out", {}, None),
-        ("FILE://in/a", {}, "/out", {}, None),
+        ("FILE://in/a", {}, "/out", {}, {}),
         ("simplecache::https://host/a", {}, "/out", {}, None),
     ],
 )
