@@ -19,6 +19,7 @@ from pipeline.cli.options import (
 )
 from pipeline.errors import OutputError
 from pipeline.job.spec import JobSpec
+from pipeline.job.spec_reference import reference
 from pipeline.output.snapshots import (
     count_waiting_parts,
     live_parts,
@@ -167,9 +168,17 @@ def search(
     rich_help_panel=LOOK,
     epilog="Example: corpus-embed schema > corpus-embed.schema.json",
 )
-def schema(as_json: Annotated[bool, typer.Option("--json", hidden=True)] = True) -> None:
+def schema(
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="print the reference of all settings as Markdown")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", hidden=True)] = True,
+) -> None:
     """Print the JSON Schema of a job spec, for editors and checks."""
-    answers.print_json(JobSpec.model_json_schema())
+    if as_markdown:
+        answers.stdout().print(reference(JobSpec), markup=False, end="")
+    else:
+        answers.print_json(JobSpec.model_json_schema())
 
 
 def _source_options(text: str | None) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 import pydantic
 import pydantic_core
 
-from pipeline.job.field_types import Names, Section
+from pipeline.job.field_types import Names, Section, takes
 
 
 def _character(value: str) -> str:
@@ -32,36 +32,39 @@ def _encoding(value: str) -> str:
 Encoding = Annotated[
     str,
     pydantic.AfterValidator(_encoding),
-    pydantic.Field(
-        description="a charset by its name in Python that contains ASCII (UTF-16 does not), "
+    takes(
+        "a charset by its name in Python that contains ASCII (UTF-16 does not), "
         "for instance cp932 or gb18030"
     ),
 ]
 Character = Annotated[
     str,
     pydantic.AfterValidator(_character),
-    pydantic.Field(
-        description='auto, none or one character, a tab as "\\t" in double quotes, '
-        "for instance ';'"
-    ),
+    takes("auto, none or one character, a tab as \"\\t\" in double quotes, for instance ';'"),
 ]
 
 
 class CsvSpec(Section):
-    """The dialect of CSV files. What is auto is found in the first rows of each shard.
-
-    delimiter: auto is a tab in `.tsv`, otherwise a comma, or `;`, `|` or a tab where only so the
-    header has the columns of the spec. quote: auto is `"`, in `.tsv` none. escape: the character
-    that makes a quote part of a quoted field, beside doubling it; auto is none, or a backslash
-    where the first rows cannot be read without. encoding: the charset. columns: the names, for
-    files without a header row.
-    """
+    """The dialect of CSV files. What is auto is found in the first rows of each shard."""
 
     delimiter: Character = "auto"
+    """The character between two fields. `auto` is a tab in `.tsv`, otherwise a comma, or `;`, `|`
+    or a tab where only so the header has the columns of the spec."""
+
     quote: Character = "auto"
+    """The character round a field that holds delimiters or line breaks. `auto` is `"`, and none in
+    `.tsv`."""
+
     escape: Character = "auto"
+    """The character that makes a quote part of a quoted field, beside doubling it. `auto` is none,
+    or a backslash where the first rows cannot be read without."""
+
     encoding: Encoding = "utf-8"
+    """The charset of the files, by its name in Python. UTF-8 unless they say otherwise."""
+
     columns: Annotated[Names, pydantic.Field(min_length=1)] | None = None
+    """The names of the columns, for files without a header row; null takes them from the first
+    row."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -16,7 +16,9 @@ from pipeline.storage.addresses import problem_of, problem_of_options
 class Section(pydantic.BaseModel):
     """A mapping of a job spec: frozen, and closed to unknown keys."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
 
     @pydantic.field_validator("*", mode="before")
     @classmethod
@@ -31,6 +33,12 @@ class Section(pydantic.BaseModel):
         ):
             raise pydantic_core.PydanticCustomError("truth_value", "a number for a truth value")
         return value
+
+
+def takes(words: str) -> Any:
+    """What a type takes, in words with an example, where its schema does not say it well. It stands
+    beside the description of a field, which says what the field is for."""
+    return pydantic.Field(json_schema_extra={"takes": words})
 
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -89,42 +97,41 @@ def _part_bytes(size: Auto | pydantic.ByteSize) -> Auto | pydantic.ByteSize:
 Auto = Literal["auto"]
 RecordSize = Annotated[
     pydantic.ByteSize,
-    pydantic.Field(ge=1, le=MOST_BYTES, description="a size up to 512MiB, for instance 16MiB"),
+    pydantic.Field(ge=1, le=MOST_BYTES),
+    takes("a size up to 512MiB, for instance 16MiB"),
 ]
 PartSize = Annotated[
     Auto | pydantic.ByteSize,
     pydantic.AfterValidator(_part_bytes),
-    pydantic.Field(description="auto, or a size from 1KiB to 512MiB, for instance 4MiB"),
+    takes("auto, or a size from 1KiB to 512MiB, for instance 4MiB"),
 ]
 Name = Annotated[str, pydantic.Field(min_length=1)]
 PromptName = Annotated[
     Name,
     pydantic.BeforeValidator(lambda value: "auto" if value is None else value),
-    pydantic.Field(description="auto, or the name of a prompt of the model, for instance passage"),
+    takes("auto, or the name of a prompt of the model, for instance passage"),
 ]
 Names = Annotated[
     tuple[Name, ...],
     pydantic.BeforeValidator(_as_tuple),
-    pydantic.Field(description="a name or a list of names, for instance [lang]"),
+    takes("a name or a list of names, for instance [lang]"),
 ]
 Uri = Annotated[
     Name,
     pydantic.AfterValidator(_allowed_uri),
-    pydantic.Field(description="a path or a URI, for instance data/a.jsonl.gz or s3://bucket/a"),
+    takes("a path or a URI, for instance data/a.jsonl.gz or s3://bucket/a"),
 ]
 Uris = Annotated[
     tuple[Uri, ...],
     pydantic.BeforeValidator(_as_tuple),
-    pydantic.Field(
-        min_length=1,
-        description="a path or a URI, or a list of them, for instance s3://bucket/a/*.jsonl.gz",
-    ),
+    pydantic.Field(min_length=1),
+    takes("a path or a URI, or a list of them, for instance s3://bucket/a/*.jsonl.gz"),
 ]
 KeptColumns = Annotated[
     dict[Name, str],
     pydantic.BeforeValidator(_as_kept),
-    pydantic.Field(
-        description="a name, a list of names, or a mapping of names to types, "
+    takes(
+        "a name, a list of names, or a mapping of names to types, "
         "for instance [lang] or {year: int64}"
     ),
 ]
@@ -132,13 +139,11 @@ Count = Annotated[int, pydantic.Field(ge=1, le=MOST)]
 Options = Annotated[
     dict[str, Any],
     pydantic.AfterValidator(_allowed_options),
-    pydantic.Field(description="a mapping, for instance {endpoint_url: http://127.0.0.1:9000}"),
+    takes("a mapping, for instance {endpoint_url: http://127.0.0.1:9000}"),
 ]
 Duration = Annotated[
     datetime.timedelta,
     pydantic.BeforeValidator(_as_duration),
-    pydantic.Field(
-        ge=datetime.timedelta(0),
-        description="a duration with its unit, for instance 90s, 10min, 2h or 1d",
-    ),
+    pydantic.Field(ge=datetime.timedelta(0)),
+    takes("a duration with its unit, for instance 90s, 10min, 2h or 1d"),
 ]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pydantic
 
 from pipeline.job.csv_spec import CsvSpec
-from pipeline.job.field_types import KeptColumns, Name, Options, RecordSize, Section, Uris
+from pipeline.job.field_types import KeptColumns, Name, Options, RecordSize, Section, Uris, takes
 from pipeline.job.text_template import TextTemplate
 from pipeline.storage import schema
 
@@ -22,33 +22,54 @@ LATER_SETTINGS = {"text_template", "csv", "max_column_bytes"}
 """Settings that are part of the identity only where they have another value than the default."""
 
 
-TextColumn = Annotated[
-    Name,
-    pydantic.Field(
-        description="a name or a path, for instance text or doc.text; several make a text by "
-        'text_template, for instance "{title}\\n{body}"'
-    ),
-]
-
-
 class InputSpec(Section):
     """Where documents come from and which fields of a record matter."""
 
     uri: Uris
+    """The documents: a file, a folder, a glob, or a list of them, on disk, on an object store, over
+    HTTP or on the Hub (`hf://`). A name that exists is never taken for a glob."""
+
     format: Format = "auto"
-    text_column: TextColumn = "text"
+    """The format of the shards. `auto` tells it from their names; `text` makes each line a
+    document, `document` each file."""
+
+    text_column: Annotated[
+        Name,
+        takes(
+            "a name or a path, for instance text or doc.text; several make a text by "
+            'text_template, for instance "{title}\\n{body}"'
+        ),
+    ] = "text"
+    """The field that is embedded, by its name or by a path such as `doc.text`. A list of strings is
+    joined by line feeds. Plain text and WARC have no fields and need none."""
+
     text_template: Annotated[
-        str | None,
-        pydantic.Field(description='names in braces, for instance "{title}\\n{body}"'),
+        str | None, takes('names in braces, for instance "{title}\\n{body}"')
     ] = None
-    id_column: Annotated[
-        Name | None, pydantic.Field(description="a name or a path, for instance id or doc.id")
-    ] = None
+    """Several fields as one text, for instance `"{title}\\n{body}"`, instead of `text_column`; `{{`
+    and `}}` stand for braces."""
+
+    id_column: Annotated[Name | None, takes("a name or a path, for instance id or doc.id")] = None
+    """The field that identifies a document. With null the id is `<uri>#<source_record>`, so that a
+    document that moves within its file counts as another one."""
+
     keep_columns: KeptColumns = {}
+    """Fields that are stored beside the vectors, as strings or with a type (`{year: int64}`); also
+    from folders such as `lang=ja/`."""
+
     max_record_bytes: RecordSize = pydantic.ByteSize(16 << 20)
+    """The largest record, in bytes; a larger one is a reject. It bounds the memory of a worker."""
+
     max_column_bytes: RecordSize = pydantic.ByteSize(64 << 10)
+    """The largest id or kept value, in bytes; a record with a larger one is a reject. Every chunk
+    of a document repeats them."""
+
     csv: CsvSpec = CsvSpec()
+    """How CSV and TSV files are written. All of it is found by itself in most files."""
+
     storage_options: Options = {}
+    """Options of fsspec for the input and for a model on the same store, for instance an
+    `endpoint_url`. Credentials come from the environment and are refused here."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

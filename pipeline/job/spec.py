@@ -20,7 +20,7 @@ import pydantic
 import yaml
 
 from pipeline.errors import SpecError
-from pipeline.job.field_types import Section
+from pipeline.job.field_types import Section, takes
 from pipeline.job.input_spec import InputSpec
 from pipeline.job.overrides import apply_override
 from pipeline.job.sections import ModelSpec, OutputSpec, PrepareSpec, PublishSpec, RuntimeSpec
@@ -36,12 +36,15 @@ class JobSpec(Section):
 
     name: Annotated[
         str,
-        pydantic.Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-            description="up to 100 letters, digits, dots, dashes and underscores, of which the "
-            "first is a letter or a digit, for instance my-crawl",
+        pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"),
+        takes(
+            "up to 100 letters, digits, dots, dashes and underscores, of which the first is a "
+            "letter or a digit, for instance my-crawl"
         ),
     ]
+    """The name of the job. An output remembers whose it is, and another job asks before it replaces
+    it."""
+
     input: InputSpec
     prepare: PrepareSpec = PrepareSpec()
     model: ModelSpec

@@ -3,7 +3,8 @@ number from 1 to 2147483647, for instance 8".
 
 A model, an error of pydantic and a JSON Schema come in, words come out, none of them pydantic's.
 They are made from the schema, so that a new setting has them by itself; a type that the schema does
-not explain brings a `description` with an example (`pipeline/job/field_types.py`).
+not explain brings `takes`, with an example (`pipeline/job/field_types.py`). A `description`, what a
+setting is for, is no part of them.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def accepted(schema: Node, node: Node) -> str:
         words = f"a section with the keys {', '.join(properties)}"
         return f"{words}, or null" if "null" in _types(node) else words
     choices = [choice for choice in _branches(node) if choice.get("type") != "null"]
-    words = node.get("description", "") or ", or ".join(map(_words, choices))
+    words = node.get("takes", "") or ", or ".join(map(_words, choices))
     if "null" in _types(node):
         words += ", or null"
     default = node.get("default")
@@ -124,8 +125,8 @@ _EXAMPLES = {"integer": "8", "number": "0.05", "string": "v1, or '1.0' in quotes
 
 
 def _words(node: Node) -> str:
-    if "description" in node:
-        return str(node["description"])
+    if "takes" in node:
+        return str(node["takes"])
     if "const" in node:
         return str(node["const"])
     if "enum" in node:
@@ -163,8 +164,8 @@ def _branches(node: Node) -> list[Node]:
 
 
 def _inner(node: Node, key: str) -> Node:
-    """The values of a list or a mapping; the whole, where that has a description of its own."""
-    if "description" in node:
+    """The values of a list or a mapping; the whole, where that has words of its own."""
+    if "takes" in node:
         return node
     inner = [branch[key] for branch in _branches(node) if isinstance(branch.get(key), Mapping)]
     return inner[0] if inner else node
