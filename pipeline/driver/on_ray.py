@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.driver.cluster import Pools, device_of, pool_sizes
 from pipeline.driver.connection import connect
+from pipeline.driver.estimate.rates import remember
 from pipeline.driver.first_records import first_records
 from pipeline.driver.own_errors import own_error
 from pipeline.driver.places import check_dtype, output_of
@@ -96,7 +97,7 @@ def run(
         resources: Mapping[str, float] = ray.cluster_resources()
         return resources
 
-    return run_job(
+    result = run_job(
         job,
         store,
         execute_on_cluster,
@@ -105,6 +106,8 @@ def run(
         nominal_time=nominal_time,
         full_refresh=full_refresh,
     )
+    remember(result.rates)
+    return result
 
 
 def execute(plan: Plan, store: Store, progress: Progress, watch: Watch) -> None:

@@ -16,6 +16,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pipeline.driver.estimate.rates import Rate, rates_of
 from pipeline.driver.limits import check_parts, check_plan
 from pipeline.driver.plan import Plan, make_plan, missing
 from pipeline.driver.tally import row_counts
@@ -43,7 +44,9 @@ what did the work, in units of Ray (CPU, GPU, memory), for the record of the run
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What a run did. embedded: False when everything was done before. rows: see `row_counts`.
-    damaged: shards of the snapshot that could not be read to their end."""
+    damaged: shards of the snapshot that could not be read to their end. rates: how fast its workers
+    embedded. estimate: what was foretold of this run, None where nothing was; truth: what came of
+    it, under the same names."""
 
     plan: Plan
     snapshot: Snapshot
@@ -52,6 +55,9 @@ class Result:
     rows: dict[str, int]
     damaged: Sequence[DamagedShard] = ()
     tables_behind: Sequence[str] = ()
+    rates: Sequence[Rate] = ()
+    estimate: Mapping[str, Any] | None = None
+    truth: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def run_job(
@@ -63,18 +69,22 @@ def run_job(
     on_plan: Callable[[Plan], None] | None = None,
     nominal_time: datetime.datetime | None = None,
     full_refresh: bool = False,
+    foretold: Callable[[], Mapping[str, Any] | None] = lambda: None,
 ) -> Result:
     """Execute what is missing and commit a snapshot, which records `nominal_time`, the time for
     which a scheduler started the run.
 
     progress: the figures that `execute` adds to. on_plan: called with each plan before work begins.
-    full_refresh: whether a whole output may be replaced. Raises FullRefreshNeeded, InputError,
+    full_refresh: whether a whole output may be replaced. foretold: the estimate of the run, asked
+    for once it has ended (see `driver/estimate`). Raises FullRefreshNeeded, InputError,
     StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or CommitConflict, and what
     `execute` raises; after any of them the same call resumes where this one stopped.
     """
     lake.ask_catalog(store, job.spec.publish, is_plan=False)
     with work.under_way(store, "run", job.fingerprint):
-        return _run_marked(job, store, execute, progress, on_plan, nominal_time, full_refresh)
+        return _run_marked(
+            job, store, execute, progress, on_plan, nominal_time, full_refresh, foretold
+        )
 
 
 def _run_marked(
@@ -85,6 +95,7 @@ def _run_marked(
     on_plan: Callable[[Plan], None] | None,
     nominal_time: datetime.datetime | None,
     full_refresh: bool,
+    foretold: Callable[[], Mapping[str, Any] | None],
 ) -> Result:
     embedded = False
     resources: Mapping[str, float] = {}
@@ -113,9 +124,29 @@ def _run_marked(
             rows = row_counts(store, plan.live, parts)
             damaged = damaged_shards(parts)
             facts = attempt_facts(plan, progress, snapshot, resources, rows, damaged, nominal_time)
+            done_ids = {part.part_id for part in plan.done}
+            rates = rates_of([part for part in parts if part.part_id not in done_ids], job)
+            estimate = foretold()
+            truth = what_came(progress)
+            facts |= {
+                "rates": [dataclasses.asdict(rate) for rate in rates],
+                "estimate": estimate,
+                "truth": truth,
+            }
             record_attempt(store, plan.run_id, facts)
             tables = lake.bring_up(store, job.spec.publish)
-            return Result(plan, snapshot, progress, embedded, rows, damaged, _behind(tables))
+            return Result(
+                plan,
+                snapshot,
+                progress,
+                embedded,
+                rows,
+                damaged,
+                _behind(tables),
+                rates,
+                estimate,
+                truth,
+            )
     raise InputError(
         f"{len(unfinished)} splits are unfinished after {MAX_ROUNDS} plans, the first one of "
         f"{shown(unfinished[0].spans[0].shard.uri)}: its shards keep changing while they are read. "
@@ -162,6 +193,17 @@ def waiting_parts(plan: Plan, store: Store) -> list[Manifest]:
     live_ids = {part.part_id for part in plan.live}
     parts = plan.parts_of(load_manifests(store, plan.job.fingerprint, plan.done))
     return [part for part in parts if part.part_id not in live_ids]
+
+
+def what_came(progress: Progress) -> dict[str, Any]:
+    """What a run did, under the names of its estimate."""
+    return {
+        "documents": progress["n_documents"],
+        "rows": progress["n_rows"],
+        "tokens": progress["n_tokens"],
+        "embedded_tokens": progress["n_embedded_tokens"],
+        "seconds": round(progress.elapsed_s, 1),
+    }
 
 
 def attempt_facts(

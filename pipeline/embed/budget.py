@@ -31,9 +31,7 @@ ROUNDS = 3
 
 def device_key(files: dict[str, str], engine: Engine) -> str:
     """What a budget holds for, as a name: these model files on this kind of device."""
-    device = (
-        torch.cuda.get_device_name(engine.device) if engine.device.startswith("cuda") else "cpu"
-    )
+    device = engine.device_name if engine.device.startswith("cuda") else "cpu"
     facts = [sorted(files.items()), device, engine.name, engine.dtype, torch.__version__]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.embed.buckets import Rows
 from pipeline.errors import ModelError
+from pipeline.job.cpu_features import cpu_name
 from pipeline.job.engine_options import EngineOptions
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,11 @@ class Engine(ABC):
     def __init__(self, options: EngineOptions, default_budget_tokens: int) -> None:
         self.options = options
         self.device = options.device
+        self.device_name = (
+            torch.cuda.get_device_name(options.device)
+            if options.device.startswith("cuda")
+            else cpu_name()
+        )
         self.dtype = options.dtype
         self.stats = EngineStats()
         self.budget_tokens = options.max_batch_tokens or default_budget_tokens

@@ -6,11 +6,15 @@ In: a dtype. Out: an error or nothing. Cost: one read of /proc/cpuinfo; other sy
 
 from __future__ import annotations
 
+import platform
+import re
 from pathlib import Path
 
 from pipeline.errors import SpecError
 
-__all__ = ["NEEDED_NAMES", "check_dtype"]
+__all__ = ["NEEDED_NAMES", "check_dtype", "cpu_name"]
+
+_CPUINFO = Path("/proc/cpuinfo")
 
 _NEEDED = {
     "bfloat16": {"avx512_bf16", "amx_bf16", "bf16", "svebf16"},
@@ -21,7 +25,16 @@ _NEEDED = {
 NEEDED_NAMES = {"bfloat16": "avx512_bf16 or amx_bf16", "int8": "avx512_vnni, avx_vnni or amx_int8"}
 
 
-def check_dtype(dtype: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
+    """What the CPU of this machine calls itself; its architecture where it does not say."""
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.M)
+    except OSError:
+        names = []
+    return " ".join(names[0].split()) if names else platform.machine()
+
+
+def check_dtype(dtype: str, cpuinfo: Path = _CPUINFO) -> None:
     """Raises SpecError for a dtype that would run 10 to 60 times slower than float32."""
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()

@@ -8,6 +8,7 @@ facts about hosts.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -98,6 +99,20 @@ def record_attempt(store: Store, run_id: str, facts: Mapping[str, Any]) -> str:
     while not store.put_if_absent(layout.run_attempt(run_id, number), data):
         number += 1
     return layout.run_attempt(run_id, number)
+
+
+def read_attempts(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """The records of the attempts at a run, oldest first. They are for people: one that is missing
+    or damaged is left out."""
+    records = []
+    number = 1
+    while (data := store.read_or_none(layout.run_attempt(run_id, number))) is not None:
+        number += 1
+        with contextlib.suppress(ValueError):
+            record = json.loads(data)
+            if isinstance(record, dict):
+                records.append(record)
+    return records
 
 
 def package_versions() -> dict[str, str | None]:

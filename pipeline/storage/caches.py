@@ -1,6 +1,6 @@
 """The folders in which a node keeps what its next process would otherwise fetch or measure again.
 
-A kind ("models", "index", "budgets", "logs") comes in; a folder of local disk below
+A kind ("models", "index", "budgets", "rates", "logs") comes in; a folder of local disk below
 CORPUS_EMBED_CACHE comes out. A cache only saves time, so one that cannot be written (read-only,
 full, another user's) costs a note and never what it would have held: a folder of this user below
 the temporary folder takes its place, and where that fails too, memory. Standard library only, so
@@ -20,7 +20,7 @@ from typing import TypeVar
 from pipeline.storage.local_files import new_file
 from pipeline.storage.notes import note_once
 
-__all__ = ["cache_folder", "cached", "note_unusable", "usable_folders", "writable_folder"]
+__all__ = ["cache_folder", "cached", "keep", "note_unusable", "usable_folders", "writable_folder"]
 
 T = TypeVar("T")
 
@@ -71,15 +71,20 @@ def cached(
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return load(folder / name)
     data = fetch()
+    return load(keep(kind, name, data) or data)
+
+
+def keep(kind: str, name: str, data: bytes) -> Path | None:
+    """Write the file `name` of a cache, or replace it; returns its path, None where no folder takes
+    it."""
     for folder in usable_folders(kind):
         try:
             _write_whole(folder / name, data)
-            path = folder / name
         except OSError as error:
             note_unusable(folder, error)
         else:
-            return load(path)
-    return load(data)
+            return folder / name
+    return None
 
 
 def note_unusable(folder: Path, error: OSError) -> None:

@@ -42,6 +42,7 @@ class Embeds(Protocol):
 
     name: str
     device: str
+    device_name: str
     dtype: str
     dim: int
     stats: Any
@@ -197,7 +198,12 @@ def embed_part(
             "n_embedded_tokens": engine.stats.n_tokens - before.n_tokens,
             "n_padded_tokens": engine.stats.n_padded_tokens - before.n_padded_tokens,
             "n_oom_halvings": engine.stats.n_oom_halvings - before.n_oom_halvings,
-            "engine": {"name": engine.name, "device": engine.device, "dtype": engine.dtype},
+            "engine": {
+                "name": engine.name,
+                "device": engine.device,
+                "device_name": engine.device_name,
+                "dtype": engine.dtype,
+            },
         }
     )
     return EmbeddedPart(

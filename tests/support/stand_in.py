@@ -78,6 +78,7 @@ class HashEngine:
 
     name = "stand-in"
     device = "cpu"
+    device_name = "no device"
     dtype = "float32"
     dim = DIM
 
