@@ -150,7 +150,7 @@ def soak(work: Work, corpus: Corpus, minutes: float) -> tuple[Samples, dict[str,
             raise SystemExit(f"round {n_rounds}: the rows are not those of the input")
         n_rounds += 1
         if n_rounds % work.rounds_per_vacuum == 0:
-            vacuum(output_uri, None, keep_snapshots=2, older_than=NO_GRACE, delete=True)
+            vacuum(output_uri, keep_snapshots=2, older_than=NO_GRACE, delete=True)
             n_objects = count_files(Path(output_uri) / "_meta")
             figures = {**work.figures(), "objects under _meta": n_objects}
             seconds = time.monotonic() - start
@@ -187,7 +187,7 @@ def main() -> int:
         corpus = Corpus(Path(folder) / "in", draw, options.documents)
         with work_of(Path(folder), draw, options.ray) as work:
             samples, counts = soak(work, corpus, options.minutes)
-            is_intact = verify(work.spec.output.uri, None, sample=0).ok
+            is_intact = verify(work.spec.output.uri, sample=0).ok
     summary = {"minutes": options.minutes, "seed": options.seed, **counts, "verify": is_intact}
     print(json.dumps(summary))
     report(samples)

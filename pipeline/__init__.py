@@ -6,9 +6,18 @@
     read_vectors(uri)        its ids and vectors, the latter as an array (N, D)
     changes(uri, since)      rows to put and keys to delete since an earlier snapshot
 
+What the commands of the same names do with an output:
+
+    search(uri, text)        the rows nearest to a text
+    trace(uri, row)          a row back to its shard, record and bytes
+    verify(uri)              the output against its manifests, and a sample against its sources
+    diff(uri, since, until)  how many rows differ between two snapshots, and which
+    compact(uri)             small data files joined into large ones, as a new snapshot
+    vacuum(uri)              what the kept snapshots do not need; deleted on request
+
 Everything heavy is imported on first use, so `import pipeline` costs milliseconds: pyarrow comes
-with the first spec, ray with `run`. Everything that is not in `__all__` can change between
-releases.
+with the first spec, ray with `run`, torch with `search` and with the sample of `verify`. Everything
+that is not in `__all__` can change between releases.
 """
 
 from __future__ import annotations
@@ -48,6 +57,12 @@ if TYPE_CHECKING:
     from pipeline.job.spec import JobSpec, load_spec
     from pipeline.output.change_feed import changes
     from pipeline.output.dataset import open_dataset, read_vectors
+    from pipeline.tools.compact import compact
+    from pipeline.tools.diff import diff
+    from pipeline.tools.search import search
+    from pipeline.tools.trace import trace
+    from pipeline.tools.vacuum import vacuum
+    from pipeline.tools.verify.verification import verify
 
     __version__: str
     Spec: TypeAlias = JobSpec | Mapping[str, Any] | str | os.PathLike[str]
@@ -73,11 +88,17 @@ __all__ = [
     "TooMuchDamage",
     "WorkerError",
     "changes",
+    "compact",
+    "diff",
     "load_spec",
     "open_dataset",
     "plan",
     "read_vectors",
     "run",
+    "search",
+    "trace",
+    "vacuum",
+    "verify",
 ]
 
 _LAZY = {
@@ -86,6 +107,12 @@ _LAZY = {
     "open_dataset": "pipeline.output.dataset",
     "read_vectors": "pipeline.output.dataset",
     "changes": "pipeline.output.change_feed",
+    "compact": "pipeline.tools.compact",
+    "diff": "pipeline.tools.diff",
+    "search": "pipeline.tools.search",
+    "trace": "pipeline.tools.trace",
+    "vacuum": "pipeline.tools.vacuum",
+    "verify": "pipeline.tools.verify.verification",
 }
 
 

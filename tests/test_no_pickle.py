@@ -115,7 +115,7 @@ from pipeline.errors import OutputError
 from pipeline.tools.verify.verification import verify
 for column in ("manifest", "reason", "split_id", "doc_id"):
     try:
-        print(column, verify({str(tmp_path)!r} + "/" + column, None, sample=0).ok)
+        print(column, verify({str(tmp_path)!r} + "/" + column, sample=0).ok)
     except OutputError:
         print(column, "OutputError")
 """
@@ -140,8 +140,8 @@ from pipeline.tools.search import search
 from pipeline.tools.trace import trace
 uri = {output.uri!r}
 for read in (
-    lambda: trace(uri, None, "doc-1"),
-    lambda: search(uri, None, "text", k=5),
+    lambda: trace(uri, "doc-1"),
+    lambda: search(uri, "text", k=5),
     lambda: pipeline.read_vectors(uri),
     lambda: [batch.to_pylist() for batch in pipeline.changes(uri, 0).upserts()],
     lambda: [batch.to_pylist() for batch in pipeline.changes(uri, 0).deletes()],

@@ -5,21 +5,36 @@ Oracle: fresh interpreters, since this process has imported everything already.
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import inspect
 import json
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
 
 import pipeline
 from pipeline import errors
+from pipeline.cli.commands import invoke
 from tests import ROOT
-from tests.support.outputs import make_spec, write_shard
+from tests.support.outputs import make_spec, run_without_ray, write_shard
 
 NAMES = {"JobSpec", "changes", "load_spec", "open_dataset", "plan", "read_vectors", "run"}
+OF_COMMANDS = {
+    "search": "uri text k= snapshot= prompt_name= model_path=",
+    "trace": "uri row snapshot= source_options=",
+    "verify": "uri snapshot= sample= seed= model_path= need_model= source_options=",
+    "diff": "uri since until keys=",
+    "compact": "uri target_bytes=",
+    "vacuum": "uri keep_snapshots= older_than= delete=",
+}
+"""What the functions of the command line take, `=` behind what is passed by name alone; after it,
+all take `storage_options=`."""
 
 
 def fresh(code: str) -> object:
@@ -37,7 +52,7 @@ def fresh(code: str) -> object:
 
 
 def test_the_public_names_are_these_and_every_one_resolves() -> None:
-    assert set(pipeline.__all__) == NAMES | set(errors.__all__)
+    assert set(pipeline.__all__) == NAMES | OF_COMMANDS.keys() | set(errors.__all__)
     assert pipeline.__all__ == sorted(pipeline.__all__)
     assert all(getattr(pipeline, name) is not None for name in pipeline.__all__)
     assert set(pipeline.__all__) <= set(dir(pipeline))
@@ -124,6 +139,51 @@ def test_a_wrong_spec_is_a_spec_error(tmp_path: Path) -> None:
         pipeline.plan({"name": "x"})
     with pytest.raises(pipeline.SpecError, match="cannot be read"):
         pipeline.run(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize("name", OF_COMMANDS)
+def test_a_function_of_a_command_takes_the_output_first_and_options_by_name(name: str) -> None:
+    signature = inspect.signature(getattr(pipeline, name))
+    parameters = [
+        parameter.name + "=" * (parameter.kind is inspect.Parameter.KEYWORD_ONLY)
+        for parameter in signature.parameters.values()
+    ]
+    assert " ".join(parameters) == f"{OF_COMMANDS[name]} storage_options="
+    parts = [*(p.annotation for p in signature.parameters.values()), signature.return_annotation]
+    assert inspect.Signature.empty not in parts
+
+
+def test_the_functions_of_the_commands_give_what_the_commands_print(
+    tmp_path: Path, bert_mean_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    spec = make_spec(str(tmp_path / "in"), out, bert_mean_dir, input={"keep_columns": []})
+    for n in range(2):
+        name, documents = f"{n}.jsonl", [{"id": f"{n}", "text": f"text {n}"}, {"id": f"bad {n}"}]
+        write_shard(tmp_path / "in" / name, documents)
+        run_without_ray(spec)
+
+    def printed(*command: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert invoke([command[0], out, *command[1:], "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert pipeline.diff(out, 1, 2).n_upserts == printed("diff", "1", "2")["n_upserts"] == 1
+    keys = pipeline.diff(out, 0, keys=True).upserts
+    assert keys is not None
+    assert keys.to_pylist() == [{"doc_id": "0", "chunk": 0}, {"doc_id": "1", "chunk": 0}]
+    (hit,) = pipeline.search(out, "text 1", k=1)
+    assert [dataclasses.asdict(hit)] == printed("search", "text 1", "-k", "1")["hits"]
+    traced = pipeline.trace(out, "1")
+    assert (traced.ok, traced.rows[0].source_text) == (True, "text 1")
+    assert printed("trace", "1")["rows"][0]["part_id"] == traced.rows[0].part_id
+    assert pipeline.verify(out, sample=2).ok
+    compaction = pipeline.compact(out)
+    assert (compaction.snapshot, compaction.n_files) == (3, 1)
+    plan = pipeline.vacuum(out, keep_snapshots=1, older_than=datetime.timedelta(0))
+    assert not plan.deleted
+    old = [str(path) for path in plan.paths]
+    assert sorted(printed("vacuum", "--keep", "1", "--older-than", "0s")["paths"]) == sorted(old)
 
 
 @pytest.mark.usefixtures("ray_local")

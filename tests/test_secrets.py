@@ -83,7 +83,7 @@ def test_an_output_holds_no_credential_of_its_input_and_no_error_names_one(
         input={"storage_options": s3.storage_options},
     )
     assert run_without_ray(spec)
-    assert verify(spec.output.uri, None, sample=0).ok
+    assert verify(spec.output.uri, sample=0).ok
     assert hits_in(tmp_path, secrets) == []
     # an empty prefix, then access refused for a wrong secret, then no server
     monkeypatch.setattr("pipeline.storage.retry.RETRY_SECONDS", 0.5)

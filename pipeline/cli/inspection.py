@@ -86,12 +86,12 @@ def verify(
 
     verification = verify_output(
         output,
-        json_object(storage_options),
         snapshot=snapshot,
         sample=sample,
         model_path=model_path,
         need_model=model_path is not None,
         source_options=_source_options(source_options),
+        storage_options=json_object(storage_options),
     )
     if as_json:
         answers.print_json(dataclasses.asdict(verification) | {"ok": verification.ok})
@@ -118,10 +118,10 @@ def trace(
 
     origin = trace_row(
         output,
-        json_object(storage_options),
         row,
         snapshot=snapshot,
         source_options=_source_options(source_options),
+        storage_options=json_object(storage_options),
     )
     if as_json:
         answers.print_json(dataclasses.asdict(origin) | {"ok": origin.ok})
@@ -151,12 +151,12 @@ def search(
 
     hits = search_output(
         output,
-        json_object(storage_options),
         text,
         k=k,
         snapshot=snapshot,
         prompt_name=prompt_name,
         model_path=model_path,
+        storage_options=json_object(storage_options),
     )
     if as_json:
         answers.print_json({"hits": [dataclasses.asdict(hit) for hit in hits]})

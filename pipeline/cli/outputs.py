@@ -46,7 +46,11 @@ def vacuum(
 
     grace: datetime.timedelta = _quantity(Duration, older_than, "--older-than", "90min, 24h or 7d")
     leftovers = vacuum_output(
-        output, json_object(storage_options), keep_snapshots=keep, older_than=grace, delete=delete
+        output,
+        keep_snapshots=keep,
+        older_than=grace,
+        delete=delete,
+        storage_options=json_object(storage_options),
     )
     if as_json:
         answers.print_json({**dataclasses.asdict(leftovers), "sizes": None})
@@ -70,7 +74,9 @@ def compact(
     from pipeline.tools.compact import compact as compact_output
 
     n_bytes = int(_quantity(pydantic.ByteSize, target_bytes, "--target-bytes", "128MiB"))
-    compaction = compact_output(output, json_object(storage_options), target_bytes=n_bytes)
+    compaction = compact_output(
+        output, target_bytes=n_bytes, storage_options=json_object(storage_options)
+    )
     answers.show_fields(compaction, as_json)
     if not as_json and compaction.n_parts_joined:
         answers.stdout().print(answers.old_files(compaction.n_old_files))
@@ -93,26 +99,27 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what to put (+) and to delete (-) to go from snapshot A to snapshot B."""
-    from pipeline.output.change_feed import KEY, changes
+    from pipeline.tools.diff import diff as diff_output
 
     if not since.partition("-")[0].isdecimal():
         raise SpecError(f"A: found '{since}'; it takes a whole number, or the cursor of a diff")
-    feed = changes(output, since, until, json_object(storage_options))
-    facts: dict[str, Any] = {"since": feed.since, "until": until, "cursor": feed.cursor}
-    for name, batches in (("upserts", feed.upserts(KEY)), ("deletes", feed.deletes())):
-        if list_keys:
-            facts[name] = [key for batch in batches for key in batch.to_pylist()]
-            facts[f"n_{name}"] = len(facts[name])
-        else:
-            facts[f"n_{name}"] = sum(len(batch) for batch in batches)
+    difference = diff_output(
+        output, since, until, keys=list_keys, storage_options=json_object(storage_options)
+    )
+    keys = {
+        name: table.to_pylist()
+        for name in ("upserts", "deletes")
+        if (table := getattr(difference, name)) is not None
+    }
     if as_json:
-        answers.print_json(facts)
+        counts = ("since", "until", "cursor", "n_upserts", "n_deletes")
+        answers.print_json({name: getattr(difference, name) for name in counts} | keys)
         return
     stdout = answers.stdout()
-    upserts = counted(facts["n_upserts"], "upsert")
-    stdout.print(f"{upserts}, {counted(facts['n_deletes'], 'delete')}")
+    upserts = counted(difference.n_upserts, "upsert")
+    stdout.print(f"{upserts}, {counted(difference.n_deletes, 'delete')}")
     for sign, name in (("+", "upserts"), ("-", "deletes")):
-        for key in facts.get(name, []):
+        for key in keys.get(name, []):
             stdout.print(f"{sign} {printable(key['doc_id'])} {key['chunk']}", markup=False)
 
 

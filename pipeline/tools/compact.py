@@ -45,14 +45,17 @@ class Compaction:
 
 
 def compact(
-    store_uri: str, storage_options: Mapping[str, Any] | None, *, target_bytes: int = TARGET_BYTES
+    uri: str,
+    *,
+    target_bytes: int = TARGET_BYTES,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Compaction:
     """Join small data files of the newest snapshot; writes nothing when there are none to join.
 
     Raises OutputError when the snapshot is not complete or a file is damaged, CommitConflict when a
     run committed first.
     """
-    store = Store(store_uri, storage_options)
+    store = Store(uri, storage_options)
     head, _ = dataset.read_head(store)
     with work.under_way(store, "compact", head.fingerprint):
         return _compact_marked(store, target_bytes)

@@ -51,14 +51,14 @@ class _Candidate(NamedTuple):
 
 
 def search(
-    store_uri: str,
-    storage_options: Mapping[str, Any] | None,
+    uri: str,
     text: str,
     *,
     k: int = 10,
     snapshot: int | None = None,
     prompt_name: str | None = None,
     model_path: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> list[Hit]:
     """The `k` rows with the highest cosine similarity to `text`; equal scores in the order of parts
     and rows.
@@ -73,7 +73,7 @@ def search(
     """
     if not text.strip() or k < 1:
         raise SpecError(f"search needs a text and k >= 1; got {text!r} and k = {k}")
-    loaded = load_snapshot_with_lineage(store_uri, storage_options, snapshot, model_path=model_path)
+    loaded = load_snapshot_with_lineage(uri, storage_options, snapshot, model_path=model_path)
     query = embed_query(loaded, text, prompt_name)
     types = dataset.arrow_schema(loaded.generation)
     best: list[_Candidate] = []

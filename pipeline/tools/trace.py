@@ -102,12 +102,12 @@ class Trace:
 
 
 def trace(
-    store_uri: str,
-    storage_options: Mapping[str, Any] | None,
+    uri: str,
     row: str,
     *,
     snapshot: int | None = None,
     source_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Trace:
     """Trace all rows of a doc_id, or the one row `doc_id#chunk` when no doc_id is exactly `row`.
 
@@ -116,7 +116,7 @@ def trace(
     there is no such row or no such snapshot.
     """
     loaded = load_snapshot_with_lineage(
-        store_uri, storage_options, snapshot, source_options=source_options
+        uri, storage_options, snapshot, source_options=source_options
     )
     matches = _find(loaded, row)
     owners = {

@@ -101,12 +101,12 @@ class VacuumPlan:
 
 
 def vacuum(
-    store_uri: str,
-    storage_options: Mapping[str, Any] | None,
+    uri: str,
     *,
     keep_snapshots: int = 2,
     older_than: datetime.timedelta = datetime.timedelta(days=1),
     delete: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> VacuumPlan:
     """Find what is not needed any more; remove it only with `delete`.
 
@@ -114,7 +114,7 @@ def vacuum(
     when no complete snapshot can be read or the newest one cannot, StorageError when the store
     refuses.
     """
-    store = Store(store_uri, storage_options)
+    store = Store(uri, storage_options)
     if keep_snapshots < 1:
         raise OutputError(
             f"keep_snapshots is {keep_snapshots}: at least the newest complete snapshot is kept"

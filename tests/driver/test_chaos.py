@@ -175,14 +175,14 @@ def run_chaos(
     assert reader.problems == []
     assert problems_of(chaos.history(), direct) == []
     assert set(chaos.exits) <= {"killed", "done", "superseded", "stopped for a while"}, chaos.exits
-    checked = verify(direct.uri, s3.storage_options, sample=0)
+    checked = verify(direct.uri, sample=0, storage_options=s3.storage_options)
     assert checked.ok, [check for check in checked.checks if not check.ok]
     vacuum(
         direct.uri,
-        s3.storage_options,
         keep_snapshots=1,
         older_than=NOTHING_IS_TOO_YOUNG,
         delete=True,
+        storage_options=s3.storage_options,
     )
     parts = live_parts(direct, load_snapshot(direct))
     assert set(direct.list("data")) == {file.path for part in parts for file in part.data_files}

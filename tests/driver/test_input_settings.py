@@ -26,7 +26,7 @@ def rows_of(root: Path, model: Path, **sections: Any) -> list[dict[str, Any]]:
     spec = outputs.make_spec(str(root / "in"), str(root / "out"), model, **sections)
     outputs.run_without_ray(spec)
     output = str(root / "out")
-    checks = verify(output, None, sample=10).checks
+    checks = verify(output, sample=10).checks
     assert [check for check in checks if not check.ok] == []
     table = open_dataset(output).to_table()
     return table.sort_by("doc_id").to_pylist()

@@ -303,7 +303,7 @@ def test_verify_holds_for_an_output_whose_rows_were_reused(
     assert snapshot is not None
     (part,) = live_parts(store_of(spec), snapshot)
     assert 0 < part.n_reused < part.n_rows
-    verification = verify(str(tmp_path / "out"), None, sample=snapshot.n_rows)
+    verification = verify(str(tmp_path / "out"), sample=snapshot.n_rows)
     assert verification.ok, [check for check in verification.checks if not check.ok]
 
 

@@ -132,7 +132,13 @@ def test_tables_of_a_catalog_behind_http_hold_every_snapshot_and_let_one_publish
         assert plain(table.scan(snapshot_id=iceberg_ids(table)[number]).to_arrow()) == expected
 
     grace = datetime.timedelta(seconds=-5)
-    vacuum(spec.output.uri, s3.storage_options, keep_snapshots=1, older_than=grace, delete=True)
+    vacuum(
+        spec.output.uri,
+        keep_snapshots=1,
+        older_than=grace,
+        delete=True,
+        storage_options=s3.storage_options,
+    )
     table.refresh()
     assert [*iceberg_ids(table)] == [2]
     assert plain(table.scan().to_arrow()) == expected

@@ -166,7 +166,7 @@ def test_no_record_leads_out_of_the_output(root: Path, tmp_path: Path) -> None:
             with pytest.raises(CorpusEmbedError, match="is no path of a data file"):
                 use()
         with pytest.raises(CorpusEmbedError):
-            vacuum(store.uri, None, older_than=datetime.timedelta(0), delete=True)
+            vacuum(store.uri, older_than=datetime.timedelta(0), delete=True)
     assert victim.read_bytes() == b"precious"
 
 

@@ -156,7 +156,7 @@ class World:
 
     def compact(self) -> None:
         before = max(self.snapshots)
-        snapshot = compact(str(self.output), None, target_bytes=self.draw.choice([4096, 1 << 27]))
+        snapshot = compact(str(self.output), target_bytes=self.draw.choice([4096, 1 << 27]))
         self.snapshots[snapshot.snapshot] = self.snapshots[before]
 
     def killed_compact(self) -> None:
@@ -178,7 +178,6 @@ class World:
         grace = self.draw.choice([0, 0, 0, 3600])
         plan = vacuum(
             str(self.output),
-            None,
             keep_snapshots=keep,
             older_than=datetime.timedelta(seconds=grace),
             delete=True,
@@ -206,7 +205,6 @@ class World:
             patch.setattr(Store, "delete", delete)
             vacuum(
                 str(self.output),
-                None,
                 keep_snapshots=1,
                 older_than=datetime.timedelta(0),
                 delete=True,

@@ -107,11 +107,10 @@ def test_any_sequence_of_refreshes_compactions_and_lost_segments_counts_exactly(
                 data[chance.randrange(len(data))] ^= 0x55
                 path.write_bytes(data)
         if chance.random() < 0.2 and step:
-            compact(str(tmp_path / "out"), None, target_bytes=10_000)
+            compact(str(tmp_path / "out"), target_bytes=10_000)
         if chance.random() < 0.3 and step:
             vacuum(
                 str(tmp_path / "out"),
-                None,
                 older_than=datetime.timedelta(0),
                 keep_snapshots=1,
                 delete=True,
@@ -128,7 +127,7 @@ def test_vacuum_keeps_the_segments_that_are_in_use_and_no_others(
         run(spec_of(tmp_path))
     assert len(segments(tmp_path)) > 6
     grace = datetime.timedelta(0)
-    vacuum(str(tmp_path / "out"), None, older_than=grace, delete=True)
+    vacuum(str(tmp_path / "out"), older_than=grace, delete=True)
     assert 0 < len(segments(tmp_path)) < 5
     reads.clear()
     store = Store(str(tmp_path / "out"))

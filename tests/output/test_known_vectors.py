@@ -219,7 +219,7 @@ def test_many_small_runs_become_one_and_vacuum_removes_those_it_replaces(
     manifests = load_manifests(store, fingerprint)
     used = text_index.used_segments(store, fingerprint, [part.part_id for part in manifests])
     assert len(used) < 4 < len(index_files(spec)) / 2
-    vacuum(spec.output.uri, None, older_than=datetime.timedelta(0), delete=True)
+    vacuum(spec.output.uri, older_than=datetime.timedelta(0), delete=True)
     assert sorted(index_files(spec)) == sorted(
         f"{run}.{suffix}" for run in used for suffix in ("arrow", "json")
     )

@@ -193,7 +193,7 @@ def test_publishing_again_changes_nothing_and_catches_up_one_by_one(tmp_path: Pa
     assert sorted(path.name for path in (tmp_path / "out/_delta_log").glob("*.json")) == log
     write_shard(tmp_path / "in/c.jsonl", docs(50, 51))
     run(spec_of(tmp_path))
-    compact(store.uri, None)
+    compact(store.uri)
     lake.publish(store, BOTH)
     assert [*iceberg_ids(iceberg(tmp_path))] == [1, 2, 3, 4]
     assert DeltaTable(store.uri).version() == len(log) + 1
@@ -278,9 +278,9 @@ def test_vacuum_brings_tables_up_to_date_and_drops_what_would_dangle(tmp_path: P
     lake.publish(store, BOTH)
     write_shard(tmp_path / "in/b.jsonl", docs(26, 41))
     run(spec_of(tmp_path))
-    vacuum(store.uri, None, keep_snapshots=1, older_than=datetime.timedelta(0))  # a dry run
+    vacuum(store.uri, keep_snapshots=1, older_than=datetime.timedelta(0))  # a dry run
     assert [*iceberg_ids(iceberg(tmp_path))] == [1, 2]
-    vacuum(store.uri, None, keep_snapshots=1, older_than=datetime.timedelta(0), delete=True)
+    vacuum(store.uri, keep_snapshots=1, older_than=datetime.timedelta(0), delete=True)
     table = iceberg(tmp_path)
     assert [*iceberg_ids(table)] == [3]
     expected = plain(open_dataset(store.uri).to_table())

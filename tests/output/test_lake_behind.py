@@ -114,7 +114,7 @@ def test_another_snapshot_of_the_same_number_replaces_what_tables_show(scene: Sc
     scene.run("b")
     assert set(lake.publish(scene.store, BOTH).values()) == {2}
     scene.check("b")
-    vacuum(scene.store.uri, None, keep_snapshots=1, **NO_GRACE)
+    vacuum(scene.store.uri, keep_snapshots=1, **NO_GRACE)
     scene.check("b")
     assert lake.publish_recorded(scene.store)[1] == []
 
@@ -209,7 +209,7 @@ def test_what_a_table_shows_stays_until_it_is_brought_up_or_forgotten(
     broken.write_text("no JSON")
     for name in ("e", "f", "g"):
         scene.run(name)
-        plan = vacuum(scene.store.uri, None, keep_snapshots=1, **NO_GRACE)
+        plan = vacuum(scene.store.uri, keep_snapshots=1, **NO_GRACE)
         assert plan.kept_snapshots == (2, load_snapshot(scene.store).number)
         assert len(plan.tables_behind) == 1
     assert scene.iceberg_ids() == ids_of("g")
@@ -219,7 +219,7 @@ def test_what_a_table_shows_stays_until_it_is_brought_up_or_forgotten(
     assert called(monkeypatch, "publish", str(scene.out), "--forget", "delta") == 0
     assert called(monkeypatch, "publish", str(scene.out)) == 0
     assert "Delta" not in capsys.readouterr().out.partition("forgotten")[2]
-    plan = vacuum(scene.store.uri, None, keep_snapshots=1, **NO_GRACE)
+    plan = vacuum(scene.store.uri, keep_snapshots=1, **NO_GRACE)
     assert plan.kept_snapshots == (5,)
     assert called(monkeypatch, "publish", str(scene.out), "--forget", "delta") == 2
     assert "recorded are db.docs" in capsys.readouterr().err
@@ -397,5 +397,5 @@ def test_a_compaction_says_that_old_files_stay(
     printed = capsys.readouterr().out
     assert max(len(line) for line in printed.splitlines()) <= 200
     assert "a data file that no kept part names" in printed
-    assert compact(scene.store.uri, None).n_parts_joined == 0
-    assert json.dumps(vacuum(scene.store.uri, None).paths)
+    assert compact(scene.store.uri).n_parts_joined == 0
+    assert json.dumps(vacuum(scene.store.uri).paths)

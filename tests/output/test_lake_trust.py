@@ -228,7 +228,7 @@ def test_a_stored_record_decides_no_host_and_no_place(
     stored.parent.mkdir()
     stored.write_text(json.dumps({"iceberg": record}).replace("URI", uri))
     assert called(monkeypatch, "publish", store.root) == 1
-    plan = vacuum(store.root, None, older_than=datetime.timedelta(0), keep_snapshots=1, delete=True)
+    plan = vacuum(store.root, older_than=datetime.timedelta(0), keep_snapshots=1, delete=True)
     assert headers == []
     assert plan.paths
     (sentence,) = plan.tables_behind
@@ -262,9 +262,7 @@ def test_a_table_that_cannot_be_brought_up_does_not_keep_others_or_vacuum_waitin
             "UPDATE iceberg_tables SET metadata_location = 'file:///gone/a.metadata.json'"
             " WHERE table_name = 'more'"
         )
-    plan = vacuum(
-        published.root, None, older_than=datetime.timedelta(0), keep_snapshots=1, delete=True
-    )
+    plan = vacuum(published.root, older_than=datetime.timedelta(0), keep_snapshots=1, delete=True)
     assert [*iceberg_ids(iceberg(tmp_path))] == [3]
     (sentence,) = plan.tables_behind
     assert "db.more" in sentence

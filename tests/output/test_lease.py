@@ -173,5 +173,5 @@ def test_refresh_of_an_unchanged_corpus_needs_no_ray_and_ends_at_once_while_anot
     assert refused.returncode == 6
     assert "LeaseHeld" in refused.stderr
     assert leases(Store(spec.output.uri)) == ["2/holder.json", "2/released"]
-    vacuum(spec.output.uri, None, keep_snapshots=1, older_than=datetime.timedelta(0), delete=True)
+    vacuum(spec.output.uri, keep_snapshots=1, older_than=datetime.timedelta(0), delete=True)
     assert leases(Store(spec.output.uri)) == []

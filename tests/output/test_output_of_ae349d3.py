@@ -78,11 +78,11 @@ def test_its_snapshots_are_read(root: Path) -> None:
 
 def test_it_verifies_with_a_sample_and_a_row_is_traced(bucket: S3Server) -> None:
     for number in (1, 2):
-        verification = verify("out", None, snapshot=number, sample=41)
+        verification = verify("out", snapshot=number, sample=41)
         assert verification.ok, [check for check in verification.checks if not check.ok]
         (sample,) = [check for check in verification.checks if check.name == "sample"]
         assert sample.figures["embedded_again"] == {1: 31, 2: 41}[number]
-    traced = trace("out", None, "doc-35")
+    traced = trace("out", "doc-35")
     assert traced.ok
     assert traced.rows[0].source_text == "text 35 of a small corpus"
 
@@ -110,18 +110,18 @@ def test_a_refresh_carries_reuses_and_embeds_what_it_should(root: Path, bucket: 
         "rejected": 0,
     }
     assert ids() == sorted([*IDS, "new"])
-    verification = verify("out", None, sample=42)
+    verification = verify("out", sample=42)
     assert verification.ok, [check for check in verification.checks if not check.ok]
 
 
 def test_it_is_compacted_and_vacuumed(bucket: S3Server) -> None:
     rows = open_dataset("out").to_table().sort_by("doc_id").drop(["part_id", "run_id"])
-    compaction = compact("out", None, target_bytes=1 << 20)
+    compaction = compact("out", target_bytes=1 << 20)
     assert compaction.snapshot == 3
     compacted = open_dataset("out").to_table().sort_by("doc_id").drop(["part_id", "run_id"])
     assert compacted.to_pylist() == rows.to_pylist()
-    assert verify("out", None, sample=41).ok
+    assert verify("out", sample=41).ok
     assert make_plan(load_snapshot_with_lineage("out").job, Store("out")).nothing_to_do
     grace = datetime.timedelta(0)
-    assert vacuum("out", None, keep_snapshots=1, older_than=grace, delete=True).paths
-    assert verify("out", None, sample=41).ok
+    assert vacuum("out", keep_snapshots=1, older_than=grace, delete=True).paths
+    assert verify("out", sample=41).ok

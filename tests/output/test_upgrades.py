@@ -71,23 +71,23 @@ def test_rows_and_vectors_of_every_snapshot_are_read(root: Path) -> None:
 
 def test_it_verifies_and_says_that_the_model_is_not_there(root: Path) -> None:
     for number in (1, 2, 3):
-        verification = verify(str(root / "out"), None, snapshot=number, sample=0)
+        verification = verify(str(root / "out"), snapshot=number, sample=0)
         assert verification.ok, [check for check in verification.checks if not check.ok]
     with pytest.raises(ModelError, match="model"):
-        verify(str(root / "out"), None)
-    verification = verify(str(root / "out"), None, need_model=False)
+        verify(str(root / "out"))
+    verification = verify(str(root / "out"), need_model=False)
     (sampled,) = (check for check in verification.checks if check.name == "sample")
     assert not sampled.ok or sampled.mark != "ok"
     assert "model" in sampled.detail
 
 
 def test_vacuum_knows_every_name_in_it(root: Path) -> None:
-    assert vacuum(str(root / "out"), None, keep_snapshots=3).paths == {}
-    kept = vacuum(str(root / "out"), None, keep_snapshots=1, delete=True)
+    assert vacuum(str(root / "out"), keep_snapshots=3).paths == {}
+    kept = vacuum(str(root / "out"), keep_snapshots=1, delete=True)
     assert {path for path in kept.paths if path.startswith("_meta/snapshots/")} == {
         f"_meta/snapshots/{number:020d}.json" for number in (1, 2)
     }
-    assert verify(str(root / "out"), None, sample=0).ok
+    assert verify(str(root / "out"), sample=0).ok
 
 
 def test_a_run_goes_on_where_the_first_release_stopped(root: Path, s3_session: Any) -> None:
@@ -106,7 +106,7 @@ def test_a_run_goes_on_where_the_first_release_stopped(root: Path, s3_session: A
 
 def test_a_row_is_traced_to_its_source(root: Path, s3_session: Any) -> None:
     upload(s3_session, root / "in")
-    traced = trace(str(root / "out"), None, "文")
+    traced = trace(str(root / "out"), "文")
     assert (traced.ok, traced.rows[0].source_text) == (True, "b")
 
 

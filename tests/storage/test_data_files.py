@@ -168,7 +168,7 @@ def test_a_plan_that_lost_a_column_is_a_finding_of_verify_and_no_crash(tmp_path:
     )
     plan = tmp_path / f"out/_meta/runs/{snapshot.run_id}/plan.parquet"
     plan.write_bytes(parquet(pq.read_table(plan, partitioning=None).drop_columns(["split_id"])))
-    verification = verify(str(tmp_path / "out"), None, sample=0)
+    verification = verify(str(tmp_path / "out"), sample=0)
     assert "split_id" in str([check for check in verification.checks if not check.ok])
 
 

@@ -53,7 +53,7 @@ def texts_of(s3: S3Place) -> dict[str, str]:
 
 
 def check_verified(s3: S3Place) -> None:
-    verification = verify(f"{s3.uri}/out", s3.storage_options, sample=0)
+    verification = verify(f"{s3.uri}/out", sample=0, storage_options=s3.storage_options)
     assert verification.ok, [check for check in verification.checks if not check.ok]
 
 

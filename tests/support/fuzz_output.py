@@ -134,18 +134,18 @@ def uses(spec: JobSpec) -> dict[str, Callable[[], object]]:
 
     return {
         "status": lambda: status(uri),
-        "verify": lambda: verify(uri, None, sample=0),
-        "trace": lambda: list(trace(uri, None, "d1").lines()),
+        "verify": lambda: verify(uri, sample=0),
+        "trace": lambda: list(trace(uri, "d1").lines()),
         "read_vectors": lambda: dataset.read_vectors(uri),
         "open_dataset": lambda: dataset.open_dataset(uri),
         "upserts": lambda: [batch.to_pylist() for batch in changes(uri, 1, 2).upserts()],
         "deletes": lambda: [batch.to_pylist() for batch in changes(uri, 0, 2).deletes()],
         "plan": lambda: make_plan(stand_in.job_of(spec), store).summary(),
         "lease": take_lease,
-        "vacuum": lambda: vacuum(uri, None, keep_snapshots=1, older_than=second),
-        "compact": lambda: compact(uri, None),
+        "vacuum": lambda: vacuum(uri, keep_snapshots=1, older_than=second),
+        "compact": lambda: compact(uri),
         "run": lambda: stand_in.run(spec),
-        "vacuum --delete": lambda: vacuum(uri, None, older_than=second, delete=True),
+        "vacuum --delete": lambda: vacuum(uri, older_than=second, delete=True),
     }
 
 

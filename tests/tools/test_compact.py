@@ -89,7 +89,7 @@ def test_the_same_rows_are_in_one_file_a_partition_and_nothing_is_to_do(scene: P
         spec = spec_of(scene, partition_by=["lang"])
     elif "embedding_scale" in before[0]:
         spec = spec_of(scene, vector_precision="int8")
-    compaction = compact(str(scene / "out"), None)
+    compaction = compact(str(scene / "out"))
     assert compaction.n_parts_joined > 8
     assert (compaction.snapshot, compaction.n_files) == (2, len(folders))
     assert rows(scene) == before == rows(scene, 1)
@@ -103,12 +103,12 @@ def test_the_same_rows_are_in_one_file_a_partition_and_nothing_is_to_do(scene: P
     assert engine.seen == []
     feed = changes(str(scene / "out"), 1, 2)
     assert [*feed.upserts(), *feed.deletes()] == []
-    assert compact(str(scene / "out"), None).n_parts_joined == 0
+    assert compact(str(scene / "out")).n_parts_joined == 0
     assert snapshot_numbers(store_of(spec)) == [1, 2]
 
 
 def test_the_joined_split_read_again_is_one_part_with_the_same_records(scene: Path) -> None:
-    compact(str(scene / "out"), None)
+    compact(str(scene / "out"))
     (joined,) = head_parts(scene)
     (again,) = cut(joined.split, job_of(spec_of(scene)))
     assert (again.index, again.last) == (0, True)
@@ -126,7 +126,7 @@ def test_the_joined_split_read_again_is_one_part_with_the_same_records(scene: Pa
 def test_one_changed_shard_is_read_with_the_others_of_its_part_and_all_is_right_again(
     scene: Path,
 ) -> None:
-    compact(str(scene / "out"), None)
+    compact(str(scene / "out"))
     docs = [{"id": f"new{n}", "text": f"new {n}", "lang": "en"} for n in range(7)]
     write_shard(scene / "in/a.jsonl", docs)
     run(spec_of(scene))
@@ -143,7 +143,7 @@ def test_target_bytes_bounds_the_files_and_large_splits_stay(scene: Path) -> Non
     target = sorted(sizes.values())[-2]
     large = {split for split, size in sizes.items() if size >= target}
     before = rows(scene)
-    compact(str(scene / "out"), None, target_bytes=target)
+    compact(str(scene / "out"), target_bytes=target)
     assert large <= set(by_split(head_parts(scene)))
     assert rows(scene) == before
 
@@ -165,7 +165,7 @@ def test_a_run_that_commits_first_is_a_conflict_and_nothing_is_lost(
     assert "Nothing is lost" in message
     assert "e" in {row["doc_id"] for row in rows(scene)}
     before = rows(scene)
-    assert compact(str(scene / "out"), None).snapshot == 3
+    assert compact(str(scene / "out")).snapshot == 3
     assert rows(scene) == before
 
 
@@ -179,7 +179,7 @@ def test_a_run_planned_before_a_compaction_is_a_conflict_and_the_next_one_is_rig
     plan = make_plan(job, store)
     for prepared in stand_in.prepared_parts(spec, plan):
         stand_in.publish_prepared(prepared, job, store, HashEngine())
-    compact(str(scene / "out"), None)
+    compact(str(scene / "out"))
     with pytest.raises(CommitConflict):
         stand_in.commit_plan(plan, store, load_manifests(store, job.fingerprint, plan.done))
     engine = HashEngine()
@@ -193,7 +193,7 @@ def test_a_damaged_file_is_refused(scene: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
     with pytest.raises(OutputError, match="SHA-256"):
-        compact(str(scene / "out"), None)
+        compact(str(scene / "out"))
     assert snapshot_numbers(store_of(spec_of(scene))) == [1]
 
 
@@ -219,16 +219,16 @@ def test_verify_trace_and_vacuum_treat_a_compacted_output_as_any_other(
     out = str(root / "out")
     assert called(monkeypatch, "compact", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["n_files"] == 1
-    verification = verify(out, None, sample=8)
+    verification = verify(out, sample=8)
     assert verification.ok, [check for check in verification.checks if not check.ok]
     for row in before:
-        traced = trace(out, None, row["doc_id"])
+        traced = trace(out, row["doc_id"])
         assert traced.ok
         assert [r.run_id for r in traced.rows] == [row["run_id"]]  # the run that embedded it
-    removed = vacuum(out, None, keep_snapshots=1, **NO_GRACE).paths
+    removed = vacuum(out, keep_snapshots=1, **NO_GRACE).paths
     assert [path for path in removed if path.startswith("data/")]
     assert rows(root) == before
-    assert verify(out, None, sample=2).ok
+    assert verify(out, sample=2).ok
     for run_id in {row["run_id"] for row in before}:
         assert (root / f"out/_meta/runs/{run_id}/spec.yaml").exists()
     assert called(monkeypatch, "compact", out, "--target-bytes", "many") == 2
@@ -250,14 +250,14 @@ def test_a_killed_compaction_goes_on_where_it_stopped(
     monkeypatch.setattr("pipeline.write.create.failpoint", kill)
     monkeypatch.setattr("pipeline.output.snapshots.failpoint", kill)
     with pytest.raises(Killed):
-        compact(str(scene / "out"), None)
+        compact(str(scene / "out"))
     assert rows(scene) == before
     monkeypatch.setattr("pipeline.write.create.failpoint", failpoints.failpoint)
     monkeypatch.setattr("pipeline.output.snapshots.failpoint", failpoints.failpoint)
     # its unfinished objects do not disturb a plan
     assert make_plan(job_of(spec_of(scene)), store_of(spec_of(scene))).nothing_to_do
     files = {path: path.stat().st_mtime_ns for path in (scene / "out").rglob("*") if path.is_file()}
-    compact(str(scene / "out"), None)
+    compact(str(scene / "out"))
     assert rows(scene) == before
     assert (
         files.items()

@@ -55,7 +55,7 @@ def test_the_ranking_is_that_of_sentence_transformers(tmp_path, request, model):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = vectors[1:] @ vectors[0]
     order = np.argsort(-scores)
-    hits = search(uri, None, QUERY, k=8)
+    hits = search(uri, QUERY, k=8)
     assert [hit.doc_id for hit in hits] == [f"doc-{n}" for n in order]
     # float32 arithmetic in another order of sums
     np.testing.assert_allclose([hit.score for hit in hits], scores[order], atol=2e-5)
@@ -67,7 +67,7 @@ def test_a_document_finds_itself_and_every_precision_ranks_as_brute_force_does(
     tmp_path, bert_mean_dir, precision
 ):
     uri = make(tmp_path, bert_mean_dir, output={"vector_precision": precision})
-    assert search(uri, None, outputs.DOCUMENTS[6]["text"], k=1)[0].doc_id == "doc-6"
+    assert search(uri, outputs.DOCUMENTS[6]["text"], k=1)[0].doc_id == "doc-6"
     query = embed_query(load_snapshot_with_lineage(uri), QUERY).astype(np.float64)
     if precision == "ubinary":
         signs = np.where(query > 0, 1.0, -1.0)
@@ -76,7 +76,7 @@ def test_a_document_finds_itself_and_every_precision_ranks_as_brute_force_does(
         )
     else:
         expected = oracle(uri, query)
-    hits = search(uri, None, QUERY, k=8)
+    hits = search(uri, QUERY, k=8)
     np.testing.assert_allclose(
         [hit.score for hit in hits], [score for _, score in expected], atol=1e-6
     )
@@ -87,7 +87,7 @@ def test_k_limits_and_batches_do_not_change_what_is_found(tmp_path, bert_mean_di
     # many equal scores
     documents = [{**outputs.DOCUMENTS[n % 8], "id": f"d{n}"} for n in range(40)]
     uri = make(tmp_path, bert_mean_dir, documents)
-    whole = search(uri, None, QUERY, k=40)
+    whole = search(uri, QUERY, k=40)
     assert len(whole) == 40
     assert [hit.score for hit in whole] == sorted((hit.score for hit in whole), reverse=True)
     scan = data_rows.scan
@@ -100,11 +100,11 @@ def test_k_limits_and_batches_do_not_change_what_is_found(tmp_path, bert_mean_di
 
     monkeypatch.setattr(data_rows, "scan", in_threes)
     for k in (1, 7, 12):
-        hits = search(uri, None, QUERY, k=k)
+        hits = search(uri, QUERY, k=k)
         np.testing.assert_allclose(
             [hit.score for hit in hits], [hit.score for hit in whole[:k]], atol=1e-6
         )
-    assert len(search(uri, None, QUERY, k=1000)) == 40
+    assert len(search(uri, QUERY, k=1000)) == 40
 
 
 def test_hits_carry_kept_and_partition_columns_with_their_types(tmp_path, bert_mean_dir):
@@ -120,7 +120,7 @@ def test_hits_carry_kept_and_partition_columns_with_their_types(tmp_path, bert_m
         input={"keep_columns": keep},
         output={"partition_by": ["year"], "include_text": False},
     )
-    hit = search(uri, None, outputs.DOCUMENTS[3]["text"], k=1)[0]
+    hit = search(uri, outputs.DOCUMENTS[3]["text"], k=1)[0]
     assert (hit.doc_id, hit.chunk, hit.text) == ("doc-3", 0, None)
     assert hit.columns == {"lang": "en", "year": 2001, "seen": str(datetime.date(2026, 1, 4))}
     assert hit.source_uri.endswith("a.jsonl")
@@ -137,12 +137,9 @@ def test_a_query_gets_the_query_prompt_of_the_model_unless_another_is_named(tmp_
     }
     np.testing.assert_array_equal(vectors[None], vectors["query"])
     assert np.abs(vectors["query"] - vectors["plain"]).max() > 1e-3
-    assert (
-        search(uri, None, outputs.DOCUMENTS[1]["text"], k=1, prompt_name="plain")[0].doc_id
-        == "doc-1"
-    )
+    assert search(uri, outputs.DOCUMENTS[1]["text"], k=1, prompt_name="plain")[0].doc_id == "doc-1"
     with pytest.raises(SpecError, match="plain"):
-        search(uri, None, QUERY, prompt_name="passage")
+        search(uri, QUERY, prompt_name="passage")
 
 
 def test_a_query_is_normalised_as_the_documents_were(tmp_path, bert_mean_dir):
@@ -150,7 +147,7 @@ def test_a_query_is_normalised_as_the_documents_were(tmp_path, bert_mean_dir):
     wide = "".join(
         chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in outputs.DOCUMENTS[2]["text"]
     )
-    hit = search(uri, None, wide, k=1)[0]
+    hit = search(uri, wide, k=1)[0]
     assert hit.doc_id == "doc-2"
     assert hit.score > 0.9999
 
@@ -158,9 +155,9 @@ def test_a_query_is_normalised_as_the_documents_were(tmp_path, bert_mean_dir):
 def test_search_refuses_another_model_and_an_empty_text(tmp_path, bert_mean_dir):
     uri = make(tmp_path, bert_mean_dir)
     with pytest.raises(ModelError, match="differ"):
-        search(uri, None, QUERY, model_path=str(model_dirs.bert_mean(tmp_path / "other", seed=1)))
+        search(uri, QUERY, model_path=str(model_dirs.bert_mean(tmp_path / "other", seed=1)))
     with pytest.raises(SpecError, match="needs a text"):
-        search(uri, None, " ")
+        search(uri, " ")
 
 
 def test_similarities_of_zero_vectors_are_zero_and_not_nan():
@@ -189,12 +186,12 @@ def test_search_trace_and_verify_work_from_s3_to_s3(tmp_path, bert_mean_dir, s3)
     )
     outputs.run_without_ray(spec)
     query = f"{outputs.DOCUMENTS[4]['text']} c.parquet"
-    hit = search(spec.output.uri, s3.storage_options, query, k=1)[0]
+    hit = search(spec.output.uri, query, k=1, storage_options=s3.storage_options)[0]
     assert (hit.doc_id, hit.columns) == ("c.parquet-4", {"lang": "en"})
     for name in ("a.jsonl", "b.jsonl.gz", "c.parquet"):
-        traced = trace(spec.output.uri, s3.storage_options, f"{name}-6")
+        traced = trace(spec.output.uri, f"{name}-6", storage_options=s3.storage_options)
         assert traced.ok
         assert traced.rows[0].source_uri == f"{s3.uri}/in/{name}"
-    verified = verify(spec.output.uri, s3.storage_options, sample=100)
+    verified = verify(spec.output.uri, sample=100, storage_options=s3.storage_options)
     assert verified.ok
     assert verified.checks[-1].figures["embedded_again"] == 24

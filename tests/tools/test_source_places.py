@@ -58,8 +58,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.server.server_close()
 
 
-def sample_check(*arguments: Any, **options: Any) -> Check:
-    verification = verify(*arguments, **options)
+def sample_check(output: Any, storage_options: Any, **options: Any) -> Check:
+    verification = verify(output, storage_options=storage_options, **options)
     assert verification.ok
     return verification.checks[-1]
 
@@ -80,8 +80,8 @@ def test_a_web_server_that_only_the_output_names_is_asked_where_the_operator_say
     assert site.requests
     site.requests.clear()
 
-    assert trace(output, None, "b").ok
-    traced = trace(output, None, "doc-3").rows[0]
+    assert trace(output, "b").ok
+    traced = trace(output, "doc-3").rows[0]
     assert not traced.ok
     assert traced.verdict == (
         f"source not asked: it is on {site.url}, which only the output names; "
@@ -100,7 +100,7 @@ def test_a_web_server_that_only_the_output_names_is_asked_where_the_operator_say
     assert called(monkeypatch, "trace", output, "doc-3", "--source-options", "[]") == 2
     assert "--source-options: this is no JSON object" in " ".join(capsys.readouterr().err.split())
 
-    assert trace(output, None, "doc-3", source_options={}).rows[0].verdict == "same"
+    assert trace(output, "doc-3", source_options={}).rows[0].verdict == "same"
     assert sample_check(output, None, source_options={}).figures["embedded_again"] == 9
     assert called(monkeypatch, "verify", output, "--source-options", "{}") == 0
     capsys.readouterr()
@@ -133,10 +133,13 @@ def test_an_s3_endpoint_that_only_the_output_names_gets_no_request(
         stored["input"]["storage_options"] = hostile
         s3.filesystem.pipe_file(path, yaml.safe_dump(stored).encode())
         assert sample_check(spec.output.uri, operator).figures["source_not_asked"] == 8
-        assert "source not asked" in trace(spec.output.uri, operator, "doc-3").rows[0].verdict
+        assert (
+            "source not asked"
+            in trace(spec.output.uri, "doc-3", storage_options=operator).rows[0].verdict
+        )
         assert site.requests == []
         # the operator's options are read with, not those that lie in the output
-        assert trace(spec.output.uri, operator, "doc-3", source_options=operator).ok
+        assert trace(spec.output.uri, "doc-3", source_options=operator, storage_options=operator).ok
         assert site.requests == []
 
 
@@ -163,14 +166,14 @@ def test_a_model_on_a_server_that_only_the_output_names_is_not_fetched(
         change_stored_spec(output, "model", path=path)
         change_stored_spec(output, "input", storage_options=options)
         with pytest.raises(ModelError, match=r"only the output names the server .* --model"):
-            search(str(output), None, "text")
+            search(str(output), "text")
         # the options for the sources say nothing of the model
         with pytest.raises(ModelError, match="only the output names the server"):
-            verify(str(output), None, source_options={"endpoint_url": site.url})
-        assert search(str(output), None, "text", model_path=str(bert_mean_dir))
+            verify(str(output), source_options={"endpoint_url": site.url})
+        assert search(str(output), "text", model_path=str(bert_mean_dir))
         assert site.requests == []
     with pytest.raises(CorpusEmbedError):
-        search(str(output), None, "text", model_path=f"{site.url}/model")
+        search(str(output), "text", model_path=f"{site.url}/model")
     assert site.requests
 
 
@@ -189,7 +192,9 @@ def test_a_model_on_the_store_of_the_output_is_fetched_with_the_options_of_the_o
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     query = outputs.DOCUMENTS[3]["text"]
     for model_path in (None, f"{s3.uri}/m"):
-        hit = search(spec.output.uri, s3.storage_options, query, k=1, model_path=model_path)[0]
+        hit = search(
+            spec.output.uri, query, k=1, model_path=model_path, storage_options=s3.storage_options
+        )[0]
         assert hit.doc_id == "doc-3"
 
 

@@ -66,7 +66,7 @@ def output(made: Path, tmp_path: Path) -> Path:
 def is_detected(output: Path) -> bool:
     """Whether verify reports a finding, or refuses what it cannot read."""
     try:
-        return not verify(str(output), None, sample=0).ok
+        return not verify(str(output), sample=0).ok
     except CorpusEmbedError:
         return True
 

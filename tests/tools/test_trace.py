@@ -38,7 +38,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, bert_mean_dir: Path) -> Pat
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("number", [0, 3, 7])
 def test_a_row_leads_back_to_its_record_in_every_format(output, name, number):
-    result = trace(str(output / "out"), None, f"{name}-{number}")
+    result = trace(str(output / "out"), f"{name}-{number}")
     assert (result.ok, result.n_rows, result.n_documents) == (True, 1, 1)
     row = result.rows[0]
     text = f"{outputs.DOCUMENTS[number]['text']} {name}"
@@ -74,12 +74,12 @@ def test_a_record_of_an_uncompressed_line_format_is_read_without_the_rest(output
         "read_span",
         lambda r, f, span, o: spans.append(span) or read_span(r, f, span, o),
     )
-    row = trace(str(output / "out"), None, "a.jsonl-5").rows[0]
+    row = trace(str(output / "out"), "a.jsonl-5").rows[0]
     assert [(span.start, span.stop) for span in spans] == [
         (row.source_record, row.source_record + 1)
     ]
     spans.clear()
-    trace(str(output / "out"), None, "c.parquet-5")  # row groups of three rows
+    trace(str(output / "out"), "c.parquet-5")  # row groups of three rows
     assert [(span.start, span.stop) for span in spans] == [(1, 2)]
 
 
@@ -100,7 +100,7 @@ def test_a_chunk_shows_its_own_characters_after_normalisation(tmp_path, bert_mea
     uri = make(
         tmp_path, bert_mean_dir, [{"id": "long", "text": text, "lang": "en"}], prepare=prepare
     )
-    whole = trace(uri, None, "long")
+    whole = trace(uri, "long")
     assert whole.ok
     assert whole.n_documents == 1
     assert [row.chunk for row in whole.rows] == list(range(whole.n_rows))
@@ -109,7 +109,7 @@ def test_a_chunk_shows_its_own_characters_after_normalisation(tmp_path, bert_mea
     assert [row.source_text for row in whole.rows] == [
         normal[row.char_start : row.char_end] for row in whole.rows
     ]
-    one = trace(uri, None, "long#2")
+    one = trace(uri, "long#2")
     assert one.rows == (whole.rows[2],)
 
 
@@ -119,19 +119,19 @@ def test_an_id_with_a_sharp_is_found_before_it_is_taken_for_a_chunk(tmp_path, be
         {"id": "x#0", "text": "The second one.", "lang": "en"},
     ]
     uri = make(tmp_path, bert_mean_dir, documents)
-    assert [row.source_text for row in trace(uri, None, "x#0").rows] == ["The second one."]
-    assert [row.source_text for row in trace(uri, None, "x#0#0").rows] == ["The second one."]
-    assert [row.source_text for row in trace(uri, None, "x").rows] == ["The first one."]
+    assert [row.source_text for row in trace(uri, "x#0").rows] == ["The second one."]
+    assert [row.source_text for row in trace(uri, "x#0#0").rows] == ["The second one."]
+    assert [row.source_text for row in trace(uri, "x").rows] == ["The first one."]
     for missing in ("x#1", "y", "x#-1", "x#"):
         with pytest.raises(OutputError, match="no row"):
-            trace(uri, None, missing)
+            trace(uri, missing)
 
 
 def test_ids_made_of_uri_and_record_are_traced_too(tmp_path, bert_mean_dir):
     uri = make(tmp_path, bert_mean_dir, outputs.DOCUMENTS, "b.jsonl.gz", input={"id_column": None})
     shard = (tmp_path / "in" / "b.jsonl.gz").resolve()
     first = len(gzip.decompress(shard.read_bytes()).splitlines(keepends=True)[0])
-    result = trace(uri, None, f"file://{shard}#{first}")
+    result = trace(uri, f"file://{shard}#{first}")
     assert [row.source_text for row in result.rows] == [outputs.DOCUMENTS[1]["text"]]
 
 
@@ -140,7 +140,7 @@ def test_all_documents_of_a_shared_id_are_listed(tmp_path, bert_mean_dir):
         tmp_path / "in" / "0.csv", [{"id": "same", "text": "From a table.", "lang": "en"}]
     )
     uri = make(tmp_path, bert_mean_dir, [{"id": "same", "text": "From a line.", "lang": "en"}])
-    result = trace(uri, None, "same")
+    result = trace(uri, "same")
     assert (result.n_rows, result.n_documents, result.ok) == (2, 2, True)
     assert {row.source_text for row in result.rows} == {"From a table.", "From a line."}
 
@@ -151,8 +151,8 @@ def test_partition_columns_do_not_hide_the_data_file(tmp_path, bert_mean_dir):
         for d, lang in zip(outputs.DOCUMENTS, ["en", "ja", None] * 3, strict=False)
     ]
     uri = make(tmp_path, bert_mean_dir, documents, output={"partition_by": ["lang"]})
-    assert trace(uri, None, "doc-1").rows[0].data_file.startswith("data/lang=ja/part-")
-    assert trace(uri, None, "doc-2").ok
+    assert trace(uri, "doc-1").rows[0].data_file.startswith("data/lang=ja/part-")
+    assert trace(uri, "doc-2").ok
 
 
 @pytest.mark.faults
@@ -163,7 +163,7 @@ def test_a_changed_shard_is_said_to_have_changed_and_nothing_is_read_from_it(
     shard = tmp_path / "in" / "a.jsonl"
     shard.write_text("")
     for what in ("planned with ETag", "gone"):
-        result = trace(uri, None, "doc-0")
+        result = trace(uri, "doc-0")
         assert not result.ok
         assert result.rows[0].verdict.startswith("source no longer there")
         assert what in result.rows[0].verdict
@@ -174,7 +174,7 @@ def test_a_changed_shard_is_said_to_have_changed_and_nothing_is_read_from_it(
 def test_an_older_snapshot_can_be_traced(tmp_path, bert_mean_dir):
     uri = make(tmp_path, bert_mean_dir, outputs.DOCUMENTS[:2])
     make(tmp_path, bert_mean_dir, outputs.DOCUMENTS[2:4], "b.jsonl")
-    assert trace(uri, None, "doc-3").snapshot == 2
+    assert trace(uri, "doc-3").snapshot == 2
     with pytest.raises(OutputError, match="no row"):
-        trace(uri, None, "doc-3", snapshot=1)
-    assert trace(uri, None, "doc-0", snapshot=1).ok
+        trace(uri, "doc-3", snapshot=1)
+    assert trace(uri, "doc-0", snapshot=1).ok

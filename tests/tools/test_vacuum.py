@@ -78,7 +78,7 @@ class Scene:
         return {file.path for part in parts for file in part.data_files}
 
     def vacuum(self, **arguments):
-        return vacuum(str(self.output), None, **arguments)
+        return vacuum(str(self.output), **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_what_the_kept_snapshots_do_not_name_goes_and_they_stay_whole(scene):
     assert snapshot_numbers(scene.store) == [2, 3]
     for number in (2, 3):
         assert scene.ids(number) == ids[number]
-        assert verify(str(scene.output), None, snapshot=number, sample=0).ok
+        assert verify(str(scene.output), snapshot=number, sample=0).ok
     assert not scene.vacuum(keep_snapshots=2).paths  # nothing left to do
 
 
@@ -136,7 +136,7 @@ def test_a_run_after_a_vacuum_has_nothing_to_do(scene):
     scene.vacuum(keep_snapshots=1, delete=True)
     assert snapshot_numbers(scene.store) == [3]
     assert make_plan(resolve(scene.spec, "cpu"), scene.store).nothing_to_do
-    assert verify(str(scene.output), None, sample=4).ok
+    assert verify(str(scene.output), sample=4).ok
 
 
 def test_nothing_younger_than_the_grace_period_goes(scene):
@@ -251,7 +251,7 @@ def test_leftovers_of_killed_writes_go_and_young_ones_stay(scene):
     scene.age(paths=leftovers)
     assert set(scene.vacuum(keep_snapshots=3, delete=True).paths) == leftovers
     assert not scene.paths() & leftovers
-    assert verify(str(scene.output), None, sample=0).ok
+    assert verify(str(scene.output), sample=0).ok
 
 
 def test_parts_of_an_unfinished_run_stay_and_are_resumed_from(tmp_path, bert_mean_dir):
@@ -264,7 +264,7 @@ def test_parts_of_an_unfinished_run_stay_and_are_resumed_from(tmp_path, bert_mea
     plan = make_plan(resolve(scene.spec, "cpu"), scene.store)
     assert len(plan.done) == 3
     assert scene.run().complete
-    assert verify(str(scene.output), None, sample=0).ok
+    assert verify(str(scene.output), sample=0).ok
 
 
 def test_parts_of_a_killed_run_go_once_a_later_run_completed_without_them(tmp_path, bert_mean_dir):
@@ -278,7 +278,7 @@ def test_parts_of_a_killed_run_go_once_a_later_run_completed_without_them(tmp_pa
     killed = {path for path in scene.paths() if path.startswith("data/")} - scene.live()
     assert killed
     scene.age(days=30)
-    compact(str(scene.output), None)
+    compact(str(scene.output))
     scene.age(days=30)
     assert not killed & set(scene.vacuum(keep_snapshots=1).paths)
     last = scene.run(many(6, 8, 4), name="c.jsonl")
@@ -287,7 +287,7 @@ def test_parts_of_a_killed_run_go_once_a_later_run_completed_without_them(tmp_pa
     scene.age()
     assert killed <= set(scene.vacuum(keep_snapshots=1, delete=True).paths)
     assert make_plan(resolve(scene.spec, "cpu"), scene.store).nothing_to_do
-    assert verify(str(scene.output), None, sample=0).ok
+    assert verify(str(scene.output), sample=0).ok
 
 
 def test_parts_of_a_new_model_under_way_stay_and_those_of_a_given_up_one_go(
@@ -318,7 +318,7 @@ def test_parts_of_a_new_model_under_way_stay_and_those_of_a_given_up_one_go(
     assert {file.path for file in given_up[0].data_files} <= set(plan.paths)
     assert f"_meta/generations/{given_up[0].fingerprint}.json" in plan.paths
     assert live <= scene.paths()
-    assert verify(str(scene.output), None).ok
+    assert verify(str(scene.output)).ok
 
 
 def test_a_partial_snapshot_after_the_last_complete_one_is_kept(scene):
@@ -377,7 +377,7 @@ def test_an_interrupted_vacuum_is_finished_by_the_next(scene, monkeypatch):
     scene.vacuum(keep_snapshots=1, delete=True)
     assert not scene.paths() & unneeded
     assert scene.ids() == ids
-    assert verify(str(scene.output), None, sample=0).ok
+    assert verify(str(scene.output), sample=0).ok
 
 
 def test_without_a_complete_snapshot_nothing_is_judged(tmp_path, bert_mean_dir):
@@ -402,12 +402,14 @@ def test_on_s3_the_same_goes_and_uploads_of_other_programs_stay(tmp_path, bert_m
     bucket, _, prefix = s3.key.partition("/")
     for key in (f"{prefix}/out/data/x.parquet", f"{prefix}/other/x.parquet"):
         s3.filesystem.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
-    assert vacuum(spec.output.uri, options, keep_snapshots=1).paths == {}
+    assert vacuum(spec.output.uri, keep_snapshots=1, storage_options=options).paths == {}
     soon = datetime.timedelta(seconds=-5)  # in five seconds everything here is older than now
-    plan = vacuum(spec.output.uri, options, keep_snapshots=1, older_than=soon, delete=True)
+    plan = vacuum(
+        spec.output.uri, keep_snapshots=1, older_than=soon, delete=True, storage_options=options
+    )
     assert {file.path for part in dropped for file in part.data_files} <= set(plan.paths)
     uploads = s3.filesystem.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
     keys = {upload["Key"] for upload in uploads.get("Uploads", [])}
     assert keys == {f"{prefix}/out/data/x.parquet", f"{prefix}/other/x.parquet"}
-    assert verify(spec.output.uri, options).ok
+    assert verify(spec.output.uri, storage_options=options).ok
     assert snapshot_numbers(Store(spec.output.uri, options)) == [2]

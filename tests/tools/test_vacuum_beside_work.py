@@ -61,7 +61,7 @@ class Scene:
         return stand_in.run(self.spec)
 
     def vacuum(self, keep: int = 1, older_than: datetime.timedelta = NO_GRACE) -> VacuumPlan:
-        return vacuum(self.store.uri, None, keep_snapshots=keep, older_than=older_than, delete=True)
+        return vacuum(self.store.uri, keep_snapshots=keep, older_than=older_than, delete=True)
 
     def check(self, number: int | None = None) -> None:
         """The head holds the documents of the input, in files as its manifests describe them."""
@@ -114,7 +114,7 @@ def test_a_vacuum_before_every_write_of_a_compaction_takes_nothing_from_it(
     scene: Scene, before_each_write: Any
 ) -> None:
     before_each_write(scene.vacuum)
-    assert compact(scene.store.uri, None).n_parts_joined > 1
+    assert compact(scene.store.uri).n_parts_joined > 1
     scene.check()
 
 
@@ -213,7 +213,7 @@ def test_marks_of_the_dead_hold_nobody_up_and_go(scene: Scene) -> None:
         for path in scene.store.list(layout.WORK):
             at = time.time() + seconds
             os.utime(scene.root / "out" / path, (at, at))
-        plan = vacuum(scene.store.uri, None, keep_snapshots=1, older_than=NO_GRACE)
+        plan = vacuum(scene.store.uri, keep_snapshots=1, older_than=NO_GRACE)
         assert not plan.work_under_way
         scene.show("a", "c")
         scene.run()  # at once
@@ -233,7 +233,7 @@ def test_a_process_of_this_machine_that_was_killed_holds_nobody_up_for_a_moment(
         with work.vacuuming(scene.store), work.under_way(scene.store, "run", "ab", waits=False):
             pass
     assert len(scene.store.list(layout.WORK)) == 2
-    assert not vacuum(scene.store.uri, None).work_under_way
+    assert not vacuum(scene.store.uri).work_under_way
     scene.show("a", "c")
     scene.run()
     scene.check()
@@ -403,5 +403,5 @@ def test_nothing_is_deleted_while_the_newest_snapshot_cannot_be_read(scene: Scen
 def test_a_vacuum_of_nothing_writes_nothing_and_says_what_to_check(tmp_path: Path) -> None:
     for delete in (False, True):
         with pytest.raises(OutputError, match=r"has no complete snapshot.*Check the URI"):
-            vacuum(str(tmp_path / "nothing"), None, older_than=NO_GRACE, delete=delete)
+            vacuum(str(tmp_path / "nothing"), older_than=NO_GRACE, delete=delete)
     assert list(tmp_path.iterdir()) == []

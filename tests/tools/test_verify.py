@@ -122,7 +122,7 @@ def set_vector(row: int, values) -> object:
 
 
 def test_an_untouched_output_passes_every_check_and_its_whole_sample_is_embedded_again(made):
-    verification = verify(str(made[0] / "out"), None)
+    verification = verify(str(made[0] / "out"))
     assert failed(verification) == set()
     sample = next(check for check in verification.checks if check.name == "sample")
     assert sample.figures["embedded_again"] == 8
@@ -142,9 +142,7 @@ def test_an_untouched_output_passes_every_check_and_its_whole_sample_is_embedded
 
 
 def test_the_sample_depends_only_on_its_seed(made):
-    samples = [
-        verify(str(made[0] / "out"), None, sample=3, seed=seed).checks[-1] for seed in (1, 1)
-    ]
+    samples = [verify(str(made[0] / "out"), sample=3, seed=seed).checks[-1] for seed in (1, 1)]
     assert samples[0] == samples[1]
     assert samples[0].figures["rows"] == 3
 
@@ -161,7 +159,7 @@ def test_a_flipped_byte_of_a_vector_is_found_by_hash_and_by_page_checksum(output
     data = bytearray(path.read_bytes())
     data[at.data_page_offset + at.total_compressed_size // 2] ^= 1
     path.write_bytes(data)
-    verification = verify(str(output), None, sample=0)
+    verification = verify(str(output), sample=0)
     assert failed(verification) == {"files", "pages"}
     assert path.name in detail(verification, "files")
 
@@ -171,14 +169,14 @@ def test_a_flipped_byte_that_no_row_needs_is_found_by_hash_alone(output):
     path = data_files(output)[0]
     data = path.read_bytes().replace(b'"fingerprint"', b'"fingerprinT"')  # in the footer metadata
     path.write_bytes(data)
-    assert failed(verify(str(output), None, sample=0)) == {"files"}
+    assert failed(verify(str(output), sample=0)) == {"files"}
 
 
 @pytest.mark.faults
 def test_a_footer_whose_lineage_is_not_json_is_a_finding_and_not_a_crash(output):
     path = data_files(output)[0]
     path.write_bytes(path.read_bytes().replace(b'"fingerprint"', b'?fingerprint"'))
-    verification = verify(str(output), None, sample=0)
+    verification = verify(str(output), sample=0)
     assert failed(verification) == {"files"}
     assert "the lineage in its footer is not JSON" in detail(verification, "files")
 
@@ -187,7 +185,7 @@ def test_a_footer_whose_lineage_is_not_json_is_a_finding_and_not_a_crash(output)
 def test_a_deleted_data_file_is_named(output):
     path = data_files(output)[0]
     path.unlink()
-    verification = verify(str(output), None)
+    verification = verify(str(output))
     assert failed(verification) == {"files"}
     assert f"{path.name}: missing" in detail(verification, "files")
 
@@ -196,7 +194,7 @@ def test_a_deleted_data_file_is_named(output):
 def test_a_truncated_data_file_fails_files_and_pages(output):
     path = data_files(output)[0]
     path.write_bytes(path.read_bytes()[:-100])
-    assert failed(verify(str(output), None, sample=0)) == {"files", "pages"}
+    assert failed(verify(str(output), sample=0)) == {"files", "pages"}
 
 
 @pytest.mark.faults
@@ -212,7 +210,7 @@ def test_a_broken_vector_in_a_well_formed_file_fails_its_own_check(output, value
     path = data_files(output)[0]
     rewrite(path, set_vector(1, values))
     record_again(output, path)
-    assert failed(verify(str(output), None, sample=0)) == {check}
+    assert failed(verify(str(output), sample=0)) == {check}
 
 
 @pytest.mark.faults
@@ -220,7 +218,7 @@ def test_a_vector_of_another_text_is_found_by_embedding_the_sample_again(output)
     path = data_files(output)[0]
     rewrite(path, set_vector(1, lambda v: v[::-1]))
     record_again(output, path)
-    verification = verify(str(output), None)
+    verification = verify(str(output))
     assert failed(verification) == {"sample"}
     assert "similarity" in detail(verification, "sample")
 
@@ -238,7 +236,7 @@ def test_a_changed_text_fails_its_hash(output):
 
     rewrite(path, change)
     record_again(output, path)
-    assert failed(verify(str(output), None)) == {"text_hashes"}
+    assert failed(verify(str(output))) == {"text_hashes"}
 
 
 @pytest.mark.faults
@@ -246,7 +244,7 @@ def test_doubled_rows_fail_records_ids_and_counts(output):
     path = data_files(output)[0]
     rewrite(path, lambda table: pa.concat_tables([table, table.slice(0, 1)]))
     record_again(output, path)
-    verification = verify(str(output), None, sample=0)
+    verification = verify(str(output), sample=0)
     # files: the footer has one row more
     assert failed(verification) == {"records", "ids", "counts", "files"}
 
@@ -256,7 +254,7 @@ def test_a_lost_row_fails_counts(output):
     path = data_files(output)[0]
     rewrite(path, lambda table: table.slice(1))
     record_again(output, path)
-    assert failed(verify(str(output), None, sample=0)) == {"files", "counts"}
+    assert failed(verify(str(output), sample=0)) == {"files", "counts"}
 
 
 @pytest.mark.faults
@@ -266,7 +264,7 @@ def test_a_missing_part_leaves_a_gap(output):
     # else the snapshot's sum of reasons is wrong too
     gone = next(part for part in parts if not part.n_rejects)
     list_again(output, [part for part in parts if part != gone])
-    verification = verify(str(output), None, sample=0)
+    verification = verify(str(output), sample=0)
     assert failed(verification) == {"splits", "counts"}
     assert "planned by run" in detail(verification, "splits")
 
@@ -277,7 +275,7 @@ def test_a_part_under_the_wrong_name_is_found(output):
     data = small.read_bytes()
     large.write_bytes(data)
     record_again(output, large)
-    verification = verify(str(output), None, sample=0)
+    verification = verify(str(output), sample=0)
     assert {"files", "lineage", "records", "ids", "counts"} <= failed(verification)
     assert not failed(verification) & {"pages", "finite", "text_hashes", "schema"}
 
@@ -293,7 +291,7 @@ def test_vectors_of_another_dimension_fail_the_schema(output):
 
     rewrite(path, change)
     record_again(output, path)
-    assert failed(verify(str(output), None, sample=0)) == {"schema"}
+    assert failed(verify(str(output), sample=0)) == {"schema"}
 
 
 @pytest.mark.faults
@@ -310,22 +308,22 @@ def test_a_row_of_a_shard_that_the_part_did_not_read_fails_lineage_and_not_the_w
 
     rewrite(path, change)
     record_again(output, path)
-    assert failed(verify(str(output), None)) == {"lineage", "sample"}
+    assert failed(verify(str(output))) == {"lineage", "sample"}
 
 
 @pytest.mark.faults
 def test_a_lost_plan_is_a_finding_and_a_lost_file_list_an_error(output):
     next(output.glob("_meta/runs/*/plan.parquet")).unlink()
-    assert failed(verify(str(output), None, sample=0)) == {"splits"}
+    assert failed(verify(str(output), sample=0)) == {"splits"}
     next(output.glob("_meta/files/*.parquet")).unlink()
     with pytest.raises(OutputError, match="file list of snapshot 1"):
-        verify(str(output), None, sample=0)
+        verify(str(output), sample=0)
 
 
 @pytest.mark.faults
 def test_missing_rejects_are_found(output):
     next(output.glob("_meta/rejects/*/*.parquet")).unlink()
-    assert failed(verify(str(output), None, sample=0)) == {"rejects"}
+    assert failed(verify(str(output), sample=0)) == {"rejects"}
 
 
 @pytest.mark.faults
@@ -336,7 +334,7 @@ def test_rejects_with_another_reason_are_found(output):
     pq.write_table(
         table.set_column(position, "reason", pa.array(["null_text"] * table.num_rows)), path
     )
-    verification = verify(str(output), None, sample=0)
+    verification = verify(str(output), sample=0)
     assert failed(verification) == {"rejects"}
     assert "null_text" in detail(verification, "rejects")
 
@@ -356,7 +354,7 @@ def test_a_changed_or_vanished_source_is_reported_and_no_failure_of_the_output(
     shard = tmp_path / "in" / "a.jsonl"
     shard.write_text(shard.read_text().replace("library", "Library"))
     for _ in range(2):
-        verification = verify(spec.output.uri, None)
+        verification = verify(spec.output.uri)
         assert failed(verification) == set()
         assert verification.checks[-1].figures["source_gone"] == len(outputs.DOCUMENTS)
         assert "source no longer there" in detail(verification, "sample")
@@ -372,7 +370,7 @@ def test_a_source_that_changed_without_a_trace_fails_the_sample(tmp_path, bert_m
     with shard.open("r+b") as file:
         file.write(shard.read_bytes().replace(b"library", b"Library"))
     os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
-    verification = verify(spec.output.uri, None)
+    verification = verify(spec.output.uri)
     assert failed(verification) == {"sample"}
     assert "doc-0 chunk 0" in detail(verification, "sample")
 
@@ -380,7 +378,7 @@ def test_a_source_that_changed_without_a_trace_fails_the_sample(tmp_path, bert_m
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8", "ubinary"])
 def test_every_precision_is_compared_in_its_own_form(tmp_path, bert_mean_dir, precision):
     spec = own_output(tmp_path, bert_mean_dir, output={"vector_precision": precision})
-    verification = verify(spec.output.uri, None)
+    verification = verify(spec.output.uri)
     assert failed(verification) == set()
     assert verification.checks[-1].figures["embedded_again"] == len(outputs.DOCUMENTS)
 
@@ -396,7 +394,7 @@ def test_chunked_documents_are_cut_again_as_the_run_cut_them(tmp_path, bert_mean
     spec = own_output(
         tmp_path, bert_mean_dir, documents, prepare=prepare, output={"partition_by": ["lang"]}
     )
-    verification = verify(spec.output.uri, None, sample=100)
+    verification = verify(spec.output.uri, sample=100)
     assert failed(verification) == set()
     figures = verification.checks[-1].figures
     assert figures["embedded_again"] == figures["rows"] >= (6 if mode == "chunk" else 3)
@@ -407,23 +405,23 @@ def test_shared_ids_of_the_input_pass_only_where_the_snapshot_flags_them(tmp_pat
     spec = own_output(tmp_path, bert_mean_dir, documents)
     store = Store(spec.output.uri)
     assert load_snapshot(store).n_duplicate_ids == 1
-    assert failed(verify(spec.output.uri, None, sample=0)) == set()
+    assert failed(verify(spec.output.uri, sample=0)) == set()
     list_again(Path(spec.output.uri), live_parts(store, load_snapshot(store)), n_duplicate_ids=None)
-    assert failed(verify(spec.output.uri, None, sample=0)) == {"ids"}
+    assert failed(verify(spec.output.uri, sample=0)) == {"ids"}
 
 
 def test_an_output_without_ids_and_texts_passes(tmp_path, bert_mean_dir):
     spec = own_output(
         tmp_path, bert_mean_dir, input={"id_column": None}, output={"include_text": False}
     )
-    verification = verify(spec.output.uri, None)
+    verification = verify(spec.output.uri)
     assert failed(verification) == set()
     assert "text_hashes" not in {check.name for check in verification.checks}
 
 
 def test_an_output_of_nothing_but_rejects_passes(tmp_path, bert_mean_dir):
     spec = own_output(tmp_path, bert_mean_dir, [{"id": "1", "text": "", "lang": None}])
-    verification = verify(spec.output.uri, None)
+    verification = verify(spec.output.uri)
     assert failed(verification) == set()
 
 
@@ -433,15 +431,15 @@ def test_another_model_in_its_place_is_refused_and_the_same_one_elsewhere_is_not
     spec = own_output(tmp_path, bert_mean_dir)
     moved = tmp_path / "moved"
     shutil.copytree(bert_mean_dir, moved)
-    assert failed(verify(spec.output.uri, None, model_path=str(moved), sample=2)) == set()
+    assert failed(verify(spec.output.uri, model_path=str(moved), sample=2)) == set()
     other = model_dirs.bert_mean(tmp_path / "other", seed=1)
     with pytest.raises(ModelError, match="differ"):
-        verify(spec.output.uri, None, model_path=str(other), sample=2)
+        verify(spec.output.uri, model_path=str(other), sample=2)
 
 
 def test_without_a_snapshot_there_is_nothing_to_verify(tmp_path):
     with pytest.raises(OutputError, match="no snapshot"):
-        verify(str(tmp_path), None)
+        verify(str(tmp_path))
 
 
 def test_the_stored_spec_is_the_one_of_the_run(made):
@@ -457,13 +455,13 @@ def test_equal_hashes_of_different_keys_are_no_finding(made, monkeypatch):
         "pipeline.tools.verify.row_checks._hashes",
         lambda rows, columns: np.zeros(rows.num_rows, np.int64),
     )
-    assert failed(verify(str(made[0] / "out"), None, sample=0)) == set()
+    assert failed(verify(str(made[0] / "out"), sample=0)) == set()
 
 
 def test_the_number_of_documents_is_that_of_distinct_ids(made):
     """The figures of a check are true ones: counted here with a query of its own."""
     table = pa.concat_tables([pq.read_table(path) for path in data_files(made[0] / "out")])
-    checks = {check.name: check for check in verify(str(made[0] / "out"), None, sample=0).checks}
+    checks = {check.name: check for check in verify(str(made[0] / "out"), sample=0).checks}
     assert (
         checks["records"].figures["n_documents"]
         == pc.count_distinct(table["doc_id"]).as_py()

@@ -59,11 +59,11 @@ def marks(verification: Verification) -> dict[str, str]:
 
 
 def test_a_sample_of_nothing_is_named_and_a_negative_one_refused(made: Path) -> None:
-    verification = verify(str(made), None, sample=0)
+    verification = verify(str(made), sample=0)
     assert (marks(verification)["sample"], verification.ok) == ("skip", True)
     assert "--sample 0" in detail(verification, "sample")
     with pytest.raises(SpecError, match="--sample -3") as raised:
-        verify(str(made), None, sample=-3)
+        verify(str(made), sample=-3)
     assert raised.value.exit_code == 2
 
 
@@ -75,20 +75,20 @@ def test_a_model_that_is_gone_costs_its_own_check_and_no_other(
     spec = own_output(tmp_path, model)
     shutil.rmtree(model)
     with pytest.raises(ModelError):
-        verify(spec.output.uri, None)
-    verification = verify(spec.output.uri, None, need_model=False)
+        verify(spec.output.uri)
+    verification = verify(spec.output.uri, need_model=False)
     assert failed(verification) == {"sample"}
     assert len(verification.checks) > 14
     assert "--model" in detail(verification, "sample")
 
 
 def test_files_that_no_snapshot_names_are_a_warning(output: Path) -> None:
-    verification = verify(str(output), None, sample=0)
+    verification = verify(str(output), sample=0)
     assert marks(verification)["extra"] == "ok"
     (output / "data/other.parquet").write_bytes(b"x")
     (output / f"data/part-{'a' * 32}.parquet").write_bytes(b"x")
     (output / "_meta/snapshots/Copy of 1.json").write_bytes(b"x")
-    verification = verify(str(output), None, sample=0)
+    verification = verify(str(output), sample=0)
     assert (marks(verification)["extra"], verification.ok) == ("warn", True)
     expected = ("2 files under data/", "other.parquet", "1 object under _meta/", "Copy of 1.json")
     assert all(words in detail(verification, "extra") for words in expected)
@@ -101,13 +101,13 @@ def test_documents_that_left_against_the_spec_are_a_warning(
     (tmp_path / "in/b.jsonl").unlink()
     write_shard(tmp_path / "in/a.jsonl", DOCUMENTS[:2])
     assert run_without_ray(spec)
-    assert marks(verify(spec.output.uri, None, sample=0))["deletions"] == "ok"
+    assert marks(verify(spec.output.uri, sample=0))["deletions"] == "ok"
     head = load_snapshot(Store(spec.output.uri))
     assert head
     path = tmp_path / "out/_meta/runs" / head.run_id / "spec.yaml"
     text = path.read_text()
     path.write_text(text.replace("max_delete_fraction: 1.0", "max_delete_fraction: 0.2"))
-    verification = verify(spec.output.uri, None, sample=0)
+    verification = verify(spec.output.uri, sample=0)
     assert (marks(verification)["deletions"], verification.ok) == ("warn", True)
     assert "6 of 8 documents of snapshot 1" in detail(verification, "deletions")
 
@@ -121,19 +121,19 @@ def test_a_lost_data_file_says_what_to_do_and_the_next_run_makes_it_anew(
     spec = own_output(tmp_path, bert_mean_dir)
     uri = spec.output.uri
     if how.startswith("joined"):
-        assert compact(uri, None).n_parts_joined == 2
+        assert compact(uri).n_parts_joined == 2
     ids, vectors = read_vectors(uri)
     path = Path(open_dataset(uri).files[0])
     data = path.read_bytes()
     path.unlink()
     if how == "cut":
         path.write_bytes(data[: len(data) // 2])
-    verification = verify(uri, None, sample=0)
+    verification = verify(uri, sample=0)
     assert {"files"} <= failed(verification) <= {"files", "pages", "ids"}
     assert "run the job again" in detail(verification, "files")
     for use in (
-        lambda: search(uri, None, "a text"),
-        lambda: trace(uri, None, "doc-1"),
+        lambda: search(uri, "a text"),
+        lambda: trace(uri, "doc-1"),
         lambda: list(changes(uri, 0).upserts()),
         lambda: read_vectors(uri),
         lambda: open_dataset(uri),
@@ -141,7 +141,7 @@ def test_a_lost_data_file_says_what_to_do_and_the_next_run_makes_it_anew(
         with pytest.raises(OutputError, match=rf"{path.name}.*run the job again"):
             use()
     assert run_without_ray(spec)
-    assert failed(verify(uri, None, sample=0)) == set()
+    assert failed(verify(uri, sample=0)) == set()
     ids_again, vectors_again = read_vectors(uri)
     order, order_again = np.argsort(ids.to_pylist()), np.argsort(ids_again.to_pylist())
     assert sorted(ids.to_pylist()) == sorted(ids_again.to_pylist())
@@ -159,8 +159,8 @@ def test_a_table_that_showed_another_snapshot_of_the_number_is_a_warning(
     record(store, publication)
     state = TableState(number=head.number, run_id=head.run_id, file_list=head.file_list)
     record_state(store, publication.key, state)
-    assert marks(verify(str(output), None, sample=0))["tables"] == "ok"
+    assert marks(verify(str(output), sample=0))["tables"] == "ok"
     record_state(store, publication.key, state.model_copy(update=change))
-    verification = verify(str(output), None, sample=0)
+    verification = verify(str(output), sample=0)
     assert (marks(verification)["tables"], verification.ok) == ("warn", True)
     assert "restored or rolled back" in detail(verification, "tables")

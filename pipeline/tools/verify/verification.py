@@ -78,8 +78,7 @@ class Verification:
 
 
 def verify(
-    store_uri: str,
-    storage_options: Mapping[str, Any] | None,
+    uri: str,
     *,
     snapshot: int | None = None,
     sample: int = 32,
@@ -87,6 +86,7 @@ def verify(
     model_path: str | None = None,
     need_model: bool = True,
     source_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Verification:
     """Check a snapshot (the newest by default) against its manifests and, for `sample` random rows,
     against its sources.
@@ -102,7 +102,7 @@ def verify(
     if sample < 0:
         raise SpecError(f"--sample {sample}: a number of rows is 0 or more; 0 skips the check")
     loaded = load_snapshot_with_lineage(
-        store_uri,
+        uri,
         storage_options,
         snapshot,
         model_path=model_path,
