@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib
 import inspect
 import sys
 import types
@@ -121,6 +122,8 @@ class Guard:
     """Notes what a test does that its tiers do not have; one per session, as hooks stay."""
 
     def __init__(self) -> None:
+        # It binds a socket when it is imported, in whatever test is the first to need s3fs.
+        importlib.import_module("urllib3")
         self._watched: set[str] = set()
         self._violations: list[str] = []
         sys.addaudithook(self._audit)
