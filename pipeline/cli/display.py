@@ -46,6 +46,7 @@ def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = (
         ("input", f"{uris}: {shards}"),
         ("output", f"{shown(job.spec.output.uri)}, {state}"),
         ("model", _model_line(job)),
+        *([("engine", f"{facts['engine']}: {facts['engine_reason']}")] if facts["engine"] else []),
         ("fingerprint", facts["fingerprint"]),
         ("to do", _to_do(facts)),
         ("shards", by_name(facts["shard_changes"])),
@@ -245,6 +246,5 @@ class Watcher:
 
 
 def _restricted(licence: str | None) -> bool:
-    return licence is not None and any(
-        word in licence.lower().replace("-", "") for word in ("noncommercial", "ccbync")
-    )
+    plain = (licence or "").lower().replace("-", "")
+    return "noncommercial" in plain or "ccbync" in plain

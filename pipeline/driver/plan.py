@@ -21,6 +21,7 @@ from pipeline.driver.places import check_device, check_dtype, output_of
 from pipeline.driver.splits import claim, cut_rest, estimated_bytes, with_stored_versions
 from pipeline.driver.takeover import Takeover, question, takeover_of
 from pipeline.driver.tally import ShardChanges, shard_changes
+from pipeline.embed.choice import Choice, choose
 from pipeline.errors import ShardChanged
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
@@ -58,7 +59,8 @@ class Plan:
     run are not among them, because they are done and indexing them would make resuming a first run
     slower. lost: the ids of live parts whose files are gone; they are made anew.
     takeover: how the head differs from what this job makes.
-    passed_over: the listed objects that are no shards, see `PassedOver.summary`.
+    passed_over: the listed objects that are no shards, see `PassedOver.summary`. engine: which one
+    will run; None for the job of a stored snapshot.
     """
 
     job: Job
@@ -74,6 +76,7 @@ class Plan:
     takeover: Takeover
     changes: ShardChanges
     passed_over: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    engine: Choice | None = None
 
     @property
     def nothing_to_do(self) -> bool:
@@ -136,6 +139,8 @@ class Plan:
             "prompt_source": self.job.prompt_source,
             "dtype": self.job.engine.dtype,
             "device": self.job.engine.device,
+            "engine": self.engine and self.engine.engine,
+            "engine_reason": self.engine and self.engine.reason,
             "shards": len(self.shards),
             "shard_changes": {
                 name: getattr(self.changes, name)
@@ -179,7 +184,8 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
 def make_plan(job: Job, store: Store) -> Plan:
     """Compare the shards that are listed with the parts that are done.
 
-    Raises SpecError or InputError when the input cannot be listed or the output lies in it,
+    Raises ModelError for options that the model cannot follow, SpecError or InputError when the
+    input cannot be listed or the output lies in it,
     ShardChanged when shards keep changing meanwhile, OutputError when the metadata of the output
     cannot be read.
     """
@@ -229,6 +235,7 @@ def _plan(job: Job, store: Store) -> Plan:
         takeover=takeover,
         changes=shard_changes(shards, live),
         passed_over=passed_over.summary(),
+        engine=choose(job.model_here, job.engine) if job.model_here else None,
     )
 
 

@@ -1,10 +1,13 @@
-"""Turns token ids into vectors. The only room that imports torch.
+"""Turns token ids into vectors. The only room that imports torch, and only where it runs: what
+`choice` needs does without.
 
 engine      the interface of every engine, and the loop over buckets
-loading     `load_engine`, which chooses one of the engines below
+choice      which engine serves a model, and why
+loading     `load_engine`, which loads that engine: one of the three below
 packed      the unpadded engine
 forward     its forward, from layers and the steps between products
-families    names of weights by model_type; sizes and rotary: what config.json says
+families    names of weights by model_type
+configs     what config.json says of a forward, as sizes and rotary positions
 static      the engine of StaticEmbedding models
 padded      the engine of every other sentence-transformers directory
 buckets     which rows share a forward pass; budget: how many tokens a GPU takes at once
@@ -16,7 +19,21 @@ pooling     rows of hidden states → one vector a row
 head        Dense, Normalize and truncation behind pooling
 """
 
-from pipeline.embed.engine import Engine, EngineStats
-from pipeline.embed.loading import load_engine
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.embed.engine import Engine, EngineStats
+    from pipeline.embed.loading import load_engine
 
 __all__ = ["Engine", "EngineStats", "load_engine"]
+
+_LAZY = {"Engine": "engine", "EngineStats": "engine", "load_engine": "loading"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

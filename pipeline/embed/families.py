@@ -4,22 +4,17 @@ config are new."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.embed.sizes import (
-    Sizes,
-    bert,
-    decoder,
-    distilbert,
-    gemma3,
-    modernbert,
-    nomic_bert,
-)
-from pipeline.embed.weights import Shapes
+from pipeline.embed.configs import bert, decoder, distilbert, gemma3, modernbert, nomic_bert
+from pipeline.embed.sizes import Sizes
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "Family", "Shapes", "own_name"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+_OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
 
 Pair = tuple[str | None, str | None]
 NOWHERE: Pair = (None, None)
@@ -99,6 +94,15 @@ def _norm(name: str | None, width: int, s: Sizes) -> Iterator[tuple[str, tuple[i
 
 def _at(prefix: str, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{prefix}.{name}" for name in names)
+
+
+def own_name(name: str, prefix: str) -> str:
+    """A stored name without the prefix of a task model and the endings of old checkpoints."""
+    name = name.removeprefix(prefix)
+    for old, new in _OLD_ENDINGS.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 BERT = Family(

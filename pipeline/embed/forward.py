@@ -20,8 +20,8 @@ from torch.nn.functional import embedding
 from pipeline.embed.attention import Attention, PackedBatch
 from pipeline.embed.families import Family
 from pipeline.embed.layers import Half, Layer, Weights, layers_of, norm_of
-from pipeline.embed.linear import ACTIVATIONS, Linear
-from pipeline.embed.sizes import Sizes
+from pipeline.embed.linear import Linear
+from pipeline.embed.sizes import ACTIVATIONS, Sizes
 from pipeline.embed.steps import Steps
 
 __all__ = ["Forward"]
@@ -61,21 +61,18 @@ class Forward:
         # every token is of the first type, so its row is added once and for all
         learned += [weights[f"{family.types}.weight"][0]] if sizes.types else []
         self._learned = torch.stack(torch.broadcast_tensors(*learned)).sum(0) if learned else None
-        self._angles: Angles = []
+        self._angles: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._extend(min(sizes.max_tokens, FIRST_ANGLES))
         self._steps = Steps(sizes, self._layers[0], self._words, self._angles)
 
     def _extend(self, n_tokens: int) -> None:
         """Makes the tables of angles long enough for texts of `n_tokens` tokens."""
         places = torch.arange(n_tokens, dtype=torch.float32)
-        outer = [torch.outer(places, rotary.frequencies) for rotary in self._s.rotary]
-        self._angles = [
-            (
-                (angles.cos() * rotary.factor).to(self._words),
-                (angles.sin() * rotary.factor).to(self._words),
-            )
-            for angles, rotary in zip(outer, self._s.rotary, strict=True)
-        ]  # (positions, Dh / 2)
+        self._angles = []
+        for frequencies, factor in (rotary.frequencies() for rotary in self._s.rotary):
+            angles = torch.outer(places, frequencies)  # (positions, Dh / 2)
+            cos_sin = (angles.cos() * factor, angles.sin() * factor)
+            self._angles.append((cos_sin[0].to(self._words), cos_sin[1].to(self._words)))
 
     @property
     def default_budget_tokens(self) -> dict[str, int]:

@@ -19,20 +19,9 @@ import torch
 from torch.nn import functional
 
 from pipeline.embed.engine import log
+from pipeline.embed.sizes import ACTIVATIONS
 
-__all__ = ["ACTIVATIONS", "Linear", "shortest_s"]
-
-_tanh = ("gelu", "tanh")
-ACTIVATIONS: dict[str, tuple[str, str]] = {
-    "gelu": ("gelu", "none"),
-    "gelu_new": _tanh,
-    "gelu_pytorch_tanh": _tanh,
-    "gelu_fast": _tanh,
-    "relu": ("relu", ""),
-    "silu": ("swish", ""),
-    "swish": ("swish", ""),
-}
-"""transformers' name in config.json → oneDNN's name and algorithm."""
+__all__ = ["Linear", "activate", "shortest_s"]
 
 _PLAIN: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
     "gelu": lambda x, algorithm: functional.gelu(x, approximate=algorithm),

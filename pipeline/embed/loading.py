@@ -1,5 +1,4 @@
-"""Chooses the engine that serves a model: packed for the families that it knows, static for a
-StaticEmbedding table, padded for everything else.
+"""Loads the engine that `choice` names.
 
 In: a `ModelDir` and `EngineOptions`. Out: an `Engine`. Cost: reading the weights once.
 """
@@ -10,6 +9,7 @@ import logging
 
 import torch
 
+from pipeline.embed.choice import choose
 from pipeline.embed.emulation import EMULATED, times_float32
 from pipeline.embed.engine import Engine
 from pipeline.embed.packed import load_packed
@@ -38,17 +38,12 @@ def load_engine(
         torch.set_num_threads(threads)
     dtype = options.dtype
     device = options.device
-    engine = options.engine
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(
             f"device {device!r}: torch {torch.__version__} finds no GPU. Set runtime.device to "
             "'cpu'."
         )
-    if dtype == "int8" and (device != "cpu" or engine == "padded"):
-        raise ModelError(
-            "dtype 'int8' runs in the packed engine on a CPU only; the device is "
-            f"{device!r}, the engine {engine!r}. Set model.dtype to 'auto'."
-        )
+    choice = choose(model, options)
     if device == "cpu" and dtype in ("bfloat16", "int8") and times_float32(dtype) > EMULATED:
         raise ModelError(
             f"dtype {dtype!r}: this CPU can only emulate it; a product takes "
@@ -58,19 +53,11 @@ def load_engine(
     if device == "cpu" and dtype == "float16":
         log.warning("dtype 'float16' on a CPU is mostly slower than float32: see model.dtype")
     unpooled_tokens = 0 if model.include_prompt else prompt_tokens
-    if model.is_static:
+    if choice.engine == "static":
         return StaticEngine(model, options)
-    if engine != "padded":
-        packed = load_packed(model, options, unpooled_tokens)
-        if isinstance(packed, Engine):
-            return packed
-        if engine == "packed" or dtype == "int8":
-            request = f"engine {engine!r}" if engine == "packed" else f"dtype {dtype!r}"
-            raise ModelError(
-                f"{model.path}: {request} was asked for, but the packed engine cannot run this "
-                f"model: {packed}. Set runtime.engine and model.dtype to 'auto'."
-            )
-        log.info("%s: padded engine, because packed cannot run it: %s", model.path, packed)
+    if choice.shape:
+        return load_packed(model, options, unpooled_tokens, choice.shape)
+    log.info("%s: padded engine: %s", model.path, choice.reason)
     # imported here: sentence-transformers takes 6 s that packed models do without
     from pipeline.embed.padded import PaddedEngine
 

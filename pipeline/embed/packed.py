@@ -19,19 +19,17 @@ from numpy.typing import NDArray
 from pipeline.embed.attention import attention_for, pack
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.budget import device_key, remembered_budget
+from pipeline.embed.choice import Shape
 from pipeline.embed.engine import DTYPES, Engine, check_ids
-from pipeline.embed.families import FAMILIES
 from pipeline.embed.forward import Forward
 from pipeline.embed.head import load_head
 from pipeline.embed.int8 import Int8Linear
 from pipeline.embed.linear import Linear
 from pipeline.embed.pooling import keep_real, pool, single_token_index
-from pipeline.embed.rotary import Unsupported
-from pipeline.embed.weights import own_name, read_weights
+from pipeline.embed.weights import read_weights
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir
-from pipeline.job.model.weight_files import tensor_shapes
 
 __all__ = ["PackedEngine", "load_packed"]
 
@@ -96,42 +94,13 @@ class PackedEngine(Engine):
 
 
 def load_packed(
-    model: ModelDir, options: EngineOptions, unpooled_tokens: int
-) -> PackedEngine | str:
-    """The engine, or the reason why this model or these options need the padded one.
-
-    Raises ModelError for damaged weights.
-    """
-    config = model.config
-    kind = str(config.get("model_type"))
-    if kind not in FAMILIES:
-        return f"model_type {kind!r} is not one of {sorted(FAMILIES)}"
-    if options.device != "cpu" and options.dtype == "float32":
-        return "variable-length attention on a GPU needs bfloat16 or float16"
-    modules = [module.kind for module in model.modules]
-    before = modules[1 : modules.index("Pooling")] if model.pooling else []
-    if before:
-        return f"modules stand between transformer and pooling: {before}"
-    if model.forward_settings:
-        return f"sentence-transformers' config file sets {list(model.forward_settings)}"
-    if (
-        config.get("quantization_config")
-        or (model.transformer_path / "adapter_config.json").is_file()
-    ):
-        return "its weights are quantized or come with an adapter"
-    family = FAMILIES[kind]
-    try:
-        sizes = family.read(config)
-    except Unsupported as reason:
-        return str(reason)
-    except KeyError as name:
-        return f"config.json does not say {name}"
-    shapes = family.shapes(sizes)
-    stored = {own_name(name, family.prefix) for name in tensor_shapes(model.transformer_path)}
-    if shapes.keys().isdisjoint(stored):
-        return f"its weights have other names than those of {kind}"
+    model: ModelDir, options: EngineOptions, unpooled_tokens: int, shape: Shape
+) -> PackedEngine:
+    """Raises ModelError for damaged weights."""
+    family, sizes = shape
     dtype = DTYPES[options.dtype]
-    weights = read_weights(model.transformer_path, shapes, family.prefix, dtype, options.device)
+    weights = read_weights(
+        model.transformer_path, family.shapes(sizes), family.prefix, dtype, options.device
+    )
     linear = Int8Linear if options.dtype == "int8" else Linear
-    body = Forward(family, sizes, weights, linear)
-    return PackedEngine(model, options, unpooled_tokens, body)
+    return PackedEngine(model, options, unpooled_tokens, Forward(family, sizes, weights, linear))

@@ -9,14 +9,16 @@ depend on the length of the text are refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Rotary", "Unsupported", "rotary", "rotary_of"]
 
 _FIXED_KINDS = ("default", "linear", "llama3", "yarn")
 _GEOMETRY = ("hidden_size", "num_attention_heads", "max_position_embeddings")
+_OPTIONAL_GEOMETRY = ("original_max_position_embeddings",)
 
 
 class Unsupported(Exception):
@@ -25,12 +27,27 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Rotary:
-    """The angle of pair i at position p is `p * frequencies[i]`."""
+    """The angle of pair i at position p is p times frequency i."""
 
-    frequencies: torch.Tensor
-    """(Dh / 2,) float32."""
-    factor: float
-    """Of cosine and sine."""
+    head_dim: int
+    settings: dict[str, Any]
+    """`rope_theta`, and what a kind that stretches positions needs."""
+    geometry: dict[str, Any]
+    """What such a kind asks of the rest of config.json."""
+
+    def frequencies(self) -> tuple[torch.Tensor, float]:
+        """(Dh / 2,) float32, and the factor of cosine and sine."""
+        import torch
+
+        if self.settings["rope_type"] == "default":
+            halves = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+            return 1.0 / self.settings["rope_theta"] ** halves, 1.0
+        from transformers import LlamaConfig
+        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+        config = {**self.geometry, "head_dim": self.head_dim, "rope_parameters": self.settings}
+        computed = LlamaRotaryEmbedding(LlamaConfig.from_dict(config))
+        return computed.inv_freq.float(), float(computed.attention_scaling)
 
 
 def rotary(config: dict[str, Any], head_dim: int, theta: float = 10_000.0) -> Rotary:
@@ -57,15 +74,8 @@ def _rotary(config: dict[str, Any], head_dim: int, settings: dict[str, Any]) -> 
         raise Unsupported(f"rotary positions of type {kind!r} depend on the text's length")
     if share not in (None, 1, 1.0):
         raise Unsupported(f"it rotates {share} of each head")
-    if kind == "default":
-        halves = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        return Rotary(1.0 / settings["rope_theta"] ** halves, 1.0)
-    from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
-    geometry = {name: config[name] for name in _GEOMETRY}
-    geometry |= {"head_dim": head_dim, "rope_parameters": {**settings, "rope_type": kind}}
-    if "original_max_position_embeddings" in config:
-        geometry["original_max_position_embeddings"] = config["original_max_position_embeddings"]
-    computed = LlamaRotaryEmbedding(LlamaConfig.from_dict(geometry))
-    return Rotary(computed.inv_freq.float(), float(computed.attention_scaling))
+    geometry = {}
+    if kind != "default":
+        geometry = {name: config[name] for name in _GEOMETRY}
+        geometry |= {name: config[name] for name in _OPTIONAL_GEOMETRY if name in config}
+    return Rotary(head_dim, {**settings, "rope_type": kind}, geometry)

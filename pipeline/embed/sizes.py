@@ -1,22 +1,25 @@
-"""What the config.json of a family says about its forward, in one vocabulary.
-
-A parsed config.json comes in; `Sizes` come out. Names, defaults and meanings are those of the
-config classes of transformers 5.17 to 5.23. "Window" means three things there: a token of Mistral
-or Qwen sees `sliding_window` tokens up to itself, one of ModernBERT `local_attention // 2` on each
-side beside itself, one of a bidirectional Gemma 3 `sliding_window // 2` likewise.
-"""
+"""`Sizes`: everything about a packed forward but names and weights, in one vocabulary for all
+families. `configs` reads them from config.json."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from pipeline.embed.linear import ACTIVATIONS
-from pipeline.embed.rotary import Rotary, Unsupported, rotary, rotary_of
+from pipeline.embed.rotary import Rotary
 
-__all__ = ["Sizes", "bert", "decoder", "distilbert", "gemma3", "modernbert", "nomic_bert"]
+__all__ = ["ACTIVATIONS", "Sizes"]
 
-Config = dict[str, Any]
+_TANH = ("gelu", "tanh")
+ACTIVATIONS: dict[str, tuple[str, str]] = {
+    "gelu": ("gelu", "none"),
+    "gelu_new": _TANH,
+    "gelu_pytorch_tanh": _TANH,
+    "gelu_fast": _TANH,
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+    "swish": ("swish", ""),
+}
+"""transformers' name in config.json → oneDNN's name and algorithm."""
 
 
 @dataclass(frozen=True)
@@ -62,179 +65,3 @@ class Sizes:
     """Factor of queries beyond 1 / √head_dim."""
     query_growth: tuple[float, int] | None = None
     """(β, n) of Llama 4: the query at position p grows by 1 + β ln(1 + ⌊p / n⌋)."""
-
-
-def bert(c: Config) -> Sizes:
-    if c.get("is_decoder"):
-        raise Unsupported("is_decoder is set")
-    if (kind := c.get("position_embedding_type", "absolute")) != "absolute":
-        raise Unsupported(f"position_embedding_type is {kind!r}")
-    padding_id = None if c["model_type"] == "bert" else int(c.get("pad_token_id", 1))
-    rows = c.get("max_position_embeddings", 512)
-    return _sizes(
-        c,
-        c.get("hidden_act", "gelu"),
-        eps=c.get("layer_norm_eps", 1e-12),
-        positions=rows,
-        types=c.get("type_vocab_size", 2),
-        padding_id=padding_id,
-        biases=_biases(qkv_out=True, up_down=True),
-        max_tokens=rows - (0 if padding_id is None else padding_id + 1),
-    )
-
-
-def distilbert(c: Config) -> Sizes:
-    if c.get("sinusoidal_pos_embds"):
-        raise Unsupported("its positions are sinusoids")
-    names = {
-        "dim": "hidden_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-    }
-    names |= {"hidden_dim": "intermediate_size", "activation": "hidden_act"}
-    renamed = {name: c[own] for own, name in names.items() if own in c}
-    return bert({**c, **renamed, "model_type": "bert", "type_vocab_size": 0})
-
-
-def nomic_bert(c: Config) -> Sizes:
-    defaults = {"hidden_act": "silu", "max_position_embeddings": 2048}
-    sizes = bert({**defaults, **c, "model_type": "bert"})
-    return replace(
-        sizes,
-        positions=0,
-        biases=frozenset(),
-        is_gated=True,
-        rotary=(rotary(c, sizes.head_dim, 1000.0),),
-    )
-
-
-def decoder(c: Config) -> Sizes:
-    """Llama, Mistral, Ministral 3, Qwen 2 and 3, and EuroBERT, which is no decoder."""
-    kind = c["model_type"]
-    layers = c["num_hidden_layers"]
-    if kind in ("qwen2", "llama", "eurobert", "mistral"):
-        c = {"head_dim": None, **c}
-    if kind in ("llama", "eurobert"):
-        c = {"num_key_value_heads": None, **c}
-    head_dim = c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
-    is_causal = kind != "eurobert" and c.get("is_causal", True)
-    windowed = {
-        "mistral": (True,) * layers,
-        "ministral3": (bool(c.get("sliding_window")),) * layers,
-        **dict.fromkeys(
-            ("qwen2", "qwen3"), _windowed_last(c) if c.get("use_sliding_window") else ()
-        ),
-    }.get(kind, ())
-    window = c.get("sliding_window", 4096) if any(windowed) else None
-    growth = c["rope_parameters"].get("llama_4_scaling_beta") if kind == "ministral3" else None
-    return _sizes(
-        c,
-        c.get("hidden_act", "silu"),
-        head_dim=head_dim,
-        kv_heads=c["num_key_value_heads"] or c["num_attention_heads"],
-        eps=c["rms_norm_eps"],
-        max_tokens=c["max_position_embeddings"],
-        is_rms=True,
-        is_gated=True,
-        is_causal=is_causal,
-        biases=_biases(
-            qkv=kind == "qwen2",
-            qkv_out=bool(c.get("attention_bias")) and kind in ("llama", "qwen3", "eurobert"),
-            up_down=bool(c.get("mlp_bias")) and kind in ("llama", "eurobert"),
-        ),
-        # that of a decoder that sees both sides holds the distance itself
-        window=window + 1 if window and not is_causal else window,
-        windowed=windowed if window else (),
-        rotary=(rotary(c, head_dim),),
-        query_growth=(growth, c["rope_parameters"]["original_max_position_embeddings"])
-        if growth
-        else None,
-    )
-
-
-def gemma3(c: Config) -> Sizes:
-    sees_both = bool(c.get("use_bidirectional_attention"))
-    if c.get("attn_logit_softcapping"):
-        raise Unsupported("attn_logit_softcapping is set")
-    if not c.get("is_causal", True):
-        raise Unsupported("is_causal is false")
-    head_dim = c.get("head_dim", 256)
-    window = c.get("sliding_window", 4096)
-    full = rotary_of("full_attention", c, head_dim, c.get("rope_theta", 1e6), c.get("rope_scaling"))
-    local = rotary_of("sliding_attention", c, head_dim, c.get("rope_local_base_freq", 1e4), None)
-    return _sizes(
-        c,
-        c.get("hidden_activation", "gelu_pytorch_tanh"),
-        head_dim=head_dim,
-        kv_heads=c["num_key_value_heads"],
-        eps=c.get("rms_norm_eps", 1e-6),
-        max_tokens=c["max_position_embeddings"],
-        is_rms=True,
-        is_gated=True,
-        is_causal=not sees_both,
-        biases=_biases(qkv_out=bool(c.get("attention_bias"))),
-        window=window // 2 + 1 if sees_both else window,
-        windowed=_windowed_but_every(c, c.get("sliding_window_pattern", 6), last=True),
-        rotary=(full, local),
-        word_scale=c["hidden_size"] ** 0.5,
-        norm_offset=1.0,
-        query_scale=(head_dim / c.get("query_pre_attn_scalar", 256)) ** 0.5,
-    )
-
-
-def modernbert(c: Config) -> Sizes:
-    head_dim = c["hidden_size"] // c["num_attention_heads"]
-    thetas = {"full_attention": ("global", 160e3), "sliding_attention": ("local", 1e4)}
-    return _sizes(
-        c,
-        c.get("hidden_activation", "gelu"),
-        eps=c.get("norm_eps", 1e-5),
-        max_tokens=c["max_position_embeddings"],
-        is_gated=True,
-        has_norm_bias=c.get("norm_bias", False),
-        biases=_biases(qkv_out=bool(c.get("attention_bias")), up_down=bool(c.get("mlp_bias"))),
-        window=c.get("local_attention", 128) // 2 + 1,
-        windowed=_windowed_but_every(c, c.get("global_attn_every_n_layers", 3), last=False),
-        rotary=tuple(
-            rotary_of(kind, c, head_dim, c.get(f"{name}_rope_theta", theta), c.get("rope_scaling"))
-            for kind, (name, theta) in thetas.items()
-        ),
-    )
-
-
-def _sizes(c: Config, activation: str, **others: Any) -> Sizes:
-    if activation not in ACTIVATIONS:
-        raise Unsupported(f"the activation {activation!r} is not one of {sorted(ACTIVATIONS)}")
-    heads = c["num_attention_heads"]
-    common = {"head_dim": c["hidden_size"] // heads, "kv_heads": heads}
-    return Sizes(
-        vocab=c["vocab_size"],
-        hidden=c["hidden_size"],
-        inner=c["intermediate_size"],
-        layers=c["num_hidden_layers"],
-        heads=heads,
-        activation=activation,
-        **{**common, **others},
-    )
-
-
-def _biases(*, qkv: bool = False, qkv_out: bool = False, up_down: bool = False) -> frozenset[str]:
-    present = {"qkv": qkv or qkv_out, "out": qkv_out, "up": up_down, "down": up_down}
-    return frozenset(name for name, is_present in present.items() if is_present)
-
-
-def _windowed_last(c: Config) -> tuple[bool, ...]:
-    """Qwen's: the layers behind the first ones, where the config switches windows on."""
-    if not c.get("use_sliding_window"):
-        return ()
-    first = c.get("max_window_layers", 28)
-    return _stated(c) or tuple(i >= first for i in range(c["num_hidden_layers"]))
-
-
-def _windowed_but_every(c: Config, every: int, *, last: bool) -> tuple[bool, ...]:
-    """All layers but each `every`-th one: the first of each group, or the last."""
-    return _stated(c) or tuple(bool((i + last) % every) for i in range(c["num_hidden_layers"]))
-
-
-def _stated(c: Config) -> tuple[bool, ...]:
-    return tuple(kind == "sliding_attention" for kind in c.get("layer_types") or ())

@@ -32,18 +32,11 @@ DEFAULT_BUDGET_TOKENS = 1 << 17
 
 
 class StaticEngine(Engine):
-    """Raises ModelError for options that such a model cannot follow, and for damaged weights."""
+    """Raises ModelError for damaged weights."""
 
     name = "static"
 
     def __init__(self, model: ModelDir, options: EngineOptions) -> None:
-        if options.pooling != "mean" or options.dtype == "int8" or options.engine != "auto":
-            raise ModelError(
-                f"{model.path}: a StaticEmbedding model takes the mean of its tokens, in a "
-                "floating dtype and an engine of its own; the job asks for pooling "
-                f"{options.pooling!r}, dtype {options.dtype!r} and engine {options.engine!r}. "
-                "Set model.pooling, model.dtype and runtime.engine to 'auto'."
-            )
         super().__init__(options, DEFAULT_BUDGET_TOKENS)
         self._table = (
             _read_table(model.transformer_path).to(DTYPES[options.dtype]).float().to(options.device)

@@ -13,8 +13,8 @@ from torch.nn.functional import layer_norm, rms_norm
 
 from pipeline.embed.fused import fastest
 from pipeline.embed.layers import Layer, Norm
-from pipeline.embed.linear import ACTIVATIONS, activate
-from pipeline.embed.sizes import Sizes
+from pipeline.embed.linear import activate
+from pipeline.embed.sizes import ACTIVATIONS, Sizes
 
 __all__ = ["Steps"]
 

@@ -10,19 +10,16 @@ tensors (pooler, language model head) are not read. Cost: one read of the needed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from pipeline.embed.families import Shapes, own_name
 from pipeline.errors import ModelError
 from pipeline.job.model.weight_files import weight_files
 
-__all__ = ["Shapes", "own_name", "read_weights"]
-
-Shapes = Mapping[str, tuple[int, ...]]
-_OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
+__all__ = ["read_weights"]
 
 
 def read_weights(
@@ -56,12 +53,3 @@ def read_weights(
             "Restore the files from their source."
         )
     return tensors
-
-
-def own_name(name: str, prefix: str) -> str:
-    """A stored name without the prefix of a task model and the endings of old checkpoints."""
-    name = name.removeprefix(prefix)
-    for old, new in _OLD_ENDINGS.items():
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name

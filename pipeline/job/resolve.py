@@ -42,6 +42,9 @@ class Job:
     model_license: str | None
     prompt_source: str | None = None
     """Who says what is put in front of a document; None for the job of a stored snapshot."""
+    model_here: ModelDir | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The directory on the machine that resolved the job; None elsewhere, and for the job of a
+    stored snapshot."""
     release: str = dataclasses.field(default_factory=lambda: release())
     """The version of this package on the driver."""
 
@@ -49,6 +52,9 @@ class Job:
     def fingerprint(self) -> str:
         """The hash of the identity, 16 hexadecimal digits."""
         return content_hash(self.identity, 16)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model_here": None}
 
     def model(self) -> ModelDir:
         """The model directory on this node. Raises ModelError if its files are not the ones that
@@ -155,6 +161,7 @@ def resolve(spec: JobSpec, device: str, text_formats: Collection[str] = ()) -> J
         identity=identity,
         model_license=model.license,
         prompt_source=prompt.source,
+        model_here=model,
     )
 
 

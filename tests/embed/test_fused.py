@@ -17,7 +17,8 @@ import torch
 from torch.nn import functional
 
 from pipeline.embed import fused, linear, steps
-from pipeline.embed.linear import ACTIVATIONS, Linear
+from pipeline.embed.linear import Linear
+from pipeline.embed.sizes import ACTIVATIONS
 from pipeline.job.model.store import resolve
 from tests.support.engines import engine_of
 from tests.support.model_dirs import bert_mean, llama_last_token

@@ -10,7 +10,7 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from pipeline.embed.families import FAMILIES
-from pipeline.embed.rotary import Unsupported
+from pipeline.embed.rotary import Rotary, Unsupported
 from pipeline.embed.sizes import Sizes
 
 pytestmark = pytest.mark.model
@@ -34,13 +34,18 @@ ODD: dict[str, list[dict[str, Any]]] = {
 CASES = [(kind, odd) for kind in FAMILIES for odd in [{}, *ODD.get(kind, [])]]
 
 
+def angles_of(rotary: Rotary) -> tuple[list[float], float]:
+    frequencies, factor = rotary.frequencies()
+    return frequencies.tolist(), factor
+
+
 def read(kind: str, config: dict[str, Any]) -> dict[str, Any] | None:
     try:
         sizes = FAMILIES[kind].read({**config, "model_type": kind})
     except (KeyError, Unsupported):
         return None
     fields = {f.name: getattr(sizes, f.name) for f in dataclasses.fields(Sizes)}
-    fields["rotary"] = [(r.frequencies.tolist(), r.factor) for r in sizes.rotary]
+    fields["rotary"] = [angles_of(rotary) for rotary in sizes.rotary]
     # what stands for "no layer" and "none of these layers"
     fields["windowed"] = sizes.windowed if any(sizes.windowed) else ()
     fields["window"] = sizes.window if any(sizes.windowed) else None

@@ -1,0 +1,114 @@
+"""Which engine serves a model, and why: packed for the families that it knows, static for a
+StaticEmbedding table, padded for everything else.
+
+In: a `ModelDir` and `EngineOptions`. Out: a `Choice`, which a plan shows and `load_engine` follows.
+Cost: the headers of the weights. No torch: a plan does without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipeline.embed.families import FAMILIES, Family, own_name
+from pipeline.embed.rotary import Unsupported
+from pipeline.embed.sizes import Sizes
+from pipeline.errors import ModelError
+from pipeline.job.engine_options import EngineOptions
+from pipeline.job.model.directory import ModelDir
+from pipeline.job.model.weight_files import tensor_shapes
+
+__all__ = ["Choice", "Shape", "choose"]
+
+MAX_HEAD_DIM = 256
+"""The widest head that flash attention on a GPU takes; its width must be a multiple of eight."""
+
+
+class Shape(NamedTuple):
+    """What a packed forward is built from."""
+
+    family: Family
+    sizes: Sizes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """engine: packed | static | padded. shape: of a packed one."""
+
+    engine: str
+    reason: str
+    shape: Shape | None = None
+
+
+def choose(model: ModelDir, options: EngineOptions) -> Choice:
+    """Raises ModelError for options that this model cannot follow."""
+    if model.is_static:
+        if options.pooling != "mean" or options.dtype == "int8" or options.engine != "auto":
+            raise ModelError(
+                f"{model.path}: a StaticEmbedding model takes the mean of its tokens, in a "
+                "floating dtype and an engine of its own; the job asks for pooling "
+                f"{options.pooling!r}, dtype {options.dtype!r} and engine {options.engine!r}. "
+                "Set model.pooling, model.dtype and runtime.engine to 'auto'."
+            )
+        return Choice("static", "a StaticEmbedding model is a table of its tokens' vectors")
+    if options.dtype == "int8" and (options.device != "cpu" or options.engine == "padded"):
+        raise ModelError(
+            "dtype 'int8' runs in the packed engine on a CPU only; the device is "
+            f"{options.device!r}, the engine {options.engine!r}. Set model.dtype to 'auto'."
+        )
+    if options.engine == "padded":
+        return Choice("padded", "runtime.engine asks for it")
+    shape = _shape(model, options)
+    if isinstance(shape, Shape):
+        return Choice("packed", f"model_type {model.config['model_type']!r}", shape)
+    return unpacked(model, options, shape)
+
+
+def unpacked(model: ModelDir, options: EngineOptions, reason: str) -> Choice:
+    """The choice where a packed engine is ruled out for a reason. Raises ModelError where the
+    options admit no other one."""
+    if options.engine == "packed" or options.dtype == "int8":
+        asked = f"engine {options.engine!r}" if options.engine == "packed" else "dtype 'int8'"
+        raise ModelError(
+            f"{model.path}: {asked} was asked for, but the packed engine cannot run this model: "
+            f"{reason}. Set runtime.engine and model.dtype to 'auto'."
+        )
+    return Choice("padded", reason)
+
+
+def _shape(model: ModelDir, options: EngineOptions) -> Shape | str:
+    """What a packed forward is built from, or the reason why there is none for this model with
+    these options."""
+    config = model.config
+    kind = str(config.get("model_type"))
+    if kind not in FAMILIES:
+        return f"model_type {kind!r} has no packed forward"
+    if options.device != "cpu" and options.dtype == "float32":
+        return "packed attention on a GPU needs bfloat16 or float16, and the dtype is float32"
+    modules = [module.kind for module in model.modules]
+    before = modules[1 : modules.index("Pooling")] if model.pooling else []
+    if before:
+        return f"modules stand between transformer and pooling: {', '.join(before)}"
+    if model.forward_settings:
+        names = ", ".join(model.forward_settings)
+        return f"sentence-transformers' config file sets {names}"
+    adapter = model.transformer_path / "adapter_config.json"
+    if config.get("quantization_config") or adapter.is_file():
+        return "its weights are quantized or come with an adapter"
+    family = FAMILIES[kind]
+    try:
+        sizes = family.read(config)
+    except Unsupported as reason:
+        return str(reason)
+    except KeyError as name:
+        return f"config.json does not say {name}"
+    head_dim = sizes.head_dim
+    if options.device != "cpu" and (head_dim % 8 or head_dim > MAX_HEAD_DIM):
+        return (
+            f"packed attention on a GPU needs heads of 8, 16, … {MAX_HEAD_DIM} numbers, and those "
+            f"of this model have {head_dim}"
+        )
+    stored = {own_name(name, family.prefix) for name in tensor_shapes(model.transformer_path)}
+    if family.shapes(sizes).keys().isdisjoint(stored):
+        return f"its weights have other names than those of model_type {kind!r}"
+    return Shape(family, sizes)
