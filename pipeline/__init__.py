@@ -137,6 +137,7 @@ def run(
     on_plan: Callable[[Plan], None] | None = None,
     nominal_time: datetime.datetime | None = None,
     full_refresh: bool = False,
+    limit: int | None = None,
 ) -> Result:
     """Embed what is missing and commit a snapshot; where nothing is missing, do nothing.
 
@@ -145,7 +146,9 @@ def run(
     plan before work begins. nominal_time: the scheduled time that the run is for, kept in the
     snapshot. full_refresh: whether the whole content of the output may be replaced, another job's,
     or this one's with other vectors; without it such a run raises FullRefreshNeeded before any
-    work. Returns a Result: `snapshot`, `embedded` (False when everything was done before),
+    work. limit: embed only the first so many records of the input, in the order of its listing,
+    into an output of their own, `result.plan.job.spec.output.uri`, which can be deleted at once.
+    Returns a Result: `snapshot`, `embedded` (False when everything was done before),
     `rows` (numbers of rows carried, reused, embedded, removed, rejected), `progress`, `plan`.
     Raises any error of this package; after it, the same call resumes where this one stopped.
     """
@@ -159,6 +162,7 @@ def run(
         on_plan=on_plan,
         nominal_time=nominal_time,
         full_refresh=full_refresh,
+        limit=limit,
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from pipeline.cli import answers, display
+from pipeline.cli.endings import show_result, what_is_kept
 from pipeline.cli.options import (
     MAKE,
     Address,
@@ -27,14 +27,10 @@ from pipeline.driver.interrupts import held_back
 from pipeline.driver.outlook import outlook_of
 from pipeline.driver.places import output_of
 from pipeline.driver.plan import Plan, plan_job
-from pipeline.driver.run import waiting_parts
-from pipeline.errors import CorpusEmbedError, FullRefreshNeeded
-from pipeline.job.spec import JobSpec, load_spec
+from pipeline.errors import FullRefreshNeeded
+from pipeline.job.spec import load_spec
 from pipeline.output import lease
-from pipeline.storage.lineage import Manifest
 from pipeline.storage.retry import patience
-from pipeline.storage.store import Store
-from pipeline.storage.words import counted
 
 app = typer.Typer()
 
@@ -77,6 +73,15 @@ def run(
     address: Address = None,
     nominal_time: NominalTime = None,
     full_refresh: FullRefresh = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            min=1,
+            metavar="N",
+            help="embed the first N records alone, into a temporary output that the run names",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan, embed what is missing and commit a snapshot. Run again after any failure to resume."""
@@ -111,60 +116,13 @@ def run(
                     on_plan=on_plan,
                     nominal_time=scheduled,
                     full_refresh=full_refresh,
+                    limit=limit,
                 )
             finally:
                 disconnect()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_what_is_kept(job_spec, plans)) from None
-    if as_json:
-        answers.print_json(
-            {
-                "embedded": result.embedded,
-                "snapshot": result.snapshot.model_dump(mode="json"),
-                "rows": result.rows,
-                "damaged_shards": [dataclasses.asdict(shard) for shard in result.damaged],
-                "tables_behind": list(result.tables_behind),
-                "run": result.progress.summary(),
-                "plan": result.plan.summary(),
-            }
-        )
-    elif console.quiet:
-        console.quiet = False
-        console.print(display.headline(job_spec.output.uri, result.snapshot))
-        console.quiet = True
-    elif result.snapshot != result.plan.head:
-        uri = job_spec.output.uri
-        display.report(console, result.progress, uri, result.snapshot, result.rows, result.damaged)
-    else:
-        console.print("nothing to do", style="green", end="")
-        console.print(
-            f": snapshot {result.snapshot.number} is up to date, with "
-            f"{counted(result.snapshot.n_rows, 'row')}"
-        )
-        display.show_damage(console, result.damaged)
-    if not as_json:
-        display.show_passed_over(console, result.plan)
-        n_old_files = sum(len(part.data_files) for part in result.plan.stale)
-        if n_old_files and result.snapshot != result.plan.head:
-            console.print(answers.old_files(n_old_files))
-        for sentence in result.tables_behind:
-            console.print(f"warning: {sentence}", markup=False, style="yellow")
-
-
-def _what_is_kept(job_spec: JobSpec, plans: Sequence[Plan]) -> str:
-    """The last words of a run that was stopped."""
-    parts: list[Manifest] = []
-    if plans:
-        output = job_spec.output
-        try:
-            parts = waiting_parts(plans[-1], Store(output.uri, output.storage_options))
-        except (CorpusEmbedError, OSError):  # the store may be why it was stopped
-            return "Stopped: finished parts are kept. Run the same command again to resume."
-    if not parts:
-        return "Stopped: no part was finished yet. Run the same command again to start over."
-    n_documents = sum(part.n_documents for part in parts)
-    kept = f"{counted(len(parts), 'part')}, {counted(n_documents, 'document')}"
-    return f"Stopped: {kept} are kept. Run the same command again to resume."
+        raise KeyboardInterrupt(what_is_kept(plans)) from None
+    show_result(result, as_json=as_json, is_trial=limit is not None)
 
 
 @app.command(
@@ -182,7 +140,7 @@ def refresh(
     """`run` for schedulers: only one at a time works on an output, and it ends at once, without
     Ray, when nothing has changed."""
     with patience(None), lease.hold(output_of(load_spec(spec, overrides))):
-        run(spec, overrides, address, nominal_time, full_refresh, as_json)
+        run(spec, overrides, address, nominal_time, full_refresh, as_json=as_json)
 
 
 @app.command(

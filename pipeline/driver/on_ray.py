@@ -29,6 +29,7 @@ from pipeline.driver.places import check_dtype, output_of
 from pipeline.driver.plan import Plan
 from pipeline.driver.run import Result, run_job
 from pipeline.driver.showing import Watch, count_retry, log_notes, shielded
+from pipeline.driver.trial import trial_of
 from pipeline.driver.watch import Totals, watching
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
@@ -73,13 +74,17 @@ def run(
     on_plan: Callable[[Plan], None] | None = None,
     nominal_time: datetime.datetime | None = None,
     full_refresh: bool = False,
+    limit: int | None = None,
 ) -> Result:
     """Embed what is missing on a cluster and commit a snapshot.
 
-    watch: called twice a second with figures, and with notes on what the run waits for; by default
-    these are logged. Raises SpecError, ModelError, ClusterError, and what `run_job` raises; after
-    any of them the same command resumes where this one stopped.
+    limit: embed the first so many records alone, into an output of their own (`trial_of`), which
+    the result names. watch: called twice a second with figures, and with notes on what the run
+    waits for; by default these are logged. Raises SpecError, ModelError, ClusterError, and what
+    `run_job` raises; after any of them the same command resumes where this one stopped.
     """
+    if limit is not None:
+        spec = trial_of(spec, address)
     progress = Progress()
     watch = shielded(watch or log_notes)
     listen_to_retries(functools.partial(count_retry, progress))
@@ -105,6 +110,7 @@ def run(
         on_plan=on_plan,
         nominal_time=nominal_time,
         full_refresh=full_refresh,
+        limit=limit,
     )
     remember(result.rates)
     return result

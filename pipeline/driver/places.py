@@ -15,7 +15,7 @@ from pipeline.storage.preflight import check_place
 from pipeline.storage.room import problem_of_workers
 from pipeline.storage.store import Store
 
-__all__ = ["check_device", "check_dtype", "output_of"]
+__all__ = ["check_device", "check_dtype", "is_alone", "output_of"]
 
 
 def output_of(spec: JobSpec) -> Store:
@@ -34,7 +34,7 @@ def output_of(spec: JobSpec) -> Store:
 def check_device(spec: JobSpec, address: str | None) -> None:
     """Raises SpecError for a run on this machine alone that asks for a GPU which it does not have:
     it would wait for one for hours."""
-    if spec.runtime.device == "cuda" and _is_alone(address) and device_here() == "cpu":
+    if spec.runtime.device == "cuda" and is_alone(address) and device_here() == "cpu":
         raise SpecError(
             "runtime.device is cuda, and this machine has no GPU (no /dev/nvidia*). Set "
             "runtime.device: cpu, or give the --address of a Ray cluster that has GPUs."
@@ -44,11 +44,11 @@ def check_device(spec: JobSpec, address: str | None) -> None:
 def check_dtype(spec: JobSpec, device: str, address: str | None) -> None:
     """Raises SpecError for a run on this machine alone whose CPU would emulate the dtype. device:
     what `runtime.device` came to."""
-    if device == "cpu" and _is_alone(address):
+    if device == "cpu" and is_alone(address):
         cpu_features.check_dtype(spec.model.dtype)
 
 
-def _is_alone(address: str | None) -> bool:
+def is_alone(address: str | None) -> bool:
     """Whether the workers of a run are on this machine and nowhere else."""
     ray = sys.modules.get("ray")
     return not (address or os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized()))

@@ -18,7 +18,13 @@ from typing import Any
 
 from pipeline.driver.overlap import check_apart
 from pipeline.driver.places import check_device, check_dtype, output_of
-from pipeline.driver.splits import claim, cut_rest, estimated_bytes, with_stored_versions
+from pipeline.driver.splits import (
+    claim,
+    cut_rest,
+    estimated_bytes,
+    first_split,
+    with_stored_versions,
+)
 from pipeline.driver.takeover import Takeover, question, takeover_of
 from pipeline.driver.tally import ShardChanges, shard_changes
 from pipeline.embed.choice import Choice, choose
@@ -112,8 +118,7 @@ class Plan:
     @property
     def todo_bytes(self) -> int:
         """Estimate of the decompressed bytes to read, without those of finished parts."""
-        format = self.job.spec.input.format
-        split_bytes = sum(estimated_bytes(todo.split, format) for todo in self.todo)
+        split_bytes = sum(map(self._split_bytes, self.todo))
         split_ids = {todo.split.split_id for todo in self.todo}
         finished = [part for part in self.done if part.split.split_id in split_ids]
         return max(0, split_bytes - sum(part.record_bytes for part in finished))
@@ -121,12 +126,14 @@ class Plan:
     @property
     def todo_parts(self) -> int:
         """Number of parts to do: an estimate, since a split is cut into parts while it is read."""
-        format = self.job.spec.input.format
         counts = [
-            estimated_bytes(todo.split, format) / todo.split.part_bytes - len(todo.finished)
+            self._split_bytes(todo) / todo.split.part_bytes - len(todo.finished)
             for todo in self.todo
         ]
         return sum(max(1, round(count)) for count in counts)
+
+    def _split_bytes(self, todo: Todo) -> int:
+        return estimated_bytes(todo.split, self.job.spec.input.format, todo.max_records)
 
     def summary(self) -> dict[str, Any]:
         """The plan as plain data, which a dry run shows."""
@@ -181,8 +188,9 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
     return make_plan(resolve(spec, device, text_formats(spec.input)), store)
 
 
-def make_plan(job: Job, store: Store) -> Plan:
-    """Compare the shards that are listed with the parts that are done.
+def make_plan(job: Job, store: Store, limit: int | None = None) -> Plan:
+    """Compare the shards that are listed with the parts that are done. limit: plan only the first
+    so many records, for an output that is new.
 
     Raises ModelError for options that the model cannot follow, SpecError or InputError when the
     input cannot be listed or the output lies in it,
@@ -194,11 +202,11 @@ def make_plan(job: Job, store: Store) -> Plan:
     for _ in range(MAX_LISTINGS - 1):
         # ShardChanged: a shard was replaced after it was listed and before its footer was read.
         with contextlib.suppress(ShardChanged):
-            return _plan(job, store)
-    return _plan(job, store)
+            return _plan(job, store, limit)
+    return _plan(job, store, limit)
 
 
-def _plan(job: Job, store: Store) -> Plan:
+def _plan(job: Job, store: Store, limit: int | None) -> Plan:
     spec = job.spec
     passed_over = PassedOver()
     listed = list_shards(spec.input.uri, spec.input.storage_options, spec.input.format, passed_over)
@@ -209,8 +217,10 @@ def _plan(job: Job, store: Store) -> Plan:
     manifests = [part for part in recorded if part.part_id not in lost]
     shards = with_stored_versions(listed, manifests)
     kept, claims = claim(shards, manifests, {part.part_id for part in live})
-    new_splits = list(cut_rest(spec, shards, claims))
-    todo = [Todo(split, frozenset()) for split in new_splits]
+    new_splits = (
+        list(cut_rest(spec, shards, claims)) if limit is None else [first_split(shards, limit)]
+    )
+    todo = [Todo(split, frozenset(), limit) for split in new_splits]
     for parts in kept:
         if not is_complete(parts):
             todo.append(Todo(parts[0].split, frozenset(part.index for part in parts)))

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pipeline.driver.attempt import attempt_facts, what_came
 from pipeline.driver.estimate.rates import Rate, rates_of
 from pipeline.driver.limits import check_parts, check_plan
 from pipeline.driver.plan import Plan, make_plan, missing
@@ -70,20 +69,22 @@ def run_job(
     nominal_time: datetime.datetime | None = None,
     full_refresh: bool = False,
     foretold: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    limit: int | None = None,
 ) -> Result:
     """Execute what is missing and commit a snapshot, which records `nominal_time`, the time for
     which a scheduler started the run.
 
     progress: the figures that `execute` adds to. on_plan: called with each plan before work begins.
     full_refresh: whether a whole output may be replaced. foretold: the estimate of the run, asked
-    for once it has ended (see `driver/estimate`). Raises FullRefreshNeeded, InputError,
+    for once it has ended (see `driver/estimate`). limit: do the first so many records alone, see
+    `make_plan`. Raises FullRefreshNeeded, InputError,
     StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or CommitConflict, and what
     `execute` raises; after any of them the same call resumes where this one stopped.
     """
     lake.ask_catalog(store, job.spec.publish, is_plan=False)
     with work.under_way(store, "run", job.fingerprint):
         return _run_marked(
-            job, store, execute, progress, on_plan, nominal_time, full_refresh, foretold
+            job, store, execute, progress, on_plan, nominal_time, full_refresh, foretold, limit
         )
 
 
@@ -96,11 +97,12 @@ def _run_marked(
     nominal_time: datetime.datetime | None,
     full_refresh: bool,
     foretold: Callable[[], Mapping[str, Any] | None],
+    limit: int | None,
 ) -> Result:
     embedded = False
     resources: Mapping[str, float] = {}
     for _round in range(MAX_ROUNDS):
-        plan = make_plan(job, store)
+        plan = make_plan(job, store, limit)
         if on_plan:
             on_plan(plan)
         if plan.nothing_to_do and plan.head:
@@ -193,58 +195,3 @@ def waiting_parts(plan: Plan, store: Store) -> list[Manifest]:
     live_ids = {part.part_id for part in plan.live}
     parts = plan.parts_of(load_manifests(store, plan.job.fingerprint, plan.done))
     return [part for part in parts if part.part_id not in live_ids]
-
-
-def what_came(progress: Progress) -> dict[str, Any]:
-    """What a run did, under the names of its estimate."""
-    return {
-        "documents": progress["n_documents"],
-        "rows": progress["n_rows"],
-        "tokens": progress["n_tokens"],
-        "embedded_tokens": progress["n_embedded_tokens"],
-        "seconds": round(progress.elapsed_s, 1),
-    }
-
-
-def attempt_facts(
-    plan: Plan,
-    progress: Progress,
-    snapshot: Snapshot,
-    resources: Mapping[str, float],
-    rows: Mapping[str, int],
-    damaged: Sequence[DamagedShard],
-    nominal_time: datetime.datetime | None,
-) -> dict[str, Any]:
-    """The content of the attempt's file: what was run, on what hardware, how much was done and how
-    long it took.
-
-    resources: what the cluster had (CPU, GPU, memory), as Ray names it. rows: from `row_counts`.
-    """
-    job = plan.job
-    return {
-        "fingerprint": job.fingerprint,
-        "identity": job.identity,
-        "snapshot": snapshot.number,
-        "parent": snapshot.parent,
-        "model": {
-            "path": job.spec.model.path,
-            "revision": job.spec.model.revision,
-            "license": job.model_license,
-        },
-        "versions": {"python": platform.python_version()},
-        "hardware": {
-            "machine": platform.machine(),
-            "driver_cpus": os.cpu_count(),
-            "device": job.engine.device,
-            **resources,
-        },
-        "shards": {
-            "count": len(plan.shards),
-            "size_bytes": sum(shard.size_bytes for shard in plan.shards),
-            "passed_over": dict(plan.passed_over),
-        },
-        "counts": progress.summary(),
-        "rows": dict(rows),
-        "damaged_shards": [dataclasses.asdict(shard) for shard in damaged],
-        "nominal_time": nominal_time.isoformat() if nominal_time else None,
-    }

@@ -35,6 +35,12 @@ MIN_AUTO_BYTES = 256 << 10
 MAX_AUTO_BYTES = 32 << 20
 """The largest part, in bytes, that `runtime.part_bytes: auto` chooses."""
 
+MIN_FIRST_SHARDS = 1000
+"""How many shards the first records are looked for in at least."""
+
+RECORD_BYTES = 4096
+"""Estimate of the bytes of a record that nobody has read, for the display."""
+
 Claims = Mapping[str, Sequence[tuple[int, float]]]
 """Covered intervals of each shard, by URI."""
 
@@ -116,9 +122,19 @@ def cut_rest(spec: JobSpec, shards: Sequence[Shard], claims: Claims) -> Iterator
         yield Split(spans=tuple(group), part_bytes=part_bytes)
 
 
-def estimated_bytes(split: Split, format: str) -> int:
-    """Estimate, for the display, of the decompressed bytes of a split. format: `input.format`."""
-    return sum(_span_bytes(span, split.part_bytes, format) for span in split.spans)
+def first_split(shards: Sequence[Shard], n_records: int) -> Split:
+    """One split from which the first records of an input are read: of the shards in their order, as
+    many as are sure to have them unless most are empty. No footer is read."""
+    first = shards[: max(n_records, MIN_FIRST_SHARDS)]
+    spans = tuple(Span(shard=shard) for shard in first)
+    return Split(spans=spans, part_bytes=MIN_AUTO_BYTES)
+
+
+def estimated_bytes(split: Split, format: str, max_records: int | None = None) -> int:
+    """Estimate, for the display, of the decompressed bytes of a split. format: `input.format`.
+    max_records: how many of its records are read."""
+    n_bytes = sum(_span_bytes(span, split.part_bytes, format) for span in split.spans)
+    return n_bytes if max_records is None else min(n_bytes, max_records * RECORD_BYTES)
 
 
 def _overlaps(span: Span, claims: Claims) -> bool:

@@ -43,18 +43,21 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Todo:
-    """A split to read, and the indices of its parts that already have a manifest."""
+    """A split to read, the indices of its parts that already have a manifest, and for a run with a
+    limit the number of records after which the reading ends."""
 
     split: Split
     finished: frozenset[int]
+    max_records: int | None = None
 
     def to_json(self) -> str:
-        return json.dumps([self.split.model_dump(mode="json"), sorted(self.finished)])
+        split = self.split.model_dump(mode="json")
+        return json.dumps([split, sorted(self.finished), self.max_records])
 
     @classmethod
     def from_json(cls, data: str) -> Todo:
-        split, finished = json.loads(data)
-        return cls(Split.model_validate(split), frozenset(finished))
+        split, finished, max_records = json.loads(data)
+        return cls(Split.model_validate(split), frozenset(finished), max_records)
 
 
 def read_tables(span: Span, job: Job) -> Iterator[pa.Table]:
@@ -72,6 +75,17 @@ def read(split: Split, job: Job) -> Iterator[tuple[Shard, pa.Table]]:
     for span in split.spans:
         for table in read_tables(span, job):
             yield span.shard, table
+
+
+def first_records(
+    tables: Iterable[tuple[Shard, pa.Table]], max_records: int
+) -> Iterator[tuple[Shard, pa.Table]]:
+    """The first records of what `read` gives. Nothing behind them is read."""
+    for shard, table in tables:
+        yield shard, table.slice(0, max_records)
+        max_records -= table.num_rows
+        if max_records <= 0:
+            return
 
 
 def cut(

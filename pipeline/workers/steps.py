@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pipeline.job.resolve import Job
 from pipeline.output.known_vectors import UNKNOWN, Index
 from pipeline.prepare.clean import clean, count_replaced
-from pipeline.read.parts import Part, Todo, cut
+from pipeline.read.parts import Part, Todo, cut, first_records, read
 from pipeline.storage import schema
 from pipeline.storage.lineage import Manifest, PartFacts, Shard, Source, part_id
 from pipeline.storage.store import Store
@@ -98,6 +98,8 @@ def unfinished_parts(
     todo: Todo, job: Job, tables: Iterable[tuple[Shard, pa.Table]] | None = None
 ) -> Iterator[Part]:
     """The parts of a split that have no manifest yet. tables: as in `cut`."""
+    if todo.max_records is not None:
+        tables = first_records(tables or read(todo.split, job), todo.max_records)
     return (part for part in cut(todo.split, job, tables) if part.index not in todo.finished)
 
 

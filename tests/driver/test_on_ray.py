@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,20 @@ def documents(n: int, first: int = 0) -> list[dict[str, Any]]:
 
 def rows_of(uri: Path | str) -> dict[str, dict[str, Any]]:
     return {row["doc_id"]: row for row in dataset.open_dataset(str(uri)).to_table().to_pylist()}
+
+
+def test_a_run_with_a_limit_leaves_the_output_of_the_job_alone(
+    tmp_path: Path, bert_japanese_dir: Path
+) -> None:
+    docs = documents(40)
+    write_shard(tmp_path / "in/a.jsonl.gz", docs[:5])
+    write_shard(tmp_path / "in/b.jsonl", docs[5:])
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_japanese_dir)
+    result = run(spec, limit=7)
+    trial = result.plan.job.spec.output.uri
+    assert sorted(rows_of(trial)) == [doc["id"] for doc in docs[:7]]
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(trial)
 
 
 def test_every_document_gets_the_oracles_vector_and_exact_lineage(

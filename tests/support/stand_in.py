@@ -196,6 +196,7 @@ def run(
     stop_after: int | None = None,
     tokenizer: ByteTokenizer | None = None,
     full_refresh: bool = True,
+    limit: int | None = None,
     **changes: Any,
 ) -> Snapshot | None:
     """One run. `stop_after`: write so many parts and end without a commit, as a killed run would;
@@ -213,7 +214,8 @@ def run(
         return {}
 
     try:
-        return run_job(job, store, execute, progress, full_refresh=full_refresh).snapshot
+        result = run_job(job, store, execute, progress, full_refresh=full_refresh, limit=limit)
+        return result.snapshot
     except Stopped:
         return None
 
