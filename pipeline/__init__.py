@@ -138,6 +138,8 @@ def run(
     nominal_time: datetime.datetime | None = None,
     full_refresh: bool = False,
     limit: int | None = None,
+    max_seconds: float | None = None,
+    max_cost: float | None = None,
 ) -> Result:
     """Embed what is missing and commit a snapshot; where nothing is missing, do nothing.
 
@@ -148,11 +150,14 @@ def run(
     or this one's with other vectors; without it such a run raises FullRefreshNeeded before any
     work. limit: embed only the first so many records of the input, in the order of its listing,
     into an output of their own, `result.plan.job.spec.output.uri`, which can be deleted at once.
-    Returns a Result: `snapshot`, `embedded` (False when everything was done before),
+    max_seconds, max_cost (dollars, see `driver/estimate/prices.yaml`): what the run may use; before
+    that is used up it begins no more parts, commits what is finished, and says in `result.left`
+    what is left. Returns a Result: `snapshot`, `embedded` (False when everything was done before),
     `rows` (numbers of rows carried, reused, embedded, removed, rejected), `progress`, `plan`.
     Raises any error of this package; after it, the same call resumes where this one stopped.
     """
     job_spec = _job_spec(spec)  # before Ray is imported: a wrong spec fails in milliseconds
+    from pipeline.driver.budget import Budget
     from pipeline.driver.on_ray import run as run_on_ray
 
     return run_on_ray(
@@ -163,6 +168,7 @@ def run(
         nominal_time=nominal_time,
         full_refresh=full_refresh,
         limit=limit,
+        budget=None if max_seconds is max_cost is None else Budget(max_seconds, max_cost),
     )
 
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 from pipeline.cli import answers, display
 from pipeline.cli.options import console
+from pipeline.driver.budget import Left
 from pipeline.driver.plan import Plan
 from pipeline.driver.run import Result, waiting_parts
 from pipeline.errors import CorpusEmbedError
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
-from pipeline.storage.words import counted
+from pipeline.storage.words import counted, duration
 
 
 def show_result(result: Result, *, as_json: bool, is_trial: bool = False) -> None:
@@ -31,6 +32,7 @@ def show_result(result: Result, *, as_json: bool, is_trial: bool = False) -> Non
                 "tables_behind": list(result.tables_behind),
                 "run": result.progress.summary(),
                 "plan": result.plan.summary(),
+                "left": dataclasses.asdict(result.left) if result.left else None,
             }
         )
         return
@@ -39,7 +41,7 @@ def show_result(result: Result, *, as_json: bool, is_trial: bool = False) -> Non
         console.print(display.headline(uri, result.snapshot))
         console.quiet = True
         return
-    if result.snapshot != result.plan.head:
+    if result.snapshot != result.plan.head or result.left:
         display.report(console, result.progress, uri, result.snapshot, result.rows, result.damaged)
     else:
         console.print("nothing to do", style="green", end="")
@@ -48,6 +50,10 @@ def show_result(result: Result, *, as_json: bool, is_trial: bool = False) -> Non
             f"{counted(result.snapshot.n_rows, 'row')}"
         )
         display.show_damage(console, result.damaged)
+    if result.left:
+        console.print(
+            _left(result.left, result.snapshot == result.plan.head), style=display.WARNING
+        )
     display.show_passed_over(console, result.plan)
     n_old_files = sum(len(part.data_files) for part in result.plan.stale)
     if n_old_files and result.snapshot != result.plan.head:
@@ -56,6 +62,17 @@ def show_result(result: Result, *, as_json: bool, is_trial: bool = False) -> Non
         console.print(f"warning: {sentence}", markup=False, style="yellow")
     if is_trial:
         _show_trial(uri)
+
+
+def _left(left: Left, is_kept: bool) -> str:
+    """What a run says whose budget was used. is_kept: whether the head stays as it is."""
+    spent = f" after {left.cost:.2f} dollars" if left.cost else ""
+    state = "kept for the next run" if is_kept else "committed"
+    return (
+        f"The budget of this run is used{spent}: finished parts are {state}. Left are about "
+        f"{counted(left.parts, 'part')}, {counted(left.documents, 'document')}, "
+        f"{duration(left.seconds)} at the rate of this run. Run the same command again to go on."
+    )
 
 
 def _show_trial(uri: str) -> None:

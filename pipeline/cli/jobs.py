@@ -15,10 +15,13 @@ from pipeline.cli.options import (
     Address,
     AsJson,
     FullRefresh,
+    MaxCost,
+    MaxTime,
     NominalTime,
     Overrides,
     SpecPath,
     as_time,
+    budget_of,
     console,
 )
 from pipeline.cli.plan_view import show_outlook
@@ -82,11 +85,14 @@ def run(
             help="embed the first N records alone, into a temporary output that the run names",
         ),
     ] = None,
+    max_time: MaxTime = None,
+    max_cost: MaxCost = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan, embed what is missing and commit a snapshot. Run again after any failure to resume."""
     job_spec = load_spec(spec, overrides)
     scheduled = as_time(nominal_time)
+    budget = budget_of(max_time, max_cost)
     # after the spec: a wrong one fails before Ray is imported
     with held_back():
         from pipeline.driver.connection import disconnect, log_path
@@ -117,6 +123,7 @@ def run(
                     nominal_time=scheduled,
                     full_refresh=full_refresh,
                     limit=limit,
+                    budget=budget,
                 )
             finally:
                 disconnect()
@@ -135,12 +142,23 @@ def refresh(
     nominal_time: NominalTime = None,
     address: Address = None,
     full_refresh: FullRefresh = False,
+    max_time: MaxTime = None,
+    max_cost: MaxCost = None,
     as_json: AsJson = False,
 ) -> None:
     """`run` for schedulers: only one at a time works on an output, and it ends at once, without
     Ray, when nothing has changed."""
     with patience(None), lease.hold(output_of(load_spec(spec, overrides))):
-        run(spec, overrides, address, nominal_time, full_refresh, as_json=as_json)
+        run(
+            spec,
+            overrides,
+            address,
+            nominal_time,
+            full_refresh,
+            max_time=max_time,
+            max_cost=max_cost,
+            as_json=as_json,
+        )
 
 
 @app.command(

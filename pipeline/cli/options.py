@@ -6,10 +6,13 @@ import datetime
 import json
 from typing import Annotated, Any
 
+import pydantic
 import typer
 
 from pipeline.cli.terminal import Terminal
+from pipeline.driver.budget import Budget
 from pipeline.errors import SpecError
+from pipeline.job.field_types import Duration
 
 console = Terminal(stderr=True)
 
@@ -72,6 +75,26 @@ NominalTime = Annotated[
 ]
 
 
+MaxTime = Annotated[
+    str | None,
+    typer.Option(
+        "--max-time",
+        metavar="TIME",
+        help="begin no part that would end after this time, for instance 2h: commit what is "
+        "finished and say what is left",
+    ),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost",
+        metavar="DOLLARS",
+        help="the same for money, by the prices of pipeline/driver/estimate/prices.yaml or of the "
+        "file that CORPUS_EMBED_PRICES names",
+    ),
+]
+
+
 def json_object(
     text: str,
     option: str = "--storage-options",
@@ -99,3 +122,22 @@ def as_time(text: str | None) -> datetime.datetime | None:
             f"--nominal-time {text}: this is no time; write it as 2026-11-23T04:00:00+09:00"
         ) from None
     return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
+
+
+def quantity(kind: Any, text: str, option: str, example: str) -> Any:
+    """Parse the value of an option with a unit. Raises SpecError with an example if it has none."""
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(text)
+    except pydantic.ValidationError:
+        raise SpecError(f"{option} {text}: this cannot be read; write it as {example}") from None
+
+
+def budget_of(max_time: str | None, max_cost: float | None) -> Budget | None:
+    """The budget that two options give; None where both are left out."""
+    if max_time is None and max_cost is None:
+        return None
+    seconds = None
+    if max_time is not None:
+        time: datetime.timedelta = quantity(Duration, max_time, "--max-time", "90min, 2h or 1d")
+        seconds = time.total_seconds()
+    return Budget(max_seconds=seconds, max_cost=max_cost)

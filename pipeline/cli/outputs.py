@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import pydantic
 import typer
 
 from pipeline.cli import answers
-from pipeline.cli.options import KEEP, LOOK, AsJson, Output, StorageOptions, console, json_object
+from pipeline.cli.options import (
+    KEEP,
+    LOOK,
+    AsJson,
+    Output,
+    StorageOptions,
+    console,
+    json_object,
+    quantity,
+)
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job.field_types import Duration
 from pipeline.job.sections import PublishSpec
@@ -44,7 +53,7 @@ def vacuum(
     """List (or, with --delete, remove) what the kept snapshots do not need."""
     from pipeline.tools.vacuum import vacuum as vacuum_output
 
-    grace: datetime.timedelta = _quantity(Duration, older_than, "--older-than", "90min, 24h or 7d")
+    grace: datetime.timedelta = quantity(Duration, older_than, "--older-than", "90min, 24h or 7d")
     leftovers = vacuum_output(
         output,
         keep_snapshots=keep,
@@ -73,7 +82,7 @@ def compact(
     """Join small data files into large ones as a new snapshot, without embedding."""
     from pipeline.tools.compact import compact as compact_output
 
-    n_bytes = int(_quantity(pydantic.ByteSize, target_bytes, "--target-bytes", "128MiB"))
+    n_bytes = int(quantity(pydantic.ByteSize, target_bytes, "--target-bytes", "128MiB"))
     compaction = compact_output(
         output, target_bytes=n_bytes, storage_options=json_object(storage_options)
     )
@@ -203,11 +212,3 @@ _TABLE_OPTIONS = {
     "iceberg.location": "--location",
 }
 """The options that stand for settings of `publish` in a spec."""
-
-
-def _quantity(kind: Any, text: str, option: str, example: str) -> Any:
-    """Parse the value of an option with a unit. Raises SpecError with an example if it has none."""
-    try:
-        return pydantic.TypeAdapter(kind).validate_python(text)
-    except pydantic.ValidationError:
-        raise SpecError(f"{option} {text}: this cannot be read; write it as {example}") from None

@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections import Counter
 
 import ray
 
 from pipeline.driver.connection import connect
+from pipeline.driver.estimate.prices import CPU_CORE
 from pipeline.driver.places import check_device
 from pipeline.errors import SpecError
 from pipeline.job.resolve import Job, device_here
 from pipeline.job.spec import JobSpec
+
+_KIND_OF_GPU = "accelerator_type:"
+"""How Ray names the resource of a node that says which GPUs it has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +102,20 @@ def pool_sizes(job: Job, n_splits: int, n_parts: int) -> Pools:
             cpus=cpus_each(write_share, writers),
         ),
     )
+
+
+def devices_of(job: Job) -> dict[str, float]:
+    """What the machines of the cluster have now that a run with this job pays for, by name: GPUs,
+    or cores of CPUs."""
+    if job.engine.device != "cuda":
+        return {CPU_CORE: ray.cluster_resources().get("CPU", 0.0)}
+    devices: Counter[str] = Counter()
+    for node in ray.nodes():
+        if node["Alive"] and (n_gpus := node["Resources"].get("GPU", 0)):
+            kinds = (name for name in node["Resources"] if name.startswith(_KIND_OF_GPU))
+            name = next(kinds, "a GPU of unknown kind")
+            devices[name.removeprefix(_KIND_OF_GPU)] += n_gpus
+    return dict(devices)
 
 
 def device_of(spec: JobSpec, address: str | None = None) -> str:

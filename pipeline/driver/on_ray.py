@@ -20,7 +20,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.driver.cluster import Pools, device_of, pool_sizes
+from pipeline.driver.budget import Budget
+from pipeline.driver.cluster import Pools, device_of, devices_of, pool_sizes
 from pipeline.driver.connection import connect
 from pipeline.driver.estimate.rates import remember
 from pipeline.driver.first_records import first_records
@@ -75,13 +76,15 @@ def run(
     nominal_time: datetime.datetime | None = None,
     full_refresh: bool = False,
     limit: int | None = None,
+    budget: Budget | None = None,
 ) -> Result:
     """Embed what is missing on a cluster and commit a snapshot.
 
     limit: embed the first so many records alone, into an output of their own (`trial_of`), which
-    the result names. watch: called twice a second with figures, and with notes on what the run
-    waits for; by default these are logged. Raises SpecError, ModelError, ClusterError, and what
-    `run_job` raises; after any of them the same command resumes where this one stopped.
+    the result names. budget: what the run may use, see `Budget`. watch: called twice a second with
+    figures, and with notes on what the run waits for; by default these are logged. Raises
+    SpecError, ModelError, ClusterError, and what `run_job` raises; after any of them the same
+    command resumes where this one stopped.
     """
     if limit is not None:
         spec = trial_of(spec, address)
@@ -98,7 +101,9 @@ def run(
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
         first_records(plan)  # a mistake of the spec costs no start of workers
         connect(address)
-        execute(plan, store, progress, watch)
+        if budget:
+            budget.check(progress, lambda: devices_of(job))  # a device has no price
+        execute(plan, store, progress, watch, budget)
         resources: Mapping[str, float] = ray.cluster_resources()
         return resources
 
@@ -111,12 +116,15 @@ def run(
         nominal_time=nominal_time,
         full_refresh=full_refresh,
         limit=limit,
+        budget=budget,
     )
     remember(result.rates)
     return result
 
 
-def execute(plan: Plan, store: Store, progress: Progress, watch: Watch) -> None:
+def execute(
+    plan: Plan, store: Store, progress: Progress, watch: Watch, budget: Budget | None = None
+) -> None:
     """Run the missing splits of a plan through Ray Data; returns when every part is written."""
     job = plan.job
     context = DataContext.get_current()
@@ -135,9 +143,9 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch) -> None:
         .options(num_cpus=0, scheduling_strategy=beside_driver, **retries)
         .remote()
     )
-    with watching(plan, store, totals, progress, watch) as stop:
+    with watching(plan, store, totals, progress, watch, budget) as stop:
         try:
-            parts = _embedded_parts(plan, store, totals, pools)
+            parts = _embedded_parts(plan, store, totals, pools, budget is not None)
             writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
             parts.write_datasink(
                 PartSink(job, store, totals),
@@ -148,7 +156,9 @@ def execute(plan: Plan, store: Store, progress: Progress, watch: Watch) -> None:
             raise stop.error or own_error(error) from error
 
 
-def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.data.Dataset:
+def _embedded_parts(
+    plan: Plan, store: Store, totals: Any, pools: Pools, has_budget: bool
+) -> ray.data.Dataset:
     """The stages up to the vectors. Lazy: nothing runs yet, except for the update of the index of
     texts."""
     job = plan.job
@@ -174,7 +184,7 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
         ray.data.from_arrow(blocks)
         .map_batches(
             PrepareParts,
-            fn_constructor_args=(job, plan.run_id, totals, store, index_segments),
+            fn_constructor_args=(job, plan.run_id, totals, store, index_segments, has_budget),
             compute=ActorPoolStrategy(
                 min_size=pools.tokenizers.min_workers,
                 max_size=pools.tokenizers.max_workers,
@@ -185,7 +195,10 @@ def _embedded_parts(plan: Plan, store: Store, totals: Any, pools: Pools) -> ray.
         )
         .map_batches(
             EmbedParts,
-            fn_constructor_args=(job, store, _prompt_tokens(job), pools.embedders.threads, totals),
+            fn_constructor_args=(
+                *(job, store, _prompt_tokens(job), pools.embedders.threads, totals),
+                has_budget,
+            ),
             compute=ActorPoolStrategy(
                 min_size=pools.embedders.min_workers,
                 max_size=pools.embedders.max_workers,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.driver.attempt import attempt_facts, what_came
+from pipeline.driver.budget import Budget, Left, left_of
 from pipeline.driver.estimate.rates import Rate, rates_of
 from pipeline.driver.limits import check_parts, check_plan
 from pipeline.driver.plan import Plan, make_plan, missing
@@ -45,7 +46,7 @@ class Result:
     """What a run did. embedded: False when everything was done before. rows: see `row_counts`.
     damaged: shards of the snapshot that could not be read to their end. rates: how fast its workers
     embedded. estimate: what was foretold of this run, None where nothing was; truth: what came of
-    it, under the same names."""
+    it, under the same names. left: what is still to do because the budget of the run ended."""
 
     plan: Plan
     snapshot: Snapshot
@@ -57,6 +58,7 @@ class Result:
     rates: Sequence[Rate] = ()
     estimate: Mapping[str, Any] | None = None
     truth: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    left: Left | None = None
 
 
 def run_job(
@@ -70,6 +72,7 @@ def run_job(
     full_refresh: bool = False,
     foretold: Callable[[], Mapping[str, Any] | None] = lambda: None,
     limit: int | None = None,
+    budget: Budget | None = None,
 ) -> Result:
     """Execute what is missing and commit a snapshot, which records `nominal_time`, the time for
     which a scheduler started the run.
@@ -77,40 +80,44 @@ def run_job(
     progress: the figures that `execute` adds to. on_plan: called with each plan before work begins.
     full_refresh: whether a whole output may be replaced. foretold: the estimate of the run, asked
     for once it has ended (see `driver/estimate`). limit: do the first so many records alone, see
-    `make_plan`. Raises FullRefreshNeeded, InputError,
-    StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or CommitConflict, and what
-    `execute` raises; after any of them the same call resumes where this one stopped.
+    `make_plan`. budget: once `execute` has used it up, what is finished is committed. Raises
+    FullRefreshNeeded, InputError, StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or
+    CommitConflict, and what `execute` raises; after any of them the same call resumes where this
+    one stopped.
     """
     lake.ask_catalog(store, job.spec.publish, is_plan=False)
+    terms = _Terms(on_plan, nominal_time, full_refresh, foretold, limit, budget)
     with work.under_way(store, "run", job.fingerprint):
-        return _run_marked(
-            job, store, execute, progress, on_plan, nominal_time, full_refresh, foretold, limit
-        )
+        return _run_marked(job, store, execute, progress, terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Terms:
+    """What `run_job` is asked beside the job."""
+
+    on_plan: Callable[[Plan], None] | None
+    nominal_time: datetime.datetime | None
+    full_refresh: bool
+    foretold: Callable[[], Mapping[str, Any] | None]
+    limit: int | None
+    budget: Budget | None
 
 
 def _run_marked(
-    job: Job,
-    store: Store,
-    execute: Execute,
-    progress: Progress,
-    on_plan: Callable[[Plan], None] | None,
-    nominal_time: datetime.datetime | None,
-    full_refresh: bool,
-    foretold: Callable[[], Mapping[str, Any] | None],
-    limit: int | None,
+    job: Job, store: Store, execute: Execute, progress: Progress, terms: _Terms
 ) -> Result:
     embedded = False
     resources: Mapping[str, float] = {}
     for _round in range(MAX_ROUNDS):
-        plan = make_plan(job, store, limit)
-        if on_plan:
-            on_plan(plan)
+        plan = make_plan(job, store, terms.limit)
+        if terms.on_plan:
+            terms.on_plan(plan)
         if plan.nothing_to_do and plan.head:
             tables = lake.bring_up(store, job.spec.publish)
             rows = row_counts(store, plan.live, plan.done)
             damaged = damaged_shards(plan.done)
             return Result(plan, plan.head, progress, embedded, rows, damaged, _behind(tables))
-        check_plan(plan, full_refresh)
+        check_plan(plan, terms.full_refresh)
         splits = [todo.split for todo in plan.todo]
         create_run(store, plan.run_id, job.spec.to_yaml().encode(), splits)
         failpoint("after_plan")
@@ -120,40 +127,80 @@ def _run_marked(
             resources = execute(plan)
         manifests = load_manifests(store, job.fingerprint, plan.done)
         unfinished = missing(plan, manifests)
-        if not unfinished:
-            parts = plan.parts_of(manifests)
-            snapshot = finish(plan, store, parts, nominal_time, full_refresh)
-            rows = row_counts(store, plan.live, parts)
-            damaged = damaged_shards(parts)
-            facts = attempt_facts(plan, progress, snapshot, resources, rows, damaged, nominal_time)
-            done_ids = {part.part_id for part in plan.done}
-            rates = rates_of([part for part in parts if part.part_id not in done_ids], job)
-            estimate = foretold()
-            truth = what_came(progress)
-            facts |= {
-                "rates": [dataclasses.asdict(rate) for rate in rates],
-                "estimate": estimate,
-                "truth": truth,
-            }
-            record_attempt(store, plan.run_id, facts)
-            tables = lake.bring_up(store, job.spec.publish)
-            return Result(
-                plan,
-                snapshot,
-                progress,
-                embedded,
-                rows,
-                damaged,
-                _behind(tables),
-                rates,
-                estimate,
-                truth,
-            )
+        is_over = bool(unfinished and terms.budget and terms.budget.is_used)
+        if not unfinished or is_over:
+            return _ended(plan, store, progress, manifests, resources, terms, is_over=is_over)
     raise InputError(
         f"{len(unfinished)} splits are unfinished after {MAX_ROUNDS} plans, the first one of "
         f"{shown(unfinished[0].spans[0].shard.uri)}: its shards keep changing while they are read. "
         "Run again when the input no longer changes and is the same on every node; nothing "
         "finished is lost."
+    )
+
+
+def _ended(
+    plan: Plan,
+    store: Store,
+    progress: Progress,
+    manifests: Sequence[Manifest],
+    resources: Mapping[str, float],
+    terms: _Terms,
+    *,
+    is_over: bool,
+) -> Result:
+    """Commit, record and publish what a plan has made. is_over: whether its budget ended it before
+    all was done; then nothing is published, and the head stays where the parts would not only add
+    to it."""
+    job = plan.job
+    parts = plan.parts_of(manifests)
+    left = None
+    if not is_over:
+        snapshot = finish(plan, store, parts, terms.nominal_time, terms.full_refresh)
+    else:
+        assert terms.budget is not None  # noqa: S101 - for mypy: only a budget can be over
+        left = left_of(plan, progress, terms.budget)
+        if plan.stale and plan.head:
+            snapshot, parts = plan.head, list(plan.live)
+        else:
+            snapshot = commit_finished(plan, store, parts)
+    rows = row_counts(store, plan.live, parts)
+    damaged = damaged_shards(parts)
+    facts = attempt_facts(plan, progress, snapshot, resources, rows, damaged, terms.nominal_time)
+    done_ids = {part.part_id for part in plan.done}
+    rates = rates_of([part for part in parts if part.part_id not in done_ids], job)
+    estimate = None if is_over else terms.foretold()
+    truth = what_came(progress)
+    facts |= {
+        "rates": [dataclasses.asdict(rate) for rate in rates],
+        "estimate": estimate,
+        "truth": truth,
+    }
+    record_attempt(store, plan.run_id, facts)
+    tables = [] if is_over else lake.bring_up(store, job.spec.publish)
+    return Result(
+        plan=plan,
+        snapshot=snapshot,
+        progress=progress,
+        embedded=bool(plan.todo),
+        rows=rows,
+        damaged=damaged,
+        tables_behind=_behind(tables),
+        rates=rates,
+        estimate=estimate,
+        truth=truth,
+        left=left,
+    )
+
+
+def commit_finished(plan: Plan, store: Store, parts: Sequence[Manifest]) -> Snapshot:
+    """Make finished parts readable before all are done, where that only adds to the head."""
+    return commit_snapshot(
+        store,
+        parts,
+        run_id=plan.run_id,
+        fingerprint=plan.job.fingerprint,
+        parent=plan.head,
+        complete=False,
     )
 
 

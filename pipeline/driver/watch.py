@@ -17,13 +17,16 @@ from typing import Any
 
 import ray
 
+from pipeline.driver.budget import Budget
+from pipeline.driver.cluster import devices_of
 from pipeline.driver.interrupts import interrupt_main
 from pipeline.driver.limits import check_damage, check_partitions, check_rejects
 from pipeline.driver.plan import Plan
+from pipeline.driver.run import commit_finished
 from pipeline.driver.showing import Watch, shielded
 from pipeline.errors import CorpusEmbedError
 from pipeline.observe.progress import Progress
-from pipeline.output.snapshots import commit_snapshot, load_manifests
+from pipeline.output.snapshots import load_manifests
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
 from pipeline.workers.metrics import lost_bytes
@@ -43,12 +46,13 @@ repeats the report."""
 
 
 class Totals:
-    """An actor: workers report to it what they start and finish, and the driver asks it. Losing it
-    loses a display, never data."""
+    """An actor: workers report to it what they start and finish, and ask it whether they may begin
+    more; the driver asks it, too. Losing it loses a display, never data."""
 
     def __init__(self) -> None:
         self._reports: list[dict[str, float]] = []
         self._notes: list[str] = []
+        self._is_stopping = False
         # For each piece of unfinished work: how often it was started, and when and where last. In
         # the order of these times.
         self._started: dict[str, tuple[int, float, str]] = {}
@@ -69,11 +73,15 @@ class Totals:
     def note(self, text: str) -> None:
         self._notes.append(text)
 
+    def stop(self) -> None:
+        self._is_stopping = True
+
+    def is_stopping(self) -> bool:
+        return self._is_stopping
+
     def take(self) -> tuple[list[dict[str, float]], list[str]]:
         """The reports and notes since the last call."""
-        taken = (self._reports, self._notes)
-        self._reports = []
-        self._notes = []
+        taken, self._reports, self._notes = (self._reports, self._notes), [], []
         return taken
 
     def under_way(self) -> list[str]:
@@ -100,6 +108,7 @@ class Watcher:
     totals: Any
     progress: Progress
     watch: Watch
+    budget: Budget | None = None
     error: CorpusEmbedError | None = None
     patience_s: float = STARTING_S
     last_part_s: float = dataclasses.field(default_factory=time.monotonic)
@@ -121,6 +130,7 @@ class Watcher:
         while not has_ended.wait(POLL_S):
             try:
                 self.show()
+                self._stop_when_used()
                 self._check_limits()
                 self._commit_when_due()
             except ray.exceptions.RayError:
@@ -172,6 +182,11 @@ class Watcher:
             f"them. It has {counts} in all, and runtime.device is {self.plan.job.engine.device}"
         )
 
+    def _stop_when_used(self) -> None:
+        """Each time, because the actor may have been lost meanwhile."""
+        if self.budget and self.budget.check(self.progress, lambda: devices_of(self.plan.job)):
+            self.totals.stop.remote()
+
     def _check_limits(self) -> None:
         """Manifests are read once the figures say that a limit is exceeded."""
         runtime = self.plan.job.spec.runtime
@@ -207,23 +222,21 @@ class Watcher:
         """Commit what is finished; False where nothing is."""
         parts = self._finished_parts()
         if parts:
-            commit_snapshot(
-                self.store,
-                parts,
-                run_id=self.plan.run_id,
-                fingerprint=self.plan.job.fingerprint,
-                parent=self.plan.head,
-                complete=False,
-            )
+            commit_finished(self.plan, self.store, parts)
         return bool(parts)
 
 
 @contextlib.contextmanager
 def watching(
-    plan: Plan, store: Store, totals: Any, progress: Progress, watch: Watch
+    plan: Plan,
+    store: Store,
+    totals: Any,
+    progress: Progress,
+    watch: Watch,
+    budget: Budget | None = None,
 ) -> Iterator[Watcher]:
     """Watches in a thread while the block runs, and shows the last figures after it."""
-    watcher = Watcher(plan, store, totals, progress, shielded(watch))
+    watcher = Watcher(plan, store, totals, progress, shielded(watch), budget)
     has_ended = threading.Event()
     thread = threading.Thread(target=watcher.run, args=(has_ended,), name="watch", daemon=True)
     thread.start()

@@ -35,6 +35,12 @@ def working(totals: Any, work: str) -> Iterator[bool]:
     totals.end.remote(work)
 
 
+def may_begin(totals: Any, has_budget: bool) -> bool:
+    """Whether another part may begin. has_budget: whether the run can be told to begin none; only
+    then it is asked, which takes a millisecond."""
+    return not (has_budget and ray.get(totals.is_stopping.remote()))
+
+
 @contextlib.contextmanager
 def loading(totals: Any) -> Iterator[None]:
     """Reports the loading of an actor. Raises WorkerError when this actor keeps dying while it

@@ -25,7 +25,7 @@ from pipeline.storage.store import Store
 from pipeline.workers import guarded_steps, metrics
 from pipeline.workers.cells import pack, unpack
 from pipeline.workers.isolate import Child, in_process
-from pipeline.workers.reports import loading, report_retries, working
+from pipeline.workers.reports import loading, may_begin, report_retries, working
 from pipeline.workers.steps import PreparedPart, embed_part, unfinished_parts
 from pipeline.write.create import create_generation
 from pipeline.write.part import EmbeddedPart, generation_of, write_part
@@ -36,15 +36,24 @@ class PrepareParts:
     split, which yields one row for each part."""
 
     def __init__(
-        self, job: Job, run_id: str, totals: Any, store: Store, index_segments: list[str]
+        self,
+        job: Job,
+        run_id: str,
+        totals: Any,
+        store: Store,
+        index_segments: list[str],
+        has_budget: bool = False,
     ) -> None:
         self.job = job
         self.totals = totals
+        self.has_budget = has_budget
         self.loading = (job, run_id, store, index_segments)
         with loading(totals):
             self.prepare = in_process(guarded_steps.load_preparer(*self.loading))
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        if not may_begin(self.totals, self.has_budget):
+            return
         todo = Todo.from_json(batch["todo"][0].as_py())
         with (
             working(self.totals, f"split {todo.split.split_id}") as is_careful,
@@ -78,19 +87,29 @@ class PrepareParts:
                 # the embedders had no room for more
                 blocked_s = time.perf_counter() - clock
                 clock = time.perf_counter()
+                if not may_begin(self.totals, self.has_budget):
+                    return
         except ShardChanged as error:
             # The split stays unfinished: the driver sees that, lists again and plans afresh.
             self.totals.note.remote(str(error))
 
 
 class EmbedParts:
-    """Vectors for the distinct texts of a part, spread over its rows. One call for each part."""
+    """Vectors for the distinct texts of a part, spread over its rows. One call for each part, which
+    returns no row for a part that may not begin any more."""
 
     def __init__(
-        self, job: Job, store: Store, prompt_tokens: int, threads: int | None, totals: Any
+        self,
+        job: Job,
+        store: Store,
+        prompt_tokens: int,
+        threads: int | None,
+        totals: Any,
+        has_budget: bool = False,
     ) -> None:
         self.job = job
         self.totals = totals
+        self.has_budget = has_budget
         self.loading = (job, prompt_tokens, threads)
         with loading(totals):
             # torch: seconds that other users of this file do without
@@ -101,6 +120,8 @@ class EmbedParts:
         self.idle_since = time.perf_counter()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if not may_begin(self.totals, self.has_budget):
+            return batch.slice(0, 0)
         prepared = unpack(PreparedPart, batch)
         clock = time.perf_counter()
         with (

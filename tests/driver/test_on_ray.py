@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from pipeline.driver import on_ray
+from pipeline.driver.budget import Budget
 from pipeline.driver.on_ray import run
 from pipeline.errors import TooManyRejects
+from pipeline.observe.progress import Progress
 from pipeline.output import dataset
 from pipeline.output.snapshots import load_snapshot
 from pipeline.storage.store import Store
@@ -60,6 +63,32 @@ def test_a_run_with_a_limit_leaves_the_output_of_the_job_alone(
     assert sorted(rows_of(trial)) == [doc["id"] for doc in docs[:7]]
     assert not (tmp_path / "out").exists()
     shutil.rmtree(trial)
+
+
+class UsedAfterOnePart(Budget):
+    def check(self, progress: Progress, devices: Callable[[], Mapping[str, float]]) -> bool:
+        self.is_used = progress["parts"] > 0
+        return self.is_used
+
+
+def test_a_run_whose_budget_is_used_ends_in_order_and_the_next_one_goes_on(
+    tmp_path: Path, bert_japanese_dir: Path
+) -> None:
+    docs = documents(400)
+    write_shard(tmp_path / "in/a.jsonl", docs)
+    spec = make_spec(
+        str(tmp_path / "in"),
+        str(tmp_path / "out"),
+        bert_japanese_dir,
+        runtime={"part_bytes": "1KiB", "embedders": 1},
+    )
+    result = run(spec, budget=UsedAfterOnePart(max_seconds=1e9))
+    assert result.left is not None
+    assert not result.snapshot.complete
+    assert 0 < len(rows_of(tmp_path / "out")) < 400
+    result = run(spec)
+    assert (result.left, result.snapshot.complete) == (None, True)
+    assert set(rows_of(tmp_path / "out")) == {doc["id"] for doc in docs}
 
 
 def test_every_document_gets_the_oracles_vector_and_exact_lineage(
