@@ -42,8 +42,6 @@ from pipeline.storage.lineage import (
     Manifest,
     Shard,
     Snapshot,
-    Split,
-    by_split,
     content_hash,
     is_complete,
 )
@@ -247,11 +245,3 @@ def _plan(job: Job, store: Store, limit: int | None) -> Plan:
         passed_over=passed_over.summary(),
         engine=choose(job.model_here, job.engine) if job.model_here else None,
     )
-
-
-def missing(plan: Plan, parts: Sequence[Manifest]) -> list[Split]:
-    """The splits of the plan that `parts` do not complete."""
-    parts_of = by_split(parts)
-    return [
-        todo.split for todo in plan.todo if not is_complete(parts_of.get(todo.split.split_id, []))
-    ]

@@ -18,7 +18,8 @@ from pipeline.driver.attempt import attempt_facts, what_came
 from pipeline.driver.budget import Budget, Left, left_of
 from pipeline.driver.estimate.rates import Rate, rates_of
 from pipeline.driver.limits import check_parts, check_plan
-from pipeline.driver.plan import Plan, make_plan, missing
+from pipeline.driver.plan import Plan, make_plan
+from pipeline.driver.splits import missing
 from pipeline.driver.tally import row_counts
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
@@ -126,7 +127,7 @@ def _run_marked(
             embedded = True
             resources = execute(plan)
         manifests = load_manifests(store, job.fingerprint, plan.done)
-        unfinished = missing(plan, manifests)
+        unfinished = missing(plan.todo, manifests)
         is_over = bool(unfinished and terms.budget and terms.budget.is_used)
         if not unfinished or is_over:
             return _ended(plan, store, progress, manifests, resources, terms, is_over=is_over)

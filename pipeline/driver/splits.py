@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pipeline.job.spec import JobSpec
 from pipeline.read import READERS, format_of
 from pipeline.read.compression import compression_of
 from pipeline.read.input.shards import open_shard
+from pipeline.read.parts import Todo
 from pipeline.storage.lineage import Manifest, Shard, Span, Split, by_split, is_complete
 from pipeline.storage.versions import without_change_time
 
@@ -128,6 +129,14 @@ def first_split(shards: Sequence[Shard], n_records: int) -> Split:
     first = shards[: max(n_records, MIN_FIRST_SHARDS)]
     spans = tuple(Span(shard=shard) for shard in first)
     return Split(spans=spans, part_bytes=MIN_AUTO_BYTES)
+
+
+def missing(todo: Iterable[Todo], parts: Sequence[Manifest]) -> list[Split]:
+    """The splits of a plan that `parts` do not complete."""
+    parts_of = by_split(parts)
+    return [
+        entry.split for entry in todo if not is_complete(parts_of.get(entry.split.split_id, []))
+    ]
 
 
 def estimated_bytes(split: Split, format: str, max_records: int | None = None) -> int:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.plan import Plan, make_plan, missing
+from pipeline.driver.plan import Plan, make_plan
+from pipeline.driver.splits import missing
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset
@@ -58,7 +59,7 @@ def finished(spec: JobSpec) -> tuple[Plan, Store, list[Manifest]]:
     for prepared in prepared_parts(spec, plan):
         publish_prepared(prepared, job, store, HashEngine())
     manifests = load_manifests(store, job.fingerprint)
-    assert not missing(plan, manifests)
+    assert not missing(plan.todo, manifests)
     return plan, store, manifests
 
 
