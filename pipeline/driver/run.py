@@ -25,6 +25,7 @@ from pipeline.errors import InputError
 from pipeline.job.resolve import Job
 from pipeline.observe.progress import Progress
 from pipeline.output import lake, work
+from pipeline.output.card import update_card
 from pipeline.output.damage import DamagedShard, damaged_shards
 from pipeline.output.id_index import count_duplicate_ids
 from pipeline.output.run_folder import create_run, record_attempt
@@ -114,6 +115,7 @@ def _run_marked(
         if terms.on_plan:
             terms.on_plan(plan)
         if plan.nothing_to_do and plan.head:
+            update_card(store, job.spec)
             tables = lake.bring_up(store, job.spec.publish)
             rows = row_counts(store, plan.live, plan.done)
             damaged = damaged_shards(plan.done)
@@ -177,6 +179,7 @@ def _ended(
         "truth": truth,
     }
     record_attempt(store, plan.run_id, facts)
+    update_card(store, job.spec)
     tables = [] if is_over else lake.bring_up(store, job.spec.publish)
     return Result(
         plan=plan,
@@ -195,7 +198,7 @@ def _ended(
 
 def commit_finished(plan: Plan, store: Store, parts: Sequence[Manifest]) -> Snapshot:
     """Make finished parts readable before all are done, where that only adds to the head."""
-    return commit_snapshot(
+    snapshot = commit_snapshot(
         store,
         parts,
         run_id=plan.run_id,
@@ -203,6 +206,8 @@ def commit_finished(plan: Plan, store: Store, parts: Sequence[Manifest]) -> Snap
         parent=plan.head,
         complete=False,
     )
+    update_card(store, plan.job.spec)
+    return snapshot
 
 
 def _behind(tables: Sequence[lake.Outcome]) -> list[str]:

@@ -116,6 +116,11 @@ Names = Annotated[
     pydantic.BeforeValidator(_as_tuple),
     takes("a name or a list of names, for instance [lang]"),
 ]
+Languages = Annotated[
+    tuple[Annotated[str, pydantic.Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{1,8})*$")], ...],
+    pydantic.BeforeValidator(_as_tuple),
+    takes("a language code or a list of them, for instance [ja, en]"),
+]
 Uri = Annotated[
     Name,
     pydantic.AfterValidator(_allowed_uri),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
+from pipeline.job.card_spec import CardSpec
 from pipeline.job.field_types import (
     MOST,
     Auto,
@@ -133,6 +134,10 @@ class OutputSpec(Section):
     """Whether the text of each row is stored beside its vector. Search shows it; without it the
     output is smaller and holds no content."""
 
+    card: CardSpec | None = CardSpec()
+    """What the dataset card beside the data (`README.md`, `croissant.json`) says; null for no card.
+    It changes no vector."""
+
     storage_options: Options = {}
     """Options of fsspec for the output, for instance an `endpoint_url`. Credentials come from the
     environment and are refused here."""
@@ -140,7 +145,7 @@ class OutputSpec(Section):
     def identity(self) -> dict[str, Any]:
         """What can change a row, as plain data. `max_partitions` is younger than outputs without
         it: with its default it is left out, so that their fingerprints stay as they were."""
-        fields = self.model_dump(mode="json", exclude={"uri", "storage_options"})
+        fields = self.model_dump(mode="json", exclude={"uri", "card", "storage_options"})
         if self.max_partitions == OutputSpec.model_fields["max_partitions"].default:
             del fields["max_partitions"]
         return fields

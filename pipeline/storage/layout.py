@@ -14,6 +14,7 @@
     _meta/publications/, _meta/iceberg/                 tables that snapshots are published to
     _meta/tables/<key>/<number>.json                    what a table shows, as last seen
     _meta/probes/, _meta/tmp/                           short-lived objects
+    README.md, croissant.json                           what the newest snapshot is, for people
 
 Paths are relative to the output's root and use "/". The format of each object is in
 docs/output-format.md.
@@ -35,6 +36,8 @@ WORK = "_meta/work"
 PUBLICATIONS = "_meta/publications"
 ICEBERG = "_meta/iceberg"
 DELTA_LOG = "_delta_log"
+CARD = "README.md"
+CROISSANT = "croissant.json"
 _TABLES = "_meta/tables"
 STAGING = "_meta/tmp"
 _FILE_LISTS = "_meta/files"

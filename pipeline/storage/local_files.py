@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.errors import StorageError
 
-__all__ = ["create_whole", "disk_of", "new_file"]
+__all__ = ["create_whole", "disk_of", "new_file", "replace_whole"]
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 """What `link` answers on disks without hard links; EPERM also where it is not allowed."""
@@ -65,6 +65,18 @@ def create_whole(path: Path, staging: Path, data: bytes) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def replace_whole(path: Path, staging: Path, data: bytes) -> None:
+    """Make `data` the content of `path` in one step, whether there is a file or not. As
+    `create_whole`."""
+    for folder in (path.parent, staging):
+        folder.mkdir(parents=True, exist_ok=True)
+    temporary = new_file(staging, data)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _move_to_free_name(temporary: Path, path: Path) -> None:

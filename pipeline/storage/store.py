@@ -21,7 +21,7 @@ from pipeline.errors import CorpusEmbedError, OutputError, SpecError, StorageErr
 from pipeline.storage import layout
 from pipeline.storage.addresses import normalized_output, problem_of, shown
 from pipeline.storage.filesystems import endpoint_of, failed, filesystem, options_place, reason
-from pipeline.storage.local_files import create_whole
+from pipeline.storage.local_files import create_whole, replace_whole
 from pipeline.storage.object_limits import max_bytes
 from pipeline.storage.problems import is_bucket_missing
 from pipeline.storage.retry import retried
@@ -126,6 +126,12 @@ class Store:
         create = self._link if self.local else self._conditional_put
         return self._request("write", relative, functools.partial(create, data=data))
 
+    def replace(self, relative: str, data: bytes) -> None:
+        """Make `data` the whole content of an object, whether there is one or not: for what can be
+        made again from the records, never for a record."""
+        put = self._overwrite if self.local else self.fs.pipe_file
+        self._request("write", relative, functools.partial(put, value=data))
+
     def delete(self, relative: str) -> None:
         """Remove one object, if it exists."""
         with contextlib.suppress(FileNotFoundError):
@@ -218,6 +224,9 @@ class Store:
 
     def _link(self, path: str, data: bytes) -> bool:
         return create_whole(Path(path), Path(self.path(layout.STAGING)), data)
+
+    def _overwrite(self, path: str, value: bytes) -> None:
+        replace_whole(Path(path), Path(self.path(layout.STAGING)), value)
 
     def _request(self, verb: str, relative: str, request: Callable[[str], T]) -> T:
         """The answer to `request`, called with the full path and tried again after transient

@@ -320,6 +320,7 @@ _CHANGES: dict[str, Change] = {
     ".parquet": _spoil_table,
     ".arrow": _spoil_segment,
     ".yaml": _spoil_spec,
+    ".md": _spoil_bytes,
 }
 
 
