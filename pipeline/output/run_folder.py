@@ -9,6 +9,7 @@ facts about hosts.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,8 @@ def read_attempts(store: Store, run_id: str) -> list[dict[str, Any]]:
     return records
 
 
-def package_versions() -> dict[str, str | None]:
+@functools.cache  # 20 ms: importlib parses the whole metadata of a package, its README included
+def package_versions() -> Mapping[str, str | None]:
     """Installed versions of PACKAGES by name; None for a package that is not installed."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
