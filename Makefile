@@ -5,9 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT := out/quickstart
 PYTEST_ARGS ?=
+# An environment without bytecode would compile this package and pytest's rewritten modules in each
+# of the hundred processes of a test run.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 CHECK_ARGS ?= -m quick -n auto
+# Two processes, so that the suite fits two cores and 8 GiB; the tests that use Ray stay in one.
+TEST_ARGS ?= -n 2 --dist loadgroup
 .PHONY: help install quickstart check test test-faults test-quickstart coverage lint format audit docs check-lower-bounds clean
 
 help: ## List the targets
@@ -47,7 +52,7 @@ check: lint $(VENV)/.audited ## Check style, types and known vulnerabilities; ru
 	$(BIN)/python -m pytest -q $(CHECK_ARGS) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev ## Run the tests (without slow and gpu ones); PYTEST_ARGS=... is passed on
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TEST_ARGS) $(PYTEST_ARGS)
 
 test-faults: $(VENV)/.dev ## Run only the tests that kill, cut and corrupt, the slow ones too
 	$(BIN)/python -m pytest -m "faults and not gpu" $(PYTEST_ARGS)
@@ -67,7 +72,7 @@ test-quickstart: $(QUICKSTART)/.installed ## Run the tests of read … job in th
 	  $(QUICKSTART_ROOMS:%=tests/%) $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev ## Run the tests as `make test` does and report the lines and branches they miss
-	$(BIN)/python -m pytest --cov --cov-report=term-missing --cov-report=html $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TEST_ARGS) --cov --cov-report=term-missing --cov-report=html $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ os.environ.update(
 from tests.support import model_dirs, roberta_dirs
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import S3Server, find_weed, s3_server
-from tests.support.tiers import Guard, tiers_of
+from tests.support.tiers import Guard, imports_a_model_library, tiers_of
 
 if TYPE_CHECKING:
     import s3fs
@@ -50,12 +50,23 @@ BUCKET = "tests"
 guard = Guard()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Two processes of `make check` need not import torch, only to leave out what uses it."""
+    is_module = collection_path.suffix == ".py"
+    if config.option.markexpr == "quick" and is_module and imports_a_model_library(collection_path):
+        return True
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function):
             for tier in tiers_of(item):
                 item.add_marker(tier)
+            if item.get_closest_marker("ray"):
+                # one Ray, which counts on both cores, and memory for one: all in one process
+                item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.hookimpl(wrapper=True)

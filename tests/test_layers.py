@@ -6,6 +6,7 @@ Oracle: the abstract syntax tree of every module.
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def place(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-def imports(path: Path, *, with_types: bool = False) -> set[str]:
+@functools.cache
+def imports(path: Path, *, with_types: bool = False) -> frozenset[str]:
     """Dotted names that a module imports, at its top or inside functions; with_types: also those
     that it imports only to name types."""
     names: set[str] = set()
@@ -57,7 +59,7 @@ def imports(path: Path, *, with_types: bool = False) -> set[str]:
             visit(child)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
-    return names
+    return frozenset(names)
 
 
 def test_the_package_is_its_rooms_and_three_files() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from pipeline.driver.connection import log_path
-from pipeline.embed import budget
 from pipeline.storage import notes
 from pipeline.storage.caches import cache_folder, cached, usable_folders, writable_folder
 from tests.support.stand_in import HashEngine, make_spec, run
@@ -39,6 +38,8 @@ def test_the_budget_of_a_gpu_is_kept_where_the_documentation_says(
         device, name = "cuda", "packed_bert"
 
     monkeypatch.setenv("CORPUS_EMBED_CACHE", str(tmp_path))
+    from pipeline.embed import budget  # and with it torch: the other tests need none
+
     monkeypatch.setattr(budget, "find_budget", lambda _engine, _candidates: 4096)
     assert budget.remembered_budget(Engine(), "key") == 4096  # type: ignore[arg-type]
     assert (tmp_path / "budgets" / "key.json").exists()

@@ -24,7 +24,6 @@ import zstandard
 
 from pipeline.driver.plan import Plan
 from pipeline.driver.run import run_job
-from pipeline.embed.loading import load_engine
 from pipeline.job.resolve import resolve
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.observe.progress import Progress
@@ -140,6 +139,8 @@ def load_steps(
     plan: Plan, store: Store, change: Callable[[pa.Table, Any], tuple[pa.Table, Any]]
 ) -> tuple[Callable[[Part], PreparedPart], Callable[[PreparedPart], EmbeddedPart]]:
     """The steps of a part with the real tokenizer and the real model."""
+    from pipeline.embed.loading import load_engine  # and with it torch: other tests need none
+
     job = plan.job
     index_segments = update_index(store, job.fingerprint, plan.earlier)
     prepare = load_preparer(job, plan.run_id, store, index_segments)

@@ -15,11 +15,13 @@ import builtins
 import functools
 import importlib
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ NAMES = {
         *("model_root", "minilm_dir", "bert_japanese_dir", "llama_dir"),
         *("bert_mean_dir", "bert_dense_dir", "static_dir", "minilm"),
         *("torch", "transformers", "sentence_transformers", "load_engine", "load_tokenizer"),
+        "pipeline.embed",
     },
     "process": {
         *("run_python", "subprocess", "multiprocessing", "ProcessPoolExecutor", "fork", "Child"),
@@ -67,7 +70,8 @@ def tiers_of(item: pytest.Function) -> set[str]:
     names = set(item.fixturenames)
     if callspec := getattr(item, "callspec", None):  # request.getfixturevalue(model)
         names |= {str(value) for value in callspec.params.values()} & NAMES["model"]
-    names |= {"torch"} & vars(item.module).keys()  # engines are tested where torch is imported
+    if imports_a_model_library(item.path):
+        names.add("torch")
     functions = [_inner(item.obj)]
     for definitions in item._fixtureinfo.name2fixturedefs.values():
         functions += [_inner(d.func) for d in definitions if d.baseid != "tests"]
@@ -78,6 +82,16 @@ def tiers_of(item: pytest.Function) -> set[str]:
     if by_hand & {"parity", "gpu"}:
         tiers.add("model")
     return tiers if tiers | by_hand else {"quick"}
+
+
+@functools.cache
+def imports_a_model_library(path: Path) -> bool:
+    """Whether a module imports torch, a library on top of it or the room that needs it when it is
+    imported itself: all of its tests are of the tier `model`, and `-m quick` need not import it to
+    know that."""
+    libraries = r"torch|transformers|sentence_transformers|pipeline\.embed|tests\.support\.engines"
+    pattern = rf"^(?:import|from) (?:{libraries})\b"
+    return re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def _inner(function: Any) -> Any:
