@@ -50,9 +50,9 @@ def test_an_untouched_output_serves_every_command(root: Path) -> None:
 
 @pytest.mark.faults
 def test_no_change_of_a_stored_object_is_more_than_an_error_of_one_screen() -> None:
-    n_tried, failures = fuzz_output.fuzz(1, 41, seconds=40)
+    n_tried, failures = fuzz_output.fuzz(1, 21, seconds=250)
     assert failures == []
-    assert n_tried >= 10
+    assert n_tried == 20
 
 
 @pytest.mark.slow
