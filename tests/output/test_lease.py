@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_the_second_one_is_told_who_holds_it_and_the_next_one_gets_a_new_number(
 
 
 def test_a_killed_holder_is_followed_after_its_time_and_not_before(tmp_path: Path) -> None:
-    store, ttl_s = Store(str(tmp_path)), 1.5
+    store, ttl_s = Store(str(tmp_path)), 3.0  # it beats each second: a busy machine is late by less
     process = holder(str(tmp_path), ttl_s)
     try:
         time.sleep(ttl_s * 1.5)
@@ -82,7 +83,7 @@ def test_a_killed_holder_is_followed_after_its_time_and_not_before(tmp_path: Pat
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with pytest.raises(LeaseHeld, match=r"last sign of life [01] s ago"), lease.hold(store, ttl_s):
+    with pytest.raises(LeaseHeld, match=r"last sign of life [0-2] s ago"), lease.hold(store, ttl_s):
         pass
     time.sleep(ttl_s * 1.1)
     with lease.hold(store, ttl_s) as number:
@@ -117,12 +118,16 @@ def test_a_holder_that_slept_past_its_time_ends_well_and_does_not_release_the_ne
 
 
 def race(stores: list[Store]) -> list[int]:
+    n_refused = threading.Semaphore(0)
+
     def take(store: Store) -> int:
         try:
             with lease.hold(store) as number:
-                time.sleep(0.5)
+                for _ in stores[1:]:  # held until all the others have asked
+                    assert n_refused.acquire(timeout=60)
                 return number
         except LeaseHeld:
+            n_refused.release()
             return 0
 
     with ThreadPoolExecutor(len(stores)) as pool:

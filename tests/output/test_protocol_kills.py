@@ -183,7 +183,7 @@ def test_a_run_that_stood_still_while_another_one_finished_changes_nothing(
         "CORPUS_EMBED_FAILPOINT_DIR": str(tmp_path / "points"),
     }
     sleeper = start(spec, **setting)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (tmp_path / "points/before_data_put.hit").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert result(start(spec))["number"] == 1

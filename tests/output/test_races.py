@@ -41,7 +41,7 @@ from tests.support import stand_in
 
 class SlowEngine(stand_in.HashEngine):
     def embed(self, ids, offsets):
-        time.sleep(0.05)
+        time.sleep(float(sys.argv[2]))
         return super().embed(ids, offsets)
 
 print(time.time(), flush=True)
@@ -55,8 +55,8 @@ def spec(tmp_path: Path) -> JobSpec:
     return make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024})
 
 
-def start(spec: JobSpec, *before: str) -> subprocess.Popen[str]:
-    command = [*before, sys.executable, "-c", BODY, spec.model_dump_json()]
+def start(spec: JobSpec, *before: str, pause_s: float = 0.05) -> subprocess.Popen[str]:
+    command = [*before, sys.executable, "-c", BODY, spec.model_dump_json(), str(pause_s)]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -83,7 +83,7 @@ def check_rows(spec: JobSpec) -> None:
 def test_a_run_stopped_across_the_commit_of_another_one_neither_loses_nor_doubles(
     spec: JobSpec,
 ) -> None:
-    first = start(spec)
+    first = start(spec, pause_s=0.3)  # seconds are left when its first part is seen
     manifests = Path(spec.output.uri) / "_meta/manifests"
     deadline = time.monotonic() + 60
     while not list(manifests.rglob("*.json")) and time.monotonic() < deadline:

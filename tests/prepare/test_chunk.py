@@ -153,10 +153,10 @@ def test_a_window_that_a_tokenizer_counts_higher_than_its_sentences_is_halved() 
     "text", ["漢" * 400_000, "a" * 400_000, "." * 400_000, ".)" * 200_000, "\n " * 200_000 + "a"]
 )
 def test_a_long_unbroken_text_is_cut_in_linear_time(text: str) -> None:
-    started = time.perf_counter()
+    started_s = time.process_time()  # of this process alone: other work is no reason to fail
     chunks = chunk(pa.array([text]), count_bytes, max_tokens=256, overlap_tokens=32)
     # measured under 1 s; a quadratic search takes minutes
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started_s < 10
     covered = np.zeros(len(text), bool)
     for start, end in zip(chunks.char_start.tolist(), chunks.char_end.tolist(), strict=True):
         covered[start:end] = True

@@ -65,13 +65,13 @@ def test_pause_waits_until_it_is_told_to_go(
     arm(monkeypatch, tmp_path, "after_snapshot_put:pause")
     waiter = threading.Thread(target=failpoint, args=["after_snapshot_put"], daemon=True)
     waiter.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (tmp_path / "after_snapshot_put.hit").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     waiter.join(0.1)
     assert waiter.is_alive()
     (tmp_path / "after_snapshot_put.go").touch()
-    waiter.join(10)
+    waiter.join(60)
     assert not waiter.is_alive()
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 START_TIMEOUT_S = 60.0
+# Linux gives out ports from 32,768 on, and Ray's workers take those from 10,002 to 19,999.
+FIRST_PORT, LAST_PORT = 20_000, 32_768
 READY_POLL_S = 0.1
 
 
@@ -230,12 +232,18 @@ def _command(weed: str, data: Path, config: Path, ports: list[int]) -> list[str]
 
 
 def _free_ports(count: int) -> list[int]:
-    """`count` different loopback ports that were free a moment ago."""
+    """`count` different loopback ports that are free, below those that the kernel gives to every
+    socket that asks for none: between now and their use no connection of another program takes
+    one."""
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+        while len(ports) < count:
+            port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
+            sock = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                ports.append(port)
+    return ports
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], server: S3Server, log: Path) -> None:

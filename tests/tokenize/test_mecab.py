@@ -163,18 +163,18 @@ def test_pieces_cut_at_full_stops_add_up_to_the_whole_text(reference: Any) -> No
 def test_text_that_would_crash_mecab_is_tokenized_in_bounded_time(
     whole: MecabTokenizer, text: str
 ) -> None:
-    start = time.perf_counter()
+    start_s = time.process_time()
     tokens = whole.encode([text])
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start_s
     assert 2 <= len(tokens.ids) <= 512
     # at worst 140,000 characters at 4 µs each; the slack is for a loaded machine
     assert seconds < 8
 
 
 def test_counting_an_unbroken_run_is_bounded_and_whole(whole: MecabTokenizer) -> None:
-    start = time.perf_counter()
+    start_s = time.process_time()
     assert whole.count(["漢" * 400_000, "1" * 100_000]).min() > 10_000
-    assert time.perf_counter() - start < 12
+    assert time.process_time() - start_s < 12
 
 
 def test_count_is_the_references_length_without_special_tokens(

@@ -185,7 +185,7 @@ def test_a_run_waits_for_a_vacuum_that_deletes_and_says_so(
 
     def delete(store: Store, relative: str) -> None:
         if threading.current_thread().name == "vacuum" and relative.startswith("data/"):
-            may_delete.wait(30)
+            may_delete.wait(120)
         real(store, relative)
 
     monkeypatch.setattr(Store, "delete", delete)
@@ -199,8 +199,8 @@ def test_a_run_waits_for_a_vacuum_that_deletes_and_says_so(
     time.sleep(1)
     assert snapshot_numbers(scene.store) == [2]
     may_delete.set()
-    running.join(30)
-    vacuuming.join(30)
+    running.join(120)
+    vacuuming.join(120)
     scene.check(3)
     assert "waiting for a vacuum to end" in caplog.text
     assert scene.store.list(layout.WORK) == {}
