@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import pipeline
-from pipeline.cli import help, inspection, jobs, outputs
+from pipeline.cli import help, init, inspection, jobs, outputs
 from pipeline.cli.options import console
 from pipeline.storage.notes import listen_to_notes
 from pipeline.storage.retry import PROMPT_SECONDS, patience
@@ -29,9 +29,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": help.HELP_OPTIONS},
-    epilog="`corpus-embed COMMAND --help` shows an example and the exit codes of a command.",
+    epilog="A job begins with `corpus-embed init PATH`, which writes its spec. "
+    "`corpus-embed COMMAND --help` shows an example and the exit codes of a command.",
 )
-for part in (jobs.app, inspection.app, outputs.app):
+for part in (init.app, jobs.app, inspection.app, outputs.app):
     app.add_typer(part)
 
 

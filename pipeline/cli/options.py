@@ -23,7 +23,10 @@ KEEP = "Keep an output in shape"
 
 SpecPath = Annotated[
     str,
-    typer.Argument(metavar="SPEC", help="job spec (YAML); docs/spec.md describes every setting"),
+    typer.Argument(
+        metavar="SPEC",
+        help="job spec (YAML): `corpus-embed init` writes one, docs/spec.md has every setting",
+    ),
 ]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="output URI, as in output.uri")]
 Overrides = Annotated[

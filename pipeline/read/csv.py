@@ -56,7 +56,7 @@ class CsvReader:
         return [Span(shard=shard)]
 
     def records(self, file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[pa.Table]:
-        rows, header = _opened(file, span, spec)
+        rows, header = opened(file, span, spec)
         if not header:
             return
         hint = " If the first row is no header, or another delimiter splits it, set input.csv."
@@ -70,10 +70,10 @@ class CsvReader:
 
 def first_fields(file: BinaryIO, span: Span, spec: InputSpec) -> list[str]:
     """The columns that the header or the spec names, for a preview."""
-    return _opened(file, span, spec)[1]
+    return opened(file, span, spec)[1]
 
 
-def _opened(file: BinaryIO, span: Span, spec: InputSpec) -> tuple[_Rows, list[str]]:
+def opened(file: BinaryIO, span: Span, spec: InputSpec) -> tuple[_Rows, list[str]]:
     """The rows after the header, and the names of the columns; none where the shard is empty."""
     # The limit is global to the process and 128 KiB by default; it is only raised here.
     csv.field_size_limit(max(csv.field_size_limit(), spec.max_record_bytes + 1))

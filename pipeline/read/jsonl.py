@@ -57,11 +57,13 @@ class JsonlReader:
 
 def first_fields(file: BinaryIO, span: Span, spec: InputSpec) -> list[str]:
     """The keys of the first object of a shard, for a preview."""
+    return list(next(first_objects(file, span, spec), {}))
+
+
+def first_objects(file: BinaryIO, span: Span, spec: InputSpec) -> Iterator[dict[str, Any]]:
+    """The objects of a shard that are not empty, in order; what is no object is passed over."""
     for batch in read_lines(file, span, spec.max_record_bytes, json_problem_of):
-        for value in decode_each(batch.without_blank(), spec, {}):
-            if value:
-                return list(value)
-    return []
+        yield from filter(None, decode_each(batch.without_blank(), spec, {}))
 
 
 def _table(batch: LineBatch, values: list[dict[str, Any]] | None, spec: InputSpec) -> pa.Table:

@@ -134,7 +134,7 @@ def preview(shard: Shard, spec: InputSpec) -> Preview:
     try:
         with open_shard(shard, spec.storage_options) as opened:
             is_open = True
-            file = cast(BinaryIO, _Bounded(opened))
+            file = cast(BinaryIO, Bounded(opened))
             span = Span(shard=shard)
             if format in _FIELDS:
                 with contextlib.suppress(ShardDamaged):  # read again below, as a reject
@@ -143,7 +143,7 @@ def preview(shard: Shard, spec: InputSpec) -> Preview:
             in_path = layout.partition_values(path_of(shard.uri))
             fields += tuple(name for name in in_path if name not in fields)
             text, problem, is_mistake = _first_text(file, span, format, spec)
-    except _LimitReached:
+    except LimitReached:
         problem = f"no record ends within {MAX_BYTES} bytes or {MAX_SECONDS:.0f} s"
         return replace(start, fields=fields, problem=problem)
     except InputError as error:
@@ -176,11 +176,11 @@ def _first_text(
     return None, problem, reasons <= _MISTAKES
 
 
-class _LimitReached(Exception):
+class LimitReached(Exception):
     """More was asked for than a preview may read."""
 
 
-class _Bounded(io.RawIOBase):
+class Bounded(io.RawIOBase):
     """A file of which at most MAX_BYTES are read, and nothing after MAX_SECONDS."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -197,7 +197,7 @@ class _Bounded(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         if self._rest_bytes <= 0 or time.monotonic() > self._deadline:
-            raise _LimitReached
+            raise LimitReached
         data = self._file.read(self._rest_bytes if size < 0 else min(size, self._rest_bytes))
         self._rest_bytes -= len(data)
         return data
