@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pipeline.cli import answers, display
 from pipeline.cli.options import console
 from pipeline.driver.budget import Left
+from pipeline.driver.commits import waiting_parts
 from pipeline.driver.plan import Plan
-from pipeline.driver.run import Result, waiting_parts
+from pipeline.driver.run import Result
 from pipeline.errors import CorpusEmbedError
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store

@@ -16,20 +16,21 @@ from typing import Any
 
 from pipeline.driver.attempt import attempt_facts, what_came
 from pipeline.driver.budget import Budget, Left, left_of
+from pipeline.driver.commits import commit_finished, finish
 from pipeline.driver.estimate.rates import Rate, rates_of
-from pipeline.driver.limits import check_parts, check_plan
+from pipeline.driver.limits import check_plan
 from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.splits import missing
 from pipeline.driver.tally import row_counts
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
+from pipeline.observe.openlineage import reported
 from pipeline.observe.progress import Progress
 from pipeline.output import lake, work
 from pipeline.output.card import update_card
 from pipeline.output.damage import DamagedShard, damaged_shards
-from pipeline.output.id_index import count_duplicate_ids
 from pipeline.output.run_folder import create_run, record_attempt
-from pipeline.output.snapshots import commit_snapshot, load_manifests
+from pipeline.output.snapshots import load_manifests
 from pipeline.storage.addresses import shown
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Manifest, Snapshot
@@ -88,16 +89,30 @@ def run_job(
     one stopped.
     """
     lake.ask_catalog(store, job.spec.publish, is_plan=False)
-    terms = _Terms(on_plan, nominal_time, full_refresh, foretold, limit, budget)
-    with work.under_way(store, "run", job.fingerprint):
-        return _run_marked(job, store, execute, progress, terms)
+    with reported(job, nominal_time) as lineage, work.under_way(store, "run", job.fingerprint):
+
+        def on_each_plan(plan: Plan) -> None:
+            lineage.planned(plan.run_id, plan.shards)
+            if on_plan:
+                on_plan(plan)
+
+        terms = _Terms(on_each_plan, nominal_time, full_refresh, foretold, limit, budget)
+        result = _run_marked(job, store, execute, progress, terms)
+        lineage.finished(
+            store,
+            result.snapshot,
+            result.rows,
+            embedded=result.embedded,
+            elapsed_s=progress.elapsed_s,
+        )
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
 class _Terms:
     """What `run_job` is asked beside the job."""
 
-    on_plan: Callable[[Plan], None] | None
+    on_plan: Callable[[Plan], None]
     nominal_time: datetime.datetime | None
     full_refresh: bool
     foretold: Callable[[], Mapping[str, Any] | None]
@@ -112,8 +127,7 @@ def _run_marked(
     resources: Mapping[str, float] = {}
     for _round in range(MAX_ROUNDS):
         plan = make_plan(job, store, terms.limit)
-        if terms.on_plan:
-            terms.on_plan(plan)
+        terms.on_plan(plan)
         if plan.nothing_to_do and plan.head:
             update_card(store, job.spec)
             tables = lake.bring_up(store, job.spec.publish)
@@ -196,55 +210,6 @@ def _ended(
     )
 
 
-def commit_finished(plan: Plan, store: Store, parts: Sequence[Manifest]) -> Snapshot:
-    """Make finished parts readable before all are done, where that only adds to the head."""
-    snapshot = commit_snapshot(
-        store,
-        parts,
-        run_id=plan.run_id,
-        fingerprint=plan.job.fingerprint,
-        parent=plan.head,
-        complete=False,
-    )
-    update_card(store, plan.job.spec)
-    return snapshot
-
-
 def _behind(tables: Sequence[lake.Outcome]) -> list[str]:
     """A sentence for each table that could not be brought up to the snapshot."""
     return [f"{table.name} is behind: {table.error}" for table in tables if table.error]
-
-
-def finish(
-    plan: Plan,
-    store: Store,
-    parts: Sequence[Manifest],
-    nominal_time: datetime.datetime | None = None,
-    full_refresh: bool = False,
-) -> Snapshot:
-    """Check the finished parts of a whole plan and make them the head.
-
-    Raises TooManyRejects, TooMuchDamage, TooManyDeletions or CommitConflict.
-    """
-    check_parts(plan, store, parts, full_refresh)
-    n_duplicate_ids = None
-    if plan.job.spec.input.id_column is not None:
-        n_duplicate_ids = count_duplicate_ids(store, parts)
-    return commit_snapshot(
-        store,
-        parts,
-        run_id=plan.run_id,
-        fingerprint=plan.job.fingerprint,
-        parent=plan.head,
-        complete=True,
-        n_duplicate_ids=n_duplicate_ids,
-        nominal_time=nominal_time,
-    )
-
-
-def waiting_parts(plan: Plan, store: Store) -> list[Manifest]:
-    """The finished parts of the planned content that the head does not have: what a run that was
-    stopped leaves to the next one."""
-    live_ids = {part.part_id for part in plan.live}
-    parts = plan.parts_of(load_manifests(store, plan.job.fingerprint, plan.done))
-    return [part for part in parts if part.part_id not in live_ids]

@@ -19,10 +19,10 @@ import ray
 
 from pipeline.driver.budget import Budget
 from pipeline.driver.cluster import devices_of
+from pipeline.driver.commits import commit_finished
 from pipeline.driver.interrupts import interrupt_main
 from pipeline.driver.limits import check_damage, check_partitions, check_rejects
 from pipeline.driver.plan import Plan
-from pipeline.driver.run import commit_finished
 from pipeline.driver.showing import Watch, shielded
 from pipeline.errors import CorpusEmbedError
 from pipeline.observe.progress import Progress

@@ -53,7 +53,8 @@ def test_every_object_and_folder_of_an_output_has_the_mode_that_the_umask_leaves
         (tmp_path / "file").touch()
         (tmp_path / "folder").mkdir()
     entries = list((tmp_path / "out").rglob("*"))
-    assert {entry.parts[len(tmp_path.parts) + 1] for entry in entries} == {"data", "_meta"}
+    roots = {entry.parts[len(tmp_path.parts) + 1] for entry in entries}
+    assert roots == {"data", "_meta", "README.md", "croissant.json"}
     assert {mode(entry) for entry in entries if entry.is_file()} == {mode(tmp_path / "file")}
     assert {mode(entry) for entry in entries if entry.is_dir()} == {mode(tmp_path / "folder")}
 

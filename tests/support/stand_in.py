@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.driver.commits import finish
 from pipeline.driver.plan import Plan
-from pipeline.driver.run import finish, run_job
+from pipeline.driver.run import run_job
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.resolve import Job
 from pipeline.job.spec import JobSpec, spec_from
