@@ -11,6 +11,7 @@ What the commands of the same names do with an output:
     search(uri, text)        the rows nearest to a text
     trace(uri, row)          a row back to its shard, record and bytes
     verify(uri)              the output against its manifests, and a sample against its sources
+    report(uri)              a page about an output: runs, rejects, a map of the vectors, duplicates
     diff(uri, since, until)  how many rows differ between two snapshots, and which
     compact(uri)             small data files joined into large ones, as a new snapshot
     vacuum(uri)              what the kept snapshots do not need; deleted on request
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from pipeline.output.dataset import open_dataset, read_vectors
     from pipeline.tools.compact import compact
     from pipeline.tools.diff import diff
+    from pipeline.tools.report.report import report
     from pipeline.tools.search import search
     from pipeline.tools.trace import trace
     from pipeline.tools.vacuum import vacuum
@@ -94,6 +96,7 @@ __all__ = [
     "open_dataset",
     "plan",
     "read_vectors",
+    "report",
     "run",
     "search",
     "trace",
@@ -109,6 +112,7 @@ _LAZY = {
     "changes": "pipeline.output.change_feed",
     "compact": "pipeline.tools.compact",
     "diff": "pipeline.tools.diff",
+    "report": "pipeline.tools.report.report",
     "search": "pipeline.tools.search",
     "trace": "pipeline.tools.trace",
     "vacuum": "pipeline.tools.vacuum",

@@ -25,6 +25,9 @@ OWNERS = {
         "output/lake/catalog_check.py",
     ),
     "deltalake": ("output/lake/delta.py",),
+    "bokeh": ("tools/report/plots.py", "tools/report/render.py", "tools/report/blocks.py"),
+    "jinja2": ("tools/report/render.py",),
+    "sklearn": ("tools/report/geometry.py",),
     "ray": ("driver/", "workers/stages.py", "workers/reports.py"),
 }
 """Libraries that only some modules may import: those that are heavy, and those that are extras."""

@@ -29,6 +29,7 @@ OF_COMMANDS = {
     "search": "uri text k= snapshot= prompt_name= model_path=",
     "trace": "uri row snapshot= source_options=",
     "verify": "uri snapshot= sample= seed= model_path= need_model= source_options=",
+    "report": "uri format= snapshot= sample= seed= near= read_sources= source_options= made=",
     "diff": "uri since until keys=",
     "compact": "uri target_bytes=",
     "vacuum": "uri keep_snapshots= older_than= delete=",
@@ -62,7 +63,7 @@ def test_the_version_is_that_of_the_project_and_types_come_with_the_package() ->
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert pipeline.__version__ == project["project"]["version"]
     package_data = project["tool"]["setuptools"]["package-data"]["pipeline"]
-    assert all((ROOT / "pipeline" / name).is_file() for name in package_data)
+    assert all([*(ROOT / "pipeline").glob(name)] for name in package_data)
     assert "py.typed" in package_data
 
 

@@ -45,8 +45,10 @@ def read_rows(
     file: pq.ParquetFile, row_indices: npt.NDArray[np.integer], columns: Sequence[str]
 ) -> pa.Table:
     """The rows at `row_indices` (ascending) of a file, with those of `columns` that it has. Only
-    their row groups are read."""
+    their row groups are read. Raises pa.ArrowInvalid where the file has fewer rows."""
     footer = file.metadata
+    if len(row_indices) and row_indices[-1] >= footer.num_rows:
+        raise pa.ArrowInvalid(f"it has only {footer.num_rows} rows; its manifest says more")
     ends = np.cumsum([footer.row_group(number).num_rows for number in range(footer.num_row_groups)])
     groups = np.searchsorted(ends, row_indices, side="right")
     names = [name for name in columns if name in file.schema_arrow.names]

@@ -5,25 +5,32 @@ All of it works on exactly the files of the newest snapshot, whatever else lies 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import pyarrow as pa
 
 from pipeline.storage import layout
 
-FILES = f"""\
+
+def listing(root: str = ".") -> str:
+    """Python that names the files of the newest snapshot. root: the folder of the output."""
+    comment = "  # the folder of this card" if root == "." else ""
+    return f"""\
 import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-root = Path(".")  # the folder of this card
+root = Path({json.dumps(root, ensure_ascii=False)}){comment}
 newest = max((root / "{layout.SNAPSHOTS}").glob("*.json"))
 file_list = root / json.loads(newest.read_text())["file_list"]
 paths = pq.read_table(file_list, columns=["paths"])["paths"].to_pylist()
 files = [str(root / path) for of_part in paths for path in of_part]
 """
 
+
+FILES = listing()
 _ARROW = {pa.string(): "pa.string()", pa.int64(): "pa.int64()", pa.float64(): "pa.float64()"}
 _ARROW |= {pa.bool_(): "pa.bool_()", pa.date32(): "pa.date32()"}
 _ARROW |= {pa.timestamp("us", tz="UTC"): 'pa.timestamp("us", tz="UTC")'}
