@@ -7,6 +7,9 @@ of the job. Cost: a folder.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import secrets
 import tempfile
 
@@ -18,11 +21,18 @@ MAX_REJECT_FRACTION = 0.99
 """A few rejects are many of a hundred records; where all are rejected, the run says why."""
 
 
+def _remove_empty(folder: str) -> None:
+    """A run that was refused has written nothing."""
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+
+
 def trial_of(spec: JobSpec, address: str | None = None) -> JobSpec:
     """The job with another output: a temporary folder where all workers are on this machine, or a
     new name beside `output.uri` where they are on others. It is published nowhere."""
     if is_alone(address):
         uri = tempfile.mkdtemp(prefix="corpus-embed-limit-")
+        atexit.register(_remove_empty, uri)
         storage_options = {}
     else:
         uri = f"{spec.output.uri.rstrip('/')}-limit-{secrets.token_hex(4)}"

@@ -167,7 +167,27 @@ def lines_beside_a_description(folder: Path) -> dict[str, Any]:
     return {"text": "abstract", "id": "url"}
 
 
+def csv_of_a_japanese_spreadsheet(folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    rows = [f"{i},題名{i},{prose(i, 'ja')}" for i in range(N)]
+    (folder / "a.csv").write_bytes("\r\n".join(["番号,題名,本文", *rows]).encode("cp932"))
+    return {"text": "本文", "title": "題名", "model": "ruri"}
+
+
+def json_lines_called_text(folder: Path) -> dict[str, Any]:
+    records = [{"uuid": f"{i:032x}", "message": prose(i)} for i in range(N)]
+    write_lines(folder / "dump.txt", records)
+    return {"text": "message", "id": "uuid"}
+
+
+def one_file_without_a_suffix(folder: Path) -> dict[str, Any]:
+    records = [{"docId": f"a{i}", "message": f"<p>{prose(i)}</p>"} for i in range(N)]
+    write_lines(folder / "dump", records)
+    return {"text": "message", "id": "docId", "words": "# Check: the texts hold HTML tags"}
+
+
 KINDS = [
+    *(csv_of_a_japanese_spreadsheet, json_lines_called_text, one_file_without_a_suffix),
     *(odd_names, nested, parquet_with_lists_and_structs, csv_with_semicolons, plain_text),
     *(crawled_text, crawled_pages, folders_of_a_hive, lines_beside_a_description),
 ]
@@ -187,7 +207,9 @@ def test_the_fields_of_unknown_data_are_found_and_a_run_takes_the_spec(
     spec = load_spec(written(starter, tmp_path / "job.yaml"))
     assert spec == starter.spec
     assert spec.input.text_column == expected["text"]
-    assert spec.input.id_column == expected["id"]
+    if "id" in expected:
+        assert spec.input.id_column == expected["id"]
+    assert expected.get("words", "") in starter.text
     if "language" in expected:
         assert spec.output.partition_by[0] == expected["language"]
         assert expected["language"] in spec.input.keep_columns
@@ -204,6 +226,16 @@ def test_the_fields_of_unknown_data_are_found_and_a_run_takes_the_spec(
     assert (snapshot.n_documents, snapshot.n_rejects) == (N, 0)
     texts = open_dataset(spec.output.uri).to_table(columns=["text"])["text"].to_pylist()
     assert all(ENGLISH[:20] in text or JAPANESE[:10] in text for text in texts)
+
+
+def test_a_pattern_is_kept_and_narrowed_to_the_format_that_is_meant(tmp_path: Path) -> None:
+    odd_names(tmp_path / "in")
+    starter = look_at(f"{tmp_path}/in/part-*.jsonl")
+    assert starter.spec.input.uri == (f"{tmp_path}/in/part-*.jsonl",)
+    (tmp_path / "in/part-notes.txt").write_text("Notes.\n")
+    starter = look_at(f"{tmp_path}/in/part-*")
+    assert starter.spec.input.uri == (f"{tmp_path}/in/part-*.jsonl",)
+    assert "1 text" in starter.text
 
 
 def test_data_on_s3_is_looked_at_in_place(tmp_path: Path, s3: S3Place) -> None:

@@ -9,13 +9,19 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pipeline.errors import SpecError
 from pipeline.read import format_of
 from pipeline.read.compression import path_of
+from pipeline.read.input.shards import open_shard
 from pipeline.storage.lineage import Shard
+
+_HEAD_BYTES = 4096
+_STARTS = {b"PAR1": "parquet", b"WARC/": "warc", b"{": "jsonl"}
+"""What files of a format start with."""
 
 
 def most_of(shards: Sequence[Shard], format: str) -> tuple[list[Shard], str, dict[str, int]]:
@@ -32,12 +38,26 @@ def most_of(shards: Sequence[Shard], format: str) -> tuple[list[Shard], str, dic
 
 
 def patterns_of(uri: str, shards: Sequence[Shard], format: str) -> list[str]:
-    """Patterns below a folder that match files of the chosen format alone."""
+    """Patterns that match, of what a folder or a pattern names, files of the chosen format alone.
+    The URI itself where no pattern can say that."""
     if format != "auto":
+        return [uri]
+    last = uri.rsplit("/", 1)[-1]
+    is_pattern = re.search(r"[*?\[]", last) is not None
+    if is_pattern and not last.endswith("*"):
         return [uri]
     suffixes = {"".join(PurePosixPath(path_of(shard.uri)).suffixes[-2:]) for shard in shards}
     endings = sorted({_ending(suffix) for suffix in suffixes})
-    return [f"{uri.rstrip('/')}/**/*{ending}" for ending in endings]
+    start = uri if is_pattern else f"{uri.rstrip('/')}/**/*"
+    return [f"{start}{ending}" for ending in endings]
+
+
+def format_of_content(shard: Shard, options: Mapping[str, Any]) -> str | None:
+    """The format that the first bytes of a shard show, for names that show none; None where they
+    show none either."""
+    with open_shard(shard, options) as file:
+        head = file.read(_HEAD_BYTES).lstrip()
+    return next((name for start, name in _STARTS.items() if head.startswith(start)), None)
 
 
 def _ending(suffix: str) -> str:

@@ -116,7 +116,9 @@ def _model(model: Model) -> Iterator[str]:
 
 def _output(choices: Choices) -> Iterator[str]:
     yield "output:"
-    yield f"  uri: {_value(choices.output)}"
+    is_local = "://" not in choices.output
+    where = "a folder of this machine; name s3://… where workers are on others" if is_local else ""
+    yield _with_reason(f"  uri: {_value(choices.output)}", where)
     if choices.roles.partition:
         yield f"  partition_by: {_value(list(choices.roles.partition))} # few different values"
     if choices.storage_options and "://" in choices.output:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from pipeline.driver.overlap import check_apart
 from pipeline.driver.starter.columns import Roles, language_of, roles_of
 from pipeline.driver.starter.fields import Field, fields_of
+from pipeline.driver.starter.look import csv_of, sample_of, shards_of
 from pipeline.driver.starter.models import Model, default_model, model_named
 from pipeline.driver.starter.place import most_of, name_of, patterns_of
 from pipeline.driver.starter.spec_text import Choices, spec_text
@@ -26,9 +28,7 @@ from pipeline.job.input_spec import InputSpec
 from pipeline.job.resolve import device_here
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.read.compression import path_of
-from pipeline.read.input.passed_over import PassedOver
-from pipeline.read.input.shards import list_shards
-from pipeline.read.peek import TEXT, delimiter_of, peek
+from pipeline.read.peek import TEXT
 from pipeline.read.preview import previews
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
@@ -38,11 +38,10 @@ from pipeline.storage.words import counted
 
 SCHEMA_NAME = ".corpus-embed.schema.json"
 """Hidden, so that a run that reads the folder does not take it for data."""
-N_RECORDS = 200
-"""How many records of each of the first, the middle and the last shard are looked at."""
-
 CHARS_PER_TOKEN = {"ja": 1.7, "many": 4.0}
 """Estimates, for the question whether texts are longer than a model takes."""
+
+_TAGS = re.compile(r"</?(p|div|br|span|a|li|td|h[1-6])[ />]", re.IGNORECASE)
 
 WITHOUT_FIELDS = ("text", "document", "warc")
 """Formats whose records are texts."""
@@ -92,25 +91,11 @@ def look_at(
     """
     options = dict(storage_options or {})
     known = model_named(model) if model is not None else None
-    section = _input_section([uri], format, options)
-    passed_over = PassedOver()
-    shards = [
-        shard
-        for shard in list_shards(section.uri, options, section.format, passed_over)
-        if shard.size_bytes
-    ]
-    if not shards:
-        raise InputError(
-            f"{shown(uri)}: all files there are empty, so there is nothing to look at."
-        )
+    section, shards = shards_of(_input_section([uri], format, options))
     shards, kind, others = most_of(shards, section.format)
-    csv = {}
-    if kind == "csv":
-        delimiter = delimiter_of(shards[0], section)
-        is_found_anyway = delimiter == "," or (delimiter == "\t" and _is_tsv(shards[0]))
-        csv = {} if is_found_anyway else {"delimiter": delimiter}
-        section = _input_section([uri], format, options, csv)
-    records = _sample(shards, section)
+    csv = csv_of(shards[0], section) if kind == "csv" else {}
+    section = _input_section([uri], section.format, options, csv)
+    records = sample_of(shards, section)
     fields = fields_of(records)
     in_path = list(layout.partition_values(path_of(shards[0].uri)))
     roles = _roles(fields, in_path, kind, shards[0])
@@ -179,22 +164,6 @@ def _input_section(
     return spec_from(fields, "--format and --storage-options").input
 
 
-def _sample(shards: Sequence[Shard], section: InputSpec) -> list[dict[str, Any]]:
-    """The first records of the first, the middle and the last shard. Raises InputError where none
-    of them has one."""
-    records: list[dict[str, Any]] = []
-    problems: list[str] = []
-    for shard in dict.fromkeys([shards[0], shards[len(shards) // 2], shards[-1]]):
-        try:
-            records += peek(shard, section, N_RECORDS)
-        except InputError as error:
-            problems.append(str(error))
-    if not records:
-        first = problems[0] if problems else f"{shown(shards[0].uri)}: no record is in it"
-        raise InputError(f"{first}. Looked at {counted(min(3, len(shards)), 'file')}.")
-    return records
-
-
 def _roles(fields: Sequence[Field], in_path: Sequence[str], kind: str, first: Shard) -> Roles:
     roles = roles_of(fields, in_path)
     if kind in WITHOUT_FIELDS:
@@ -206,10 +175,6 @@ def _roles(fields: Sequence[Field], in_path: Sequence[str], kind: str, first: Sh
             f"{shown(first.uri)}: no field looks like a text; its fields are {names or 'none'}."
         )
     return roles
-
-
-def _is_tsv(shard: Shard) -> bool:
-    return ".tsv" in path_of(shard.uri).lower()
 
 
 def _long_share(texts: Sequence[str], model: Model, language: str) -> float:
@@ -225,6 +190,8 @@ def _notes(others: Mapping[str, int], texts: Sequence[str], model: Model) -> lis
     if others:
         left_out = ", ".join(f"{n} {name}" for name, n in others.items())
         notes.append(f"files of other formats are left out: {left_out}.")
+    if sum(bool(_TAGS.search(text)) for text in texts) > len(texts) / 3:
+        notes.append("the texts hold HTML tags, which are embedded as they are.")
     if "non-commercial" in model.licence.lower():
         notes.append("the licence of the model forbids commercial use.")
     return notes
