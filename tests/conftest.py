@@ -62,6 +62,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function):
+            if " at 0x" in item.nodeid:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: the id holds an address, which differs in each process of "
+                    "`make test`. Give `ids`."
+                )
             for tier in tiers_of(item):
                 item.add_marker(tier)
             if item.get_closest_marker("ray"):

@@ -53,7 +53,7 @@ def changed(model: ModelDir, path: Path, **config: Any) -> ModelDir:
             "rotary positions of type 'dynamic' depend on the text's length",
         ),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_the_engine_that_is_loaded_is_the_one_of_the_plan(
     make: Any, config: dict[str, Any], engine: str, reason: str, tmp_path: Path
