@@ -1,25 +1,22 @@
-"""How a run looks: the plan, the progress and the report.
+"""How a run looks before and after: the plan and the report.
 
-Prints `Plan`, `Progress` and `Snapshot` with rich, as plain lines when the output is not a
-terminal. Everything is a `Text` with a style: rich would take `[/INST]` of a prompt for markup.
-Nothing here decides anything.
+Prints `Plan`, `Progress` and `Snapshot` with rich; what a run shows while it works is in `live.py`.
+Everything is a `Text` with a style: rich would take `[/INST]` of a prompt for markup. Nothing here
+decides anything.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from pipeline.driver.plan import Plan
 from pipeline.job.model.settings import NO_LIMIT
 from pipeline.job.resolve import Job
-from pipeline.observe.progress import TROUBLES, Progress
+from pipeline.observe.progress import EMBEDDING, END, START_UP, TROUBLES, Progress
 from pipeline.output.damage import DamagedShard, named
 from pipeline.read.input.passed_over import sentence
 from pipeline.read.preview import Preview
@@ -29,9 +26,8 @@ from pipeline.storage.words import agreeing, by_name, counted, duration, human, 
 
 WARNING = "yellow"
 """The style of what a person should look at."""
-
-PLAIN_SECONDS = 10.0
-"""Seconds between two progress lines when the output is not a terminal that can be redrawn."""
+NAME_WIDTH = 13
+"""Columns of the names before the facts of a plan."""
 
 
 def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = ()) -> None:
@@ -67,10 +63,8 @@ def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = (
     if takeover:
         lines.insert(2, ("", takeover))
     lines[1:1] = [("first record", str(entry)) for entry in first_records]
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, fact in lines:
-        table.add_row(name, Text(fact, "" if name else WARNING))
-    console.print(table)
+    for name, fact in lines:  # no table: it would fill lines up with blanks
+        console.print(Text(f"{name:{NAME_WIDTH}}").append(fact, "" if name else WARNING))
     show_passed_over(console, plan)
     if _restricted(job.model_license):
         _warn(
@@ -152,25 +146,10 @@ def report(
 ) -> None:
     """The figures at the end of a run. rows: number of rows by outcome, see `tally.row_counts`.
     damaged: the shards that could not be read to their end."""
-    stages = progress.summary()["seconds"].items()
     console.print(headline(uri, snapshot))
     console.print(Text(f"rows: {by_name(rows) or 'none'}"))
-    console.print(
-        Text(
-            f"this run: {counted(progress['n_documents'], 'document')}, "
-            f"{counted(progress['n_tokens'], 'token')} "
-            f"in {duration(progress.elapsed_s)} ({number(progress.tokens_per_s)} tokens/s, "
-            f"{progress.padding_share:.1%} padding); worker seconds: "
-            + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages)
-        )
-    )
-    if progress.busy_share is not None:
-        console.print(
-            Text(
-                f"embedders busy {progress.busy_share:.0%} of their time; "
-                f"bottleneck: {progress.bottleneck}"
-            )
-        )
+    for line in _this_run(progress):
+        console.print(Text(line))
     troubles = [
         counted(progress[name], *words) for name, words in TROUBLES.items() if progress[name]
     ]
@@ -186,6 +165,37 @@ def report(
     show_damage(console, damaged)
 
 
+def _this_run(progress: Progress) -> Iterator[str]:
+    """What was done and how long it took: start-up, embedding and end apart."""
+    tokens = counted(progress["n_embedded_tokens"], "token")
+    yield (
+        f"this run: {counted(progress['n_documents'], 'document')} and {tokens} embedded in "
+        f"{duration(progress.elapsed_s)}"
+        if progress["parts"]
+        else f"this run: nothing to embed, {duration(progress.elapsed_s)}"
+    )
+    phases = {
+        "start-up": progress.seconds_in(*START_UP),
+        "embedding": progress.seconds_in(EMBEDDING),
+        "end": progress.seconds_in(*END),
+    }
+    if any(phases.values()):
+        words = [f"{name} {seconds:.1f} s" for name, seconds in phases.items() if seconds]
+        if phases["embedding"]:
+            words[-1 - bool(phases["end"])] += f" at {number(progress.tokens_per_s)} tokens/s"
+        yield f"  {', '.join(words)}"
+    stages = {name: seconds for name, seconds in progress.stage_seconds.items() if seconds >= 0.05}
+    if stages:
+        yield "  worker seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in stages.items())
+    if progress.busy_share is not None:
+        seconds = phases.get(progress.bottleneck or "", 0.0)
+        took = f", {seconds:.1f} s" if seconds else ""
+        yield (
+            f"  embedders busy {progress.busy_share:.0%} of their time; "
+            f"bottleneck: {progress.bottleneck}{took}"
+        )
+
+
 def show_damage(console: Console, damaged: Sequence[DamagedShard]) -> None:
     """One line about the shards that could not be read to their end, if there are any."""
     if damaged:
@@ -197,52 +207,6 @@ def rejects_of(snapshot: Snapshot) -> str:
     """The rejects of a snapshot: their number, then each reason with its own."""
     reasons = by_name(snapshot.reject_reasons)
     return counted(snapshot.n_rejects, "reject") + (f" ({reasons})" if reasons else "")
-
-
-class Watcher:
-    """Shows the `Progress` of a run: a context manager that is called with (progress, notes)."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.printed_at = 0.0
-        self.live: Live | None = None
-        if console.is_terminal:
-            self.live = Live(
-                console=console,
-                refresh_per_second=4,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-
-    def __enter__(self) -> Watcher:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
-
-    def __call__(self, progress: Progress, notes: list[str]) -> None:
-        for note in notes:
-            _warn(self.console, note)
-        if self.live:
-            self.live.update(Text(self._line(progress)))
-        elif time.monotonic() - self.printed_at > PLAIN_SECONDS:
-            self.printed_at = time.monotonic()
-            self.console.print(Text(self._line(progress)))
-
-    @staticmethod
-    def _line(progress: Progress) -> str:
-        if not progress["parts"]:
-            return f"starting workers and loading the model … {duration(progress.elapsed_s)}"
-        return (
-            f"{progress.fraction:.0%}  eta={duration(progress.eta_s)} "
-            f"documents={progress['n_documents']} tokens/s={progress.tokens_per_s:.0f} "
-            f"padding={progress.padding_share:.1%} rejects={progress['n_rejects']} "
-            f"parts={progress['parts']} elapsed={duration(progress.elapsed_s)}"
-        )
 
 
 def _restricted(licence: str | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import answers, display
+from pipeline.cli import answers, display, live
 from pipeline.cli.endings import show_result, what_is_kept
 from pipeline.cli.options import (
     MAKE,
@@ -19,6 +19,7 @@ from pipeline.cli.options import (
     MaxTime,
     NominalTime,
     Overrides,
+    ProgressMode,
     SpecPath,
     as_time,
     budget_of,
@@ -87,12 +88,16 @@ def run(
     ] = None,
     max_time: MaxTime = None,
     max_cost: MaxCost = None,
+    progress: ProgressMode = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Plan, embed what is missing and commit a snapshot. Run again after any failure to resume."""
     job_spec = load_spec(spec, overrides)
     scheduled = as_time(nominal_time)
     budget = budget_of(max_time, max_cost)
+    watcher = live.Watcher(console, progress)
+    is_quiet = console.quiet
+    console.quiet = is_quiet or watcher.is_alone
     # after the spec: a wrong one fails before Ray is imported
     with held_back():
         from pipeline.driver.connection import disconnect, log_path
@@ -112,7 +117,7 @@ def run(
         with (
             patience(None),
             contextlib.redirect_stdout(log_path().open("a")),
-            display.Watcher(console) as watch,
+            watcher as watch,
         ):
             try:
                 result = run_on_ray(
@@ -129,7 +134,9 @@ def run(
                 disconnect()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(what_is_kept(plans)) from None
-    show_result(result, as_json=as_json, is_trial=limit is not None)
+    console.quiet = is_quiet
+    if as_json or not watcher.is_alone:
+        show_result(result, as_json=as_json, is_trial=limit is not None)
 
 
 @app.command(
@@ -144,6 +151,7 @@ def refresh(
     full_refresh: FullRefresh = False,
     max_time: MaxTime = None,
     max_cost: MaxCost = None,
+    progress: ProgressMode = "auto",
     as_json: AsJson = False,
 ) -> None:
     """`run` for schedulers: only one at a time works on an output, and it ends at once, without
@@ -157,6 +165,7 @@ def refresh(
             full_refresh,
             max_time=max_time,
             max_cost=max_cost,
+            progress=progress,
             as_json=as_json,
         )
 

@@ -68,6 +68,14 @@ SourceOptions = Annotated[
         "their server",
     ),
 ]
+ProgressMode = Annotated[
+    str,
+    typer.Option(
+        "--progress",
+        metavar="MODE",
+        help="auto, plain, json (JSON lines in place of all other messages) or json:FILE",
+    ),
+]
 NominalTime = Annotated[
     str | None,
     typer.Option(

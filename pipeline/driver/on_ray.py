@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
@@ -30,11 +30,12 @@ from pipeline.driver.places import check_dtype, output_of
 from pipeline.driver.plan import Plan
 from pipeline.driver.run import Result, run_job
 from pipeline.driver.showing import Watch, count_retry, log_notes, shielded
+from pipeline.driver.totals import Totals
 from pipeline.driver.trial import trial_of
-from pipeline.driver.watch import Totals, watching
+from pipeline.driver.watch import watching
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
-from pipeline.observe.progress import Progress
+from pipeline.observe.progress import CONNECTING, DONE, STARTING, Progress
 from pipeline.output.text_index import build_segment, update_index
 from pipeline.read.pages import text_formats
 from pipeline.read.parts import Todo
@@ -88,8 +89,8 @@ def run(
     """
     if limit is not None:
         spec = trial_of(spec, address)
-    progress = Progress()
     watch = shielded(watch or log_notes)
+    progress = Progress(on_change=lambda: watch(progress, []))
     listen_to_retries(functools.partial(count_retry, progress))
     listen_to_notes(lambda note: watch(progress, [note]))
     store = output_of(spec)
@@ -100,12 +101,12 @@ def run(
 
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
         first_records(plan)  # a mistake of the spec costs no start of workers
+        progress.enter(CONNECTING)
         connect(address)
         if budget:
             budget.check(progress, lambda: devices_of(job))  # a device has no price
         execute(plan, store, progress, watch, budget)
-        resources: Mapping[str, float] = ray.cluster_resources()
-        return resources
+        return cast(Mapping[str, float], ray.cluster_resources())
 
     result = run_job(
         job,
@@ -119,6 +120,7 @@ def run(
         budget=budget,
     )
     remember(result.rates)
+    progress.enter(DONE)
     return result
 
 
@@ -127,6 +129,7 @@ def execute(
 ) -> None:
     """Run the missing splits of a plan through Ray Data; returns when every part is written."""
     job = plan.job
+    progress.enter(STARTING)
     context = DataContext.get_current()
     # every part is a block of its own, however small (docs/design.md)
     context.target_max_block_size = 1 << 10

@@ -20,12 +20,13 @@ from pipeline.driver.commits import commit_finished, finish
 from pipeline.driver.estimate.rates import Rate, rates_of
 from pipeline.driver.limits import check_plan
 from pipeline.driver.plan import Plan, make_plan
+from pipeline.driver.remaining_bytes import remaining_of
 from pipeline.driver.splits import missing
 from pipeline.driver.tally import row_counts
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
 from pipeline.observe.openlineage import reported
-from pipeline.observe.progress import Progress
+from pipeline.observe.progress import COMMITTING, PLANNING, PUBLISHING, Progress
 from pipeline.output import lake, work
 from pipeline.output.card import update_card
 from pipeline.output.damage import DamagedShard, damaged_shards
@@ -126,6 +127,7 @@ def _run_marked(
     embedded = False
     resources: Mapping[str, float] = {}
     for _round in range(MAX_ROUNDS):
+        progress.enter(PLANNING)
         plan = make_plan(job, store, terms.limit)
         terms.on_plan(plan)
         if plan.nothing_to_do and plan.head:
@@ -139,9 +141,10 @@ def _run_marked(
         create_run(store, plan.run_id, job.spec.to_yaml().encode(), splits)
         failpoint("after_plan")
         if plan.todo:
-            progress.bytes_todo = plan.todo_bytes
+            progress.remaining = remaining_of(plan)
             embedded = True
             resources = execute(plan)
+        progress.enter(COMMITTING)
         manifests = load_manifests(store, job.fingerprint, plan.done)
         unfinished = missing(plan.todo, manifests)
         is_over = bool(unfinished and terms.budget and terms.budget.is_used)
@@ -194,6 +197,7 @@ def _ended(
     }
     record_attempt(store, plan.run_id, facts)
     update_card(store, job.spec)
+    progress.enter(PUBLISHING)
     tables = [] if is_over else lake.bring_up(store, job.spec.publish)
     return Result(
         plan=plan,

@@ -23,9 +23,11 @@ from pipeline.driver.commits import commit_finished
 from pipeline.driver.interrupts import interrupt_main
 from pipeline.driver.limits import check_damage, check_partitions, check_rejects
 from pipeline.driver.plan import Plan
+from pipeline.driver.remaining_bytes import sample
 from pipeline.driver.showing import Watch, shielded
+from pipeline.driver.totals import Taken
 from pipeline.errors import CorpusEmbedError
-from pipeline.observe.progress import Progress
+from pipeline.observe.progress import EMBEDDING, LOADING, Progress
 from pipeline.output.snapshots import load_manifests
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
@@ -43,55 +45,6 @@ STARTING_S = 20.0
 STALLED_S = 300.0
 """After how long without a finished part a run reports what it is waiting for, and how often it
 repeats the report."""
-
-
-class Totals:
-    """An actor: workers report to it what they start and finish, and ask it whether they may begin
-    more; the driver asks it, too. Losing it loses a display, never data."""
-
-    def __init__(self) -> None:
-        self._reports: list[dict[str, float]] = []
-        self._notes: list[str] = []
-        self._is_stopping = False
-        # For each piece of unfinished work: how often it was started, and when and where last. In
-        # the order of these times.
-        self._started: dict[str, tuple[int, float, str]] = {}
-
-    def begin(self, work: str, place: str) -> int:
-        """Returns how often `work` was started before without being finished: each time its worker
-        died, because of it or because of other work in the same process."""
-        n_starts = self._started.pop(work, (0,))[0]
-        self._started[work] = (n_starts + 1, time.monotonic(), place)
-        return n_starts
-
-    def end(self, work: str) -> None:
-        self._started.pop(work, None)
-
-    def add(self, report: dict[str, float]) -> None:
-        self._reports.append(report)
-
-    def note(self, text: str) -> None:
-        self._notes.append(text)
-
-    def stop(self) -> None:
-        self._is_stopping = True
-
-    def is_stopping(self) -> bool:
-        return self._is_stopping
-
-    def take(self) -> tuple[list[dict[str, float]], list[str]]:
-        """The reports and notes since the last call."""
-        taken, self._reports, self._notes = (self._reports, self._notes), [], []
-        return taken
-
-    def under_way(self) -> list[str]:
-        """For each kind of work the piece that has taken longest: its name, for how long, and
-        where."""
-        longest: dict[str, str] = {}
-        for work, (_, started_s, place) in self._started.items():
-            elapsed_s = time.monotonic() - started_s
-            longest.setdefault(work.split()[0], f"{work} for {elapsed_s:.0f} s in {place}")
-        return list(longest.values())
 
 
 @dataclasses.dataclass
@@ -154,11 +107,11 @@ class Watcher:
         )
 
     def show(self) -> None:
-        reports, notes = ray.get(self.totals.take.remote())
-        for report in reports:
-            self.progress.add(report)
+        taken = ray.get(self.totals.take.remote())
+        notes = list(taken.notes)
+        self._count(taken)
         now_s = time.monotonic()
-        if any("parts" in report for report in reports):
+        if taken.finished:
             self.last_part_s = now_s
             self.last_note_s = now_s
         elif now_s - self.last_note_s > min(STALLED_S, self.patience_s):
@@ -169,6 +122,25 @@ class Watcher:
                 self.last_note_s = now_s
                 notes = [*notes, self._waiting_for(pending, now_s)]
         self.watch(self.progress, notes)
+
+    def _count(self, taken: Taken) -> None:
+        """Add what workers have reported to the figures."""
+        progress = self.progress
+        if "embedding" in taken.begun:
+            progress.enter(EMBEDDING)
+        elif "loading" in taken.begun:
+            progress.enter(LOADING)
+        for amounts in taken.amounts:
+            progress.add(amounts)
+        for part_id, amounts in taken.advances.items():
+            progress.advance(part_id, amounts)
+        for part in taken.finished:
+            progress.finish_part(part.part_id, part.amounts)
+            progress.remaining.add_part(
+                part.split_id, part.index, part.last, int(part.amounts["record_bytes"])
+            )
+        progress.workers = taken.workers
+        progress.read_clock()
 
     def _waiting_for(self, pending: list[str], now_s: float) -> str:
         """pending: the work that takes longest, none where no worker runs."""
@@ -240,6 +212,9 @@ def watching(
     has_ended = threading.Event()
     thread = threading.Thread(target=watcher.run, args=(has_ended,), name="watch", daemon=True)
     thread.start()
+    # no run waits for it
+    arguments = (plan, progress.remaining)
+    threading.Thread(target=sample, args=arguments, name="sample", daemon=True).start()
     try:
         yield watcher
     finally:

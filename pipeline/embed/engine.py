@@ -37,6 +37,10 @@ DTYPES = {
 after that; the others stay float32."""
 
 
+OnBucket = Callable[[int], None]
+"""Takes the number of tokens of a bucket that was embedded."""
+
+
 @dataclass
 class EngineStats:
     """Sums over all calls of `Engine.embed`. `n_padded_tokens` counts what was computed, padding
@@ -57,7 +61,8 @@ class EngineStats:
 class Engine(ABC):
     """Vectors for ragged token ids. Not thread-safe; one engine per process and device.
 
-    default_budget_tokens: what a forward pass holds unless the options say otherwise.
+    default_budget_tokens: what a forward pass holds unless the options say otherwise. on_bucket: is
+    told of each bucket that was queued, for displays.
     """
 
     name: str
@@ -73,6 +78,7 @@ class Engine(ABC):
         )
         self.dtype = options.dtype
         self.stats = EngineStats()
+        self.on_bucket: OnBucket | None = None
         self.budget_tokens = options.max_batch_tokens or default_budget_tokens
 
     @abstractmethod
@@ -105,6 +111,8 @@ class Engine(ABC):
         sink = _Sink(vectors, self.device)
         for bucket in self._buckets(n_tokens[filled], lambda: self.budget_tokens):
             self._embed_bucket(ids, offsets, filled[bucket], sink)
+            if self.on_bucket:
+                self.on_bucket(int(n_tokens[filled[bucket]].sum()))
         sink.flush()
         self.stats.n_texts += n_tokens.size
         self.stats.n_tokens += int(n_tokens.sum())

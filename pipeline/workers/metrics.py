@@ -1,9 +1,14 @@
-"""What one finished part adds to the figures of a run. Every figure comes from a manifest, so a run
-counts exactly what is already safe."""
+"""What one part adds to the figures of a run: once it is finished, from its manifest, so that a run
+counts exactly what is already safe; before that, by how far its embedder has come."""
 
 from __future__ import annotations
 
+import dataclasses
+
+import pyarrow.compute as pc
+
 from pipeline.storage.lineage import Manifest
+from pipeline.workers.steps import PreparedPart
 
 _SUMMED = (
     "n_records",
@@ -21,11 +26,42 @@ _SUMMED = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class FinishedPart:
+    """What the driver learns of a part that is written. index, last: its place in its split.
+    amounts: from `increments`, and the seconds of its writing."""
+
+    part_id: str
+    split_id: str
+    index: int
+    last: bool
+    amounts: dict[str, float]
+
+
+def finished_part(manifest: Manifest, write_s: float) -> FinishedPart:
+    amounts = {**increments(manifest), "seconds.write": write_s}
+    split_id = manifest.split.split_id
+    return FinishedPart(manifest.part_id, split_id, manifest.index, manifest.last, amounts)
+
+
+def whole_part(part: PreparedPart) -> dict[str, float]:
+    """What a part that is being embedded will have done at its end, as far as it is known."""
+    last_document = pc.max(part.rows["document"]).as_py()
+    n_texts = part.tokens.num_rows
+    offsets = part.tokens["ids"].combine_chunks().offsets if n_texts else None
+    return {
+        "n_documents": 0 if last_document is None else last_document + 1,
+        "n_embedded_tokens": (offsets[-1].as_py() - offsets[0].as_py()) if offsets else 0,
+        "record_bytes": part.facts.record_bytes,
+    }
+
+
 def increments(manifest: Manifest) -> dict[str, float]:
-    """What one finished part adds to the totals: counts, stage seconds (`seconds.embed` …) and
-    `parts`."""
+    """What one finished part adds to the totals: counts, stage seconds (`seconds.embed` …), rejects
+    by reason (`rejects.empty_text` …) and `parts`."""
     amounts: dict[str, float] = {name: getattr(manifest, name) for name in _SUMMED}
     amounts |= {f"seconds.{stage}": seconds for stage, seconds in manifest.seconds.items()}
+    amounts |= {f"rejects.{reason}": number for reason, number in manifest.reject_reasons.items()}
     amounts["n_crashed_records"] = sum(
         manifest.reject_reasons.get(name, 0) for name in ("crashed_worker", "out_of_memory")
     )

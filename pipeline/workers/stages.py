@@ -25,7 +25,7 @@ from pipeline.storage.store import Store
 from pipeline.workers import guarded_steps, metrics
 from pipeline.workers.cells import pack, unpack
 from pipeline.workers.isolate import Child, in_process
-from pipeline.workers.reports import loading, may_begin, report_retries, working
+from pipeline.workers.reports import Advance, loading, may_begin, report_retries, working
 from pipeline.workers.steps import PreparedPart, embed_part, unfinished_parts
 from pipeline.write.create import create_generation
 from pipeline.write.part import EmbeddedPart, generation_of, write_part
@@ -131,7 +131,9 @@ class EmbedParts:
             embed_texts = functools.partial(
                 guarded_steps.embed_texts, child=child if is_careful else None
             )
-            embedded = embed_part(prepared, self.engine, self.job, embed_texts)
+            whole = metrics.whole_part(prepared)
+            advance = Advance(self.totals, prepared.facts.part_id, whole)
+            embedded = embed_part(prepared, self.engine, self.job, embed_texts, advance)
         starved_s = clock - self.idle_since
         self.idle_since = time.perf_counter()
         facts = embedded.facts.timed(embedders_starved=starved_s, embed=self.idle_since - clock)
@@ -160,5 +162,5 @@ class PartSink(Datasink[list[str]]):
         with working(self.totals, f"write of part {part.facts.part_id}"):
             manifest = write_part(part, self.job, self.store)
         write_s = time.perf_counter() - clock
-        self.totals.add.remote({**metrics.increments(manifest), "seconds.write": write_s})
+        self.totals.finish.remote(metrics.finished_part(manifest, write_s))
         return manifest.part_id

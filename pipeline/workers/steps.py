@@ -46,6 +46,7 @@ class Embeds(Protocol):
     dtype: str
     dim: int
     stats: Any
+    on_bucket: Callable[[int], None] | None
 
     def embed(self, ids: Ids, offsets: Offsets) -> Vectors: ...
 
@@ -180,21 +181,25 @@ def embed_part(
     job: Job,
     embed_texts: Callable[[Embeds, Ids, Offsets], tuple[Vectors, Mapping[int, Crashed]]]
     | None = None,
+    on_bucket: Callable[[int], None] | None = None,
 ) -> EmbeddedPart:
     """Vectors for the distinct texts of a prepared part, spread over its rows.
 
     embed_texts: runs the engine; returns the vectors (texts, D), and by number the texts that have
-    none. By default the engine runs unguarded.
+    none. By default the engine runs unguarded. on_bucket: takes the number of tokens of each bucket
+    as soon as it is embedded.
     """
     ids = part.tokens["ids"].combine_chunks()
     offsets = ids.offsets.to_numpy().astype(np.int64)
     flat = ids.values.to_numpy()[offsets[0] : offsets[-1]]
     before = dataclasses.replace(engine.stats)
     crashes: Mapping[int, Crashed] = {}
+    engine.on_bucket = on_bucket
     if embed_texts is None:
         vectors = engine.embed(flat, offsets - offsets[0])  # (texts, D)
     else:
         vectors, crashes = embed_texts(engine, flat, offsets - offsets[0])
+    engine.on_bucket = None
     facts = part.facts.model_copy(
         update={
             "n_embedded_tokens": engine.stats.n_tokens - before.n_tokens,

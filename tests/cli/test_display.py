@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.cli.display import Watcher, report, show_plan
+from pipeline.cli.display import report, show_plan
+from pipeline.cli.live import Watcher
 from pipeline.cli.terminal import Terminal
 from pipeline.driver.plan import make_plan
 from pipeline.observe.progress import Progress
@@ -24,7 +25,7 @@ def test_a_report_says_what_the_snapshot_holds_and_what_the_bottleneck_was(tmp_p
     snapshot = run(make_spec(tmp_path / "in", tmp_path / "out"))
     assert snapshot is not None
     progress = Progress()
-    progress.add({"n_documents": 1, "n_tokens": 3, "parts": 1})
+    progress.add({"n_documents": 1, "n_embedded_tokens": 3, "parts": 1})
     progress.add({"seconds.embed": 95.0, "seconds.embedders_starved": 5.0})
     console = Console(file=io.StringIO(), width=300)
     report(console, progress, "out", snapshot, {"embedded": 1, "rejected": 1})
@@ -32,8 +33,10 @@ def test_a_report_says_what_the_snapshot_holds_and_what_the_bottleneck_was(tmp_p
     assert lines[0].startswith("snapshot 1 of out: 1 row from 1 document in 1 file (")
     assert lines[0].endswith("1 reject (1 null_text)")
     assert lines[1] == "rows: 1 embedded, 1 rejected"
-    assert lines[2].startswith("this run: 1 document, 3 tokens in 0:0")
-    assert lines[3:] == ["embedders busy 95% of their time; bottleneck: embed"]
+    assert lines[2].startswith("this run: 1 document and 3 tokens embedded in 0:0")
+    assert lines[3].startswith("  start-up 0.0 s")
+    assert lines[4] == "  worker seconds: embed 95.0, embedders_starved 5.0"
+    assert lines[5].startswith("  embedders busy 95% of their time; bottleneck: start-up")
 
 
 def test_data_is_never_taken_for_markup(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver.watch import Totals
+from pipeline.driver.totals import Totals
 
 
 def test_the_longest_work_of_each_kind_is_named_with_its_place() -> None:

@@ -17,11 +17,12 @@ import pytest
 
 import pipeline.driver.watch as watch_module
 from pipeline.driver.plan import Plan, make_plan
+from pipeline.driver.totals import Taken
 from pipeline.driver.watch import watching
 from pipeline.errors import CorpusEmbedError, TooManyRejects, TooMuchDamage
 from pipeline.observe.progress import Progress
 from pipeline.output.snapshots import load_snapshot
-from pipeline.workers.metrics import increments
+from pipeline.workers.metrics import finished_part
 from tests.support.outputs import write_shard
 from tests.support.stand_in import (
     HashEngine,
@@ -45,10 +46,10 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "POLL_S", 0.01)
 
 
-def totals(*takes: tuple[list[dict[str, float]], list[str]]) -> Any:
+def totals(*takes: Taken) -> Any:
     """An actor whose first answers are given."""
     waiting = list(takes)
-    take = SimpleNamespace(remote=lambda: waiting.pop(0) if waiting else ([], []))
+    take = SimpleNamespace(remote=lambda: waiting.pop(0) if waiting else Taken())
     return SimpleNamespace(take=take, under_way=SimpleNamespace(remote=list))
 
 
@@ -106,7 +107,7 @@ def test_the_death_of_the_watcher_ends_the_run_with_a_sentence_after_a_commit(
     tmp_path: Path,
 ) -> None:
     plan, store, _ = plan_with_one_finished_part(tmp_path, commit_every=None)
-    impossible: Any = [({"parts": "text"},), []]
+    impossible: Any = Taken(amounts=[{"parts": "text"}])  # type: ignore[dict-item]
     with pytest.raises(CorpusEmbedError, match=r"the thread that watches it failed: .* committed"):
         watch_for(20.0, plan, store, totals(impossible), Progress(), lambda *_: None)
     snapshot = load_snapshot(store)
@@ -123,7 +124,7 @@ def test_a_lost_actor_ends_nothing(tmp_path: Path) -> None:
         calls.append(1)
         if len(calls) < 5:
             raise ACTOR_LOST
-        return [], []
+        return Taken()
 
     answers.take = SimpleNamespace(remote=take)
     watch_for(1.0, plan, store, answers, Progress(), lambda *_: None)
@@ -143,7 +144,7 @@ def test_rejects_and_damage_end_a_run_while_it_works(tmp_path: Path) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watch_module, "load_manifests", lambda *_: [manifest, bad])
-        reports = totals(([increments(manifest), increments(bad)], []))
+        reports = totals(Taken([finished_part(manifest, 0.1), finished_part(bad, 0.1)]))
         with pytest.raises(TooManyRejects, match="missing_text 2000"):
             watch_for(20.0, plan, store, reports, Progress(), lambda *_: None)
 
@@ -155,7 +156,7 @@ def test_damage_ends_a_run_while_it_works(tmp_path: Path) -> None:
     bad = manifest.model_copy(update={"sources": (lost,)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watch_module, "load_manifests", lambda *_: [bad])
-        reports = totals(([increments(bad)], []))
+        reports = totals(Taken([finished_part(bad, 0.1)]))
         with pytest.raises(TooMuchDamage, match=r"Damaged are file://.*50%"):
             watch_for(20.0, plan, store, reports, Progress(), lambda *_: None)
 

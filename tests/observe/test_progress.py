@@ -4,13 +4,25 @@ estimate from."""
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from pipeline.cli.display import report
-from pipeline.observe.progress import Progress
+from pipeline.observe.progress import (
+    COMMITTING,
+    CONNECTING,
+    EMBEDDING,
+    LOADING,
+    PLANNING,
+    PUBLISHING,
+    STARTING,
+    Progress,
+)
+from pipeline.observe.rate import PlannedSplit, Remaining
 from pipeline.storage.lineage import Manifest
 from pipeline.workers.metrics import increments
 from tests.support.outputs import write_shard
@@ -31,17 +43,68 @@ def test_the_totals_are_the_sums_of_the_manifests(tmp_path: Path) -> None:
     assert totals["n_tokens"] == 4000
 
 
-def test_there_is_no_estimate_before_the_first_part_and_never_more_than_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    progress = Progress(bytes_todo=1000)
-    assert (progress.fraction, progress.eta_s, progress.padding_share) == (0, None, 0)
-    monkeypatch.setattr("pipeline.observe.progress.time.monotonic", lambda: progress.started + 10)
-    progress.add({"record_bytes": 250, "parts": 1})
-    assert progress.eta_s == pytest.approx(30)
-    progress.add({"record_bytes": 5000, "parts": 1})  # the estimate of compressed bytes was too low
+def clocked(**options: Any) -> tuple[Progress, Callable[[float], None]]:
+    """A Progress, and what lets its time pass."""
+    now_s = [100.0]
+
+    def wait(seconds: float) -> None:
+        now_s[0] += seconds
+
+    return Progress(clock=lambda: now_s[0], **options), wait
+
+
+def test_start_up_embedding_and_end_are_separate_and_the_rate_is_that_of_the_embedding() -> None:
+    changes: list[str] = []
+    progress, wait = clocked(on_change=lambda: changes.append(progress.phase))
+    for phase, seconds in [(PLANNING, 1), (CONNECTING, 4), (STARTING, 2), (LOADING, 3)]:
+        progress.enter(phase)
+        wait(seconds)
+    progress.enter(EMBEDDING)
+    progress.enter(EMBEDDING)
+    wait(20)
+    progress.add({"n_embedded_tokens": 4000, "parts": 1, "seconds.embed": 19.0})
+    progress.enter(COMMITTING)
+    wait(0.5)
+    progress.enter(PUBLISHING)
+    wait(0.25)
+    summary = progress.summary()
+    assert (summary["start_up_s"], summary["embedding_s"], summary["end_s"]) == (10, 20, 0.75)
+    assert summary["elapsed_s"] == 30.75
+    assert summary["tokens_per_s"] == 200
+    assert summary["bottleneck"] == "embed"
+    assert changes == [CONNECTING, STARTING, LOADING, EMBEDDING, COMMITTING, PUBLISHING]
+    assert progress.eta_s is None
+
+
+def test_start_up_is_the_bottleneck_where_it_takes_longest() -> None:
+    progress, wait = clocked()
+    wait(12)
+    progress.enter(EMBEDDING)
+    wait(1)
+    progress.add({"seconds.embed": 0.9, "seconds.tokenize": 0.3, "seconds.embedders_starved": 2})
+    assert progress.bottleneck == "start-up"
+    wait(20)
+    progress.enter(COMMITTING)
+    wait(40)
+    assert progress.bottleneck == "end"
+
+
+def test_what_is_done_inside_a_part_counts_until_its_manifest_does_and_never_falls() -> None:
+    progress, _ = clocked()
+    progress.remaining = Remaining([PlannedSplit("s", "", 1000)])
+    progress.enter(EMBEDDING)
+    progress.advance("a", {"n_documents": 4, "record_bytes": 400})
+    progress.advance("b", {"n_documents": 1, "record_bytes": 100})
+    assert (progress.live("n_documents"), progress["n_documents"]) == (5, 0)
+    assert progress.fraction == 0.5
+    progress.advance("a", {"n_documents": 1, "record_bytes": 100})  # its worker died
+    assert progress.live("n_documents") == 5
+    progress.finish_part("a", {"n_documents": 6, "record_bytes": 450, "parts": 1})
+    assert (progress.live("n_documents"), progress["n_documents"]) == (7, 6)
+    progress.add({"record_bytes": 5000})  # the estimate was too low
     assert progress.fraction == 0.99
-    assert Progress().eta_s is None
+    progress.remaining.add_part("s", 0, True, 5450)
+    assert progress.fraction == 1
 
 
 def test_padding_is_the_share_of_computed_tokens_that_were_not_real() -> None:
@@ -64,13 +127,14 @@ def test_padding_is_the_share_of_computed_tokens_that_were_not_real() -> None:
             0.5,
             "tokenize",
         ),
-        ({"embed": 1.0, "embedders_starved": 9.0, "read": 0.1, "tokenize": 0.2}, 0.1, "start-up"),
+        # neither took a tenth of the time
+        ({"embed": 1.0, "embedders_starved": 9.0, "read": 0.1, "tokenize": 0.9}, 0.1, "hand-over"),
     ],
 )
-def test_a_report_names_the_stage_that_held_the_run_up(
+def test_a_report_names_the_stage_that_held_the_embedding_up(
     seconds: dict[str, float], share: float, bottleneck: str
 ) -> None:
-    progress = Progress()
+    progress = Progress(clock=lambda: 0.0)
     assert (progress.busy_share, progress.bottleneck) == (None, None)
     progress.add({f"seconds.{stage}": value for stage, value in seconds.items()})
     assert (progress.busy_share, progress.bottleneck) == (share, bottleneck)
@@ -102,6 +166,6 @@ def test_what_a_run_recovered_from_is_in_its_figures_and_its_report_also_when_it
     quiet_output, troubled_output = (console.file.getvalue() for console in printed)
     assert "recovered" not in quiet_output
     assert (
-        "recovered from: 4 workers started again, 1 requests tried again, "
+        "recovered from: 4 workers started again, 1 request tried again, "
         "3 buckets halved for memory, 3 records" in troubled_output
     )

@@ -86,12 +86,15 @@ class HashEngine:
     def __init__(self) -> None:
         self.seen: list[bytes] = []
         self.stats = Stats()
+        self.on_bucket: Callable[[int], None] | None = None
 
     def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         texts = [ids[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
         self.seen += texts
         self.stats.n_tokens += len(ids)
         self.stats.n_padded_tokens += len(ids)
+        if self.on_bucket:
+            self.on_bucket(len(ids))
         return np.array([vector_of(text) for text in texts], np.float32).reshape(-1, DIM)
 
 
