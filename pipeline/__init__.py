@@ -8,12 +8,15 @@
 
 What the commands of the same names do with an output:
 
+    files(uri)               the live data files, and the lines that read them elsewhere
+    rejects(uri)             rejected records: counts by reason, examples with their text
     search(uri, text)        the rows nearest to a text
     trace(uri, row)          a row back to its shard, record and bytes
     verify(uri)              the output against its manifests, and a sample against its sources
     report(uri)              a page about an output: runs, rejects, a map of the vectors, duplicates
     diff(uri, since, until)  how many rows differ between two snapshots, and which
     compact(uri)             small data files joined into large ones, as a new snapshot
+    export(uri, folder, to)  the vectors for NumPy, FAISS or Lance
     vacuum(uri)              what the kept snapshots do not need; deleted on request
 
 Everything heavy is imported on first use, so `import pipeline` costs milliseconds: pyarrow comes
@@ -60,6 +63,9 @@ if TYPE_CHECKING:
     from pipeline.output.dataset import open_dataset, read_vectors
     from pipeline.tools.compact import compact
     from pipeline.tools.diff import diff
+    from pipeline.tools.export.run import export
+    from pipeline.tools.files import files
+    from pipeline.tools.rejects import rejects
     from pipeline.tools.report.report import report
     from pipeline.tools.search import search
     from pipeline.tools.trace import trace
@@ -92,10 +98,13 @@ __all__ = [
     "changes",
     "compact",
     "diff",
+    "export",
+    "files",
     "load_spec",
     "open_dataset",
     "plan",
     "read_vectors",
+    "rejects",
     "report",
     "run",
     "search",
@@ -112,6 +121,9 @@ _LAZY = {
     "changes": "pipeline.output.change_feed",
     "compact": "pipeline.tools.compact",
     "diff": "pipeline.tools.diff",
+    "export": "pipeline.tools.export.run",
+    "files": "pipeline.tools.files",
+    "rejects": "pipeline.tools.rejects",
     "report": "pipeline.tools.report.report",
     "search": "pipeline.tools.search",
     "trace": "pipeline.tools.trace",

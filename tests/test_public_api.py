@@ -26,6 +26,9 @@ from tests.support.outputs import make_spec, run_without_ray, write_shard
 
 NAMES = {"JobSpec", "changes", "load_spec", "open_dataset", "plan", "read_vectors", "run"}
 OF_COMMANDS = {
+    "files": "uri snapshot=",
+    "rejects": "uri reason= shard= n= snapshot= texts= source_options=",
+    "export": "uri destination to= columns= index= snapshot= destination_options=",
     "search": "uri text k= snapshot= prompt_name= model_path=",
     "trace": "uri row snapshot= source_options=",
     "verify": "uri snapshot= sample= seed= model_path= need_model= source_options=",
@@ -179,6 +182,9 @@ def test_the_functions_of_the_commands_give_what_the_commands_print(
     assert (traced.ok, traced.rows[0].source_text) == (True, "text 1")
     assert printed("trace", "1")["rows"][0]["part_id"] == traced.rows[0].part_id
     assert pipeline.verify(out, sample=2).ok
+    assert pipeline.files(out).uris == [file["uri"] for file in printed("files")["files"]]
+    assert pipeline.rejects(out).counts == printed("rejects")["counts"] == {"missing_text": 2}
+    assert pipeline.export(out, str(tmp_path / "npy"), to="npy").n_rows == 2
     compaction = pipeline.compact(out)
     assert (compaction.snapshot, compaction.n_files) == (3, 1)
     plan = pipeline.vacuum(out, keep_snapshots=1, older_than=datetime.timedelta(0))

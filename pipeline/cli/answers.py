@@ -81,7 +81,7 @@ def old_files(n_files: int) -> str:
     return (
         f"{counted(n_files, 'older file')} {agreeing(n_files, 'stays', 'stay')} in data/ until "
         "`corpus-embed vacuum --delete`. A glob over data/ reads old and new files together: read "
-        "the paths of the file list instead."
+        "the paths that `corpus-embed files` lists instead."
     )
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import pipeline
-from pipeline.cli import help, init, inspection, jobs, outputs, report
+from pipeline.cli import export, files, help, init, inspection, jobs, outputs, rejects, report
 from pipeline.cli.options import console
 from pipeline.storage.notes import listen_to_notes
 from pipeline.storage.retry import PROMPT_SECONDS, patience
@@ -32,8 +32,9 @@ app = typer.Typer(
     epilog="A job begins with `corpus-embed init PATH`, which writes its spec. "
     "`corpus-embed COMMAND --help` shows an example and the exit codes of a command.",
 )
-for part in (init.app, jobs.app, inspection.app, outputs.app, report.app):
-    app.add_typer(part)
+COMMANDS = (init, jobs, inspection, report, files, rejects, outputs, export)
+for part in COMMANDS:
+    app.add_typer(part.app)
 
 
 def _show_version(is_asked: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pipeline.driver.limits import check_parts
 from pipeline.driver.plan import Plan
-from pipeline.output.card import update_card
+from pipeline.output.companions import update_companions
 from pipeline.output.id_index import count_duplicate_ids
 from pipeline.output.snapshots import commit_snapshot, load_manifests
 from pipeline.storage.lineage import Manifest, Snapshot
@@ -27,7 +27,7 @@ def commit_finished(plan: Plan, store: Store, parts: Sequence[Manifest]) -> Snap
         parent=plan.head,
         complete=False,
     )
-    update_card(store, plan.job.spec)
+    update_companions(store, plan.job.spec)
     return snapshot
 
 

@@ -28,7 +28,7 @@ from pipeline.job.resolve import Job
 from pipeline.observe.openlineage import reported
 from pipeline.observe.progress import COMMITTING, PLANNING, PUBLISHING, Progress
 from pipeline.output import lake, work
-from pipeline.output.card import update_card
+from pipeline.output.companions import update_companions
 from pipeline.output.damage import DamagedShard, damaged_shards
 from pipeline.output.run_folder import create_run, record_attempt
 from pipeline.output.snapshots import load_manifests
@@ -131,7 +131,7 @@ def _run_marked(
         plan = make_plan(job, store, terms.limit)
         terms.on_plan(plan)
         if plan.nothing_to_do and plan.head:
-            update_card(store, job.spec)
+            update_companions(store, job.spec)
             tables = lake.bring_up(store, job.spec.publish)
             rows = row_counts(store, plan.live, plan.done)
             damaged = damaged_shards(plan.done)
@@ -196,7 +196,7 @@ def _ended(
         "truth": truth,
     }
     record_attempt(store, plan.run_id, facts)
-    update_card(store, job.spec)
+    update_companions(store, job.spec)
     progress.enter(PUBLISHING)
     tables = [] if is_over else lake.bring_up(store, job.spec.publish)
     return Result(

@@ -5,6 +5,7 @@
     _meta/rejects/<run_id>/part-<part_id>.parquet       its rejected records
     _meta/snapshots/<number>.json                       one version of the output
     _meta/files/<sha256>.parquet                        the live parts that a snapshot names
+    _meta/current/manifest                              the newest snapshot's data files, as URIs
     _meta/generations/<fingerprint>.json                what all data of one fingerprint shares
     _meta/runs/<run_id>/…                               spec, plan and records of a run
     _meta/index/<fingerprint>/<name>.arrow and .json    texts that have a vector
@@ -41,6 +42,9 @@ CROISSANT = "croissant.json"
 _TABLES = "_meta/tables"
 STAGING = "_meta/tmp"
 _FILE_LISTS = "_meta/files"
+CURRENT = "_meta/current/manifest"
+"""The one object that is replaced: the file list for readers that cannot open a snapshot. Alone in
+its folder, which makes it a table of Hive's SymlinkTextInputFormat."""
 _GENERATIONS = "_meta/generations"
 RUNS = "_meta/runs"
 _INDEX = "_meta/index"
@@ -82,6 +86,7 @@ KINDS = {
         "rejects": rf"{REJECTS}/(?P<run_id>[0-9a-f]+)/part-(?P<part_id>[0-9a-f]+)\.parquet",
         "snapshot": rf"{SNAPSHOTS}/(?P<number>\d{{20}})\.json",
         "file list": rf"{_FILE_LISTS}/(?P<name>[0-9a-f]{{64}})\.parquet",
+        "current list": re.escape(CURRENT),
         "index": rf"{_INDEX}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.(?:arrow|json)",
         "ids": rf"{_IDS}/(?P<fingerprint>[0-9a-f]+)/(?P<name>[0-9a-f]+)\.parquet",
         "generation": rf"{_GENERATIONS}/(?P<fingerprint>[0-9a-f]+)\.json",

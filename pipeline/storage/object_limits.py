@@ -13,6 +13,7 @@ MAX_BYTES = {
     "rejects": 1 << 30,
     "snapshot": 1 << 20,
     "file list": 1 << 30,  # a manifest for each part
+    "current list": 1 << 30,
     "index": 512 << 20,
     "ids": 512 << 20,
     "generation": 16 << 20,

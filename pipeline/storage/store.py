@@ -129,8 +129,9 @@ class Store:
     def replace(self, relative: str, data: bytes) -> None:
         """Make `data` the whole content of an object, whether there is one or not: for what can be
         made again from the records, never for a record."""
+        # by place: the second parameter of s3fs has another name than that of fsspec
         put = self._overwrite if self.local else self.fs.pipe_file
-        self._request("write", relative, functools.partial(put, value=data))
+        self._request("write", relative, lambda path: put(path, data))
 
     def delete(self, relative: str) -> None:
         """Remove one object, if it exists."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.errors import OutputError
 from pipeline.output import dataset, work
-from pipeline.output.card import update_card
+from pipeline.output.companions import update_companions
 from pipeline.output.run_folder import create_run
 from pipeline.output.snapshots import commit_snapshot, live_parts
 from pipeline.storage import layout
@@ -72,7 +72,7 @@ def _compact_marked(store: Store, target_bytes: int) -> Compaction:
     live = live_parts(store, head)
     groups = list(_groups(live, target_bytes))
     if not groups:
-        update_card(store)
+        update_companions(store)
         return Compaction(head.number, head.n_files, head.n_files, 0)
     joined_ids = {manifest.part_id for group in groups for manifest in group}
     kept = [manifest for manifest in live if manifest.part_id not in joined_ids]
@@ -94,7 +94,7 @@ def _compact_marked(store: Store, target_bytes: int) -> Compaction:
         n_duplicate_ids=head.n_duplicate_ids,
         nominal_time=head.nominal_time,
     )
-    update_card(store)
+    update_companions(store)
     n_old_files = sum(len(part.data_files) for group in groups for part in group)
     n_joined = len(joined_ids)
     return Compaction(snapshot.number, head.n_files, snapshot.n_files, n_joined, n_old_files)

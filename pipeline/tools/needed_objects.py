@@ -103,6 +103,7 @@ def needed_paths(
         *(layout.snapshot(snapshot.number) for snapshot in snapshots),
         *(snapshot.file_list for snapshot in snapshots),
         *work.paths,
+        layout.CURRENT,
         *_newest_states(objects),
     }
     for fingerprint in fingerprints:

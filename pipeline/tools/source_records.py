@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +28,8 @@ from pipeline.read.input.shards import open_shard
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Shard, Span
 from pipeline.storage.options import server_of
+from pipeline.storage.store import Store
 from pipeline.storage.versions import without_change_time
-from pipeline.tools.loaded_snapshot import LoadedSnapshot
 from pipeline.tools.source_places import options_to_read
 
 SOURCE_GONE = "source no longer there"
@@ -53,6 +53,19 @@ class SourceRecord:
     reason: str | None
 
 
+class Reading(Protocol):
+    """What is needed to read records again; a `LoadedSnapshot` has it."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def spec(self) -> JobSpec: ...
+    @property
+    def manifests(self) -> Sequence[Manifest]: ...
+    @property
+    def source_options(self) -> Mapping[str, Any] | None: ...
+
+
 RecordKey = tuple[str, str, int]
 """The identity of a source record: URI and ETag of its shard, source_record."""
 
@@ -63,7 +76,7 @@ def record_key(row: Mapping[str, Any]) -> RecordKey:
 
 
 def read_source_records(
-    loaded: LoadedSnapshot, rows: Iterable[tuple[Manifest | None, Mapping[str, Any]]]
+    loaded: Reading, rows: Iterable[tuple[Manifest | None, Mapping[str, Any]]]
 ) -> dict[RecordKey, SourceRecord | str]:
     """Read the source record of each row again, and clean it as the run did.
 
@@ -118,7 +131,7 @@ def row_problem(record: SourceRecord | str, row: Mapping[str, Any]) -> str | Non
 
 
 def _read_shard(
-    loaded: LoadedSnapshot, shard: Shard, options: Mapping[str, Any], positions: Collection[int]
+    loaded: Reading, shard: Shard, options: Mapping[str, Any], positions: Collection[int]
 ) -> dict[int, SourceRecord | str]:
     """The records of one shard by source_record, or why each could not be read."""
     records: dict[int, SourceRecord | str] = dict.fromkeys(positions, "no record there")
@@ -145,7 +158,7 @@ def _cleaned(raw: pa.Table, spec: JobSpec) -> SourceRecord:
 
 
 def _tables(
-    loaded: LoadedSnapshot, shard: Shard, options: Mapping[str, Any], positions: Sequence[int]
+    loaded: Reading, shard: Shard, options: Mapping[str, Any], positions: Sequence[int]
 ) -> Iterator[pa.Table]:
     """Records tables of a shard that hold all positions, and as little else as the format
     allows."""
@@ -165,7 +178,7 @@ def _tables(
 
 
 def _spans(
-    loaded: LoadedSnapshot, shard: Shard, format_name: str, positions: Sequence[int], file: Any
+    loaded: Reading, shard: Shard, format_name: str, positions: Sequence[int], file: Any
 ) -> list[Span]:
     """What to read: the lines themselves, the row groups, or the planned spans for formats that can
     only be read in order."""

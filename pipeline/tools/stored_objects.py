@@ -29,28 +29,31 @@ Objects = Mapping[str, StoredObject]
 """Objects by their path relative to the output."""
 
 
-def list_objects(store: Store) -> Iterator[tuple[str, StoredObject]]:
-    """(path, object) of everything under the root whose name this package made.
+def list_objects(store: Store, folder: str = "") -> Iterator[tuple[str, StoredObject]]:
+    """(path, object) of everything under the root, or a relative folder of it, whose name this
+    package made.
 
     Raises OutputError when the store reports no modification times.
     """
-    for path, size_bytes, changed_at in _walk(Path(store.root)) if store.local else _find(store):
+    root = f"{store.root}/{folder}".rstrip("/")
+    listed = _walk(Path(root), Path(store.root)) if store.local else _find(store, root)
+    for path, size_bytes, changed_at in listed:
         if location := layout.locate(path):
             yield path, StoredObject(location, size_bytes, changed_at)
 
 
-def _find(store: Store) -> Iterator[tuple[str, int, float]]:
+def _find(store: Store, folder: str) -> Iterator[tuple[str, int, float]]:
     action = f"list {store.shown_uri}"
-    names = retried(lambda: store.fs.find(store.root, detail=True), action, store.endpoint)
+    names = retried(lambda: store.fs.find(folder, detail=True), action, store.endpoint)
     root = f"{store.root}/"
     for name, info in names.items():
         if name.startswith(root):
             yield name.removeprefix(root), int(info["size"]), store.changed_at(info)
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int, float]]:
+def _walk(folder: Path, root: Path) -> Iterator[tuple[str, int, float]]:
     """Links are neither followed nor listed, so that nothing outside the root can be named."""
-    for directory, _, names in os.walk(root, followlinks=False):
+    for directory, _, names in os.walk(folder, followlinks=False):
         for name in names:
             path = Path(directory, name)
             try:

@@ -48,6 +48,7 @@ _REASONS = {
     "data": "a data file that no kept part names",
     "rejects": "rejects that no kept part names",
     "file list": "no kept snapshot names it",
+    "current list": "never: there is one, and it is replaced",
     "index": "a larger segment covers its parts, or they are gone",
     "ids": "larger ones cover its parts, or they are gone",
     "generation": "nothing kept has its fingerprint",

@@ -94,7 +94,7 @@ def test_what_stands_behind_two_dashes_is_no_option_of_the_program(
 ) -> None:
     seen: list[str] = []
 
-    def search(_output: str, _options: object, text: str, **_: object) -> list[str]:
+    def search(_output: str, text: str, **_: object) -> list[str]:
         seen.append(text)
         return []
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pipeline.errors import OutputError
+from pipeline.output import current_list
 from pipeline.output.departures import departures
 from pipeline.output.snapshots import live_parts, load_snapshot, snapshot_numbers
 from pipeline.output.table_records import last_state, recorded_publications
 from pipeline.storage import layout
 from pipeline.storage.addresses import shown
+from pipeline.storage.words import counted
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
 
 MAX_SHOWN = 3
@@ -55,6 +57,26 @@ def extra_findings(loaded: LoadedSnapshot) -> Iterator[str]:
         yield (
             f"{_named(foreign, 'object', 'objects')} under {layout.META}/ that this package did "
             f"not name and does not read: {_first(foreign)}"
+        )
+    yield from _list_findings(loaded)
+
+
+def _list_findings(loaded: LoadedSnapshot) -> Iterator[str]:
+    """The list of files for other readers is that of another snapshot, or of another place."""
+    store = loaded.store
+    data = store.read_or_none(layout.CURRENT)
+    # outputs of releases before 2026-11-27 have none
+    if data is None or loaded.snapshot.number != max(snapshot_numbers(store)):
+        return
+    expected = current_list.as_lines(store, sorted(loaded.data_paths))
+    if data != expected:
+        lines = data.decode(errors="replace").splitlines()
+        n_other = len({*lines} - {*expected.decode().splitlines()})
+        yield (
+            f"{layout.CURRENT}, by which other programs read the newest snapshot, has "
+            f"{counted(len(lines), 'file')}, {n_other} of them not of snapshot "
+            f"{loaded.snapshot.number} at {store.shown_uri}: its writer was stopped, or the output "
+            "was moved or is read under another address. `corpus-embed compact` writes it again"
         )
 
 
