@@ -164,18 +164,18 @@ def test_a_list_of_another_snapshot_or_place_is_a_warning_and_compact_writes_it_
     write_shard(tmp_path / "in/a.jsonl", documents("a", 5))
     out = embed(tmp_path, model)
 
-    def extra(uri: str) -> tuple[str, str]:
-        (check,) = (c for c in pipeline.verify(uri, sample=0).checks if c.name == "extra")
+    def current(uri: str) -> tuple[str, str]:
+        (check,) = (c for c in pipeline.verify(uri, sample=0).checks if c.name == "current")
         return check.mark, check.detail
 
-    assert extra(out)[0] == "ok"
+    assert current(out)[0] == "ok"
     moved = str(tmp_path / "moved")
     Path(out).rename(moved)
-    mark, detail = extra(moved)
+    mark, detail = current(moved)
     assert (mark, "has 1 file, 1 of them not of snapshot 1" in detail) == ("warn", True)
     assert by_duckdb(pipeline.files(moved).code("duckdb")) == truth(moved)
     pipeline.compact(moved)
-    assert extra(moved)[0] == "ok"
+    assert current(moved)[0] == "ok"
     assert pipeline.files(moved).uris[0].startswith(moved)
 
 

@@ -108,7 +108,7 @@ def test_the_command_prints_them(out: str, capsys: pytest.CaptureFixture[str]) -
     assert invoke(["rejects", out, "--shard", "b.jsonl.gz", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["counts"] == {"malformed_json": 1, "empty_text": 1}
-    assert [row["source_record"] for row in facts["examples"]] == [31, 57]
+    assert [row["source_record"] for row in facts["examples"]] == [57, 31]
 
 
 def test_unknown_reasons_shards_and_outputs_are_named(out: str, tmp_path: Path) -> None:

@@ -58,10 +58,9 @@ def extra_findings(loaded: LoadedSnapshot) -> Iterator[str]:
             f"{_named(foreign, 'object', 'objects')} under {layout.META}/ that this package did "
             f"not name and does not read: {_first(foreign)}"
         )
-    yield from _list_findings(loaded)
 
 
-def _list_findings(loaded: LoadedSnapshot) -> Iterator[str]:
+def list_findings(loaded: LoadedSnapshot) -> Iterator[str]:
     """The list of files for other readers is that of another snapshot, or of another place."""
     store = loaded.store
     data = store.read_or_none(layout.CURRENT)

@@ -22,6 +22,7 @@ from pipeline.tools.verify.file_scan import FileScan
 from pipeline.tools.verify.surroundings import (
     deletion_findings,
     extra_findings,
+    list_findings,
     table_findings,
 )
 
@@ -157,6 +158,7 @@ def verify(
     ]
     checks += [
         _warning("extra", extra_findings(loaded), "nothing but what this package wrote"),
+        _warning("current", list_findings(loaded), "the list for other programs has its files"),
         _warning("tables", table_findings(loaded), "none that showed another snapshot"),
         _warning("deletions", deletion_findings(loaded), "as few as the spec of the run allows"),
         _sample_check(loaded, scan, model_problem) if sample else _NOT_SAMPLED,
