@@ -226,8 +226,8 @@ class Store:
     def _link(self, path: str, data: bytes) -> bool:
         return create_whole(Path(path), Path(self.path(layout.STAGING)), data)
 
-    def _overwrite(self, path: str, value: bytes) -> None:
-        replace_whole(Path(path), Path(self.path(layout.STAGING)), value)
+    def _overwrite(self, path: str, data: bytes) -> None:
+        replace_whole(Path(path), Path(self.path(layout.STAGING)), data)
 
     def _request(self, verb: str, relative: str, request: Callable[[str], T]) -> T:
         """The answer to `request`, called with the full path and tried again after transient

@@ -21,6 +21,7 @@ import pytest
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
+from pipeline.driver.commits import commit_finished
 from pipeline.driver.plan import make_plan
 from pipeline.errors import StorageError
 from pipeline.output.card import update_card
@@ -317,9 +318,7 @@ def test_a_partial_snapshot_says_that_it_is_one(tmp_path: Path) -> None:
     assert stand_in.run(spec, stop_after=1) is None
     store = store_of(spec)
     plan = make_plan(stand_in.job_of(spec), store)
-    manifests = load_manifests(store, plan.job.fingerprint)
-    stand_in.commit_plan(plan, store, manifests, complete=False)
-    update_card(store, spec)
+    commit_finished(plan, store, load_manifests(store, plan.job.fingerprint))
     assert "A part of the whole" in card_of(store).text
     stand_in.run(spec)
     assert "A part of the whole" not in card_of(store).text
@@ -455,3 +454,31 @@ def test_a_link_in_place_of_the_card_is_not_followed(tmp_path: Path) -> None:
 def test_what_is_no_language_code_is_refused(tmp_path: Path, languages: Any) -> None:
     with pytest.raises(Exception, match="languages"):
         spec_of(tmp_path, card={"languages": languages})
+
+
+def test_a_card_on_a_store_is_replaced_as_on_a_disk(tmp_path: Path, s3: Any) -> None:
+    write_shard(tmp_path / "in/a.jsonl", documents())
+    spec = make_spec(
+        tmp_path / "in", f"{s3.uri}/out", output={"storage_options": s3.storage_options}
+    )
+    stand_in.run(spec)
+    store = store_of(spec)
+    first = store.read("README.md")
+    write_shard(tmp_path / "in/b.jsonl", documents(20, 30))
+    stand_in.run(spec)
+    assert store.read("README.md") != first
+    assert croissant_of(store)["version"] == "2.0.0"
+    assert croissant_of(store)["distribution"][0]["includes"] == live_files(store)
+
+
+def test_a_card_that_grew_beyond_bounds_is_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = made(tmp_path)
+    with (tmp_path / "out/README.md").open("ab") as file:
+        file.truncate(17 << 20)
+    write_shard(tmp_path / "in/b.jsonl", documents(20, 22))
+    with caplog.at_level(logging.WARNING):
+        stand_in.run(spec_of(tmp_path))
+    assert load_snapshot(store).number == 2
+    assert any("dataset card" in record.getMessage() for record in caplog.records)

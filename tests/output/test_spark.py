@@ -8,6 +8,7 @@ person would give them.
 from __future__ import annotations
 
 import datetime
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,3 +68,22 @@ def test_spark_reads_the_rows_of_every_snapshot(
             {name: row[name] for name in rows[0]} for row in plain(expected)
         ]
         assert set(rows[0]) == set(expected.column_names)
+
+
+@pytest.mark.parametrize("partition_by", [[], ["lang"]], ids=["flat", "partitioned"])
+def test_the_snippet_of_the_card_reads_the_newest_snapshot(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition_by: list[str]
+) -> None:
+    store = two_snapshots(tmp_path, vector_precision="float32", partition_by=partition_by)
+    card = (tmp_path / "out/README.md").read_text()
+    files, *snippets = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
+    (snippet,) = [text for text in snippets if "pyspark" in text]
+    monkeypatch.chdir(tmp_path / "out")
+    scope: dict[str, Any] = {}
+    exec(files + snippet, scope)
+    expected = open_dataset(store.uri).to_table()
+    assert set(scope["rows"].columns) == set(expected.column_names)
+    rows = [(row["doc_id"], row["lang"]) for row in scope["rows"].collect()]
+    assert sorted(rows, key=str) == sorted(
+        zip(expected["doc_id"].to_pylist(), expected["lang"].to_pylist(), strict=True), key=str
+    )
