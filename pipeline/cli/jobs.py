@@ -103,7 +103,7 @@ def run(
         from pipeline.driver.connection import disconnect, log_path
         from pipeline.driver.on_ray import run as run_on_ray
     if not as_json:
-        console.print(job_spec.to_yaml().rstrip(), style="dim", markup=False)
+        console.print(job_spec.settings().rstrip(), style="dim", markup=False)
     plans: list[Plan] = []
 
     def on_plan(job_plan: Plan) -> None:

@@ -108,12 +108,14 @@ PartSize = Annotated[
 Name = Annotated[str, pydantic.Field(min_length=1)]
 PromptName = Annotated[
     Name,
-    pydantic.BeforeValidator(lambda value: "auto" if value is None else value),
+    pydantic.BeforeValidator(
+        lambda value: "auto" if value is None else value, json_schema_input_type=Name | None
+    ),
     takes("auto, or the name of a prompt of the model, for instance passage"),
 ]
 Names = Annotated[
     tuple[Name, ...],
-    pydantic.BeforeValidator(_as_tuple),
+    pydantic.BeforeValidator(_as_tuple, json_schema_input_type=Name | tuple[Name, ...]),
     takes("a name or a list of names, for instance [lang]"),
 ]
 Languages = Annotated[
@@ -128,13 +130,15 @@ Uri = Annotated[
 ]
 Uris = Annotated[
     tuple[Uri, ...],
-    pydantic.BeforeValidator(_as_tuple),
     pydantic.Field(min_length=1),
+    pydantic.BeforeValidator(_as_tuple, json_schema_input_type=Name | tuple[Name, ...]),
     takes("a path or a URI, or a list of them, for instance s3://bucket/a/*.jsonl.gz"),
 ]
 KeptColumns = Annotated[
     dict[Name, str],
-    pydantic.BeforeValidator(_as_kept),
+    pydantic.BeforeValidator(
+        _as_kept, json_schema_input_type=Name | tuple[Name, ...] | dict[Name, str]
+    ),
     takes(
         "a name, a list of names, or a mapping of names to types, "
         "for instance [lang] or {year: int64}"
@@ -148,7 +152,7 @@ Options = Annotated[
 ]
 Duration = Annotated[
     datetime.timedelta,
-    pydantic.BeforeValidator(_as_duration),
+    pydantic.BeforeValidator(_as_duration, json_schema_input_type=str | Literal[0]),
     pydantic.Field(ge=datetime.timedelta(0)),
     takes("a duration with its unit, for instance 90s, 10min, 2h or 1d"),
 ]

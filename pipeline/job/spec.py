@@ -66,6 +66,11 @@ class JobSpec(Section):
         one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
+    def settings(self) -> str:
+        """The spec as YAML without what has its default: about as somebody would write it."""
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read a job spec from YAML and apply `section.key=value` overrides (values are YAML).

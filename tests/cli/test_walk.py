@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.commands import commands
 from tests.support.outputs import write_shard
 
 N = 240
@@ -87,8 +86,7 @@ def test_a_folder_of_unknown_lines_becomes_an_output_that_is_searched_in_three_m
     assert re.match(rf"snapshot 1 of .*\b{N} documents", line), line
     assert [path.name for path in (data / "out/crawl/data").iterdir()] == ["ref.lng=en"]
 
-    if "report" in commands().commands:
-        corpus_embed(data, "report", "out/crawl")
+    corpus_embed(data, "report", "out/crawl")
     words = "when does the train go to the sea"
     hits = json.loads(corpus_embed(data, "search", "out/crawl", words, "-k", "5", "--json")[0])
     assert {hit["doc_id"].split("-")[0] for hit in hits["hits"]} == {"rail"}

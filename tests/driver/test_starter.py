@@ -22,7 +22,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from pipeline.driver.plan import make_plan
 from pipeline.driver.starter.models import known_models, model_named
 from pipeline.driver.starter.starter import SCHEMA_NAME, Starter, look_at
-from pipeline.errors import InputError, SpecError
+from pipeline.errors import InputError, ModelError, SpecError
 from pipeline.job.spec import load_spec
 from pipeline.output.dataset import open_dataset
 from tests.conftest import S3Place
@@ -308,6 +308,17 @@ def test_an_unknown_short_name_is_answered_with_the_list(name: str, words: str) 
     with pytest.raises(SpecError, match=words):
         model_named(name)
     assert model_named("org/model").path == "org/model"
+
+
+def test_a_model_directory_says_itself_what_it_is(tmp_path: Path, minilm_dir: Path) -> None:
+    records = [{"id": i, "text": ENGLISH * 50} for i in range(N)]
+    write_lines(tmp_path / "in/a.jsonl", records)
+    starter = look_at(str(tmp_path / "in"), model=str(minilm_dir))
+    assert f"path: {minilm_dir} # apache-2.0, 384 dimensions, 256 tokens" in starter.text
+    assert starter.spec.prepare.long_documents == "chunk"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="empty"):
+        look_at(str(tmp_path / "in"), model=str(tmp_path / "empty"))
 
 
 def test_long_texts_are_cut_into_chunks_where_the_model_is_short(tmp_path: Path) -> None:

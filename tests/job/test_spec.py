@@ -35,7 +35,8 @@ def test_the_resolved_spec_read_back_is_the_same_spec() -> None:
     spec = spec_from(
         spec_with("runtime", commit_every="90s", part_bytes="1MiB", max_batch_tokens=4096)
     )
-    assert JobSpec.model_validate(yaml.safe_load(spec.to_yaml())) == spec
+    for text in (spec.to_yaml(), spec.settings()):
+        assert JobSpec.model_validate(yaml.safe_load(text)) == spec
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SpecError
+from pipeline.job.model import store
+from pipeline.job.model.settings import NO_LIMIT
 from pipeline.storage.closed_yaml import load_yaml
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A model that a spec can name. name: its short name, "" for one that is not in the list. size:
-    its parameters. prompt: what stands in front of a document, "" for nothing; None leaves it to
-    the model directory."""
+    its parameters. dimensions, max_tokens: 0 where nobody knows. prompt: what stands in front of a
+    document, "" for nothing; None leaves it to the model directory."""
 
     name: str
     path: str
@@ -33,11 +35,10 @@ class Model:
     prompt: str | None = None
 
     def __str__(self) -> str:
-        """Size, licence, dimensions and limit in a line; "" where only the path is known."""
-        if not self.name:
-            return ""
-        facts = (self.size, self.licence, f"{self.dimensions} dimensions")
-        return f"{', '.join(facts)}, {self.max_tokens:,} tokens"
+        """What is known of size, licence, dimensions and limit, in a line."""
+        dimensions = f"{self.dimensions} dimensions" if self.dimensions else ""
+        limit = f"{self.max_tokens:,} tokens" if self.max_tokens else ""
+        return ", ".join(filter(None, (self.size, self.licence, dimensions, limit)))
 
 
 @functools.cache
@@ -59,13 +60,27 @@ def model_named(name: str) -> Model:
     by_path = {model.path.lower(): model for model in models.values()}
     if name.lower() in by_path:
         return by_path[name.lower()]
-    if "/" in name or os.path.isdir(name):
+    if os.path.isdir(os.path.expanduser(name)):
+        return _model_in(name)
+    if "/" in name:
         return Model("", name)
     nearest = difflib.get_close_matches(name.lower(), models, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     raise SpecError(
         f"--model {name}: {hint}It takes a folder, a name on the Hub such as org/name, or one of "
         f"{', '.join(models)}."
+    )
+
+
+def _model_in(folder: str) -> Model:
+    """What a model directory says of itself. Raises ModelError for one that cannot be used."""
+    directory = store.resolve(folder, None, {})
+    return Model(
+        "",
+        folder,
+        licence=directory.license or "no licence stated",
+        dimensions=directory.max_dimension or 0,
+        max_tokens=directory.max_tokens if directory.max_tokens < NO_LIMIT else 0,
     )
 
 

@@ -87,7 +87,7 @@ def look_at(
 
     model: as in `model_named`; by default one that fits the language and this machine. format: for
     names that do not show it. output: where the vectors will be; by default a folder `out/`.
-    Raises SpecError or InputError, which name what was looked at.
+    Raises SpecError, ModelError or InputError, which name what was looked at.
     """
     options = dict(storage_options or {})
     known = model_named(model) if model is not None else None
