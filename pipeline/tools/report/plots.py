@@ -22,6 +22,8 @@ from pipeline.tools.report.sample import Sample
 from pipeline.tools.report.timeline import WAITS, Stage, Timeline
 
 HEIGHT = 280
+LEGEND_CHARS = 40
+"""The most characters of a legend in one line, four for each mark: 400 pixels hold them."""
 _FONT = "system-ui, sans-serif"
 _WHOLE = "0,0"
 _SHORT = "0.[00]a"
@@ -131,7 +133,7 @@ def histogram_plot(values: Histogram, label: str, count_label: str, numbers: str
 
 
 MAP_TOOLTIP = (
-    '<div style="max-width: 19rem; white-space: normal; overflow-wrap: anywhere">'
+    '<div style="max-width: min(19rem, 60vw); white-space: normal; overflow-wrap: anywhere">'
     "<b>@name</b> <i>@group</i><br>@text</div>"
 )
 """Bokeh puts values in as text, not as markup."""
@@ -156,7 +158,7 @@ def map_plot(flat: Map, sample: Sample, texts: Sequence[str | None]) -> figure:
             "x": flat.places[chosen, 0],
             "y": flat.places[chosen, 1],
             "name": [_name(sample.rows[n]) for n in chosen],
-            "text": [printable(texts[n] or "") for n in chosen],
+            "text": [_one_line(texts[n] or "") for n in chosen],
             "group": [printable(group) if is_grouped else ""] * len(chosen),
         }
         legend: dict[str, Any] = {"legend_label": _short(printable(group))} if is_grouped else {}
@@ -181,6 +183,10 @@ def map_plot(flat: Map, sample: Sample, texts: Sequence[str | None]) -> figure:
 
 def _name(row: Mapping[str, Any]) -> str:
     return printable(f"{row['doc_id']} · chunk {row['chunk']}")
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 def _short(text: str) -> str:
@@ -218,9 +224,11 @@ def _finish(plot: Any, x_numbers: str = _SHORT) -> None:
 
 
 def _legend_above(plot: Any) -> None:
+    """A legend that fits on a narrow screen: names in one line where they are short."""
     legend = plot.legend[0]
     plot.add_layout(legend, "above")
-    legend.orientation = "horizontal"
+    n_chars = sum(len(item.label["value"]) + 4 for item in legend.items)
+    legend.orientation = "horizontal" if n_chars <= LEGEND_CHARS else "vertical"
     legend.location = "left"
     legend.background_fill_color = None
     legend.border_line_color = None
@@ -230,4 +238,3 @@ def _legend_above(plot: Any) -> None:
     legend.padding = 0
     legend.margin = 0
     legend.spacing = 14
-    legend.ncols = 3
