@@ -195,11 +195,17 @@ def submit(
         bool, typer.Option("--stop-on-interrupt", help="Ctrl-C stops the job")
     ] = False,
     full_refresh: FullRefresh = False,
+    max_time: MaxTime = None,
+    max_cost: MaxCost = None,
 ) -> None:
     """Run `refresh` on a Ray cluster through its job server, follow the log and exit with its exit
     code."""
     from pipeline.driver.submit import submit as submit_job
 
+    budget_of(max_time, max_cost)  # a mistake is found here and not on the head node
+    options = ["--full-refresh"] if full_refresh else []
+    options += [] if max_time is None else ["--max-time", max_time]
+    options += [] if max_cost is None else ["--max-cost", str(max_cost)]
     code_of_job = submit_job(
         load_spec(spec, overrides),
         address,
@@ -209,6 +215,6 @@ def submit(
         runtime_env=runtime_env,
         driver_cpus=driver_cpus,
         stop_on_interrupt=stop_on_interrupt,
-        full_refresh=full_refresh,
+        options=options,
     )
     raise typer.Exit(code_of_job)

@@ -8,7 +8,7 @@ failed or was stopped is submitted again, as `…-2`. Ray's client finds the tok
 (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token); nothing here reads it.
 
 The log is one stream over a websocket. It is transferred once, and again from its beginning after a
-connection was lost; what has been printed is then skipped.
+connection was lost; what was printed is then skipped.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 import datetime
 import itertools
+import shlex
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,14 +58,14 @@ def submit(
     runtime_env: str | None = None,
     driver_cpus: float = 0.0,
     stop_on_interrupt: bool = False,
-    full_refresh: bool = False,
+    options: Sequence[str] = (),
 ) -> int:
     """Submit a refresh of `spec`, or follow the job that was submitted before.
 
-    address: of the job server; RAY_API_SERVER_ADDRESS and RAY_ADDRESS take precedence, as
-    everywhere in Ray. The log goes to standard output, messages about the submission to `say`.
-    Returns the exit code of the job; 143 when the job was stopped, 130 when Ctrl-C ended following.
-    Raises SpecError, or ClusterError when the job server cannot be reached or refuses a request.
+    options: more words of its command line. address: of the job server; RAY_API_SERVER_ADDRESS and
+    RAY_ADDRESS take precedence. The log goes to standard output, messages to `say`. Returns the
+    exit code of the job; 143 when it was stopped, 130 when Ctrl-C ended following. Raises
+    SpecError or ClusterError.
     """
     environment = _environment(runtime_env, code)
     when = f"{nominal_time.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}" if nominal_time else ""
@@ -79,8 +80,7 @@ def submit(
     ended_badly = (JobStatus.FAILED, JobStatus.STOPPED)
     job_id = next(job_id for job_id in job_ids if statuses.get(job_id) not in ended_badly)
     if job_id not in statuses:
-        options = f" --nominal-time {when}" if when else ""
-        options += " --full-refresh" if full_refresh else ""
+        words = [*(["--nominal-time", when] if when else []), *options]
         metadata = {"job": spec.name, "output": shown(spec.output.uri), "nominal_time": when}
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "job.yaml").write_text(spec.to_yaml(), encoding="utf-8")
@@ -88,7 +88,9 @@ def submit(
 
             def submit_job() -> str:
                 return client.submit_job(
-                    entrypoint=f"python -m pipeline refresh job.yaml{options}",
+                    entrypoint=shlex.join(
+                        ["python", "-m", "pipeline", "refresh", "job.yaml", *words]
+                    ),
                     submission_id=job_id,
                     runtime_env=environment,
                     metadata=metadata,
@@ -99,8 +101,7 @@ def submit(
                 _answer(address, submit_job)
                 say(f"submitted {job_id}")
             except ClusterError:
-                # Another process may have been faster, or this request may have been accepted and
-                # its answer lost.
+                # another process was faster, or the answer to an accepted request was lost
                 statuses = job_statuses()
                 if job_id not in statuses:
                     raise
@@ -111,10 +112,7 @@ def submit(
         return follower.follow()
     except KeyboardInterrupt:
         if not stop_on_interrupt:
-            say(
-                f"{job_id} keeps running; the same command with the same --nominal-time follows it "
-                "again"
-            )
+            say(f"{job_id} keeps running; the same command and --nominal-time follow it again")
             return 130
         say(f"stopping {job_id}; finished parts are kept")
         _answer(address, lambda: client.stop_job(job_id))

@@ -89,6 +89,25 @@ def test_quiet_leaves_the_last_line_of_a_run_and_errors(
     assert "no-such.yaml: cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_cluster")
+def test_submit_passes_a_budget_on_and_refuses_one_that_cannot_be_read(
+    spec_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[list[str]] = []
+
+    def submit(*_: object, options: list[str], **__: object) -> int:
+        passed.append(options)
+        return 0
+
+    monkeypatch.setattr("pipeline.driver.submit.submit", submit)
+    assert called(monkeypatch, "submit", str(spec_path)) == 0
+    budget = ["--max-time", "2h", "--max-cost", "40"]
+    assert called(monkeypatch, "submit", str(spec_path), "--full-refresh", *budget) == 0
+    assert passed == [[], ["--full-refresh", "--max-time", "2h", "--max-cost", "40.0"]]
+    assert called(monkeypatch, "submit", str(spec_path), "--max-time", "soon") == 2
+    assert called(monkeypatch, "submit", str(spec_path), "--max-cost", "0") == 2
+
+
 def test_what_stands_behind_two_dashes_is_no_option_of_the_program(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
