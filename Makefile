@@ -90,6 +90,7 @@ docs: $(BIN)/python ## Build the documentation site into build/site, strictly an
 	  $(VENV)/docs/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt \
 	  "mkdocs-material>=9.8" "mkdocstrings[python]>=1.0"; }
 	$(BIN)/corpus-embed schema --markdown > docs/spec.md
+	$(BIN)/python -m typer pipeline.cli.commands utils docs --name corpus-embed --title Commands --output docs/commands.md
 	rm -rf $(SITE_SOURCE) && mkdir -p $(SITE_SOURCE)
 	cp -R --parents *.md LICENSE NOTICE Makefile Dockerfile cluster.yaml constraints.txt pyproject.toml docs jobs benchmarks \
 	  $(SITE_SOURCE)
