@@ -20,6 +20,7 @@ import pytest
 import typer
 import typer.cli
 import yaml
+from typer.core import MARKUP_MODE_KEY
 
 from pipeline import errors
 from pipeline.cli.commands import app
@@ -153,7 +154,7 @@ def test_readme_names_every_command(commands: dict[str, set[str]]) -> None:
 def test_the_page_of_commands_is_what_the_command_line_says() -> None:
     page = typer.cli.get_docs_for_click(
         obj=typer.main.get_command(app),
-        ctx=typer.Context(typer.main.get_command(app)),
+        ctx=typer.Context(typer.main.get_command(app), obj={MARKUP_MODE_KEY: "rich"}),
         name="corpus-embed",
         title="Commands",
     )
