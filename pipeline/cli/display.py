@@ -50,12 +50,9 @@ def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = (
     if facts["parts_done"]:
         documents = counted(facts["documents_done"], "document")
         lines.append(("done", f"{counted(facts['parts_done'], 'part')}, {documents}"))
-    if n_stale := facts["parts_stale"]:
-        words = (
-            f"{counted(n_stale, 'part')} {agreeing(n_stale, 'drops', 'drop')} out of the next "
-            f"snapshot, with at most {counted(facts['documents_removed_at_most'], 'document')}"
-        )
-        lines.append(("stale", words))
+    if n_stale := facts["documents_removed_at_most"]:
+        words = f"shards that changed or are gone held {counted(n_stale, 'document')}: "
+        lines.append(("changed", f"{words}those that are still in the input stay"))
     if plan.lost:
         n_lost = len(plan.lost)
         words = f"files of {counted(n_lost, 'live part')} are gone: they are made again"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pipeline.cli import answers, display
 from pipeline.cli.options import console
+from pipeline.cli.plan_view import compared
 from pipeline.driver.budget import Left
 from pipeline.driver.commits import waiting_parts
 from pipeline.driver.plan import Plan
@@ -33,6 +34,8 @@ def show_result(result: Result, *, as_json: bool, is_trial: bool = False) -> Non
                 "tables_behind": list(result.tables_behind),
                 "run": result.progress.summary(),
                 "plan": result.plan.summary(),
+                "estimate": result.estimate,
+                "truth": dict(result.truth),
                 "left": dataclasses.asdict(result.left) if result.left else None,
             }
         )
@@ -51,6 +54,8 @@ def show_result(result: Result, *, as_json: bool, is_trial: bool = False) -> Non
             f"{counted(result.snapshot.n_rows, 'row')}"
         )
         display.show_damage(console, result.damaged)
+    if result.estimate:
+        console.print(compared(result.estimate, result.truth))
     if result.left:
         console.print(
             _left(result.left, result.snapshot == result.plan.head), style=display.WARNING

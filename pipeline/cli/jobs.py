@@ -25,11 +25,12 @@ from pipeline.cli.options import (
     budget_of,
     console,
 )
-from pipeline.cli.plan_view import show_outlook
+from pipeline.cli.plan_view import brief, show_estimate
+from pipeline.driver.estimate.forecast import estimate_of
+from pipeline.driver.estimate.prices import prices_from
 from pipeline.driver.first_records import first_records
 from pipeline.driver.interrupts import held_back
-from pipeline.driver.outlook import outlook_of
-from pipeline.driver.places import output_of
+from pipeline.driver.places import is_alone, output_of
 from pipeline.driver.plan import Plan, plan_job
 from pipeline.errors import FullRefreshNeeded
 from pipeline.job.spec import load_spec
@@ -48,20 +49,43 @@ def plan(
     overrides: Overrides = [],
     address: Address = None,
     full_refresh: FullRefresh = False,
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            "--prices",
+            metavar="FILE",
+            help="prices, peaks and memory of devices (YAML), in place of CORPUS_EMBED_PRICES and "
+            "the examples of pipeline/driver/estimate/prices.yaml",
+        ),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="measure the speed of this machine for a few seconds where no run recorded one",
+        ),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run would do: shards and parts to do, done and stale, and the first record of
-    each format. Nothing is written."""
+    """Show what a run would do, and from a sample what it will take: documents, tokens, time, bytes
+    and money. Nothing is written to the output."""
     job_plan = plan_job(load_spec(spec, overrides), address=address)
     first = first_records(job_plan)
-    outlook = outlook_of(job_plan)
+    with prices_from(prices):
+        estimate = estimate_of(
+            job_plan, output_of(job_plan.job.spec), is_alone(address), is_measuring=measure
+        )
     if as_json:
-        records = [dataclasses.asdict(entry) for entry in first]
-        more = {"first_records": records, "outlook": dataclasses.asdict(outlook)}
+        more = {
+            "first_records": [dataclasses.asdict(entry) for entry in first],
+            "estimate": estimate.facts() if estimate else None,
+        }
         answers.print_json({**job_plan.summary(), **more})
     else:
         display.show_plan(answers.stdout(), job_plan, first)
-        show_outlook(answers.stdout(), outlook, job_plan.job.spec.output.max_partitions)
+        if estimate:
+            limit = job_plan.job.spec.output.max_partitions
+            show_estimate(answers.stdout(), estimate, limit)
     if job_plan.consent_wanted and not full_refresh:
         console.print(job_plan.consent_wanted, style=display.WARNING)
         raise typer.Exit(FullRefreshNeeded.exit_code)
@@ -129,6 +153,7 @@ def run(
                     full_refresh=full_refresh,
                     limit=limit,
                     budget=budget,
+                    on_estimate=lambda estimate: console.print(brief(estimate)),
                 )
             finally:
                 disconnect()

@@ -1,30 +1,249 @@
-"""How the outlook of a plan looks: the chunks, the partitions.
+"""How the estimate of a plan looks: amounts with margins, lengths, time, money.
 
-Prints an `Outlook` with rich, one fact a line, below the plan itself (`display.show_plan`).
+Prints an `Estimate` with rich, one fact a line, below the plan itself (`display.show_plan`).
+Nothing here decides anything.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.display import WARNING
+from pipeline.driver.estimate.device_rows import UTILISATION, DeviceRow
+from pipeline.driver.estimate.first_document import FirstDocument
+from pipeline.driver.estimate.forecast import Estimate
+from pipeline.driver.estimate.time_here import TimeHere
+from pipeline.driver.estimate.totals import Figure
 from pipeline.driver.outlook import Outlook
-from pipeline.storage.words import counted, number
+from pipeline.storage.words import by_name, counted, duration, human, number, short
+
+BAR_CHARS = 24
+SHOWN_CHARS = 200
+"""How much of the first text is shown."""
+
+_SOURCES = {
+    "run": "recorded by a run",
+    "measured": "measured here",
+    "calculated": "calculated, not measured",
+}
 
 
-def show_outlook(console: Console, outlook: Outlook, max_partitions: int) -> None:
-    """One line for chunks, one for partitions. max_partitions: of a part."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    if outlook.chunks:
-        table.add_row("chunks", Text(outlook.chunks))
-    if outlook.n_partitions is not None:
-        style = WARNING if outlook.n_partitions > max_partitions else ""
-        words = (
-            f"{number(outlook.n_partitions)} among the first "
-            f"{counted(outlook.n_sampled, 'record')}; a part may have {number(max_partitions)} "
-            "(output.max_partitions)"
-        )
-        table.add_row("partitions", Text(words, style))
+def show_estimate(console: Console, estimate: Estimate, max_partitions: int) -> None:
+    """All of an estimate. max_partitions: of a part."""
+    seen = estimate.sample
+    table = _facts()
+    if seen.first:
+        table.add_row("first text", Text(_first(seen.first)))
+    table.add_row("looked at", Text(_looked_at(estimate)))
+    table.add_row("documents", Text(_amount(seen["documents"], "document")))
+    if seen["rejects"].value:
+        rejects = f"{_amount(seen['rejects'], 'reject')}: {by_name(seen.observed.reject_reasons)}"
+        table.add_row("rejects", Text(f"{rejects} among those that were looked at", WARNING))
+    if estimate.outlook.chunks:
+        table.add_row("chunks", Text(estimate.outlook.chunks))
+        table.add_row("", Text(_amount(seen["rows"], "row")))
+    table.add_row("tokens", Text(_tokens(estimate)))
+    table.add_row("lengths", Text(_lengths(estimate)))
+    table.add_row("vectors", Text(_vectors(estimate)))
+    table.add_row("duplicates", Text(_duplicates(estimate)))
+    _add_partitions(table, estimate.outlook, max_partitions)
+    if estimate.bytes_by_precision:
+        table.add_row("output", Text(_output(estimate)))
+    speed = seen.observed.n_prepared_tokens / max(1e-9, seen.observed.prepare_s)
+    table.add_row("preparing", Text(f"one core cleans, cuts and tokenizes {short(speed)} tokens/s"))
+    if estimate.here:
+        style = "" if estimate.here.fits else WARNING
+        table.add_row("time here", Text(_here(estimate.here), style))
     console.print(table)
+    for note in (*seen.problems, *estimate.notes):
+        console.print(Text(note, WARNING))
+    if seen["embedded_tokens"].value:
+        console.print(_devices(estimate.devices))
+        shares = ", ".join(f"{share:.0%} in {dtype}" for dtype, share in UTILISATION.items())
+        console.print(
+            Text(
+                "One device alone, without start-up. Prices are examples to edit (--prices FILE). "
+                f"Calculated: the maker's peak, of which {shares} is taken to be reached.",
+                "dim",
+            )
+        )
+
+
+def brief(estimate: Estimate) -> Text:
+    """An estimate in one line, for a run."""
+    seen = estimate.sample
+    time = f", about {duration(estimate.here.seconds)} in all" if estimate.here else ""
+    return Text(
+        f"estimate: {_amount(seen['documents'], 'document')}, "
+        f"{short(seen['embedded_tokens'].value)} tokens to embed{time}"
+    )
+
+
+def compared(estimate: Mapping[str, Any], truth: Mapping[str, Any]) -> Text:
+    """How far an estimate was off, in one line."""
+    words = [f"tokens {number(truth['embedded_tokens'])}"]
+    words[0] += _off(estimate["embedded_tokens"], truth["embedded_tokens"])
+    if estimate["seconds"]:
+        words.append(
+            f"time {duration(truth['seconds'])}" + _off(estimate["seconds"], truth["seconds"])
+        )
+    return Text(f"estimate against truth: {', '.join(words)}")
+
+
+def _off(foretold: float, came: float) -> str:
+    if not came:
+        return ""
+    share = foretold / came - 1
+    return f" (foretold {abs(share):.0%} {'more' if share > 0 else 'less'})" if share else ""
+
+
+def _facts() -> Table:
+    return Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+
+
+def _amount(figure: Figure, noun: str) -> str:
+    """An amount with its margin: 'about 3,850 documents ± 4.5 %'."""
+    value = round(figure.value)
+    if figure.margin == 0:
+        return counted(value, noun)
+    margin = "" if figure.margin is None else f" ± {_percent(figure.margin)}"
+    return f"about {counted(value, noun)}{margin}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def _first(first: FirstDocument) -> str:
+    text = first.texts[0]
+    words = " ".join(text.text[: 2 * SHOWN_CHARS].split())
+    shown = words if len(words) <= SHOWN_CHARS else f"{words[:SHOWN_CHARS]}…"
+    tokens = counted(text.n_tokens, "token")
+    if first.n_rows > 1:
+        cut = f", the first of {counted(first.n_rows, 'chunk')} of {first.doc_id}"
+    elif text.truncated:
+        cut = f", cut off: the document {first.doc_id} has {number(first.n_tokens)}"
+    else:
+        cut = f", the whole document {first.doc_id}"
+    return f'"{shown}" ({tokens}{cut})'
+
+
+def _looked_at(estimate: Estimate) -> str:
+    seen = estimate.sample
+    documents = counted(seen.observed.n_documents, "document")
+    if seen.is_whole:
+        return f"all {documents} in {seen.seconds:.1f} s"
+    return (
+        f"{documents} from {counted(seen.n_cells, 'place')} of the input in {seen.seconds:.1f} s; "
+        "± is half of a 95 % interval"
+    )
+
+
+def _tokens(estimate: Estimate) -> str:
+    seen = estimate.sample
+    words = _amount(seen["tokens"], "token")
+    if round(seen["embedded_tokens"].value) != round(seen["tokens"].value):
+        words += f", of which {number(seen['embedded_tokens'].value)} go through the model"
+    return words
+
+
+def _lengths(estimate: Estimate) -> str:
+    """Tokens of a text by powers of two, as bars, and how many texts are cut off."""
+    seen = estimate.sample
+    powers = sorted(int(name.split()[1]) for name in seen.figures if name.startswith("length "))
+    rows = {power: seen[f"length {power}"].value for power in powers}
+    most = max(rows.values(), default=0)
+    lines = []
+    for power in range(min(powers, default=0), max(powers, default=-1) + 1):
+        amount = rows.get(power, 0.0)
+        bar = "█" * round(BAR_CHARS * amount / most) if most else ""
+        bounds = f"{number(1 << power)} to {number((2 << power) - 1)}"
+        lines.append(f"{bounds:>16} {bar:<{BAR_CHARS}} {short(amount)}")
+    n_cut = seen["truncated"].value
+    if n_cut:
+        share = n_cut / max(1.0, seen["rows"].value)
+        lines.append(
+            f"about {_percent(share)} of the texts are longer than the model takes: cut off"
+        )
+    return "\n".join(lines) or "-"
+
+
+def _vectors(estimate: Estimate) -> str:
+    """What happens to the rows of the next snapshot."""
+    seen = estimate.sample
+    about = "" if seen.is_whole else "about "
+    n_reused = round(seen["reused"].value)
+    n_new = max(0, round(seen["rows"].value) - n_reused)
+    words = [f"{about}{counted(n_new, 'row')} to embed"]
+    if n_reused:
+        words.append(f"{about}{number(n_reused)} with a vector that the output has already")
+    if estimate.carried:
+        words.append(f"{number(estimate.carried)} that stay as they are")
+    return ", ".join(words)
+
+
+def _duplicates(estimate: Estimate) -> str:
+    observed = estimate.sample.observed
+    share = observed.n_repeated / max(1, observed.n_rows)
+    words = f"{number(observed.n_repeated)} of {counted(observed.n_rows, 'text')}"
+    if estimate.sample.is_whole:
+        return f"{words} ({_percent(share)}) repeat an earlier one exactly"
+    return (
+        f"{words} looked at repeat another of them exactly; copies elsewhere do not show in a "
+        "sample, so the whole input can have many more"
+    )
+
+
+def _add_partitions(table: Table, outlook: Outlook, max_partitions: int) -> None:
+    if outlook.n_partitions is None:
+        return
+    style = WARNING if outlook.n_partitions > max_partitions else ""
+    words = (
+        f"{number(outlook.n_partitions)} among the {counted(outlook.n_sampled, 'record')} looked "
+        f"at; a part may have {number(max_partitions)} (output.max_partitions)"
+    )
+    table.add_row("partitions", Text(words, style))
+
+
+def _output(estimate: Estimate) -> str:
+    sizes = estimate.bytes_by_precision
+    others = ", ".join(
+        f"{name} {human(size)}" for name, size in sizes.items() if name != estimate.precision
+    )
+    chosen = human(sizes[estimate.precision])
+    return f"about {chosen} more as {estimate.precision} ({others})"
+
+
+def _here(here: TimeHere) -> str:
+    workers = counted(here.workers, "worker")
+    words = (
+        f"about {duration(here.seconds)}: start-up {duration(here.start_s)}, embedding "
+        f"{duration(here.embed_s)} with {workers} of {short(here.tokens_per_s)} tokens/s each "
+        f"({_SOURCES[here.rate_source]}) on {here.device_name or 'this machine'}"
+    )
+    if not here.fits:
+        words += f"; the weights of {workers} do not fit into the memory: set runtime.embedders"
+    return words
+
+
+def _devices(rows: tuple[DeviceRow, ...]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("device", "tokens/s", "hours", "cost", "speed", "memory"):
+        table.add_column(name, justify="left" if name in ("device", "speed", "memory") else "right")
+    for row in rows:
+        known = row.hours is not None and row.cost is not None and row.tokens_per_s is not None
+        fits = {True: "fits", False: "too small", None: ""}[row.fits]
+        table.add_row(
+            Text(f"{row.name}, {row.dtype}"),
+            short(row.tokens_per_s) if known and row.tokens_per_s else "-",
+            f"{row.hours:,.2f}" if known else "-",
+            f"{row.cost:,.2f} {row.currency}" if known else "-",
+            "" if row.rate_source is None else row.rate_source,
+            Text(fits, WARNING if row.fits is False else ""),
+        )
+    return table

@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import datetime
 import functools
-import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.driver.blocks import blocks_of
 from pipeline.driver.budget import Budget
-from pipeline.driver.cluster import Pools, device_of, devices_of, pool_sizes
+from pipeline.driver.cluster import device_of, devices_of, pool_sizes
 from pipeline.driver.connection import connect
-from pipeline.driver.estimate.rates import remember
+from pipeline.driver.estimate.beside import Beside
+from pipeline.driver.estimate.forecast import Estimate
 from pipeline.driver.first_records import first_records
 from pipeline.driver.own_errors import own_error
-from pipeline.driver.places import check_dtype, output_of
+from pipeline.driver.places import check_dtype, is_alone, output_of
 from pipeline.driver.plan import Plan
+from pipeline.driver.pools import Pools
 from pipeline.driver.run import Result, run_job
 from pipeline.driver.showing import Watch, count_retry, log_notes, shielded
 from pipeline.driver.totals import Totals
@@ -38,7 +38,6 @@ from pipeline.job.spec import JobSpec
 from pipeline.observe.progress import CONNECTING, DONE, STARTING, Progress
 from pipeline.output.text_index import build_segment, update_index
 from pipeline.read.pages import text_formats
-from pipeline.read.parts import Todo
 from pipeline.storage.lineage import Manifest
 from pipeline.storage.notes import listen_to_notes
 from pipeline.storage.retry import listen_to_retries
@@ -60,9 +59,6 @@ actor while it loaded, and both have limits of their own.
 Ray 2.60 takes it only as `**ray_remote_args`, whose removal is announced for 2.64: hence `ray<2.64`
 in pyproject.toml.
 """
-MAX_BLOCKS = 4096
-"""Blocks that Ray Data is given: each costs the driver 48 KB and a millisecond before the first one
-is worked on."""
 MAX_WAIT_S = 6 * 3600
 """How long a run waits while no block moves before it gives up: nodes can take long to start, and a
 part can take an hour on a CPU."""
@@ -78,18 +74,21 @@ def run(
     full_refresh: bool = False,
     limit: int | None = None,
     budget: Budget | None = None,
+    on_estimate: Callable[[Estimate], None] | None = None,
 ) -> Result:
     """Embed what is missing on a cluster and commit a snapshot.
 
     limit: embed the first so many records alone, into an output of their own (`trial_of`), which
     the result names. budget: what the run may use, see `Budget`. watch: called twice a second with
-    figures, and with notes on what the run waits for; by default these are logged. Raises
-    SpecError, ModelError, ClusterError, and what `run_job` raises; after any of them the same
-    command resumes where this one stopped.
+    figures, and with notes on what the run waits for; by default these are logged. on_estimate:
+    called with the estimate of the run, once it is there. Raises SpecError, ModelError,
+    ClusterError, and what `run_job` raises; after any of them the same command resumes where this
+    one stopped.
     """
     if limit is not None:
         spec = trial_of(spec, address)
-    watch = shielded(watch or log_notes)
+    beside = Beside(is_alone(address), on_estimate)
+    watch = shielded(beside.shown_by(watch or log_notes))
     progress = Progress(on_change=lambda: watch(progress, []))
     listen_to_retries(functools.partial(count_retry, progress))
     listen_to_notes(lambda note: watch(progress, [note]))
@@ -101,6 +100,8 @@ def run(
 
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
         first_records(plan)  # a mistake of the spec costs no start of workers
+        if limit is None:
+            beside.start(plan, store)
         progress.enter(CONNECTING)
         connect(address)
         if budget:
@@ -116,10 +117,12 @@ def run(
         on_plan=on_plan,
         nominal_time=nominal_time,
         full_refresh=full_refresh,
+        foretold=beside.record,
         limit=limit,
         budget=budget,
     )
-    remember(result.rates)
+    if limit is None:
+        beside.remember(result)
     progress.enter(DONE)
     return result
 
@@ -224,25 +227,6 @@ def _prompt_tokens(job: Job) -> int:
         return 0
     tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
     return tokenizer.prompt_tokens
-
-
-def blocks_of(todo: Sequence[Todo]) -> list[pa.Table]:
-    """What the dataset starts from, one row for each split: `todo` in order, in MAX_BLOCKS blocks
-    at most.
-
-    These are finished blocks and not `ray.data.range`, whose read tasks want a whole CPU each: once
-    the actors hold all but a fraction of the CPUs, they wait endlessly (Ray 2.60, seen on two
-    cores). One tokenizer does the splits of a block one after another; the last splits have a block
-    to themselves, so that all tokenizers have work to the end.
-    """
-    alone = MAX_BLOCKS // 2
-    n_shared = max(0, len(todo) - alone)
-    size = max(1, math.ceil(n_shared / (MAX_BLOCKS - alone)))
-    starts = [*range(0, n_shared, size), *range(n_shared, len(todo))]
-    return [
-        pa.table({"todo": [split.to_json() for split in todo[start:stop]]})
-        for start, stop in itertools.pairwise([*starts, len(todo)])
-    ]
 
 
 def _build_index(store: Store, fingerprint: str, groups: Sequence[Sequence[Manifest]]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.job.model.directory import ModelDir
     from pipeline.tokenize.tokens import Tokenizer
 
-__all__ = ["load_tokenizer"]
+__all__ = ["is_quick_to_load", "load_tokenizer"]
 
 
 def load_tokenizer(
@@ -61,6 +61,11 @@ def load_tokenizer(
     from pipeline.tokenize.slow import SlowTokenizer
 
     return SlowTokenizer(tokenizer, max_tokens=limit, prompt=prompt)
+
+
+def is_quick_to_load(model: ModelDir) -> bool:
+    """Whether the tokenizer is built without transformers, whose imports take seconds."""
+    return read_plain(model) is not None
 
 
 def _auto_tokenizer(model: ModelDir) -> Any:

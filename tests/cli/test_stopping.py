@@ -112,7 +112,7 @@ def test_one_interruption_at_a_random_moment_of_the_start_ends_in_order(
     spec: Path, tmp_path: Path, seed: int
 ) -> None:
     command = Command(spec, tmp_path)
-    command.wait_for("stale ")  # the plan has been shown: Ray starts now
+    command.wait_for("fingerprint ")  # the plan has been shown: Ray starts now
     time.sleep(random.Random(seed).uniform(0, 4))
     command.interrupt()
     stopped_in_order(command)

@@ -133,7 +133,7 @@ def test_a_price_can_be_ones_own_and_a_device_without_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = tmp_path / "prices.yaml"
-    table.write_text("X1: 2.5\ncpu core: 0.01\n")
+    table.write_text("X1: {price_per_hour: 2.5}\ncpu core: {price_per_hour: 0.01}\n")
     monkeypatch.setenv("CORPUS_EMBED_PRICES", str(table))
     assert hourly_cost({"Maker x1 Ultra": 2, "cpu core": 100}) == pytest.approx(6.0)
     with pytest.raises(SpecError, match="no price for the device 'H100'"):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from pipeline.driver import on_ray
+from pipeline.driver import blocks as blocks_module
 from pipeline.driver.budget import Budget
 from pipeline.driver.on_ray import run
 from pipeline.errors import TooManyRejects
@@ -347,9 +347,9 @@ def test_a_shard_that_changes_or_vanishes_after_planning_is_planned_again_and_ne
 def test_splits_share_blocks_only_where_they_are_too_many_and_never_the_last_ones(
     n_splits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_ray, "MAX_BLOCKS", 8)
+    monkeypatch.setattr(blocks_module, "MAX_BLOCKS", 8)
     todo = [SimpleNamespace(to_json=lambda n=n: f"split {n}") for n in range(n_splits)]
-    blocks = [block["todo"].to_pylist() for block in on_ray.blocks_of(todo)]
+    blocks = [block["todo"].to_pylist() for block in blocks_module.blocks_of(todo)]
     assert [split for block in blocks for split in block] == [split.to_json() for split in todo]
     assert len(blocks) == min(n_splits, len(blocks), 8)
     assert all(len(block) == 1 for block in (blocks if n_splits <= 8 else blocks[-4:]))
@@ -358,7 +358,7 @@ def test_splits_share_blocks_only_where_they_are_too_many_and_never_the_last_one
 def test_splits_that_share_a_block_are_embedded_as_ever(
     tmp_path: Path, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_ray, "MAX_BLOCKS", 4)
+    monkeypatch.setattr(blocks_module, "MAX_BLOCKS", 4)
     docs = documents(120)
     for n in range(0, 120, 12):
         write_shard(tmp_path / f"in/{n:03}.jsonl", docs[n : n + 12])

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 import pipeline.driver.places as places
+from pipeline.driver.estimate.forecast import estimate_of
+from pipeline.driver.estimate.sample import sample
 from pipeline.driver.outlook import outlook_of
 from pipeline.driver.places import check_device
 from pipeline.driver.plan import make_plan, plan_job
@@ -18,7 +20,7 @@ from pipeline.errors import SpecError
 from pipeline.job.spec import JobSpec
 from tests.support import outputs
 from tests.support.outputs import write_shard
-from tests.support.stand_in import job_of, make_spec, store_of
+from tests.support.stand_in import ByteTokenizer, job_of, make_spec, store_of
 
 
 def plan_of(spec: JobSpec) -> Any:
@@ -34,7 +36,10 @@ def test_partitions_are_counted_in_the_first_records(tmp_path: Path) -> None:
         input={"keep_columns": ["user"]},
         output={"partition_by": ["user"]},
     )
-    outlook = outlook_of(plan_of(spec))
+    plan = plan_of(spec)
+    seen = sample(plan, store_of(spec), ByteTokenizer(), seconds=60)
+    assert seen
+    outlook = outlook_of(plan, ByteTokenizer(), seen)
     assert (outlook.n_partitions, outlook.n_sampled, outlook.chunks) == (300, 300, None)
 
 
@@ -51,8 +56,10 @@ def test_chunks_are_as_long_as_the_model_has_room(tmp_path: Path, bert_mean_dir:
         )
         plan = plan_job(spec)
         n_model = plan.job.max_tokens
+        estimate = estimate_of(plan, store_of(spec), is_alone=False)
+        assert estimate
         return (
-            (outlook_of(plan).chunks or "")
+            (estimate.outlook.chunks or "")
             .replace(str(n_model - 2), "M-2")
             .replace(f"takes {n_model}", "takes M")
         )
@@ -96,6 +103,6 @@ def test_plan_shows_chunks_and_partitions_and_needs_no_gpu_that_is_not_there(
     plan = planned()
     assert plan.returncode == 0, plan.stderr
     assert "chunks of at most 8 tokens, 2 shared with the next" in plan.stdout
-    assert "1 among the first 1 record; a part may have 128" in plan.stdout
+    assert "1 among the 1 record looked at; a part may have 128" in plan.stdout
     no_gpu = planned("--set", "runtime.device=cuda")
     assert (no_gpu.returncode, "this machine has no GPU" in no_gpu.stderr) == (2, True)

@@ -29,7 +29,8 @@ KEPT_ROWS = 4000
 class Observed:
     """The records of a sample.
 
-    n_bytes: of records that were prepared. n_documents, n_rows: that they gave. n_repeated: rows
+    n_bytes: of records that were prepared. n_records: their number. n_documents, n_rows: that
+    they gave. n_repeated: rows
     whose text an earlier row has. partitions: different combinations of partition values.
     reject_reasons: number by reason. ids: token ids of some texts. prepare_s: how long preparing
     took, for n_prepared_tokens.
@@ -41,6 +42,7 @@ class Observed:
         self._digests: set[str] = set()
         self._n_kept_tokens = 0
         self.n_bytes = 0
+        self.n_records = 0
         self.n_documents = 0
         self.n_rows = 0
         self.n_repeated = 0
@@ -51,19 +53,26 @@ class Observed:
         self.n_prepared_tokens = 0
 
     def add(
-        self, part: PreparedPart, seconds: float, n_taken: int, n_records: int, known: KnownTexts
+        self,
+        records: pa.Table,
+        part: PreparedPart,
+        seconds: float,
+        n_records: int,
+        known: KnownTexts,
     ) -> Sums:
-        """Take `n_taken` prepared records in, which stand for `n_records`; returns the sums of
-        these: records, documents, rejects, rows, tokens (of rows, as they are stored),
-        embedded_tokens (that the model will see: without texts that have a vector, and those that
-        are equal once), reused (rows that have a vector), truncated (rows), squared_tokens, and
-        `length 4` for the rows of 16 to 31 tokens."""
+        """Take some records and what was prepared of them in `seconds`. They stand for `n_records`;
+        returns the sums of these: records, documents, rejects, rows, tokens (of rows, as they are
+        stored), embedded_tokens (that the model will see: without texts that have a vector, and
+        those that are equal once), reused (rows that have a vector), truncated (rows),
+        squared_tokens, and `length 4` for the rows of 16 to 31 tokens."""
         rows = part.rows
+        n_taken = records.num_rows
         n_tokens = rows["n_tokens"].to_numpy().astype(np.float64)
         is_new = ~known.find(rows["text_sha256"])
         ids = part.tokens["ids"].combine_chunks()
-        n_distinct = len(ids.flatten())
-        self._keep(part, ids, n_distinct, seconds)
+        self._keep(records, part, ids)
+        self.prepare_s += seconds
+        self.n_prepared_tokens += len(ids.flatten())
         n_documents = pc.count_distinct(rows["document"]).as_py()
         _, first = np.unique(rows["text_sha256"].to_numpy(), return_index=True)
         is_first = np.isin(np.arange(len(n_tokens)), first)
@@ -88,10 +97,9 @@ class Observed:
             value[name], variance[name] = expanded(by_record.astype(np.float64), n_records)
         return Sums(value, variance)
 
-    def _keep(self, part: PreparedPart, ids: pa.ListArray, n_tokens: int, seconds: float) -> None:
+    def _keep(self, records: pa.Table, part: PreparedPart, ids: pa.ListArray) -> None:
         rows = part.rows
-        self.prepare_s += seconds
-        self.n_prepared_tokens += n_tokens
+        self.n_records += records.num_rows
         self.n_bytes += part.facts.record_bytes
         self.n_documents += pc.count_distinct(rows["document"]).as_py()
         self.n_rows += rows.num_rows
@@ -99,8 +107,9 @@ class Observed:
         for digest in rows["text_sha256"].to_pylist():
             self.n_repeated += digest in self._digests
             self._digests.add(digest)
-        if self._by:
-            values = [pc.cast(rows[name], pa.string()).to_pylist() for name in self._by]
+        if self._by:  # before those that are too many for a part are rejected
+            good = records.filter(pc.is_null(records["reason"]))
+            values = [pc.cast(good[name], pa.string()).to_pylist() for name in self._by]
             self.partitions.update(zip(*values, strict=True))
         if sum(table.num_rows for table in self._rows) < KEPT_ROWS:
             self._rows.append(rows)

@@ -33,7 +33,8 @@ class Rate:
 
     tokens_per_s: embedded tokens of a worker-second. n_tokens: how many it was measured on. model:
     `model_hash`. source: "run" (what a run did), "measured" (by a plan, in a child process) or
-    "calculated" (from the peak of the device). date: ISO 8601.
+    "calculated" (from the peak of the device). date: ISO 8601. overhead_s: how long the run took
+    beyond the embedding of its workers; None where nobody knows.
     """
 
     device: str
@@ -44,6 +45,7 @@ class Rate:
     n_tokens: int
     source: str
     date: str
+    overhead_s: float | None = None
 
 
 def model_hash(job: Job) -> str:
@@ -123,8 +125,11 @@ def _rates_in(records: Any) -> Iterator[Rate]:
 
 
 def _is_rate(record: Mapping[str, Any]) -> bool:
-    fields = {field.name: field.type for field in dataclasses.fields(Rate)}
-    kinds: dict[Any, Any] = {"str": str, "int": int, "float": (int, float)}
-    return record.keys() == fields.keys() and all(
-        isinstance(record[name], kinds[kind]) for name, kind in fields.items()
+    number = (int, float)
+    kinds: dict[str, Any] = {"str": str, "int": int, "float": number}
+    kinds["float | None"] = (*number, type(None))
+    fields = {field.name: kinds[str(field.type)] for field in dataclasses.fields(Rate)}
+    required = fields.keys() - {"overhead_s"}
+    return required <= record.keys() <= fields.keys() and all(
+        isinstance(value, fields[name]) for name, value in record.items()
     )

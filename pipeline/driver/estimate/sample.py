@@ -199,7 +199,7 @@ class _Sampling:
         started_s = time.perf_counter()
         prepared = prepare_part(part, self._plan.job, self._tokenizer, self._plan.run_id)
         seconds = time.perf_counter() - started_s
-        return self.observed.add(prepared, seconds, part.records.num_rows, n_records, self._known)
+        return self.observed.add(part.records, prepared, seconds, n_records, self._known)
 
     def _is_enough(self) -> bool:
         n = len(self.totals)

@@ -1,0 +1,111 @@
+"""A short measurement of this machine's speed: sampled token ids go through the engine in child
+processes, as many as a run has embedders here.
+
+In: a job, token ids. Out: a `Rate`, or why there is none. torch is imported in the children alone.
+Cost: LIMIT_S at most, of which loading is most.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.driver.estimate.rates import Rate, model_hash, now
+from pipeline.errors import CorpusEmbedError
+from pipeline.job.resolve import Job
+
+__all__ = ["measured_rate"]
+
+LIMIT_S = 20.0
+"""After this long the children are killed, whatever they do."""
+
+EMBED_S = 3.0
+CALL_TOKENS = 1 << 13
+MAX_CHILDREN = 4
+
+Ids = npt.NDArray[np.int32]
+
+
+def measured_rate(
+    job: Job, texts: Sequence[Ids], prompt_tokens: int, n_workers: int, threads: int | None
+) -> Rate | str:
+    """The speed of a worker while `n_workers` of them work; a sentence where it was not measured.
+
+    texts: ids of the texts to embed. threads: of each worker.
+    """
+    context = multiprocessing.get_context("spawn")
+    children = []
+    for _ in range(min(n_workers, MAX_CHILDREN)):
+        near_end, far_end = context.Pipe()
+        arguments = (far_end, job, list(texts), prompt_tokens, threads)
+        child = context.Process(target=_measure, args=arguments, daemon=True)
+        child.start()
+        far_end.close()
+        children.append((child, near_end))
+    deadline_s = time.monotonic() + LIMIT_S
+    answers = []
+    try:
+        for _, near_end in children:
+            if not near_end.poll(max(0.0, deadline_s - time.monotonic())):
+                return f"no speed was measured: loading the model took more than {LIMIT_S:.0f} s"
+            answers.append(near_end.recv())
+    except EOFError:
+        return "no speed was measured: the process that should do it ended"
+    finally:
+        for child, _ in children:
+            child.kill()
+            child.join()
+    if problem := next((answer for answer in answers if isinstance(answer, str)), None):
+        return f"no speed was measured: {problem}"
+    speeds = [n_tokens / seconds for n_tokens, seconds, _ in answers]
+    return Rate(
+        device=job.engine.device,
+        device_name=answers[0][2],
+        dtype=job.engine.dtype,
+        model=model_hash(job),
+        tokens_per_s=round(sum(speeds) / len(speeds), 1),
+        n_tokens=sum(answer[0] for answer in answers),
+        source="measured",
+        date=now(),
+    )
+
+
+def _measure(
+    pipe: Connection, job: Job, texts: list[Ids], prompt_tokens: int, threads: int | None
+) -> None:
+    """The life of a child."""
+    # torch: for the child alone
+    from pipeline.embed.loading import load_engine
+
+    try:
+        engine = load_engine(job.model(), job.engine, prompt_tokens, threads)
+        calls = list(_calls(texts))
+        engine.embed(*calls[0])  # warms up
+        started_s = time.perf_counter()
+        n_tokens = 0
+        while (seconds := time.perf_counter() - started_s) < EMBED_S:
+            for ids, offsets in calls:
+                engine.embed(ids, offsets)
+                n_tokens += len(ids)
+                if time.perf_counter() - started_s > EMBED_S:
+                    break
+        pipe.send((n_tokens, seconds, engine.device_name))
+    except (CorpusEmbedError, OSError, RuntimeError) as error:
+        pipe.send(f"{error}")
+
+
+def _calls(texts: list[Ids]) -> list[tuple[Ids, npt.NDArray[np.int64]]]:
+    """Texts in calls of about CALL_TOKENS: ids and offsets of each."""
+    ends = np.cumsum([len(ids) for ids in texts])
+    numbers = (ends // CALL_TOKENS).tolist()
+    calls = []
+    for number in sorted(set(numbers)):
+        some = [ids for ids, own in zip(texts, numbers, strict=True) if own == number]
+        offsets = np.cumsum([0, *(len(ids) for ids in some)]).astype(np.int64)
+        calls.append((np.concatenate(some), offsets))
+    return calls
