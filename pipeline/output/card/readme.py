@@ -145,7 +145,7 @@ def _rejects(facts: CardFacts) -> Iterator[str]:
     records = counted(snapshot.n_records, "record")
     yield (
         f"{snapshot.n_rejects:,} of {records} could not be embedded; each is a row below "
-        f"`{layout.REJECTS}/`."
+        f"`{layout.REJECTS}/`, and `corpus-embed rejects` shows them with their texts."
     )
     if snapshot.reject_reasons:
         rows = [
@@ -197,7 +197,7 @@ def _reading(facts: CardFacts) -> Iterator[str]:
         yield _python(code_)
     yield (
         "With corpus-embed, on a disk or an object store: `pipeline.open_dataset(uri)`, or "
-        "`ids, vectors = pipeline.read_vectors(uri)`."
+        "`ids, vectors = pipeline.read_vectors(uri)`; `corpus-embed files` lists the files."
     )
 
 
