@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli import answers
+from pipeline.cli.live import show_live_runs
 from pipeline.cli.options import (
     LOOK,
     AsJson,
@@ -20,6 +21,7 @@ from pipeline.cli.options import (
 from pipeline.errors import OutputError
 from pipeline.job.spec import JobSpec
 from pipeline.job.spec_reference import reference
+from pipeline.observe.live_record import live_runs
 from pipeline.output.snapshots import (
     count_waiting_parts,
     live_parts,
@@ -41,8 +43,8 @@ ModelPath = Annotated[
     epilog="Example: corpus-embed status s3://lake/vectors",
 )
 def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJson = False) -> None:
-    """Show the snapshots of an output, how many finished parts are in no snapshot yet, and what the
-    tables show that it is published to."""
+    """Show the runs that work on an output now, its snapshots, how many finished parts are in no
+    snapshot yet, and what the tables show that it is published to."""
     store = Store(output, json_object(storage_options))
     head = load_snapshot(store)
     if head is None and not store.list(layout.META):
@@ -52,9 +54,11 @@ def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJs
     n_waiting = count_waiting_parts(store, live_parts(store, head))
     numbers = snapshot_numbers(store)
     tables = table_statuses(store)
+    runs = live_runs(store)
     if as_json:
         answers.print_json(
             {
+                "runs": [run._asdict() for run in runs],
                 "head": head.model_dump(mode="json") if head else None,
                 "snapshots": numbers,
                 "parts_not_in_head": n_waiting,
@@ -62,6 +66,7 @@ def status(output: Output, storage_options: StorageOptions = "{}", as_json: AsJs
             }
         )
         return
+    show_live_runs(answers.stdout(), runs)
     answers.show_status(head, numbers, n_waiting)
     answers.show_tables(tables)
 

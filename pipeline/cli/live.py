@@ -25,7 +25,9 @@ from rich.text import Text
 from pipeline.cli.display import WARNING
 from pipeline.errors import SpecError
 from pipeline.observe.figures import figures
+from pipeline.observe.live_record import LiveRun
 from pipeline.observe.progress import DONE, EMBEDDING, Progress
+from pipeline.storage.printable import printable
 from pipeline.storage.words import by_name, counted, duration, number, short
 
 PLAIN_SECONDS = 10.0
@@ -150,6 +152,22 @@ def pieces(facts: Mapping[str, Any]) -> list[str]:
     if facts["retries"]:
         words.append(f"{number(facts['retries'])} requests tried again")
     return words
+
+
+def show_live_runs(console: Console, runs: Sequence[LiveRun]) -> None:
+    """What runs say of themselves that work on an output, for another terminal or node."""
+    for run in runs:
+        place = f"on {run.host}, process {run.process}, since {run.since}"
+        if run.is_silent:
+            words = f"run {run.run_id} of job '{run.job}' is silent for {duration(run.silent_s)}"
+            console.print(Text(printable(f"{words} ({place}): it has probably died"), WARNING))
+            continue
+        console.print(Text(printable(f"run {run.run_id} of job '{run.job}' works {place}")))
+        try:
+            line = plain_line(run.figures)
+        except (KeyError, TypeError, ValueError, AttributeError):  # of another release
+            line = run.figures["phase"]
+        console.print(Text(printable(f"  {line} (seen {duration(run.silent_s)} ago)")))
 
 
 def in_lines(words: Iterable[str], width: int) -> list[str]:

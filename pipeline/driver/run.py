@@ -25,6 +25,7 @@ from pipeline.driver.splits import missing
 from pipeline.driver.tally import row_counts
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
+from pipeline.observe.live_record import recorded
 from pipeline.observe.openlineage import reported
 from pipeline.observe.progress import COMMITTING, PLANNING, PUBLISHING, Progress
 from pipeline.output import lake, work
@@ -140,16 +141,17 @@ def _run_marked(
         splits = [todo.split for todo in plan.todo]
         create_run(store, plan.run_id, job.spec.to_yaml().encode(), splits)
         failpoint("after_plan")
-        if plan.todo:
-            progress.remaining = remaining_of(plan)
-            embedded = True
-            resources = execute(plan)
-        progress.enter(COMMITTING)
-        manifests = load_manifests(store, job.fingerprint, plan.done)
-        unfinished = missing(plan.todo, manifests)
-        is_over = bool(unfinished and terms.budget and terms.budget.is_used)
-        if not unfinished or is_over:
-            return _ended(plan, store, progress, manifests, resources, terms, is_over=is_over)
+        with recorded(store, plan.run_id, job.spec.name, progress):
+            if plan.todo:
+                progress.remaining = remaining_of(plan)
+                embedded = True
+                resources = execute(plan)
+            progress.enter(COMMITTING)
+            manifests = load_manifests(store, job.fingerprint, plan.done)
+            unfinished = missing(plan.todo, manifests)
+            is_over = bool(unfinished and terms.budget and terms.budget.is_used)
+            if not unfinished or is_over:
+                return _ended(plan, store, progress, manifests, resources, terms, is_over=is_over)
     raise InputError(
         f"{len(unfinished)} splits are unfinished after {MAX_ROUNDS} plans, the first one of "
         f"{shown(unfinished[0].spans[0].shard.uri)}: its shards keep changing while they are read. "

@@ -22,6 +22,7 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import CorpusEmbedError
 from pipeline.output.lease import TTL_S, Pulse, beating, is_alive
@@ -68,8 +69,7 @@ def vacuuming(store: Store) -> Iterator[Pulse]:
 @contextlib.contextmanager
 def _marked(store: Store, activity: str, fingerprint: str) -> Iterator[Pulse]:
     mark = f"{activity}-{fingerprint}-{os.urandom(8).hex()}"
-    me = {"host": platform.node(), "process": os.getpid(), "namespace": _namespace()}
-    holder = json.dumps(me).encode()
+    holder = json.dumps(this_process()).encode()
     try:
         store.put_if_absent(layout.work(mark, 0), holder)
     except (OSError, CorpusEmbedError):  # a reader without the permission to write
@@ -138,6 +138,11 @@ def is_dead(store: Store, path: str) -> bool:
     ):
         return False
     return False
+
+
+def this_process() -> dict[str, Any]:
+    """What `is_dead` knows this process by, as the fields of a JSON object."""
+    return {"host": platform.node(), "process": os.getpid(), "namespace": _namespace()}
 
 
 def _namespace() -> str | None:

@@ -12,13 +12,13 @@
     _meta/ids/<fingerprint>/<name>.parquet              hashes of document ids
     _meta/leases/<number>/…                             the refresh that is under way
     _meta/work/<activity>-<fingerprint>-<nonce>-<beat>  who works on the output now
+    _meta/live/<run_id>-<nonce>-<number>.json           how far a run has come that works now
     _meta/publications/, _meta/iceberg/                 tables that snapshots are published to
     _meta/tables/<key>/<number>.json                    what a table shows, as last seen
     _meta/probes/, _meta/tmp/                           short-lived objects
     README.md, croissant.json                           what the newest snapshot is, for people
 
-Paths are relative to the output's root and use "/". The format of each object is in
-docs/output-format.md.
+Paths are relative to the output's root and use "/". Formats are in docs/output-format.md.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ DATA = "data"
 SNAPSHOTS = "_meta/snapshots"
 LEASES = "_meta/leases"
 WORK = "_meta/work"
+LIVE = "_meta/live"
 PUBLICATIONS = "_meta/publications"
 ICEBERG = "_meta/iceberg"
 DELTA_LOG = "_delta_log"
@@ -43,8 +44,8 @@ _TABLES = "_meta/tables"
 STAGING = "_meta/tmp"
 _FILE_LISTS = "_meta/files"
 CURRENT = "_meta/current/manifest"
-"""The one object that is replaced: the file list for readers that cannot open a snapshot. Alone in
-its folder, which makes it a table of Hive's SymlinkTextInputFormat."""
+"""The one object that is replaced: the file list for readers that cannot open a snapshot, alone in
+its folder, as Hive's SymlinkTextInputFormat wants it."""
 _GENERATIONS = "_meta/generations"
 RUNS = "_meta/runs"
 _INDEX = "_meta/index"
@@ -59,8 +60,7 @@ MAX_PARTITION_STEP = 255
 
 
 class Location(NamedTuple):
-    """The facts that a path states about its object. `kind` is a key of KINDS; a field that the
-    path does not hold is None."""
+    """The facts in a path; None for those that it does not hold. kind: a key of KINDS."""
 
     kind: str
     fingerprint: str | None = None
@@ -94,6 +94,7 @@ KINDS = {
         "lease": rf"{LEASES}/(?P<number>\d{{20}})/(?P<name>{_LEASE_NAMES})",
         "table": rf"{_TABLES}/(?P<name>[a-z]+-[0-9a-f]+)/(?P<number>\d{{20}})\.json",
         "work": rf"{WORK}/(?P<name>[a-z]+)-(?P<fingerprint>[0-9a-f]*)-[0-9a-f]+-\d+",
+        "live record": rf"{LIVE}/(?P<run_id>[0-9a-f]+)-[0-9a-f]+-(?P<number>\d+)\.json",
         "probe": rf"{_PROBES}/(?P<name>[0-9a-f]+)(?:-[^/]+)?",
         "temporary": rf"{STAGING}/(?P<name>tmp[0-9a-z_]+)",
     }.items()
@@ -128,8 +129,7 @@ def partition_folder(path: str) -> str:
 
 
 def partition_step(name: str, value: str | None) -> str:
-    """One Hive folder `name=value`, percent-encoded, so that no value can leave the folder above
-    it."""
+    """One Hive folder `name=value`, percent-encoded: no value can leave the folder above it."""
     escaped = NULL_PARTITION if value is None else _quoted(value)
     if value == NULL_PARTITION:
         escaped = "%5F" + NULL_PARTITION[1:]
@@ -166,7 +166,6 @@ def sibling(path: str, part_id: str, suffix: str) -> str:
 
 
 def manifests(fingerprint: str) -> str:
-    """The folder of all manifests under one fingerprint."""
     return f"{MANIFESTS}/{fingerprint}"
 
 
@@ -220,13 +219,16 @@ def ids_segment(fingerprint: str, name: str) -> str:
 
 def lease(number: int, name: str = "") -> str:
     """One object of a lease; without a name, the lease's folder."""
-    return f"{LEASES}/{number:020d}" + (f"/{name}" if name else "")
+    return f"{LEASES}/{number:020d}/{name}".rstrip("/")
 
 
 def work(mark: str, beat: int) -> str:
-    """One sign of life. mark: `<activity>-<fingerprint>-<nonce>`, where a publication and a vacuum,
-    which are bound to no fingerprint, have an empty one."""
+    """One sign of life. mark: `<activity>-<fingerprint>-<nonce>`; some have no fingerprint."""
     return f"{WORK}/{mark}-{beat}"
+
+
+def live_record(run_id: str, nonce: str, number: int) -> str:
+    return f"{LIVE}/{run_id}-{nonce}-{number}.json"
 
 
 def publication(kind: str, digest: str) -> str:

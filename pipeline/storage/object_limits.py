@@ -21,6 +21,7 @@ MAX_BYTES = {
     "lease": 1 << 20,
     "table": 1 << 20,
     "work": 1 << 20,
+    "live record": 1 << 20,
 }
 """The most bytes of an object of each kind that are read: several times what the largest outputs
 have. Data files, which are read in pieces, have no such limit."""

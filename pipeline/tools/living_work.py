@@ -28,13 +28,16 @@ class Work(NamedTuple):
 
 
 def living_work(store: Store, objects: Objects, now: float) -> Work:
-    """The work that is under way. paths: its marks, and the newest lease where its holder lives.
+    """The work that is under way. paths: its marks and records, and the newest lease where its
+    holder lives.
     now: seconds since 1970 by the store's clock."""
     marks = {
         path: item.location
         for path, item in of_kind(objects, "work").items()
         if is_alive(item.changed_at, now, SILENT_S) and not is_dead(store, path)
     }
+    records = of_kind(objects, "live record").items()
+    live = [path for path, item in records if is_alive(item.changed_at, now, SILENT_S)]
     activities = {location.name for location in marks.values()} - {VACUUM}
     leases = of_kind(objects, "lease")
     last = max((item.location.number or 0 for item in leases.values()), default=0)
@@ -45,5 +48,5 @@ def living_work(store: Store, objects: Objects, now: float) -> Work:
     return Work(
         fingerprints=frozenset(mark.fingerprint for mark in marks.values() if mark.fingerprint),
         publishes="publish" in activities,
-        paths=frozenset([*marks, *(newest if is_held else ())]),
+        paths=frozenset([*marks, *live, *(newest if is_held else ())]),
     )

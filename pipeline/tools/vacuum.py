@@ -55,6 +55,7 @@ _REASONS = {
     "run record": "nothing kept is from this run",
     "lease": "of a refresh that ended or died",
     "work": "of a process that died",
+    "live record": "of a run that ended or died",
     "table": "a later state of the table took its place",
     "probe": "left behind by a check for conditional writes",
     "temporary": "left behind by a write that was killed",
