@@ -93,7 +93,8 @@ def plan(
 
 @app.command(
     rich_help_panel=MAKE,
-    epilog="Example: corpus-embed run job.yaml --address auto",
+    epilog="Example: corpus-embed run job.yaml --limit 100\n\n"
+    "Example: corpus-embed run job.yaml --address auto --max-time 8h",
 )
 def run(
     spec: SpecPath,

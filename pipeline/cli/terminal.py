@@ -57,6 +57,11 @@ class Terminal(Console):
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable_lines(text), style, control)
 
+    def on_broken_pipe(self) -> None:
+        """The reader of standard output has all it wants: `main` knows what that means, where rich
+        would end the process by itself."""
+        raise BrokenPipeError
+
 
 class _Patient:
     """A stream that loses what it cannot write."""

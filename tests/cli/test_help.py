@@ -90,6 +90,24 @@ def test_the_version_is_that_of_the_package(
     assert capsys.readouterr().out == f"corpus-embed {importlib.metadata.version('corpus-embed')}\n"
 
 
+@pytest.mark.parametrize("arguments", [("init", "--models"), ("schema",), ("schema", "--markdown")])
+def test_a_reader_that_has_all_it_wants_ends_a_command_without_a_word(
+    arguments: tuple[str, ...],
+) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write_end)
+    assert (process.returncode, process.stderr) == (1, "")
+
+
 def test_a_shell_gets_its_completion_script_and_completions() -> None:
     def output(*arguments: str, **variables: str) -> str:
         command = [sys.executable, "-m", "pipeline", *arguments]
