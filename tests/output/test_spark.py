@@ -24,6 +24,7 @@ from tests.output.test_lake import PRECISIONS, plain, two_snapshots
 pyspark = pytest.importorskip("pyspark", reason="extra spark")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.process,  # Spark is a Java process, asked through a socket
     pytest.mark.skipif(not shutil.which("java"), reason="Spark needs Java"),
 ]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-root = Path({json.dumps(root, ensure_ascii=False)}){comment}
+root = Path({json.dumps(root, ensure_ascii=False)}).resolve(){comment}
 newest = max((root / "{layout.SNAPSHOTS}").glob("*.json"))
 file_list = root / json.loads(newest.read_text())["file_list"]
 paths = pq.read_table(file_list, columns=["paths"])["paths"].to_pylist()
