@@ -214,15 +214,23 @@ def ray_local(s3_or_none: S3Server | None) -> Iterator[None]:
     """
     import ray
 
-    ray.init(
-        address="local",  # without it Ray joins any cluster that runs on this machine
-        num_cpus=RAY_CPUS,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=RAY_OBJECT_STORE_BYTES,
-        configure_logging=False,
-    )
+    for n_more_tries in (2, 1, 0):
+        try:
+            ray.init(
+                address="local",  # without it Ray joins any cluster that runs on this machine
+                num_cpus=RAY_CPUS,
+                num_gpus=0,
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=RAY_OBJECT_STORE_BYTES,
+                configure_logging=False,
+            )
+            break
+        except Exception as error:
+            # Ray 2.60 gives its node 30 s, which no setting changes: too few on a busy machine
+            if not n_more_tries or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
     yield
     ray.shutdown()
 

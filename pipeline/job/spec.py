@@ -30,6 +30,9 @@ from pipeline.storage.closed_yaml import MAX_BYTES, YamlMistake, load_yaml
 
 __all__ = ["JobSpec", "load_spec"]
 
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""PyYAML's own, ten times faster where it was built with libyaml."""
+
 
 class JobSpec(Section):
     """One job: what to embed with which model, and where to put the vectors."""
@@ -64,7 +67,9 @@ class JobSpec(Section):
     def to_yaml(self) -> str:
         """The spec with every default written out. It holds no secret, because a spec cannot hold
         one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(
+            self.model_dump(mode="json"), Dumper=_DUMPER, sort_keys=False, allow_unicode=True
+        )
 
     def settings(self) -> str:
         """The spec as YAML without what has its default: about as somebody would write it."""

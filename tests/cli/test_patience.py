@@ -45,16 +45,18 @@ def test_the_patience_of_a_prompt_is_twenty_seconds() -> None:
 def test_a_command_at_a_prompt_names_its_wait_and_gives_up(
     refusing_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "PROMPT_SECONDS", 2.0)
+    monkeypatch.setattr(commands, "PROMPT_SECONDS", 4.0)
     options = f'{{"endpoint_url": "{refusing_url}"}}'
     start_s = time.monotonic()
     assert called(monkeypatch, "status", "s3://lake/out", "--storage-options", options) == 1
-    assert time.monotonic() - start_s < 20
+    assert time.monotonic() - start_s < 60  # and not the five minutes of a run
     lines = capsys.readouterr().err.splitlines()
     place = f"cannot reach {refusing_url} (output.storage_options.endpoint_url): connection refused"
-    assert all(place in line for line in lines[-2:])
-    assert "trying until" in lines[-2] and "Ctrl-C stops" in lines[-2]
-    assert lines[-1].startswith("StorageError: list s3://lake/out/_meta/snapshots: still failing")
+    *notes, last = [line for line in lines if place in line]
+    assert notes
+    assert all("trying until" in note and "Ctrl-C stops" in note for note in notes)
+    assert last == lines[-1]
+    assert last.startswith("StorageError: list s3://lake/out/_meta/snapshots: still failing")
 
 
 def test_a_run_keeps_the_patience_of_its_setting(

@@ -113,7 +113,7 @@ def spec_of(s3: S3Place, endpoint_url: str, output: str) -> JobSpec:
         f"{s3.uri}/in",
         f"{s3.uri}/{output}",
         input={**options, "keep_columns": ["lang"]},
-        output={**options, "partition_by": ["lang"]},
+        output={**options, "partition_by": ["lang"], "card": {}},
         runtime={"part_bytes": 1024},
         prepare={
             "long_documents": "chunk",

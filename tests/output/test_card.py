@@ -60,7 +60,7 @@ def spec_of(root: Path, **output: Any) -> Any:
         root / "in",
         root / "out",
         input={"keep_columns": {"lang": "string", "year": "int64"}},
-        output=output,
+        output={"card": {}, **output},
     )
 
 
@@ -314,7 +314,9 @@ def test_each_snapshot_has_its_card(tmp_path: Path) -> None:
 def test_a_partial_snapshot_says_that_it_is_one(tmp_path: Path) -> None:
     for name in "abc":
         write_shard(tmp_path / f"in/{name}.jsonl", documents())
-    spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024})
+    spec = make_spec(
+        tmp_path / "in", tmp_path / "out", output={"card": {}}, runtime={"part_bytes": 1024}
+    )
     assert stand_in.run(spec, stop_after=1) is None
     store = store_of(spec)
     plan = make_plan(stand_in.job_of(spec), store)

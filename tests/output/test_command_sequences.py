@@ -136,7 +136,7 @@ class World:
             self.root / "in",
             self.output,
             input={"keep_columns": ["lang"]},
-            output={"partition_by": self.partition_by},
+            output={"partition_by": self.partition_by, "card": {}},
             runtime={"part_bytes": 1024},
             publish=(publish or PublishSpec()).model_dump(),
         )

@@ -65,7 +65,7 @@ def spec(tmp_path: Path) -> JobSpec:
         tmp_path / "in",
         tmp_path / "out",
         input={"keep_columns": ["lang"]},
-        output={"partition_by": ["lang"]},
+        output={"partition_by": ["lang"], "card": {}},
         runtime={"part_bytes": 1024},
     )
 
@@ -85,7 +85,7 @@ def start(spec: JobSpec, pause_s: float = 0.0, **environment: str) -> subprocess
 
 
 def result(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     return report
@@ -134,7 +134,7 @@ def test_a_process_killed_at_a_failpoint_costs_nothing_that_was_finished(
         "CORPUS_EMBED_FAILPOINT_DIR": str(tmp_path / "points"),
     }
     victim = start(spec, **setting)
-    victim.communicate(timeout=60)
+    victim.communicate(timeout=120)
     assert victim.returncode == -signal.SIGKILL
     before = manifests(spec)
     if name != "after_snapshot_put":
@@ -157,7 +157,7 @@ def test_a_process_killed_at_random_moments_ends_in_the_same_rows(spec: JobSpec)
         assert victim.stdout.readline() == "ready\n"
         time.sleep(clock.uniform(0, 0.25))
         victim.kill()
-        victim.communicate(timeout=60)
+        victim.communicate(timeout=120)
         n_kills += victim.returncode == -signal.SIGKILL
     assert n_kills >= 3  # the others had nothing left to do
     before = manifests(spec)

@@ -46,7 +46,7 @@ def test_every_object_and_folder_of_an_output_has_the_mode_that_the_umask_leaves
         tmp_path / "in",
         tmp_path / "out",
         input={"keep_columns": ["lang"]},
-        output={"partition_by": ["lang"]},
+        output={"partition_by": ["lang"], "card": {}},
     )
     with umask(mask):
         run(spec)

@@ -30,7 +30,7 @@ def eight_racers(uri: str, options: dict[str, Any]) -> list[int]:
     ]
     for racer in racers:
         racer.start()
-    outcome = [results.get(timeout=60) for _ in racers]
+    outcome = [results.get(timeout=120) for _ in racers]
     for racer in racers:
         racer.join()
     return [number for number, won in outcome if won]

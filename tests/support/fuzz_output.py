@@ -117,7 +117,7 @@ def spec_of(root: Path) -> JobSpec:
         root / "in",
         root / "out",
         input={"keep_columns": ["lang"]},
-        output={"partition_by": ["lang"]},
+        output={"partition_by": ["lang"], "card": {}},
         runtime={"part_bytes": 1024},
     )
 
