@@ -160,8 +160,9 @@ def run(
     """Embed what is missing and commit a snapshot; where nothing is missing, do nothing.
 
     spec: as in `plan`. address: a Ray cluster; by default RAY_ADDRESS, otherwise one is started on
-    this machine. watch(progress, notes): called about twice a second. on_plan: called with each
-    plan before work begins. nominal_time: the scheduled time that the run is for, kept in the
+    this machine. watch(progress, notes): called about twice a second; without it a notebook shows a
+    bar, and a script nothing but notes in Python's log. on_plan: called with each plan before work
+    begins. nominal_time: the scheduled time that the run is for, kept in the
     snapshot. full_refresh: whether the whole content of the output may be replaced, another job's,
     or this one's with other vectors; without it such a run raises FullRefreshNeeded before any
     work. limit: embed only the first so many records of the input, in the order of its listing,

@@ -208,7 +208,11 @@ def test_run_then_read(
     spec = make_spec(
         str(tmp_path / "in"), out, bert_mean_dir, runtime={"device": "cpu"}, publish={"delta": True}
     )
-    assert pipeline.run(spec).embedded
+    result = pipeline.run(spec)
+    assert result.embedded
+    assert repr(result) == (
+        f"<Result: snapshot 1 of {out}, 5 rows from 5 documents; this run: 5 embedded>"
+    )
     assert "waiting for" in caplog.text  # without a watch, the log says so
     # published after the commit
     assert (tmp_path / "out/_delta_log/00000000000000000000.json").exists()

@@ -24,12 +24,13 @@ from pipeline.driver.connection import connect
 from pipeline.driver.estimate.beside import Beside
 from pipeline.driver.estimate.forecast import Estimate
 from pipeline.driver.first_records import first_records
+from pipeline.driver.notebook import default_watch
 from pipeline.driver.own_errors import own_error
 from pipeline.driver.places import check_dtype, is_alone, output_of
 from pipeline.driver.plan import Plan
 from pipeline.driver.pools import Pools
 from pipeline.driver.run import Result, run_job
-from pipeline.driver.showing import Watch, count_retry, log_notes, shielded
+from pipeline.driver.showing import Watch, count_retry, shielded
 from pipeline.driver.totals import Totals
 from pipeline.driver.trial import trial_of
 from pipeline.driver.watch import watching
@@ -80,15 +81,14 @@ def run(
 
     limit: embed the first so many records alone, into an output of their own (`trial_of`), which
     the result names. budget: what the run may use, see `Budget`. watch: called twice a second with
-    figures, and with notes on what the run waits for; by default these are logged. on_estimate:
-    called with the estimate of the run, once it is there. Raises SpecError, ModelError,
+    figures, and with notes on what the run waits for; see `default_watch`. on_estimate: called with the estimate of the run, once it is there. Raises SpecError, ModelError,
     ClusterError, and what `run_job` raises; after any of them the same command resumes where this
     one stopped.
     """
     if limit is not None:
         spec = trial_of(spec, address)
     beside = Beside(is_alone(address), on_estimate)
-    watch = shielded(beside.shown_by(watch or log_notes))
+    watch = shielded(beside.shown_by(watch or default_watch()))
     progress = Progress(on_change=lambda: watch(progress, []))
     listen_to_retries(functools.partial(count_retry, progress))
     listen_to_notes(lambda note: watch(progress, [note]))

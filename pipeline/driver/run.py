@@ -37,6 +37,7 @@ from pipeline.storage.addresses import shown
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.store import Store
+from pipeline.storage.words import by_name, counted
 
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed while it read them, before it gives up."""
@@ -46,7 +47,7 @@ Execute = Callable[[Plan], Mapping[str, float]]
 what did the work, in units of Ray (CPU, GPU, memory), for the record of the run."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Result:
     """What a run did. embedded: False when everything was done before. rows: see `row_counts`.
     damaged: shards of the snapshot that could not be read to their end. rates: how fast its workers
@@ -64,6 +65,14 @@ class Result:
     estimate: Mapping[str, Any] | None = None
     truth: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     left: Left | None = None
+
+    def __repr__(self) -> str:
+        """The snapshot and the rows in a line: plan and snapshot have thousands of parts."""
+        head = self.snapshot
+        rows = f"{counted(head.n_rows, 'row')} from {counted(head.n_documents, 'document')}"
+        done = by_name(self.rows) or "no rows"
+        place = shown(self.plan.job.spec.output.uri)
+        return f"<Result: snapshot {head.number} of {place}, {rows}; this run: {done}>"
 
 
 def run_job(

@@ -56,7 +56,7 @@ class Files:
 
     snapshot: int
     root: str
-    files: tuple[LiveFile, ...]
+    files: tuple[LiveFile, ...] = dataclasses.field(repr=False)
     n_other: int
     partition_types: dict[str, pa.DataType]
     list_uri: str

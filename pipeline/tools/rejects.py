@@ -46,7 +46,7 @@ class Rejects:
     n_waiting_parts: int
     n_records: int
     counts: dict[str, int]
-    examples: pa.Table
+    examples: pa.Table = dataclasses.field(repr=False)
 
     @property
     def n_rejects(self) -> int:
