@@ -121,7 +121,46 @@ def check_nightly(walk: Walk) -> None:
     assert sum(manifest["n_embedded"] for manifest in manifests) == 40 + 2
 
 
-CHECKS = {"warehouse.md": check_warehouse, "nightly.md": check_nightly}
+def check_common_crawl(walk: Walk) -> None:
+    pages = walk.names["PAGES"]
+    for name in ("wet", "warc"):
+        columns = ["doc_id", "chunk", "text", "WARC-Date"]
+        rows = pipeline.open_dataset(f"vectors/{name}").to_table(columns=columns).to_pylist()
+        assert {row["doc_id"] for row in rows} == set(pages)
+        assert all(pages[row["doc_id"]] in row["text"] for row in rows)
+        assert all(isinstance(row["WARC-Date"], datetime.datetime) for row in rows)
+    (rejects,) = walk.output_of("corpus-embed rejects")
+    assert "text_not_a_string" in rejects
+    assert "https://example.jp/a.png" in rejects
+    (trace,) = walk.output_of("corpus-embed trace")
+    assert ": same" in trace
+
+
+def check_choosing(walk: Walk) -> None:
+    lines = "".join(text for command, text in walk.printed if not command).splitlines()
+    measured = dict(line.rsplit(" ", 1) for line in lines if not line.endswith("neighbours"))
+    assert float(measured["float32"]) == 1
+    assert float(measured["chunks of 32 tokens"]) == 1
+    # int8 rounds each value to 1/254 of the largest; bits keep a sign of each
+    assert walk.names["kept"]["int8"] > 0.9 > walk.names["kept"]["ubinary"] > 0.2
+    (plan,) = walk.output_of("corpus-embed plan prompt.yaml")
+    assert "'document: '" in plan
+    widths = {
+        name: pipeline.open_dataset(f"vectors/{name}").schema.field("embedding").type
+        for name in ("float32", "int8", "ubinary")
+    }
+    n_bytes = {
+        name: type_.list_size * type_.value_type.bit_width // 8 for name, type_ in widths.items()
+    }
+    assert n_bytes == {"float32": 1536, "int8": 384, "ubinary": 48}
+
+
+CHECKS = {
+    "choosing.md": check_choosing,
+    "common-crawl.md": check_common_crawl,
+    "nightly.md": check_nightly,
+    "warehouse.md": check_warehouse,
+}
 
 
 def test_every_tutorial_has_a_check() -> None:
@@ -147,8 +186,9 @@ def test_a_tutorial_works_from_top_to_bottom(
     monkeypatch.chdir(tmp_path)
     models = {
         "sentence-transformers/all-MiniLM-L6-v2": minilm_dir,
-        "cl-nagoya/sup-simcse-ja-large": bert_japanese_dir,
+        "cl-nagoya/ruri-v3-310m": bert_japanese_dir,
     }
     walk = Walk(models, lambda: capsys.readouterr().out)
-    walk.follow(page)
+    with walk.database:
+        walk.follow(page)
     CHECKS[page.name](walk)
