@@ -81,9 +81,9 @@ def run(
 
     limit: embed the first so many records alone, into an output of their own (`trial_of`), which
     the result names. budget: what the run may use, see `Budget`. watch: called twice a second with
-    figures, and with notes on what the run waits for; see `default_watch`. on_estimate: called with the estimate of the run, once it is there. Raises SpecError, ModelError,
-    ClusterError, and what `run_job` raises; after any of them the same command resumes where this
-    one stopped.
+    figures, and with notes on what the run waits for; see `default_watch`. on_estimate: called with
+    the estimate of the run, once it is there. Raises SpecError, ModelError, ClusterError, and what
+    `run_job` raises; after any of them the same command resumes where this one stopped.
     """
     if limit is not None:
         spec = trial_of(spec, address)

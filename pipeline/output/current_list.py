@@ -2,9 +2,9 @@
 list of files and cannot open a snapshot.
 
 In: an output. Out: `_meta/current/manifest`, a text with one absolute path or URI a line. It is the
-"symlink manifest" that Hive, Spark's Hive tables, Presto, Trino and Athena read as a table, the
-newline-delimited manifest of BigQuery, and a line of code for DuckDB, Polars and Spark
-(`corpus-embed files OUTPUT --sql …`). Why this and no folder of copies or links: docs/lake.md.
+"symlink manifest" that Presto, Trino and Athena read as a table, the newline-delimited manifest of
+BigQuery, and a line of code for DuckDB, Polars and Spark (`corpus-embed files OUTPUT --sql …`). Why
+this and no folder of copies or links: docs/lake.md.
 
 It is the one object of an output that is replaced, whole, after each snapshot. The commit does not
 depend on it: a failure is a note, and the next run or compaction brings it up. Of two writers the

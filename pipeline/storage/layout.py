@@ -45,7 +45,7 @@ STAGING = "_meta/tmp"
 _FILE_LISTS = "_meta/files"
 CURRENT = "_meta/current/manifest"
 """The one object that is replaced: the file list for readers that cannot open a snapshot, alone in
-its folder, as Hive's SymlinkTextInputFormat wants it."""
+its folder, as the symlink manifests of Presto, Trino and Athena are."""
 _GENERATIONS = "_meta/generations"
 RUNS = "_meta/runs"
 _INDEX = "_meta/index"
