@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pipeline.errors import OutputError, SpecError
 from pipeline.output.snapshots import live_parts, load_snapshot
 from pipeline.storage import data_files, schema
-from pipeline.storage.lineage import Manifest
+from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.problems import reason as reason_of
 from pipeline.storage.store import Store
 from pipeline.tools.reject_texts import extended, with_texts
@@ -86,7 +86,31 @@ def rejects(
         )
     replaced = {source.uri for part in waiting for source in part.sources}
     kept = [part for part in live if not replaced & {source.uri for source in part.sources}]
-    parts = [*waiting, *kept]
+    rejected = rejects_of(
+        store,
+        head,
+        [*waiting, *kept],
+        reason=reason,
+        shard=shard,
+        n=n,
+        texts=texts,
+        source_options=source_options,
+    )
+    return dataclasses.replace(rejected, n_waiting_parts=len(waiting))
+
+
+def rejects_of(
+    store: Store,
+    head: Snapshot | None,
+    parts: Sequence[Manifest],
+    *,
+    reason: str | None = None,
+    shard: str | None = None,
+    n: int | None = 3,
+    texts: bool = True,
+    source_options: Mapping[str, Any] | None = None,
+) -> Rejects:
+    """The same of some parts, as `rejects` describes it, for who has read them already."""
     is_of = _matcher(store, parts, shard)
     reasons = [reason] if reason else list(schema.REASONS)
     counts: Counter[str] = Counter()
@@ -105,7 +129,7 @@ def rejects(
     sources = (source for part in parts for source in part.sources if is_of(source.uri))
     return Rejects(
         snapshot=head.number if head else None,
-        n_waiting_parts=len(waiting),
+        n_waiting_parts=0,
         n_records=sum(source.n_records for source in sources),
         counts=ranked,
         examples=table,

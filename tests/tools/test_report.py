@@ -201,12 +201,25 @@ def test_an_estimate_is_shown_beside_the_truth(tmp_path: Path) -> None:
     assert "Estimate and truth" in text
 
 
+def test_the_phases_of_a_run_and_its_rate_while_embedding_are_shown(tmp_path: Path) -> None:
+    output = make_output(tmp_path)
+    times = {"elapsed_s": 100.0, "start_up_s": 30.0, "embedding_s": 50.0, "end_s": 20.0}
+    for path in Path(output, "_meta/runs").rglob("attempt-*.json"):
+        record = json.loads(path.read_bytes())
+        record["counts"] |= times | {"n_embedded_tokens": 9000}
+        path.write_text(json.dumps(record))
+    text = report(output, format="md").text
+    for line in ("| Start-up | 0:30 |", "| Embedding | 0:50 |", "| End | 0:20 |"):
+        assert line in text
+    assert "90 tokens a second, start-up and end included; 180 a second while embedding" in text
+
+
 def test_damage_ends_it_in_one_sentence(tmp_path: Path) -> None:
     output = make_output(tmp_path)
     rejects = next(Path(output, "_meta/rejects").rglob("*.parquet"))
     kept = rejects.read_bytes()
     rejects.write_bytes(kept[:-20])
-    with pytest.raises(OutputError, match=r"this file of rejects is damaged: .*verify"):
+    with pytest.raises(OutputError, match=r"the rejects of part .* cannot be read: .*verify"):
         report(output)
     rejects.write_bytes(kept)
     data = Path(open_dataset(output).files[0])

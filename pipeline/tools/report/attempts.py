@@ -32,10 +32,13 @@ class _Facts(pydantic.BaseModel):
 
 
 class Counts(_Facts):
-    """The figures of an attempt. seconds: of all workers together, by stage."""
+    """The figures of an attempt. seconds: of all workers together, by stage. start_up_s,
+    embedding_s, end_s: the phases of `elapsed_s`; None in records of earlier releases."""
 
     elapsed_s: float = 0
-    tokens_per_s: float = 0
+    start_up_s: float | None = None
+    embedding_s: float | None = None
+    end_s: float | None = None
     padding_share: float = 0
     busy_share: float | None = None
     bottleneck: str | None = None
@@ -46,6 +49,16 @@ class Counts(_Facts):
     n_oom_halvings: int = 0
     n_crashed_records: int = 0
     n_replaced: int = 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens that went through the model a second, start-up and end included."""
+        return self.n_embedded_tokens / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def embedding_tokens_per_s(self) -> float | None:
+        """The same of the time in which workers embedded; None where it is not recorded."""
+        return self.n_embedded_tokens / self.embedding_s if self.embedding_s else None
 
 
 class ListedShards(_Facts):

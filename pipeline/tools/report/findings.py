@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.output.identity import ModelFacts, identity_of
 from pipeline.storage.lineage import Manifest
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
+from pipeline.tools.rejects import Rejects, rejects_of
 from pipeline.tools.report.attempts import Version, load_versions
 from pipeline.tools.report.geometry import (
     Cosines,
@@ -32,7 +33,6 @@ from pipeline.tools.report.near_duplicates import (
     near_duplicates,
     neighbourhoods,
 )
-from pipeline.tools.report.rejects import Reason, reject_reasons
 from pipeline.tools.report.sample import Sample, draw_sample
 from pipeline.tools.report.shards import ShardStates, shard_states
 from pipeline.tools.report.texts import Heads, heads_of_rows
@@ -92,8 +92,7 @@ class Findings:
     totals: Mapping[str, int]
     engines: Mapping[str, int]
     shards: ShardStates
-    reasons: Sequence[Reason]
-    reject_heads: Heads
+    rejects: Rejects
     sample: Sample
     texts: Heads
     lengths: Histogram
@@ -121,7 +120,13 @@ def gather(loaded: LoadedSnapshot, options: Options) -> Findings:
     versions, notes = load_versions(loaded.store, head)
     embedding = newest_embedding(versions)
     earlier = (version.snapshot for version in versions[1:])
-    reasons, reject_heads = reject_reasons(loaded, ask=options.ask_sources)
+    rejected = rejects_of(
+        loaded.store,
+        head,
+        parts,
+        texts=options.ask_sources,
+        source_options=loaded.source_options,
+    )
     sample = draw_sample(loaded, options.size, options.seed)
     texts = _texts(loaded, sample, options)
     hashes = np.array([row["text_sha256"] for row in sample.rows])
@@ -140,8 +145,7 @@ def gather(loaded: LoadedSnapshot, options: Options) -> Findings:
         totals=_totals(parts),
         engines=_engines(parts),
         shards=shard_states(loaded.store, head, parts, earlier),
-        reasons=reasons,
-        reject_heads=reject_heads,
+        rejects=rejected,
         sample=sample,
         texts=texts,
         lengths=histogram(lengths),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pipeline.storage.addresses import shown
+from pipeline.storage.schema import REASONS
 from pipeline.storage.words import agreeing, counted, human, number
 from pipeline.tools.report.blocks import (
     NOTHING,
@@ -20,7 +23,7 @@ from pipeline.tools.report.blocks import (
     cell,
 )
 from pipeline.tools.report.findings import Findings
-from pipeline.tools.report.rejects import Example
+from pipeline.tools.report.sample import HEAD_CHARS
 
 MAX_DAMAGED = 20
 
@@ -143,28 +146,33 @@ def _rejects(f: Findings) -> Iterator[Block]:
         "Rejected records by reason.",
         [Column("reason"), Column("records", True), Column("share", True), Column("meaning")],
         [
-            [r.name, number(r.count), f"{r.count / head.n_rejects:.1%}", r.meaning]
-            for r in f.reasons
+            [name, number(count), f"{count / head.n_rejects:.1%}", REASONS[name]]
+            for name, count in f.rejects.counts.items()
         ],
     )
     yield Heading("Examples")
     columns = [Column("reason"), Column("record", is_text=True), Column("detail", is_text=True)]
+    examples = f.rejects.examples.to_pylist()
     yield Table(
-        "The first rejects of each reason, with the beginning of the text where the source has "
-        "one.",
+        "The first rejects of each reason, with the beginning of the text, or of the line without "
+        "one, where the source could be read.",
         [*columns, Column("text", is_text=True)],
-        [[r.name, *_example(example)] for r in f.reasons for example in r.examples],
+        [_example(row) for row in examples],
     )
-    yield from unread(f.reject_heads.problems, "rejected record")
+    yield from unread(Counter(row["problem"] for row in examples if row["problem"]), "record")
 
 
-def _example(example: Example) -> list[str]:
-    place = f"{shown(example.source_uri)}, record {number(example.source_record)}"
-    named = f"{example.doc_id}: {place}" if example.doc_id else place
-    text = example.text
+def _example(row: Mapping[str, Any]) -> list[str]:
+    place = f"{shown(row['source_uri'])}, record {number(row['source_record'])}"
+    named = f"{_cut(row['doc_id'])}: {place}" if row["doc_id"] else place
+    text = row["source_text"]
     if text is not None and not text.strip():
         text = f"({counted(len(text), 'character')}, none of them visible)" if text else None
-    return [named, cell(example.detail), cell(text)]
+    return [row["reason"], named, cell(_cut(row["detail"])), cell(_cut(text))]
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:HEAD_CHARS]
 
 
 def unread(problems: Mapping[str, int], noun: str) -> Iterator[Block]:

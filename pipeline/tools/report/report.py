@@ -105,7 +105,7 @@ def figures_of(f: Findings) -> dict[str, Any]:
         "rows": head.n_rows,
         "documents": head.n_documents,
         "tokens": head.n_tokens,
-        "rejects": {reason.name: reason.count for reason in f.reasons},
+        "rejects": f.rejects.counts,
         "shards": {state.name: state.count for state in f.shards.states},
         "damaged_shards": len(f.shards.damaged),
         "padding_share": f.padding_share,

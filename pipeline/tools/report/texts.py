@@ -1,6 +1,6 @@
 """The heads of texts that are not in the output, read again from the sources.
 
-In: rows and rejects with their manifests. Out: the head of each text, or the reasons why some could
+In: rows with their manifests. Out: the head of each text, or the reasons why some could
 not be read, counted. Sources are asked by the rules of `trace` (`pipeline/tools/source_places.py`):
 a server that only the output names gets no request. The text of a row is shown only where it has
 the row's hash, so an output cannot make a report show what its writer could not read. Cost: as
@@ -29,7 +29,6 @@ from pipeline.tools.source_records import (
 MAX_SHARDS = 64
 """The most shards that are opened for one report."""
 NOT_WANTED = "sources were not to be read"
-OTHER_REASON = "the record would not be rejected for this reason now"
 TOO_MANY_SHARDS = f"only the first {MAX_SHARDS} shards were read"
 
 SourceRow = tuple[Manifest, Mapping[str, Any]]
@@ -58,23 +57,6 @@ def heads_of_rows(loaded: LoadedSnapshot, rows: Sequence[SourceRow], *, ask: boo
         else:
             texts.append(None)
             problems[_kind(problem or "")] += 1
-    return Heads(texts, dict(problems))
-
-
-def heads_of_rejects(loaded: LoadedSnapshot, rejects: Sequence[SourceRow], *, ask: bool) -> Heads:
-    """The heads of the texts of rejected records that would be rejected for the same reason now:
-    None also where a record has no text, as a line that is no JSON."""
-    records = _records(loaded, rejects, ask)
-    texts: list[str | None] = []
-    problems: Counter[str] = Counter()
-    for _, row in rejects:
-        record = records.get(record_key(row), _not_asked(ask))
-        if isinstance(record, SourceRecord) and record.reason == row["reason"]:
-            text = record.raw["text"][0].as_py()
-            texts.append(None if text is None else text[:HEAD_CHARS])
-        else:
-            texts.append(None)
-            problems[_kind(record if isinstance(record, str) else OTHER_REASON)] += 1
     return Heads(texts, dict(problems))
 
 

@@ -85,11 +85,12 @@ def _throughput(f: Findings) -> Iterator[Block]:
         yield Text("No kept snapshot has a record of a run that embedded anything.", "muted")
         return
     counts = version.attempt.counts
+    embedding = counts.embedding_tokens_per_s
     yield Text(
         f"The run of snapshot {version.snapshot.number} put "
         f"{counted(counts.n_embedded_tokens, 'token')} through the model in "
-        f"{duration(counts.elapsed_s)}: {number(counts.tokens_per_s)} tokens a second, start-up "
-        "and end included."
+        f"{duration(counts.elapsed_s)}: {number(counts.tokens_per_s)} tokens a second, start-up and "
+        f"end included{f'; {number(embedding)} a second while embedding' if embedding else ''}."
     )
     line = f.timeline
     if line is None:
@@ -117,10 +118,15 @@ def time_by_stage(f: Findings) -> Section:
 
 def _time(f: Findings) -> Iterator[Block]:
     version = f.embedding
-    if version is None or version.attempt is None or not f.stages:
-        yield Text("No kept snapshot has a record of the time that stages took.", "muted")
+    if version is None or version.attempt is None:
+        yield Text("No kept snapshot has a record of a run that embedded anything.", "muted")
         return
-    attempt = version.attempt
+    yield Facts(_run_facts(version.attempt))
+    if f.stages:
+        yield from _stages(f, version)
+
+
+def _stages(f: Findings, version: Version) -> Iterator[Block]:
     total = sum(stage.seconds for stage in f.stages) or 1.0
     busiest = max(f.stages, key=lambda stage: stage.seconds)
     yield Text(
@@ -148,13 +154,18 @@ def _time(f: Findings) -> Iterator[Block]:
             for s in f.stages
         ],
     )
-    yield Facts(_run_facts(attempt))
 
 
 def _run_facts(attempt: Attempt) -> list[tuple[str, str]]:
     counts = attempt.counts
     hardware = attempt.hardware
     facts = [("Wall time", duration(counts.elapsed_s))]
+    phases = {
+        "Start-up": counts.start_up_s,
+        "Embedding": counts.embedding_s,
+        "End": counts.end_s,
+    }
+    facts += [(name, duration(s)) for name, s in phases.items() if s is not None]
     if counts.busy_share is not None:
         facts.append(("Embedders busy", f"{counts.busy_share:.0%} of their time"))
     if counts.bottleneck:
