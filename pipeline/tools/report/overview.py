@@ -87,7 +87,10 @@ def _overview(f: Findings) -> Iterator[Block]:
                 "Shared ids",
                 "not counted: documents are named by their place"
                 if shared is None
-                else counted(shared, "document id is", "document ids are") + " used more than once",
+                else (
+                    counted(shared, "document id is", "document ids are") if shared else "none is"
+                )
+                + " used more than once",
             ),
             (
                 "Engines",

@@ -89,8 +89,8 @@ def _throughput(f: Findings) -> Iterator[Block]:
     yield Text(
         f"The run of snapshot {version.snapshot.number} put "
         f"{counted(counts.n_embedded_tokens, 'token')} through the model in "
-        f"{duration(counts.elapsed_s)}: {number(counts.tokens_per_s)} tokens a second, start-up and "
-        f"end included{f'; {number(embedding)} a second while embedding' if embedding else ''}."
+        f"{duration(counts.elapsed_s)}: {number(counts.tokens_per_s)} tokens a second, start-up "
+        f"and end included{f'; {number(embedding)} a second while embedding' if embedding else ''}."
     )
     line = f.timeline
     if line is None:
