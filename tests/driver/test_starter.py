@@ -351,6 +351,21 @@ def test_what_cannot_be_read_is_said_with_what_was_looked_at(
     assert str(tmp_path) in str(caught.value)
 
 
+def test_a_field_that_few_records_have_is_not_the_text_of_all(tmp_path: Path) -> None:
+    records = [
+        {"id": str(i), "remark": prose(i), **({"text": prose(i) * 9} if i % 8 == 0 else {})}
+        for i in range(N)
+    ]
+    write_lines(tmp_path / "in/a.jsonl", records)
+    assert look_at(str(tmp_path / "in")).spec.input.text_column == "remark"
+
+
+def test_a_first_text_that_is_empty_is_a_text(tmp_path: Path) -> None:
+    records = [{"id": str(i), "text": prose(i) if i else ""} for i in range(N)]
+    write_lines(tmp_path / "in/a.jsonl", records)
+    assert look_at(str(tmp_path / "in")).spec.input.text_column == "text"
+
+
 def test_values_that_would_break_a_comment_or_yaml_do_not(tmp_path: Path) -> None:
     records = [
         {"id: #": f"{i}", "a\nb": "x", "te'xt: {": prose(i) + " \x1b[31m\u2028", "no": "yes"}

@@ -139,8 +139,8 @@ def _text_score(field: Field) -> float:
     mean_chars = sum(map(len, field.texts)) / len(samples)
     distinct = field.n_distinct / len(samples)
     score = math.log1p(mean_chars) * letters * (0.2 + 0.8 * natural) * (0.3 + 0.7 * distinct)
-    score *= field.share
-    return score + (1.5 if field.is_called(_TEXT_NAMES) else 0.0)
+    score += 1.5 if field.is_called(_TEXT_NAMES) else 0.0
+    return score * field.share**2
 
 
 def _is_prose(text: str) -> bool:

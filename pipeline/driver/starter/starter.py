@@ -134,9 +134,8 @@ def _checked(choices: Choices, shards: Sequence[Shard]) -> Starter:
     spec = spec_from(load_yaml(text.encode()))
     check_apart(spec)
     entries = previews(shards, spec.input)
-    if not any(entry.text for entry in entries):
-        problems = [entry.problem for entry in entries if entry.problem]
-        raise InputError(f"{next(iter(problems), 'no record')}. No text was found there.")
+    if problems := [entry.problem for entry in entries if entry.text is None]:
+        raise InputError(f"{problems[0]}. No text was found there.")
     return Starter(text, choices, spec)
 
 
