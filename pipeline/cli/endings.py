@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Sequence
 
 from pipeline.cli import answers, display
+from pipeline.cli.estimate_lines import compared
 from pipeline.cli.options import console
-from pipeline.cli.plan_view import compared
 from pipeline.driver.budget import Left
 from pipeline.driver.commits import waiting_parts
 from pipeline.driver.plan import Plan

@@ -10,6 +10,7 @@ import typer
 
 from pipeline.cli import answers, display, live
 from pipeline.cli.endings import show_result, what_is_kept
+from pipeline.cli.estimate_lines import brief
 from pipeline.cli.options import (
     MAKE,
     Address,
@@ -25,7 +26,7 @@ from pipeline.cli.options import (
     budget_of,
     console,
 )
-from pipeline.cli.plan_view import brief, show_estimate
+from pipeline.cli.plan_view import show_estimate
 from pipeline.driver.estimate.forecast import estimate_of
 from pipeline.driver.estimate.prices import prices_from
 from pipeline.driver.first_records import first_records

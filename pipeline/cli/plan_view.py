@@ -6,19 +6,16 @@ Nothing here decides anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.display import WARNING
+from pipeline.cli.estimate_lines import amount, percent
 from pipeline.driver.estimate.device_rows import UTILISATION, DeviceRow
 from pipeline.driver.estimate.first_document import FirstDocument
 from pipeline.driver.estimate.forecast import Estimate
 from pipeline.driver.estimate.time_here import TimeHere
-from pipeline.driver.estimate.totals import Figure
 from pipeline.driver.outlook import Outlook
 from pipeline.storage.words import by_name, counted, duration, human, number, short
 
@@ -40,13 +37,13 @@ def show_estimate(console: Console, estimate: Estimate, max_partitions: int) -> 
     if seen.first:
         table.add_row("first text", Text(_first(seen.first)))
     table.add_row("looked at", Text(_looked_at(estimate)))
-    table.add_row("documents", Text(_amount(seen["documents"], "document")))
+    table.add_row("documents", Text(amount(seen["documents"], "document")))
     if seen["rejects"].value:
-        rejects = f"{_amount(seen['rejects'], 'reject')}: {by_name(seen.observed.reject_reasons)}"
+        rejects = f"{amount(seen['rejects'], 'reject')}: {by_name(seen.observed.reject_reasons)}"
         table.add_row("rejects", Text(f"{rejects} among those that were looked at", WARNING))
     if estimate.outlook.chunks:
         table.add_row("chunks", Text(estimate.outlook.chunks))
-        table.add_row("", Text(_amount(seen["rows"], "row")))
+        table.add_row("", Text(amount(seen["rows"], "row")))
     table.add_row("tokens", Text(_tokens(estimate)))
     table.add_row("lengths", Text(_lengths(estimate)))
     table.add_row("vectors", Text(_vectors(estimate)))
@@ -74,49 +71,8 @@ def show_estimate(console: Console, estimate: Estimate, max_partitions: int) -> 
         )
 
 
-def brief(estimate: Estimate) -> Text:
-    """An estimate in one line, for a run."""
-    seen = estimate.sample
-    time = f", about {duration(estimate.here.seconds)} in all" if estimate.here else ""
-    return Text(
-        f"estimate: {_amount(seen['documents'], 'document')}, "
-        f"{short(seen['embedded_tokens'].value)} tokens to embed{time}"
-    )
-
-
-def compared(estimate: Mapping[str, Any], truth: Mapping[str, Any]) -> Text:
-    """How far an estimate was off, in one line."""
-    words = [f"tokens {number(truth['embedded_tokens'])}"]
-    words[0] += _off(estimate["embedded_tokens"], truth["embedded_tokens"])
-    if estimate["seconds"]:
-        words.append(
-            f"time {duration(truth['seconds'])}" + _off(estimate["seconds"], truth["seconds"])
-        )
-    return Text(f"estimate against truth: {', '.join(words)}")
-
-
-def _off(foretold: float, came: float) -> str:
-    if not came:
-        return ""
-    share = foretold / came - 1
-    return f" (foretold {abs(share):.0%} {'more' if share > 0 else 'less'})" if share else ""
-
-
 def _facts() -> Table:
     return Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-
-
-def _amount(figure: Figure, noun: str) -> str:
-    """An amount with its margin: 'about 3,850 documents ± 4.5 %'."""
-    value = round(figure.value)
-    if figure.margin == 0:
-        return counted(value, noun)
-    margin = "" if figure.margin is None else f" ± {_percent(figure.margin)}"
-    return f"about {counted(value, noun)}{margin}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def _first(first: FirstDocument) -> str:
@@ -146,7 +102,7 @@ def _looked_at(estimate: Estimate) -> str:
 
 def _tokens(estimate: Estimate) -> str:
     seen = estimate.sample
-    words = _amount(seen["tokens"], "token")
+    words = amount(seen["tokens"], "token")
     if round(seen["embedded_tokens"].value) != round(seen["tokens"].value):
         words += f", of which {number(seen['embedded_tokens'].value)} go through the model"
     return words
@@ -168,7 +124,7 @@ def _lengths(estimate: Estimate) -> str:
     if n_cut:
         share = n_cut / max(1.0, seen["rows"].value)
         lines.append(
-            f"about {_percent(share)} of the texts are longer than the model takes: cut off"
+            f"about {percent(share)} of the texts are longer than the model takes: cut off"
         )
     return "\n".join(lines) or "-"
 
@@ -192,7 +148,7 @@ def _duplicates(estimate: Estimate) -> str:
     share = observed.n_repeated / max(1, observed.n_rows)
     words = f"{number(observed.n_repeated)} of {counted(observed.n_rows, 'text')}"
     if estimate.sample.is_whole:
-        return f"{words} ({_percent(share)}) repeat an earlier one exactly"
+        return f"{words} ({percent(share)}) repeat an earlier one exactly"
     return (
         f"{words} looked at repeat another of them exactly; copies elsewhere do not show in a "
         "sample, so the whole input can have many more"
@@ -231,18 +187,21 @@ def _here(here: TimeHere) -> str:
     return words
 
 
+def _money(cost: float, currency: str) -> str:
+    return f"{cost:,.2f} {currency}" if cost >= 0.01 else f"< 0.01 {currency}"
+
+
 def _devices(rows: tuple[DeviceRow, ...]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("device", "tokens/s", "hours", "cost", "speed", "memory"):
+    for name in ("device", "tokens/s", "time", "cost", "speed", "memory"):
         table.add_column(name, justify="left" if name in ("device", "speed", "memory") else "right")
     for row in rows:
-        known = row.hours is not None and row.cost is not None and row.tokens_per_s is not None
         fits = {True: "fits", False: "too small", None: ""}[row.fits]
         table.add_row(
             Text(f"{row.name}, {row.dtype}"),
-            short(row.tokens_per_s) if known and row.tokens_per_s else "-",
-            f"{row.hours:,.2f}" if known else "-",
-            f"{row.cost:,.2f} {row.currency}" if known else "-",
+            short(row.tokens_per_s) if row.tokens_per_s else "-",
+            duration(3600 * row.hours) if row.hours is not None else "-",
+            _money(row.cost, row.currency) if row.cost is not None else "-",
             "" if row.rate_source is None else row.rate_source,
             Text(fits, WARNING if row.fits is False else ""),
         )

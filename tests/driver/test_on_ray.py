@@ -370,3 +370,22 @@ def test_splits_that_share_a_block_are_embedded_as_ever(
     assert {doc_id: row["text"] for doc_id, row in rows_of(tmp_path / "out").items()} == {
         doc["id"]: doc["text"] for doc in docs
     }
+
+
+def test_a_run_shows_its_estimate_and_records_it_with_what_came_and_its_speed(
+    tmp_path: Path, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORPUS_EMBED_CACHE", str(tmp_path / "cache"))
+    write_shard(tmp_path / "in/a.jsonl", documents(20))
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)
+    shown: list[Any] = []
+    result = run(spec, on_estimate=shown.append)
+    (path,) = (tmp_path / "out/_meta/runs").glob("*/attempt-0001.json")
+    record = json.loads(path.read_text())
+    assert [estimate.record() for estimate in shown] == [record["estimate"]]
+    for name in ("documents", "rows", "tokens", "embedded_tokens"):
+        assert record["estimate"][name] == record["truth"][name] == result.truth[name]
+    (rate,) = record["rates"]
+    assert rate["device_name"] and rate["n_tokens"] == result.truth["embedded_tokens"]
+    (kept,) = (tmp_path / "cache/rates").glob("*.json")
+    assert json.loads(kept.read_text())["tokens_per_s"] == rate["tokens_per_s"]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pipeline.driver.estimate.cells as cells
 import pipeline.driver.estimate.sample as sampling
 from pipeline.driver.estimate.sample import Sample, sample
 from pipeline.driver.plan import Plan, make_plan
@@ -164,3 +165,36 @@ def test_repeated_texts_and_partitions_of_the_sample_are_counted(tmp_path: Path)
     assert (observed.n_rows, observed.n_repeated, len(observed.partitions)) == (10, 2, 3)
     # equal texts of a part go through the model once
     assert seen["embedded_tokens"].value == 8 * len("text 1")
+
+
+def test_an_input_of_very_many_cells_is_sampled_without_a_list_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of the cells is drawn first; the mean over seeds shows that none is preferred."""
+    monkeypatch.setattr(cells, "MANY_CELLS", 64)
+    monkeypatch.setattr(sampling, "WHOLE_BYTES", 4 << 10)
+    monkeypatch.setattr(sampling, "MIN_CELL_BYTES", 1 << 10)
+    documents = skewed(1500)
+    write_shard(tmp_path / "in/a.jsonl", documents)
+    write_shard(tmp_path / "in/b.jsonl.gz", documents[:20])
+    plan = plan_of(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": "64KiB"})
+    values = np.array([look(plan, seed)["documents"].value for seed in range(N_SEEDS)])
+    assert abs(values.mean() - 1520) < 4 * values.std() / N_SEEDS**0.5 + 15
+
+
+def test_a_text_that_the_tokenizer_cannot_take_costs_a_note_and_not_the_plan(
+    tmp_path: Path,
+) -> None:
+    class Fragile(ByteTokenizer):
+        def encode(self, texts: Any) -> Any:
+            if any("poison" in text for text in texts):
+                raise RuntimeError("a panic of the library")
+            return super().encode(texts)
+
+    rows = [{"id": "0", "text": "poison"}, {"id": "1", "text": "good"}]
+    write_shard(tmp_path / "in/a.jsonl", rows)
+    write_shard(tmp_path / "in/b.jsonl.gz", [{"id": "2", "text": "good"}])
+    plan = plan_of(tmp_path / "in", tmp_path / "out")
+    seen = sample(plan, store_of(plan.job.spec), Fragile(), seconds=60)
+    assert seen and seen.first and seen.first.doc_id == "1"
+    assert "could not be prepared: RuntimeError: a panic" in seen.problems[0]

@@ -96,25 +96,40 @@ def cells_of(
             whole.append(Cell(name, Span(shard=shard), shard.size_bytes))
     n_bytes = sum(cell.n_bytes for cell in whole) + sum(map(_range_bytes, lines))
     n_cells = len(whole) + sum(_range_bytes(span) // cell_bytes + 1 for span in lines)
-    is_all = n_cells <= MANY_CELLS
+    if n_cells > MANY_CELLS:
+        drawn = _drawn([*whole, *(_whole_range(span, spec) for span in lines)], cell_bytes, chance)
+        return Cells(tuple(drawn), n_bytes, is_all=False)
     cells = [*whole, *(cell for span in lines for cell in _stretches(span, cell_bytes, spec))]
-    if not is_all:
-        cells = _drawn(cells, n_bytes, chance)
-        chance.shuffle(cells)
     cells = [cell for cell in cells if cell.n_bytes]
-    if is_all:
-        cells.sort(key=lambda cell: chance.random() / cell.n_bytes)
-    return Cells(tuple(cells), n_bytes, is_all)
+    cells.sort(key=lambda cell: chance.random() / cell.n_bytes)
+    return Cells(tuple(cells), n_bytes, is_all=True)
 
 
-def _drawn(cells: Sequence[Cell], n_bytes: float, chance: random.Random) -> list[Cell]:
-    """MANY_CELLS of very many cells, in proportion to bytes: at equal distances from a random
-    start."""
-    step = n_bytes / MANY_CELLS
-    positions = (np.arange(MANY_CELLS) + chance.random()) * step
-    ends = np.cumsum([cell.n_bytes for cell in cells])
-    numbers = np.minimum(np.searchsorted(ends, positions), len(cells) - 1)
-    return [cells[number] for number in np.unique(numbers).tolist()]
+def _drawn(ranges: Sequence[Cell], cell_bytes: int, chance: random.Random) -> list[Cell]:
+    """MANY_CELLS of very many cells in random order, in proportion to bytes: at equal distances
+    from a random start. ranges: whole cells, and byte ranges of which one stretch is taken."""
+    ends = np.cumsum([each.n_bytes for each in ranges])
+    positions = (np.arange(MANY_CELLS) + chance.random()) * (ends[-1] / MANY_CELLS)
+    numbers = np.minimum(np.searchsorted(ends, positions, side="right"), len(ranges) - 1)
+    cells: dict[tuple[int, int], Cell] = {}
+    for number, position in zip(numbers.tolist(), positions.tolist(), strict=True):
+        cell = ranges[number]
+        stretch = 0
+        if cell.is_lines:
+            offset = position - (ends[number] - cell.n_bytes)
+            stretch = int(offset // cell_bytes)
+            start = cell.span.start + stretch * cell_bytes
+            n_bytes = min(cell_bytes, cell.span.start + cell.n_bytes - start)
+            span = Span(shard=cell.span.shard, start=start, stop=start + int(n_bytes))
+            cell = dataclasses.replace(cell, span=span, n_bytes=n_bytes)
+        cells[number, stretch] = cell
+    drawn = list(cells.values())
+    chance.shuffle(drawn)
+    return drawn
+
+
+def _whole_range(span: Span, spec: InputSpec) -> Cell:
+    return Cell(format_of(span.shard.uri, spec.format), span, _range_bytes(span), is_lines=True)
 
 
 def _stretches(span: Span, cell_bytes: int, spec: InputSpec) -> Iterator[Cell]:

@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 from pipeline.read.parts import Part, read_tables, with_source
 from pipeline.storage.lineage import Span
 from pipeline.tokenize import Tokenizer
+from pipeline.workers.isolate import Crashed, in_process
 from pipeline.workers.steps import prepare_part
 
 __all__ = ["FirstDocument", "FirstText", "first_document"]
@@ -76,7 +77,10 @@ def _first_of(plan: Plan, span: Span, tokenizer: Tokenizer) -> tuple[FirstDocume
     for row in range(min(good.num_rows, 100)):
         records = with_source(good.slice(row, 1), span.shard, job.spec.input)
         part = Part(plan.todo[0].split, 0, True, records, ())
-        rows = prepare_part(part, job, tokenizer, plan.run_id).rows
+        try:
+            rows = in_process(prepare_part)(part, job, tokenizer, plan.run_id).rows
+        except Crashed:  # a run isolates the record
+            continue
         if not rows.num_rows:
             continue
         texts = [

@@ -30,6 +30,7 @@ from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
 from pipeline.storage.words import agreeing, counted
 from pipeline.tokenize import Tokenizer
+from pipeline.workers.isolate import Crashed, in_process
 from pipeline.workers.steps import prepare_part, unfinished_parts
 
 __all__ = ["Sample", "sample"]
@@ -138,12 +139,15 @@ class _Sampling:
         self.problems: list[str] = []
 
     def read_all(self) -> bool:
-        """Every part that is to be done; False where the time was over before."""
-        for todo in self._plan.todo:
-            for part in unfinished_parts(todo, self._plan.job):
-                if time.monotonic() > self._deadline_s:
-                    return False
-                self.totals.add(self._sums(part, part.records.num_rows))
+        """Every part that is to be done; False where the time was over before, or one failed."""
+        try:
+            for todo in self._plan.todo:
+                for part in unfinished_parts(todo, self._plan.job):
+                    if time.monotonic() > self._deadline_s:
+                        return False
+                    self.totals.add(self._sums(part, part.records.num_rows))
+        except (InputError, Crashed):
+            return False
         return True
 
     def read_cells(self, n_record_bytes: int) -> None:
@@ -167,15 +171,18 @@ class _Sampling:
             for place, cell in enumerate(cells.ordered):
                 try:
                     block = blocks.read(cell)
+                    records = with_source(
+                        _some(block.records, prepared_bytes, self._chance), block.shard, spec
+                    )
+                    part = Part(plan.todo[0].split, 0, True, records, ())
+                    sums = self._sums(part, block.records.num_rows)
                 except InputError as error:  # its preview says so, where it concerns the spec
                     self.problems = [f"some of the input could not be read: {error}"]
                     continue
+                except Crashed as crash:  # a run isolates the record
+                    self.problems = [f"some of the input could not be prepared: {crash.detail}"]
+                    continue
                 n_starts += block.share_read < 1
-                records = with_source(
-                    _some(block.records, prepared_bytes, self._chance), block.shard, spec
-                )
-                part = Part(plan.todo[0].split, 0, True, records, ())
-                sums = self._sums(part, block.records.num_rows)
                 self.totals.add(sums, place, block.n_bytes, block.share_read)
                 if self._is_enough() or time.monotonic() > self._deadline_s:
                     break
@@ -197,7 +204,8 @@ class _Sampling:
 
     def _sums(self, part: Part, n_records: int) -> Sums:
         started_s = time.perf_counter()
-        prepared = prepare_part(part, self._plan.job, self._tokenizer, self._plan.run_id)
+        prepare = in_process(prepare_part)
+        prepared = prepare(part, self._plan.job, self._tokenizer, self._plan.run_id)
         seconds = time.perf_counter() - started_s
         return self.observed.add(part.records, prepared, seconds, n_records, self._known)
 

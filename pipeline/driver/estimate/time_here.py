@@ -32,7 +32,10 @@ LOAD_S_PER_GB = 2.0
 """Seconds for loading a gigabyte of weights, where no run has recorded them."""
 
 MEASURED_FROM_S = 20.0
-"""No speed is measured for work that takes less by calculation."""
+"""No speed is measured for work that takes less by calculation,"""
+
+MEASURED_FROM_TOKENS = 10_000_000
+"""or has fewer tokens, where nothing can be calculated."""
 
 MEASURED_UP_TO_BYTES = 2 << 30
 """The largest weights that a plan loads to measure a speed."""
@@ -71,7 +74,9 @@ def time_here(
     tokens = seen["embedded_tokens"].value
     rate = _rate_here(plan, machine, seen, costs, rates)
     weight_bytes = costs.weight_bytes(job.engine.dtype)
-    is_long = rate is None or tokens / rate.tokens_per_s / workers > MEASURED_FROM_S
+    is_long = tokens > MEASURED_FROM_TOKENS
+    if rate:
+        is_long = tokens / rate.tokens_per_s / workers > MEASURED_FROM_S
     if is_long and is_measuring and (rate is None or rate.source == "calculated"):
         measured: Rate | str
         if weight_bytes > MEASURED_UP_TO_BYTES:
