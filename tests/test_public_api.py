@@ -175,7 +175,7 @@ def test_the_functions_of_the_commands_give_what_the_commands_print(
     assert pipeline.diff(out, 1, 2).n_upserts == printed("diff", "1", "2")["n_upserts"] == 1
     keys = pipeline.diff(out, 0, keys=True).upserts
     assert keys is not None
-    assert keys.to_pylist() == [{"doc_id": "0", "chunk": 0}, {"doc_id": "1", "chunk": 0}]
+    assert sorted(keys["doc_id"].to_pylist()) == ["0", "1"]
     (hit,) = pipeline.search(out, "text 1", k=1)
     assert [dataclasses.asdict(hit)] == printed("search", "text 1", "-k", "1")["hits"]
     traced = pipeline.trace(out, "1")

@@ -19,6 +19,7 @@ import pytest
 
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import load_snapshot
+from pipeline.tools.files import files
 from tests.output.test_lake import PRECISIONS, plain, two_snapshots
 
 pyspark = pytest.importorskip("pyspark", reason="extra spark")
@@ -88,3 +89,17 @@ def test_the_snippet_of_the_card_reads_the_newest_snapshot(
     assert sorted(rows, key=str) == sorted(
         zip(expected["doc_id"].to_pylist(), expected["lang"].to_pylist(), strict=True), key=str
     )
+
+
+@pytest.mark.parametrize("partition_by", [[], ["lang"]], ids=["flat", "partitioned"])
+def test_spark_reads_what_files_prints(spark: Any, tmp_path: Path, partition_by: list[str]) -> None:
+    store = two_snapshots(tmp_path, vector_precision="float32", partition_by=partition_by)
+    for number in (None, 1, 2):
+        code = files(store.uri, snapshot=number).code("spark")
+        names: dict[str, Any] = {"spark": spark}
+        exec(code, names)
+        expected = open_dataset(store.uri, number).to_table()
+        rows = [row.asDict() for row in names["frame"].select("doc_id", "lang").collect()]
+        assert sorted(rows, key=lambda row: row["doc_id"]) == [
+            {name: row[name] for name in ("doc_id", "lang")} for row in plain(expected)
+        ]
