@@ -183,6 +183,8 @@ def test_mistakes_are_named(outputs: dict[str, str], tmp_path: Path) -> None:
         pipeline.export(uri, new, to="npy", columns=["title"])
     with pytest.raises(SpecError, match="--index Nonsense9: FAISS does not make it"):
         pipeline.export(uri, new, to="faiss", index="Nonsense9")
+    with pytest.raises(SpecError, match="lies inside the output"):
+        pipeline.export(uri, f"{uri}/data/../npy", to="npy")
     with pytest.raises(SpecError, match="only --to faiss has an index"):
         pipeline.export(uri, new, to="npy", index="flat")
     assert not Path(new).exists()

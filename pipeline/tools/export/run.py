@@ -62,6 +62,8 @@ def export(
     _check_library(to)
     source = open_source(uri, columns, snapshot, storage_options)
     place = Place(destination, destination_options)
+    if f"{place.uri}/".startswith(f"{source.store.uri}/"):
+        raise SpecError(f"-o {place.shown_uri}: lies inside the output. Name a folder elsewhere.")
     place.check_is_free()
     facts: dict[str, Any] = {"format_version": 1, "to": to, "columns": list(source.columns)}
     facts |= source.provenance() | {
@@ -88,6 +90,6 @@ def _check_library(to: str) -> None:
         __import__(TARGETS[to])
     except ImportError as error:
         raise SpecError(
-            f"--to {to}: {error}. Install it: pip install {_PACKAGES[to]}, or this package with "
-            f"its extra '{to}'."
+            f"--to {to}: {error}. Install what it needs: pip install {_PACKAGES[to]}, or "
+            f"pip install '.[{to}]' in a clone of this package."
         ) from error
