@@ -100,7 +100,10 @@ def run_job(
     one stopped.
     """
     lake.ask_catalog(store, job.spec.publish, is_plan=False)
-    with reported(job, nominal_time) as lineage, work.under_way(store, "run", job.fingerprint):
+    with (
+        reported(job, nominal_time, limit) as lineage,
+        work.under_way(store, "run", job.fingerprint),
+    ):
 
         def on_each_plan(plan: Plan) -> None:
             lineage.planned(plan.run_id, plan.shards)

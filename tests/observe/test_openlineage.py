@@ -248,6 +248,13 @@ def _stops(plan: Any) -> dict[str, float]:
     raise Stopped
 
 
+def test_a_trial_is_nobodys_lineage(tmp_path: Path, events: Any) -> None:
+    spec = corpus(tmp_path)
+    with contextlib.suppress(Stopped):
+        run_job(job_of(spec), store_of(spec), _stops, Progress(), limit=1)
+    assert not (tmp_path / "events.jsonl").exists()
+
+
 @pytest.mark.parametrize("value", ["x", "a/b", f"a/{PARENT_RUN}", "a/b/c", f"//{PARENT_RUN}"])
 def test_a_parent_of_another_form_is_a_warning(
     tmp_path: Path,

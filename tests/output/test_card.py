@@ -351,6 +351,14 @@ def test_settings_that_change_alone_are_kept_by_a_compaction(tmp_path: Path) -> 
     assert "a --> b" in card_of(store).text
 
 
+def test_what_a_card_says_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    plain = make_spec(tmp_path / "in", tmp_path / "out")
+    said = make_spec(tmp_path / "in", tmp_path / "out", output={"card": {"license": "mit"}})
+    none = make_spec(tmp_path / "in", tmp_path / "out", output={"card": None})
+    assert plain.output.identity() == said.output.identity() == none.output.identity()
+    assert "card" not in plain.output.identity()
+
+
 def test_null_removes_the_card_and_nothing_else(tmp_path: Path) -> None:
     made(tmp_path)
     (tmp_path / "out/croissant.json").write_text("{}")
