@@ -11,7 +11,8 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 CHECK_ARGS ?= -m quick -n auto
-# Two processes, so that the suite fits two cores and 8 GiB; the tests that use Ray stay in one.
+# Two processes, so that the suite fits two cores and 8 GiB; the tests that use Ray stay in one. TEST_ARGS= for one process,
+# where times or memory are measured.
 TEST_ARGS ?= -n 2 --dist loadgroup
 .PHONY: help install quickstart check audited quick test test-faults test-quickstart coverage lint format audit docs check-lower-bounds clean
 

@@ -59,7 +59,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    has_xdist = config.pluginmanager.hasplugin("xdist")  # `make test-quickstart` does without
     for item in items:
         if isinstance(item, pytest.Function):
             if " at 0x" in item.nodeid:
@@ -69,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 )
             for tier in tiers_of(item):
                 item.add_marker(tier)
-            if item.get_closest_marker("ray"):
+            if has_xdist and item.get_closest_marker("ray"):
                 # one Ray, which counts on both cores, and memory for one: all in one process
                 item.add_marker(pytest.mark.xdist_group("ray"))
 
