@@ -32,11 +32,16 @@ Ids = npt.NDArray[np.int32]
 
 
 def measured_rate(
-    job: Job, texts: Sequence[Ids], prompt_tokens: int, n_workers: int, threads: int | None
+    job: Job,
+    texts: Sequence[Ids],
+    prompt_tokens: int,
+    n_workers: int,
+    threads: int | None,
+    limit_s: float = LIMIT_S,
 ) -> Rate | str:
     """The speed of a worker while `n_workers` of them work; a sentence where it was not measured.
 
-    texts: ids of the texts to embed. threads: of each worker.
+    texts: ids of the texts to embed. threads: of each worker. limit_s: when to give up.
     """
     context = multiprocessing.get_context("spawn")
     children = []
@@ -47,12 +52,12 @@ def measured_rate(
         child.start()
         far_end.close()
         children.append((child, near_end))
-    deadline_s = time.monotonic() + LIMIT_S
+    deadline_s = time.monotonic() + limit_s
     answers = []
     try:
         for _, near_end in children:
             if not near_end.poll(max(0.0, deadline_s - time.monotonic())):
-                return f"no speed was measured: loading the model took more than {LIMIT_S:.0f} s"
+                return f"no speed was measured: loading the model took more than {limit_s:.0f} s"
             answers.append(near_end.recv())
     except EOFError:
         return "no speed was measured: the process that should do it ended"

@@ -31,7 +31,7 @@ recorded them: Ray, the imports of workers, listings, the commit."""
 LOAD_S_PER_GB = 2.0
 """Seconds for loading a gigabyte of weights, where no run has recorded them."""
 
-MEASURED_FROM_S = 20.0
+MEASURED_FROM_S = 5.0
 """No speed is measured for work that takes less by calculation,"""
 
 MEASURED_FROM_TOKENS = 10_000_000
