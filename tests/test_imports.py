@@ -28,7 +28,7 @@ OWNERS = {
     "bokeh": ("tools/report/plots.py", "tools/report/render.py", "tools/report/blocks.py"),
     "jinja2": ("tools/report/render.py",),
     "sklearn": ("tools/report/geometry.py",),
-    "ray": ("driver/", "workers/stages.py", "workers/reports.py"),
+    "ray": ("driver/", "workers/stages.py", "workers/reports.py", "observe/prometheus.py"),
 }
 """Libraries that only some modules may import: those that are heavy, and those that are extras."""
 

@@ -19,8 +19,8 @@ _KINDS = {"worker": "loading", "split": "reading", "part": "embedding", "write":
 
 class Taken(NamedTuple):
     """What workers have reported since the last call. amounts: counts besides those of parts.
-    advances: by part, how far it has come. workers: how many do what now, by the values of _KINDS.
-    begun: what was ever begun."""
+    advances: by part, how far it has come. workers: how many do what now, by the values of _KINDS,
+    and `queued` parts. begun: what was ever begun."""
 
     finished: Sequence[FinishedPart] = ()
     amounts: Sequence[Mapping[str, float]] = ()
@@ -41,6 +41,7 @@ class Totals:
         self._notes: list[str] = []
         self._begun: set[str] = set()
         self._is_stopping = False
+        self._queue: set[str] = set()  # parts that no embedder has begun, as it will name them
         # For each piece of unfinished work: how often it was started, and when and where last. In
         # the order of these times.
         self._started: dict[str, tuple[int, float, str]] = {}
@@ -51,6 +52,7 @@ class Totals:
         n_starts = self._started.pop(work, (0,))[0]
         self._started[work] = (n_starts + 1, time.monotonic(), place)
         self._begun.add(_kind(work))
+        self._queue.discard(work)
         return n_starts
 
     def end(self, work: str) -> None:
@@ -58,6 +60,9 @@ class Totals:
 
     def add(self, amounts: dict[str, float]) -> None:
         self._amounts.append(amounts)
+
+    def queue(self, work: str) -> None:
+        self._queue.add(work)
 
     def advance(self, part_id: str, amounts: dict[str, float]) -> None:
         self._advances[part_id] = amounts
@@ -78,6 +83,8 @@ class Totals:
     def take(self) -> Taken:
         """What was reported since the last call."""
         workers = Counter(map(_kind, self._started))
+        if self._queue:
+            workers["queued"] = len(self._queue)
         taken = Taken(
             self._finished, self._amounts, self._advances, self._notes, workers, self._begun
         )

@@ -22,6 +22,7 @@ from pipeline.driver.cluster import devices_of
 from pipeline.driver.commits import commit_finished
 from pipeline.driver.interrupts import interrupt_main
 from pipeline.driver.limits import check_damage, check_partitions, check_rejects
+from pipeline.driver.metrics_export import exporter_of
 from pipeline.driver.plan import Plan
 from pipeline.driver.remaining_bytes import sample
 from pipeline.driver.showing import Watch, shielded
@@ -74,6 +75,7 @@ class Watcher:
         self._records_before = sum(part.n_records for part in done) - self.progress["n_records"]
         self._rejects_before = sum(part.n_rejects for part in done) - self.progress["n_rejects"]
         self._input_bytes = sum(shard.size_bytes for shard in self.plan.shards)
+        self.exporter = exporter_of(self.plan)
         self._checked_lost = 0
         self._checked_files = 0
         self._lost_before = sum(map(lost_bytes, done)) - self.progress["lost_bytes"]
@@ -121,6 +123,8 @@ class Watcher:
             if has_stalled or not pending:
                 self.last_note_s = now_s
                 notes = [*notes, self._waiting_for(pending, now_s)]
+        if self.exporter:
+            self.exporter.report(self.progress)
         self.watch(self.progress, notes)
 
     def _count(self, taken: Taken) -> None:

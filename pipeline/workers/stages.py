@@ -83,6 +83,7 @@ class PrepareParts:
                     read=read_s, tokenize=time.perf_counter() - clock, tokenizers_blocked=blocked_s
                 )
                 clock = time.perf_counter()
+                self.totals.queue.remote(f"part {facts.part_id}")
                 yield pack(dataclasses.replace(prepared, facts=facts))
                 # the embedders had no room for more
                 blocked_s = time.perf_counter() - clock
