@@ -34,6 +34,7 @@ from pipeline.job.spec import JobSpec
 from pipeline.output import dataset, lease
 from pipeline.output.change_feed import changes
 from pipeline.tools.compact import compact
+from pipeline.tools.report.report import report
 from pipeline.tools.trace import trace
 from pipeline.tools.vacuum import vacuum
 from pipeline.tools.verify.verification import verify
@@ -136,6 +137,7 @@ def uses(spec: JobSpec) -> dict[str, Callable[[], object]]:
         "status": lambda: status(uri),
         "verify": lambda: verify(uri, sample=0),
         "trace": lambda: list(trace(uri, "d1").lines()),
+        "report": lambda: report(uri, sample=50),
         "read_vectors": lambda: dataset.read_vectors(uri),
         "open_dataset": lambda: dataset.open_dataset(uri),
         "upserts": lambda: [batch.to_pylist() for batch in changes(uri, 1, 2).upserts()],

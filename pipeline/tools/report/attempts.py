@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -20,6 +20,7 @@ from pipeline.storage import layout
 from pipeline.storage.accepted import first_mistake
 from pipeline.storage.lineage import Snapshot
 from pipeline.storage.store import Store
+from pipeline.storage.stored_record import Count
 
 MAX_VERSIONS = 60
 """The most snapshots that a report shows."""
@@ -31,24 +32,28 @@ class _Facts(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
+Number = Annotated[float, pydantic.Field(ge=0, le=1e15)]
+Rate = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
 class Counts(_Facts):
     """The figures of an attempt. seconds: of all workers together, by stage. start_up_s,
     embedding_s, end_s: the phases of `elapsed_s`; None in records of earlier releases."""
 
-    elapsed_s: float = 0
-    start_up_s: float | None = None
-    embedding_s: float | None = None
-    end_s: float | None = None
-    padding_share: float = 0
-    busy_share: float | None = None
+    elapsed_s: Number = 0
+    start_up_s: Number | None = None
+    embedding_s: Number | None = None
+    end_s: Number | None = None
+    padding_share: Rate = 0
+    busy_share: Rate | None = None
     bottleneck: str | None = None
-    n_embedded_tokens: int = 0
-    seconds: dict[str, float] = pydantic.Field(default={})
-    worker_restarts: int = 0
-    storage_retries: int = 0
-    n_oom_halvings: int = 0
-    n_crashed_records: int = 0
-    n_replaced: int = 0
+    n_embedded_tokens: Count = 0
+    seconds: dict[str, Number] = pydantic.Field(default={})
+    worker_restarts: Count = 0
+    storage_retries: Count = 0
+    n_oom_halvings: Count = 0
+    n_crashed_records: Count = 0
+    n_replaced: Count = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -64,18 +69,18 @@ class Counts(_Facts):
 class ListedShards(_Facts):
     """passed_over: objects that the listing left out, by reason."""
 
-    count: int = 0
-    size_bytes: int = 0
-    passed_over: dict[str, int] = pydantic.Field(default={})
+    count: Count = 0
+    size_bytes: Count = 0
+    passed_over: dict[str, Count] = pydantic.Field(default={})
 
 
 class Attempt(_Facts):
     """The record of one successful attempt at a run, as far as a report shows it."""
 
     run_id: str
-    snapshot: int
+    snapshot: Count
     counts: Counts = Counts()
-    rows: dict[str, int] = pydantic.Field(default={})
+    rows: dict[str, Count] = pydantic.Field(default={})
     shards: ListedShards = ListedShards()
     hardware: dict[str, Any] = pydantic.Field(default={})
     versions: dict[str, str | None] = pydantic.Field(default={})

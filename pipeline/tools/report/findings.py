@@ -38,6 +38,9 @@ from pipeline.tools.report.shards import ShardStates, shard_states
 from pipeline.tools.report.texts import Heads, heads_of_rows
 from pipeline.tools.report.timeline import Stage, Timeline, newest_embedding, stages, timeline
 
+MOST = 1e15
+"""The largest number of an estimate that is shown."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -131,7 +134,8 @@ def gather(loaded: LoadedSnapshot, options: Options) -> Findings:
     texts = _texts(loaded, sample, options)
     hashes = np.array([row["text_sha256"] for row in sample.rows])
     same_texts = np.unique(hashes, return_inverse=True)[1]
-    compared = cosines(unit(sample.vectors), same_texts, options.threshold)
+    units = unit(sample.vectors)
+    compared = cosines(units, same_texts, options.threshold)
     latest = versions[0].attempt
     lengths = np.array([row["n_tokens"] for row in sample.rows], np.int64)
     return Findings(
@@ -152,7 +156,7 @@ def gather(loaded: LoadedSnapshot, options: Options) -> Findings:
         norms=_norms(sample) if loaded.generation.vector_precision != "ubinary" else None,
         cosines=compared,
         nearest=histogram(compared.scores[:, 0] if compared.scores.size else np.zeros(0)),
-        flat=flat_map(sample.vectors, compared.neighbours, options.seed),
+        flat=flat_map(units, compared.neighbours, options.seed),
         near=near_duplicates(sample, compared, options.threshold),
         neighbourhoods=neighbourhoods(sample, compared, options.seed),
         compared=_compared(latest.estimate, latest.truth) if latest else [],
@@ -203,11 +207,16 @@ def _compared(
     return [Compared(name, guessed[name], true[name]) for name in guessed if name in true]
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that a run can have measured."""
+    return isinstance(value, int | float) and abs(value) <= MOST
+
+
 def _flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in figures.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, str | int | float):
+        elif isinstance(value, str) or is_number(value):
             flat[f"{prefix}{name}"] = value
     return flat

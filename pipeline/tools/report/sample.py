@@ -40,7 +40,9 @@ Vectors = npt.NDArray[np.float32]
 class Sample:
     """rows: one mapping a row, with the columns _COLUMNS, `text` (its head; None where the output
     has no texts) and `group`. vectors: (N, D) float32; int8 is scaled back, a bit of ubinary is
-    1 or -1. group_column: the column that `group` is from; None where none divides the rows."""
+    1 or -1. group_column: the column that `group` is from; None where none divides the rows.
+    n_not_finite: vectors with NaN or infinity, which this package never writes; here they are
+    zeros."""
 
     rows: Sequence[Mapping[str, Any]]
     manifests: Sequence[Manifest]
@@ -49,6 +51,7 @@ class Sample:
     n_rows: int
     n_files_read: int
     n_files: int
+    n_not_finite: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -72,6 +75,9 @@ def draw_sample(loaded: LoadedSnapshot, size: int, seed: int) -> Sample:
         vectors.append(file_vectors)
         manifests += [part] * len(table)
     table = pa.concat_tables(tables) if tables else types.empty_table()
+    matrix = np.concatenate(vectors)
+    is_broken = ~np.isfinite(matrix).all(axis=1)
+    matrix[is_broken] = 0
     group_column, groups = _groups(table, kept)
     texts = table["text"].to_pylist() if "text" in table.column_names else [None] * len(table)
     plain = table.select(_COLUMNS).to_pylist()
@@ -81,11 +87,12 @@ def draw_sample(loaded: LoadedSnapshot, size: int, seed: int) -> Sample:
             for row, text, group in zip(plain, texts, groups, strict=True)
         ],
         manifests=manifests,
-        vectors=np.concatenate(vectors),
+        vectors=matrix,
         group_column=group_column,
         n_rows=sum(file.n_rows for _, file in files),
         n_files_read=len(indices),
         n_files=len(files),
+        n_not_finite=int(is_broken.sum()),
     )
 
 
@@ -133,7 +140,8 @@ def _read(
             short = pc.utf8_slice_codeunits(table[name].cast(pa.string()), 0, HEAD_CHARS)
             table = table.set_column(position, name, short)
     shown = [*_COLUMNS, *kept, *(["text"] if "text" in table.column_names else [])]
-    return table.select(shown), vectors
+    # without what a footer says about nulls, in which files that were changed can differ
+    return pa.table({name: table[name] for name in shown}), vectors
 
 
 def _floats(table: pa.Table, generation: Generation) -> Vectors:

@@ -43,6 +43,9 @@ def _norms(f: Findings) -> Iterator[Block]:
     else:
         yield Text("The vectors were not normalized: compare them by cosine, not by dot product.")
     facts = [(name.capitalize(), form(value)) for name, value in norms.quantiles.items()]
+    if f.sample.n_not_finite:
+        n_broken = counted(f.sample.n_not_finite, "vector")
+        yield Text(f"{n_broken} with NaN or infinity: run `corpus-embed verify`.", "note")
     zeros = norms.n_zero
     yield Facts([*facts, ("Vectors of zeros", number(zeros) if zeros else "none")])
     yield Plot(
@@ -72,8 +75,9 @@ def _map(f: Findings) -> Iterator[Block]:
     first, second = flat.kept_variance
     dimensions = number(f.loaded.generation.dimension)
     yield Text(
-        f"Each point is a row, drawn on the two directions in which the vectors differ most "
-        f"(principal components). They keep {first + second:.1%} of the variance ({first:.1%} and "
+        f"Each point is a row, drawn by the direction of its vector on the two axes along which "
+        f"these differ most (principal components). They keep {first + second:.1%} of the variance "
+        f"({first:.1%} and "
         f"{second:.1%}); the other dimensions of {dimensions} are flattened away."
     )
     yield Text(

@@ -17,7 +17,7 @@ from pipeline.tools.report.blocks import (
     Table,
     Text,
 )
-from pipeline.tools.report.findings import Findings
+from pipeline.tools.report.findings import Findings, is_number
 
 KINDS = ("carried", "reused", "embedded", "removed")
 
@@ -172,7 +172,7 @@ def _run_facts(attempt: Attempt) -> list[tuple[str, str]]:
         facts.append(("Bottleneck", counts.bottleneck))
     parts = [f"device {hardware['device']}"] if "device" in hardware else []
     for name in ("CPU", "GPU"):
-        if isinstance(hardware.get(name), int | float):
+        if is_number(hardware.get(name)):
             parts.append(counted(int(hardware[name]), name))
     facts.append(("Hardware", ", ".join(parts) or NOTHING))
     troubles = [
