@@ -215,8 +215,11 @@ def _plan(job: Job, store: Store, limit: int | None) -> Plan:
     manifests = [part for part in recorded if part.part_id not in lost]
     shards = with_stored_versions(listed, manifests)
     kept, claims = claim(shards, manifests, {part.part_id for part in live})
+    device = job.engine.device
     new_splits = (
-        list(cut_rest(spec, shards, claims)) if limit is None else [first_split(shards, limit)]
+        list(cut_rest(spec, shards, claims, device))
+        if limit is None
+        else [first_split(shards, limit)]
     )
     todo = [Todo(split, frozenset(), limit) for split in new_splits]
     for parts in kept:

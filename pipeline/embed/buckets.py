@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
 
+MAX_ROWS = 65_535
+"""Rows of a packed bucket: kernels of GPUs count them in a dimension that ends there."""
+
 
 def longest_first(n_tokens: NDArray[np.integer]) -> Rows:
     """Row indices by falling token count; equal counts stay in input order. (N,) int64"""
@@ -42,13 +45,15 @@ def padded_buckets(
 def packed_buckets(
     n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int]
 ) -> Iterator[Rows]:
-    """Buckets whose sum of token counts is ≤ `budget_tokens()` (one row at least)."""
+    """Buckets of at most MAX_ROWS rows whose sum of token counts is ≤ `budget_tokens()` (one row at
+    least)."""
     order = longest_first(n_tokens)
     ends = np.cumsum(n_tokens[order], dtype=np.int64)  # tokens up to and including each row
     start = 0
     n_taken = 0  # tokens of the rows before `start`
     while start < order.size:
-        stop = max(start + 1, int(np.searchsorted(ends, n_taken + budget_tokens(), side="right")))
+        fitting = int(np.searchsorted(ends, n_taken + budget_tokens(), side="right"))
+        stop = min(max(start + 1, fitting), start + MAX_ROWS)
         yield order[start:stop]
         n_taken = int(ends[stop - 1])
         start = stop

@@ -67,6 +67,8 @@ class Engine(ABC):
 
     name: str
     dim: int
+    n_ids: int
+    """Of the vocabulary, where the engine knows it."""
 
     def __init__(self, options: EngineOptions, default_budget_tokens: int) -> None:
         self.options = options
@@ -80,6 +82,11 @@ class Engine(ABC):
         self.stats = EngineStats()
         self.on_bucket: OnBucket | None = None
         self.budget_tokens = options.max_batch_tokens or default_budget_tokens
+
+    @property
+    def tuning(self) -> dict[str, str]:
+        """What was chosen for this device, for the record of what the engine did."""
+        return {"budget_tokens": str(self.budget_tokens)}
 
     @abstractmethod
     def _buckets(

@@ -20,14 +20,14 @@ from torch.nn.functional import embedding
 from pipeline.embed.attention import Attention, PackedBatch
 from pipeline.embed.families import Family
 from pipeline.embed.layers import Half, Layer, Weights, layers_of, norm_of
-from pipeline.embed.linear import Linear
+from pipeline.embed.linear import GatedLinear, Linear
 from pipeline.embed.sizes import ACTIVATIONS, Sizes
-from pipeline.embed.steps import Steps
+from pipeline.embed.steps import Steps, rotation
 
 __all__ = ["Forward"]
 
-Angles = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""Cosine and sine for each kind of layer, (T, 1, Dh / 2) each."""
+Angles = Sequence[tuple[torch.Tensor, ...]]
+"""Of the tokens, for each kind of layer: rows of the tables of `rotation`, (T, 1, Dh / 2) each."""
 
 FIRST_ANGLES = 8192
 """Positions whose angles are computed at loading."""
@@ -39,10 +39,16 @@ SMALL_FLOPS = 1e9
 class Forward:
     """single_token_poolings: those for which the last layer is computed for one token a row, which
     is exact where that token sees what it would see: the last one of a causal model, any one
-    otherwise, none beside a window."""
+    otherwise, none beside a window. is_tuned: whether steps may be compiled."""
 
     def __init__(
-        self, family: Family, sizes: Sizes, weights: Weights, linear: type[Linear] = Linear
+        self,
+        family: Family,
+        sizes: Sizes,
+        weights: Weights,
+        linear: type[Linear] = Linear,
+        *,
+        is_tuned: bool = False,
     ) -> None:
         self._s = sizes
         self._layers = layers_of(family, sizes, weights, linear)
@@ -61,18 +67,16 @@ class Forward:
         # every token is of the first type, so its row is added once and for all
         learned += [weights[f"{family.types}.weight"][0]] if sizes.types else []
         self._learned = torch.stack(torch.broadcast_tensors(*learned)).sum(0) if learned else None
-        self._angles: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._angles: Angles = []
         self._extend(min(sizes.max_tokens, FIRST_ANGLES))
-        self._steps = Steps(sizes, self._layers[0], self._words, self._angles)
+        self._steps = Steps(sizes, self._layers[0], self._words, self._angles, is_tuned)
+        self.compiled_steps = self._steps.compiled
 
     def _extend(self, n_tokens: int) -> None:
         """Makes the tables of angles long enough for texts of `n_tokens` tokens."""
-        places = torch.arange(n_tokens, dtype=torch.float32)
-        self._angles = []
-        for frequencies, factor in (rotary.frequencies() for rotary in self._s.rotary):
-            angles = torch.outer(places, frequencies)  # (positions, Dh / 2)
-            cos_sin = (angles.cos() * factor, angles.sin() * factor)
-            self._angles.append((cos_sin[0].to(self._words), cos_sin[1].to(self._words)))
+        self._angles = [
+            rotation(*kind.frequencies(), n_tokens, self._words) for kind in self._s.rotary
+        ]
 
     @property
     def default_budget_tokens(self) -> dict[str, int]:
@@ -96,13 +100,13 @@ class Forward:
             )
         hidden = self._steps.normed(hidden, self._first_norm)
         angles = [
-            (embedding(batch.positions, cos)[:, None], embedding(batch.positions, sin)[:, None])
-            for cos, sin in self._angles
+            tuple(table.index_select(0, batch.positions)[:, None] for table in tables)
+            for tables in self._angles
         ]
         growth = self._growth(batch)
         for layer in self._layers if pooled is None else self._layers[:-1]:
             normed = self._steps.normed(hidden, layer.attention.before)
-            heads = self._heads(layer.attention.into, normed)  # (T, H + 2 Hkv, Dh)
+            heads = self._heads(layer.qkv, normed)  # (T, H + 2 Hkv, Dh)
             turned = self._turned(heads[:, : -s.kv_heads], angles, layer)
             q = turned[:, : s.heads] if growth is None else turned[:, : s.heads] * growth
             window = s.window if layer.is_windowed else None
@@ -125,12 +129,12 @@ class Forward:
     ) -> torch.Tensor:
         s = self._s
         layer = self._layers[-1]
-        assert layer.q and layer.kv  # noqa: S101 - for mypy: the last layer has them
+        queries, keys_values = layer.q_kv
         normed = self._steps.normed(hidden, layer.attention.before)
-        heads = self._heads(layer.kv, normed)  # (T, 2 Hkv, Dh)
+        heads = self._heads(keys_values, normed)  # (T, 2 Hkv, Dh)
         k = self._turned(heads[:, : s.kv_heads], angles, layer, slice(s.heads, None))
-        picked = [(cos[pooled], sin[pooled]) for cos, sin in angles]
-        q = self._heads(layer.q, normed[pooled])
+        picked = [tuple(turns[pooled] for turns in kind) for kind in angles]
+        q = self._heads(queries, normed[pooled])
         q = self._turned(q, picked, layer, slice(s.heads))
         q = q if growth is None else q * growth[pooled]
         v = heads[:, s.kv_heads :]
@@ -157,19 +161,18 @@ class Forward:
     def _finish(self, layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         hidden = self._added(layer.attention, mixed.flatten(1), hidden)
         x = self._steps.normed(hidden, layer.mlp.before)
-        if self._s.is_gated:
-            inner = self._steps.gate(layer.mlp.into(x))
+        if self._s.is_gated and not isinstance(layer.up, GatedLinear):
+            inner = self._steps.gate(layer.up(x))
         else:
-            inner = layer.mlp.into.activated(x, self._activation)  # (T, F)
+            inner = layer.up.activated(x, self._activation)  # (T, F)
         return self._added(layer.mlp, inner, hidden)
 
     def _added(self, half: Half, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """after(residual + behind(out(x))). The sum shares a kernel with the product on a CPU, and
         with the norm after it on a GPU."""
         if half.behind is not None:
-            return self._steps.normed(
-                residual + self._steps.normed(half.out(x), half.behind), half.after
-            )
+            total = self._steps.normed(half.out(x), half.behind).add_(residual)
+            return self._steps.normed(total, half.after)
         if half.after is None or half.out.takes_residual:
             return self._steps.normed(half.out.plus(x, residual), half.after)
         return self._steps.summed_norm(half.out(x), residual, *half.after)

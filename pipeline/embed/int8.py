@@ -20,11 +20,17 @@ _SMALLEST = 1e-30  # a row of zeros has no scale of its own
 
 
 class Int8Linear(Linear):
-    """weight: (out, in), bias: (out,) or None, float32 on a CPU. The weight itself is not kept."""
+    """weight: (out, in), bias: (out,) or None, float32 on a CPU. The weight itself is not kept.
+    activation: as in `Linear`."""
 
     takes_residual = True
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        activation: tuple[str, str] | None = None,
+    ) -> None:
         self._scale = weight.abs().amax(1).clamp_min_(_SMALLEST) / 127  # (out,)
         # (in, out)
         self._weight = (weight / self._scale[:, None]).round_().to(torch.int8).t().contiguous()

@@ -1,5 +1,5 @@
 """The layers of a packed forward, from the weights of a family: projections that are used together
-are stacked into one product.
+are stacked into one product, and of rotated heads the two numbers of a pair stand side by side.
 
 In: a `Family`, its `Sizes` and weights by name. Out: one `Layer` each. Cost: a copy of the weights.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.embed.families import Family
-from pipeline.embed.linear import Linear
-from pipeline.embed.sizes import Sizes
+from pipeline.embed.linear import GatedLinear, Linear, is_gate_fused_faster
+from pipeline.embed.sizes import ACTIVATIONS, Sizes
 
 __all__ = ["Half", "Layer", "Norm", "Weights", "layers_of", "norm_of"]
 
@@ -24,9 +24,8 @@ Norm = tuple[torch.Tensor, torch.Tensor | None] | None
 
 @dataclass(frozen=True)
 class Half:
-    """Attention or MLP: `into` holds its projections (qkv; gate and up) above each other."""
+    """What attention and MLP have in common: the product at the end, and norms."""
 
-    into: Linear
     out: Linear
     before: Norm
     behind: Norm
@@ -35,15 +34,17 @@ class Half:
 
 @dataclass(frozen=True)
 class Layer:
-    """`q` and `kv` are the two parts of qkv, which only the last layer has."""
+    """`qkv` and `up` (of a gated MLP gate and up) are projections above each other; `q_kv` has
+    queries apart from keys and values, and only in the last layer."""
 
+    qkv: Linear
+    q_kv: Sequence[Linear]
+    up: Linear | GatedLinear
     attention: Half
     mlp: Half
     is_windowed: bool
     head_norm: torch.Tensor | None
     """(H + Hkv, 1 or Dh): the weights of the norms of queries and keys."""
-    q: Linear | None
-    kv: Linear | None
 
 
 def norm_of(name: str | None, weights: Weights, s: Sizes) -> Norm:
@@ -59,34 +60,63 @@ def norm_weight(name: str, weights: Weights, s: Sizes) -> torch.Tensor:
 
 
 def layers_of(family: Family, s: Sizes, weights: Weights, linear: type[Linear]) -> list[Layer]:
-    def stacked(names: Sequence[str], rows: slice = slice(None)) -> Linear:
+    queries = s.heads * s.head_dim
+    keys = s.kv_heads * s.head_dim
+
+    def stored(names: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
         biases = [weights[f"{name}.bias"] for name in names if f"{name}.bias" in weights]
-        matrix = torch.cat([weights[f"{name}.weight"] for name in names])[rows]
-        return linear(matrix, torch.cat(biases)[rows] if biases else None)
+        matrix = torch.cat([weights[f"{name}.weight"] for name in names])
+        return matrix, torch.cat(biases) if biases else None
+
+    def projections(names: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        matrix, bias = stored(names)
+        if s.rotary:
+            order = torch.arange(matrix.shape[0], device=matrix.device)
+            order[: queries + keys] = _paired(order[: queries + keys].view(-1, s.head_dim)).view(-1)
+            matrix, bias = matrix[order], bias if bias is None else bias[order]
+        return matrix, bias
+
+    def mlp(names: Sequence[str]) -> Linear | GatedLinear:
+        matrix, bias = stored(names)
+        activation = ACTIVATIONS[s.activation]
+        if not s.is_gated:
+            return linear(matrix, bias, activation)
+        is_fused = (
+            linear is Linear
+            and matrix.is_cpu
+            and is_gate_fused_faster(*matrix.shape, matrix.dtype, activation)
+        )
+        return GatedLinear(matrix, bias) if is_fused else linear(matrix, bias)
 
     def layer(i: int) -> Layer:
         prefix = family.layer.format(i)
 
-        def half(n: int, into: Sequence[str], out: str) -> Half:
+        def half(n: int, out: str) -> Half:
             names = (family.norms_before(i)[n], family.behind[n], family.after[n])
             norms = (norm_of(name and prefix + name, weights, s) for name in names)
-            return Half(stacked([prefix + name for name in into]), stacked([prefix + out]), *norms)
+            return Half(linear(*stored([prefix + out])), *norms)
 
         head_norm = None
         if family.head_norms:
-            q, k = (norm_weight(prefix + name, weights, s) for name in family.head_norms)
+            q, k = (_paired(norm_weight(prefix + n, weights, s)) for n in family.head_norms)
             heads = [(q * s.query_scale).expand(s.heads, -1), k.expand(s.kv_heads, -1)]
             head_norm = torch.cat(heads)
-        qkv = [prefix + name for name in family.qkv]
-        queries = s.heads * s.head_dim
-        is_last = i == s.layers - 1
+        matrix, bias = projections([prefix + name for name in family.qkv])
+        parts = (slice(queries), slice(queries, None)) if i == s.layers - 1 else ()
         return Layer(
-            attention=half(0, family.qkv, family.out),
-            mlp=half(1, family.up, family.down),
+            qkv=linear(matrix, bias),
+            q_kv=[linear(matrix[part], bias if bias is None else bias[part]) for part in parts],
+            up=mlp([prefix + name for name in family.up]),
+            attention=half(0, family.out),
+            mlp=half(1, family.down),
             is_windowed=bool(s.windowed) and s.windowed[i],
             head_norm=head_norm,
-            q=stacked(qkv, slice(queries)) if is_last else None,
-            kv=stacked(qkv, slice(queries, None)) if is_last else None,
         )
 
     return [layer(i) for i in range(s.layers)]
+
+
+def _paired(heads: torch.Tensor) -> torch.Tensor:
+    """(…, Dh): transformers pairs a number of a head's first half with that of its second; here
+    they follow each other. Scores are sums over pairs, so they stay what they were."""
+    return heads.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)

@@ -19,28 +19,37 @@ import torch
 from torch.nn import functional
 
 from pipeline.embed.engine import log
+from pipeline.embed.fused import TIMED_TOKENS, gpu_seconds
 from pipeline.embed.sizes import ACTIVATIONS
 
-__all__ = ["Linear", "activate", "shortest_s"]
+__all__ = ["GatedLinear", "Linear", "activate", "gated", "is_gate_fused_faster", "shortest_s"]
 
 _PLAIN: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
     "gelu": lambda x, algorithm: functional.gelu(x, approximate=algorithm),
     "relu": lambda x, _: functional.relu(x),
     "swish": lambda x, _: functional.silu(x),
 }
+_NO_ACTIVATION = ("none", "")
 _ROUNDS = 5
 _TYPICAL_TOKENS = 2048  # oneDNN chooses its layout for a size; others work as well
+_RACED_PRODUCTS = 1 << 30
+"""Multiplications of a product that is raced: a hundredth of a second."""
 
 
 class Linear:
     """weight: (out, in), bias: (out,) or None, on their device. Where the weight is rearranged, the
-    original is not kept."""
+    original is not kept. activation: that of `activated`, where the layer is used so."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        activation: tuple[str, str] | None = None,
+    ) -> None:
         self._is_packed = (
             weight.device.type == "cpu"
             and _has_onednn(weight.dtype)
-            and _is_onednn_faster(*weight.shape, weight.dtype)
+            and _is_onednn_faster(*weight.shape, weight.dtype, bias is not None, activation)
         )
         self._weight = _reordered(weight) if self._is_packed else weight
         self._bias = bias
@@ -58,10 +67,14 @@ class Linear:
         """activation(linear(x)); `activation` is a value of ACTIVATIONS."""
         if self._is_packed:
             return _packed(x, self._weight, self._bias, activation)
+        # that GELU is the tanh form, 5e-4 from the exact one: bfloat16 does not see it
+        is_exact = activation[1] == "tanh" or x.dtype == torch.bfloat16
         if (
             activation[0] == "gelu"
+            and is_exact
             and self._bias is not None
             and _has_gelu_epilogue(x.device, x.dtype)
+            and _is_epilogue_faster(*self._weight.shape, x.device, x.dtype)
         ):
             inner: torch.Tensor = torch._addmm_activation(
                 self._bias, x, self._weight.t(), use_gelu=True
@@ -72,14 +85,25 @@ class Linear:
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """linear(x) + residual, (T, out). `residual` can be overwritten with the sum."""
         if self._is_packed:
-            total: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-                x, residual, self._weight, self._bias, "add"
-            )
-            return total
+            return _packed_with(x, residual, self._weight, self._bias, "add")
         if self._bias is None:
             # in place: addmm would copy the residual first
             return residual.addmm_(x, self._weight.t())
         return self(x).add_(residual)
+
+
+class GatedLinear:
+    """activation(gate(x)) * up(x) in two products, each with its step inside. weight: (2 F, in),
+    the gate first, on a CPU that has oneDNN."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._gate, self._up = (_reordered(half.contiguous()) for half in weight.chunk(2))
+        self._biases = (None, None) if bias is None else bias.chunk(2)
+
+    def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
+        """(T, in) -> (T, F); `activation` is a value of ACTIVATIONS."""
+        gate = _packed(x, self._gate, self._biases[0], activation)
+        return _packed_with(x, gate, self._up, self._biases[1], "mul")
 
 
 def activate(x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
@@ -88,11 +112,17 @@ def activate(x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
     return _PLAIN[name](x, algorithm)
 
 
+def gated(gate_up: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
+    """(T, 2 F) -> (T, F)"""
+    gate, up = gate_up.chunk(2, dim=1)
+    return activate(gate, activation).mul_(up)
+
+
 def _packed(
     x: torch.Tensor,
     weight: Any,
     bias: torch.Tensor | None,
-    activation: tuple[str, str] = ("none", ""),
+    activation: tuple[str, str] = _NO_ACTIVATION,
 ) -> torch.Tensor:
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
         x, weight, bias, activation[0], [], activation[1]
@@ -100,24 +130,34 @@ def _packed(
     return result
 
 
+def _packed_with(
+    x: torch.Tensor, other: torch.Tensor, weight: Any, bias: torch.Tensor | None, operation: str
+) -> torch.Tensor:
+    """operation: add | mul, of the product and `other`, which can be overwritten."""
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+        x, other, weight, bias, operation
+    )
+    return result
+
+
 def shortest_s(*products: Callable[[], torch.Tensor]) -> list[float]:
-    """Seconds of each, the best of a few rounds in turns."""
+    """CPU seconds of each, the best of a few rounds in turns. Wall time would tell of other work on
+    the machine."""
     seconds = [float("inf")] * len(products)
     with torch.inference_mode():
         for product in products:
             product()  # the first call warms up
         for _ in range(_ROUNDS):
             for i, product in enumerate(products):
-                start_s = time.perf_counter()
+                start_s = time.process_time()
                 product()
-                seconds[i] = min(seconds[i], time.perf_counter() - start_s)
+                seconds[i] = min(seconds[i], time.process_time() - start_s)
     return seconds
 
 
 @cache
 def _has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this GPU adds bias and GELU inside the product. That GELU is the tanh form, at most
-    5e-4 from the exact one: half precision hardly sees the difference, float32 would."""
+    """Whether this GPU adds bias and the tanh form of GELU inside the product."""
     if device.type != "cuda" or dtype == torch.float32:
         return False
     x, weight, bias = (
@@ -133,25 +173,73 @@ def _has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
+@cache
+def _is_epilogue_faster(n_out: int, n_in: int, device: torch.device, dtype: torch.dtype) -> bool:
+    x, weight, bias = (
+        torch.randn(s, device=device).to(dtype)
+        for s in ((TIMED_TOKENS, n_in), (n_out, n_in), (n_out,))
+    )
+    fused = lambda: torch._addmm_activation(bias, x, weight.t(), use_gelu=True)  # noqa: E731
+    plain = lambda: functional.gelu(functional.linear(x, weight, bias))  # noqa: E731
+    fused_s, plain_s = gpu_seconds(fused, ()), gpu_seconds(plain, ())
+    log.info("GELU in %d x %d: %.0f us, beside %.0f", n_out, n_in, fused_s * 1e6, plain_s * 1e6)
+    return fused_s < plain_s
+
+
 def _reordered(weight: torch.Tensor) -> Any:
     return torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
 
 
 @cache
-def _is_onednn_faster(n_out: int, n_in: int, dtype: torch.dtype) -> bool:
-    """On AVX2 it is 8-10 % slower than MKL, with AVX-512 10-20 % faster, but not in all shapes."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_TYPICAL_TOKENS, n_in, generator=generator).to(dtype)
-    weight = torch.randn(n_out, n_in, generator=generator).to(dtype)
+def _is_onednn_faster(
+    n_out: int,
+    n_in: int,
+    dtype: torch.dtype,
+    has_bias: bool,
+    activation: tuple[str, str] | None,
+) -> bool:
+    """On AVX2 its products are 8-10 % slower than MKL's, with AVX-512 up to 20 % faster, but not in
+    all shapes. Bias and activation, which it hides, decide where the products are alike."""
+    x, weight = _raced(n_out, n_in, dtype)
     packed = _reordered(weight)
+    bias = torch.zeros(n_out, dtype=dtype) if has_bias else None
+
+    def plain() -> torch.Tensor:
+        product = functional.linear(x, weight, bias)
+        return activate(product, activation) if activation else product
+
     onednn_s, plain_s = shortest_s(
-        lambda: _packed(x, packed, None), lambda: functional.linear(x, weight)
+        lambda: _packed(x, packed, bias, activation or _NO_ACTIVATION), plain
     )
     log.info(
         "linear %d x %d in %s: %.1f ms by oneDNN, %.1f ms plain",
         *(n_out, n_in, dtype, onednn_s * 1e3, plain_s * 1e3),
     )
     return onednn_s < plain_s
+
+
+@cache
+def is_gate_fused_faster(
+    n_out: int, n_in: int, dtype: torch.dtype, activation: tuple[str, str]
+) -> bool:
+    """Whether a `GatedLinear` beats one stacked product and the steps behind it on this CPU."""
+    if not _has_onednn(dtype):
+        return False
+    x, weight = _raced(n_out, n_in, dtype)
+    fused = GatedLinear(weight, None)
+    stacked = Linear(weight, None)
+    fused_s, stacked_s = shortest_s(
+        lambda: fused.activated(x, activation), lambda: gated(stacked(x), activation)
+    )
+    return fused_s < stacked_s
+
+
+def _raced(n_out: int, n_in: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x, weight) for a race."""
+    n_tokens = max(64, min(_TYPICAL_TOKENS, _RACED_PRODUCTS // (n_out * n_in)))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n_tokens, n_in, generator=generator).to(dtype)
+    return x, torch.randn(n_out, n_in, generator=generator).to(dtype)
 
 
 @cache
@@ -166,8 +254,11 @@ def _has_onednn(dtype: torch.dtype) -> bool:
     try:
         with torch.inference_mode():
             packed = _reordered(weight)
-            added = torch.ops.mkldnn._linear_pointwise.binary(x, residual, packed, bias, "add")
-            is_right = torch.allclose(added, expected + residual, rtol=0, atol=atol) and all(
+            added = _packed_with(x, residual.clone(), packed, bias, "add")
+            times = _packed_with(x, residual.clone(), packed, bias, "mul")
+            is_right = torch.allclose(added, expected + residual, rtol=0, atol=atol)
+            is_right &= torch.allclose(times, expected * residual, rtol=0.02, atol=atol)
+            is_right &= all(
                 torch.allclose(
                     _packed(x, packed, bias, activation),
                     activate(expected, activation),

@@ -9,9 +9,10 @@ import logging
 
 import torch
 
-from pipeline.embed.choice import choose
+from pipeline.embed.attention import flash_problem
+from pipeline.embed.choice import choose, unpacked
 from pipeline.embed.emulation import EMULATED, times_float32
-from pipeline.embed.engine import Engine
+from pipeline.embed.engine import DTYPES, Engine
 from pipeline.embed.packed import load_packed
 from pipeline.embed.static import StaticEngine
 from pipeline.errors import ModelError
@@ -25,14 +26,20 @@ log = logging.getLogger(__name__)
 
 
 def load_engine(
-    model: ModelDir, options: EngineOptions, prompt_tokens: int = 0, threads: int | None = None
+    model: ModelDir,
+    options: EngineOptions,
+    prompt_tokens: int = 0,
+    threads: int | None = None,
+    *,
+    is_tuned: bool = False,
 ) -> Engine:
     """Load the weights of `model` into the engine that `options` allow.
 
     prompt_tokens: leading ids of the prompt, which pooling leaves out where the directory says so
     (`include_prompt: false`). threads: how many torch uses in this process; None leaves the number
-    as it is. Raises ModelError for options that this model or this machine cannot follow, and for
-    damaged weights.
+    as it is. is_tuned: whether a GPU's steps are compiled and its budget is looked for, which takes
+    a minute that many texts repay. Raises ModelError for options that this model or this machine
+    cannot follow, and for damaged weights.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -44,6 +51,12 @@ def load_engine(
             "'cpu'."
         )
     choice = choose(model, options)
+    if choice.shape and device.startswith("cuda"):
+        # sums of a product that is split between multiprocessors stay float32
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        if problem := flash_problem(choice.shape.sizes, DTYPES[dtype], device):
+            choice = unpacked(model, options, problem)
     if device == "cpu" and dtype in ("bfloat16", "int8") and times_float32(dtype) > EMULATED:
         raise ModelError(
             f"dtype {dtype!r}: this CPU can only emulate it; a product takes "
@@ -56,7 +69,7 @@ def load_engine(
     if choice.engine == "static":
         return StaticEngine(model, options)
     if choice.shape:
-        return load_packed(model, options, unpooled_tokens, choice.shape)
+        return load_packed(model, options, unpooled_tokens, choice.shape, is_tuned)
     log.info("%s: padded engine: %s", model.path, choice.reason)
     # imported here: sentence-transformers takes 6 s that packed models do without
     from pipeline.embed.padded import PaddedEngine

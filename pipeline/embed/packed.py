@@ -43,6 +43,7 @@ class PackedEngine(Engine):
         options: EngineOptions,
         unpooled_tokens: int,
         body: Forward,
+        is_tuned: bool,
     ) -> None:
         default_budget = body.default_budget_tokens[options.device.split(":")[0]]
         if options.device == "cpu" and options.dtype != "float32":
@@ -51,6 +52,7 @@ class PackedEngine(Engine):
         self._unpooled_tokens = unpooled_tokens
         self.name = f"packed_{model.config['model_type']}"
         self._body = body
+        self.n_ids = body.vocab_size
         self._model_positions = model.positions
         self._head = load_head(model, options.normalize, options.truncate_dim).to(options.device)
         self._trims = options.pooling in body.single_token_poolings
@@ -60,8 +62,12 @@ class PackedEngine(Engine):
                 self._forward(np.zeros(1, np.int32), np.array([0, 1]), np.array([0])).shape[1]
             )
         self.stats.n_padded_tokens = 0
-        if options.device.startswith("cuda") and not options.max_batch_tokens:
+        if is_tuned and options.device.startswith("cuda") and not options.max_batch_tokens:
             self.budget_tokens = remembered_budget(self, device_key(model.files, self))
+
+    @property
+    def tuning(self) -> dict[str, str]:
+        return {**super().tuning, "compiled": ", ".join(self._body.compiled_steps)}
 
     def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
         longest = int(np.diff(offsets).max(initial=0))
@@ -70,7 +76,7 @@ class PackedEngine(Engine):
                 f"a text of {longest} tokens is longer than the {self._model_positions} positions "
                 "of the model. Set model.max_tokens lower."
             )
-        check_ids(ids, self._body.vocab_size)
+        check_ids(ids, self.n_ids)
         return super().embed(ids, offsets)
 
     def _buckets(
@@ -94,7 +100,7 @@ class PackedEngine(Engine):
 
 
 def load_packed(
-    model: ModelDir, options: EngineOptions, unpooled_tokens: int, shape: Shape
+    model: ModelDir, options: EngineOptions, unpooled_tokens: int, shape: Shape, is_tuned: bool
 ) -> PackedEngine:
     """Raises ModelError for damaged weights."""
     family, sizes = shape
@@ -103,4 +109,5 @@ def load_packed(
         model.transformer_path, family.shapes(sizes), family.prefix, dtype, options.device
     )
     linear = Int8Linear if options.dtype == "int8" else Linear
-    return PackedEngine(model, options, unpooled_tokens, Forward(family, sizes, weights, linear))
+    body = Forward(family, sizes, weights, linear, is_tuned=is_tuned)
+    return PackedEngine(model, options, unpooled_tokens, body, is_tuned)

@@ -41,12 +41,13 @@ class StaticEngine(Engine):
         self._table = (
             _read_table(model.transformer_path).to(DTYPES[options.dtype]).float().to(options.device)
         )
+        self.n_ids = self._table.shape[0]
         self._head = load_head(model, options.normalize, options.truncate_dim).to(options.device)
         with torch.inference_mode():
             self.dim = int(self._head(self._table[:1]).shape[1])
 
     def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-        check_ids(ids, self._table.shape[0])
+        check_ids(ids, self.n_ids)
         return super().embed(ids, offsets)
 
     def _buckets(

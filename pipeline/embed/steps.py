@@ -11,57 +11,66 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import layer_norm, rms_norm
 
-from pipeline.embed.fused import fastest
+from pipeline.embed.fused import Sample, Step, fastest
 from pipeline.embed.layers import Layer, Norm
-from pipeline.embed.linear import activate
+from pipeline.embed.linear import gated
 from pipeline.embed.sizes import ACTIVATIONS, Sizes
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "rotation"]
 
 
 class Steps:
-    """`turn`, `gate` and `summed_norm` are the plain methods below, or their compiled forms."""
+    """`turn`, `gate` and `summed_norm` are the plain methods below, or their compiled forms.
+
+    angles: tables of `rotation` for each kind of layer. compiled: names of the latter.
+    """
 
     def __init__(
         self,
         sizes: Sizes,
         layer: Layer,
         words: torch.Tensor,
-        angles: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        angles: Sequence[tuple[torch.Tensor, ...]],
+        is_tuned: bool,
     ) -> None:
         self._s = s = sizes
         self._activation = ACTIVATIONS[sizes.activation]
         device = words.device
-        kind = device.type
+        self.compiled: list[str] = []
+
+        def best(step: Step, sample: Sample) -> Step:
+            fast = fastest(step, sample, device.type) if is_tuned else step
+            self.compiled += [step.__name__.strip("_")] if fast is not step else []
+            return fast
 
         def sample(*shape: int) -> torch.Tensor:
             return torch.randn(shape, device=device).to(words)
 
         def heads(n_tokens: int) -> tuple[torch.Tensor, ...]:
             places = torch.randint(len(angles[0][0]), (n_tokens,), device=device)
-            cos, sin = (table[places][:, None] for table in angles[0])
+            turns = [table[places][:, None] for table in angles[0]]
             norm = [] if layer.head_norm is None else [layer.head_norm]
             qkv = sample(n_tokens, s.heads + 2 * s.kv_heads, s.head_dim)
-            return qkv[:, : -s.kv_heads], cos, sin, *norm
+            return qkv[:, : -s.kv_heads], *turns, *norm
 
         def summands(n_tokens: int) -> tuple[torch.Tensor, ...]:
             # no views: torch would compile for their offsets
             norm = [part for part in layer.mlp.after or () if part is not None]
             return sample(n_tokens, s.hidden), sample(n_tokens, s.hidden), *norm
 
-        self.rms = self._rms
-        self.turn = self._turn
-        self.gate = self._gate
-        self.summed_norm = self._summed_norm
+        self.rms: Step = self._rms
+        self.turn: Step = self._turn_as_complex if words.is_cpu else self._turn
+        self.gate: Step = self._gate
+        self.summed_norm: Step = self._summed_norm
         if s.norm_offset:
             weight = torch.ones(s.hidden, device=device)
-            self.rms = fastest(self._rms, lambda n: (sample(n, s.hidden), weight), kind)
-        if angles:
-            self.turn = fastest(self._turn, heads, kind)
+            self.rms = best(self._rms, lambda n: (sample(n, s.hidden), weight))
+        if angles and not words.is_cpu:
+            self.turn = best(self._turn, heads)
         if s.is_gated:
-            self.gate = fastest(self._gate, lambda n: (sample(n, 2 * s.inner),), kind)
+            self.gate = best(self._gate, lambda n: (sample(n, 2 * s.inner),))
         if layer.mlp.after is not None:
-            self.summed_norm = fastest(self._summed_norm, summands, kind)
+            self.summed_norm = best(self._summed_norm, summands)
 
     def normed(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
         if norm is None:
@@ -71,8 +80,15 @@ class Steps:
         return layer_norm(x, x.shape[-1:], *norm, self._s.eps)
 
     def _rms(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """In float32 where the weight is."""
-        return rms_norm(x.to(weight.dtype), x.shape[-1:], weight, self._s.eps).to(x.dtype)
+        """Over the last axis, in float32 where the weight is. weight: (D,), or (heads, Dh)."""
+        wide = x.to(weight.dtype)
+        if wide.is_cpu and wide.dtype == torch.float32:  # torch has no kernel of its own there
+            squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
+            scale = squares.div_(x.shape[-1]).add_(self._s.eps).rsqrt_()
+            return (wide * scale).mul_(weight).to(x.dtype)
+        own = weight if weight.ndim == 1 else None
+        normed = rms_norm(wide, x.shape[-1:], own, self._s.eps)
+        return (normed if own is not None else normed * weight).to(x.dtype)
 
     def _summed_norm(
         self,
@@ -84,9 +100,7 @@ class Steps:
         return self.normed(x + residual, (weight, bias))
 
     def _gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """(T, 2 F) -> (T, F)"""
-        gate, up = gate_up.chunk(2, dim=1)
-        return activate(gate, self._activation).mul_(up)
+        return gated(gate_up, self._activation)
 
     def _turn(
         self,
@@ -95,10 +109,29 @@ class Steps:
         sin: torch.Tensor,
         norm: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """heads: (T, heads, Dh), normed, and its halves rotated against each other as transformers
-        pairs them."""
+        """heads: (T, heads, Dh), normed, and each of its pairs rotated."""
         if norm is not None:
-            normed = rms_norm(heads.to(norm.dtype), heads.shape[-1:], None, self._s.eps)
-            heads = (normed * norm).to(heads.dtype)
-        first, second = heads.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+            heads = self._rms(heads, norm)
+        first, second = heads.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return torch.stack(turned, dim=-1).flatten(-2)
+
+    def _turn_as_complex(
+        self, heads: torch.Tensor, turns: torch.Tensor, norm: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The same in one kernel of a CPU, in place where heads are float32."""
+        if norm is not None:
+            heads = self._rms(heads, norm)
+        wide = heads.float()
+        torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(turns)
+        return wide.to(heads.dtype)
+
+
+def rotation(
+    frequencies: torch.Tensor, factor: float, n_tokens: int, words: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Tables (positions, Dh / 2) for `Steps.turn`: cosine and sine in the dtype of `words`, on a
+    CPU as one complex number."""
+    angles = torch.outer(torch.arange(n_tokens, dtype=torch.float32), frequencies)
+    turns = torch.polar(torch.full_like(angles, factor), angles)
+    return (turns,) if words.is_cpu else (turns.real.to(words), turns.imag.to(words))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
-import importlib.metadata
 import platform
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from pipeline.job.model import store as model_store
 from pipeline.job.model.directory import ModelDir
 from pipeline.job.model.prompts import document_prompt
 from pipeline.job.model.tokenizer_versions import versions
+from pipeline.job.release import release
 from pipeline.job.sections import ModelSpec
 from pipeline.job.spec import JobSpec
 from pipeline.job.text_software import formats_in, text_software
@@ -45,7 +45,7 @@ class Job:
     model_here: ModelDir | None = dataclasses.field(default=None, repr=False, compare=False)
     """The directory on the machine that resolved the job; None elsewhere, and for the job of a
     stored snapshot."""
-    release: str = dataclasses.field(default_factory=lambda: release())
+    release: str = dataclasses.field(default_factory=release)
     """The version of this package on the driver."""
 
     @functools.cached_property
@@ -89,14 +89,6 @@ class Job:
                     "versions of one constraints.txt on every node, and run again."
                 )
         return model
-
-
-def release() -> str:
-    """The installed version of this package."""
-    try:
-        return importlib.metadata.version("corpus-embed")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _software(release: str, algorithm: int, others: Mapping[str, str]) -> dict[str, str]:

@@ -116,7 +116,9 @@ class EmbedParts:
             # torch: seconds that other users of this file do without
             from pipeline.embed.loading import load_engine
 
-            self.engine = load_engine(job.model_of_worker(), job.engine, prompt_tokens, threads)
+            self.engine = load_engine(
+                job.model_of_worker(), job.engine, prompt_tokens, threads, is_tuned=True
+            )
             create_generation(store, generation_of(job, self.engine.dim))
         self.idle_since = time.perf_counter()
 

@@ -48,6 +48,9 @@ class Embeds(Protocol):
     stats: Any
     on_bucket: Callable[[int], None] | None
 
+    @property
+    def tuning(self) -> dict[str, str]: ...
+
     def embed(self, ids: Ids, offsets: Offsets) -> Vectors: ...
 
 
@@ -210,6 +213,7 @@ def embed_part(
                 "device": engine.device,
                 "device_name": engine.device_name,
                 "dtype": engine.dtype,
+                **engine.tuning,
             },
         }
     )

@@ -241,6 +241,8 @@ def test_parts_follow_the_size_of_the_input_within_bounds(sizes: list[int], expe
         Shard(uri=f"file:///{n}.jsonl", etag="1", size_bytes=size) for n, size in enumerate(sizes)
     ]
     assert part_bytes_of(make_spec("in", "out"), shards) == expected
+    on_gpu = part_bytes_of(make_spec("in", "out"), shards, "cuda")
+    assert on_gpu == max(expected, 4 << 20)
     assert part_bytes_of(make_spec("in", "out", runtime={"part_bytes": "5MiB"}), shards) == 5 << 20
     assert {split.part_bytes for split in cut_rest(make_spec("in", "out"), shards, {})} == {
         expected

@@ -8,12 +8,22 @@ are checked without a GPU.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.embed import attention as packed_attention
-from pipeline.embed.attention import attention_for, pack
+from pipeline.embed import loading, padded
+from pipeline.embed.attention import attention_for, flash_problem, pack
+from pipeline.embed.loading import load_engine
+from pipeline.embed.sizes import Sizes
+from pipeline.errors import ModelError
+from pipeline.job.engine_options import EngineOptions
+from pipeline.job.model.store import resolve
+from tests.support.model_dirs import bert_mean
 
 LENGTHS = np.array([9, 9, 9, 4, 4, 1])
 
@@ -83,6 +93,48 @@ def check(monkeypatch, device, kv_heads, causal, window, pooled):
     mixed = attention_for(device)(q, k, v, batch, causal, window, pooled=pooled)
     # 1e-5: float32 against float64 sums of at most 24 terms of size one
     torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head_dim", [64, 112, 128, 256])
+def test_a_gpu_on_which_flash_attention_is_right_has_no_problem(monkeypatch, head_dim):
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash)
+    for is_causal, windowed in itertools.product((False, True), repeat=2):
+        sizes = sizes_of(head_dim, is_causal, windowed)
+        assert flash_problem(sizes, torch.bfloat16, "cpu") is None
+
+
+def test_flash_attention_that_fails_or_is_wrong_is_a_reason_for_padding(monkeypatch):
+    sizes = sizes_of(64, is_causal=True, windowed=True)
+    # torch has no such kernel for a CPU, as it has none for old GPUs
+    assert "packed attention does not run on this GPU" in flash_problem(
+        sizes, torch.bfloat16, "cpu"
+    )
+
+    def without_window(*arguments, window_size_left=None, window_size_right=None):
+        return flash(*arguments)
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", without_window)
+    assert "gives other results" in flash_problem(sizes, torch.bfloat16, "cpu")
+    assert flash_problem(sizes_of(64, True, False), torch.bfloat16, "cpu") is None
+
+
+def test_a_gpu_with_such_a_problem_is_served_padded(monkeypatch, tmp_path):
+    model = resolve(str(bert_mean(tmp_path / "made")))
+    options = EngineOptions.of(model, device="cuda", dtype="bfloat16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading, "flash_problem", lambda *_: "no kernel")
+    monkeypatch.setattr(padded, "PaddedEngine", lambda *_: "padded")
+    assert load_engine(model, options) == "padded"
+    with pytest.raises(ModelError, match="cannot run this model: no kernel"):
+        load_engine(model, dataclasses.replace(options, engine="packed"))
+
+
+def sizes_of(head_dim, is_causal, windowed):
+    heads = {"heads": 4, "kv_heads": 2, "head_dim": head_dim}
+    others = {"vocab": 9, "hidden": 8, "inner": 8, "layers": 1, "eps": 1e-6, "max_tokens": 99}
+    return Sizes(
+        **heads, **others, activation="gelu", is_causal=is_causal, windowed=(windowed,), window=9
+    )
 
 
 def test_packing_gathers_rows_positions_and_stretches_of_equal_length():

@@ -36,6 +36,11 @@ def test_a_budget_that_shrinks_on_the_way_holds_for_the_next_bucket(cut):
     assert sizes == [10, 2, 2, 2, 2, 2]
 
 
+def test_a_packed_bucket_has_no_more_rows_than_the_grid_of_a_kernel():
+    sizes = [bucket.size for bucket in packed_buckets(np.ones(140_000, int), lambda: 1 << 20)]
+    assert sizes == [65_535, 65_535, 8_930]
+
+
 @given(lengths)
 def test_flat_index_is_the_concatenation_of_the_rows_ranges(n_tokens):
     offsets = np.concatenate([[0], np.cumsum(n_tokens)]).astype(np.int64)

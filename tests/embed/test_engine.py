@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.embed import linear
+from pipeline.embed import budget, linear, steps
 from pipeline.embed.budget import device_key, find_budget, remembered_budget
 from pipeline.errors import ModelError
 from pipeline.job.model.store import resolve
@@ -388,6 +388,30 @@ def test_a_budget_that_memory_does_not_hold_ends_the_search(bert, monkeypatch):
     assert find_budget(engine, (200, 400, 800)) == 200
 
 
+def test_the_smallest_of_budgets_that_are_about_as_fast_is_taken(bert, monkeypatch):
+    engine = engine_of(resolve(str(bert)))
+    seen = {}
+
+    def seconds(engine, ids, offsets):
+        seen[engine.budget_tokens] = ids
+        speeds = {200: 900.0, 400: 985.0, 800: 1000.0, 1600: 995.0}
+        return ids.size / speeds[engine.budget_tokens]
+
+    monkeypatch.setattr(budget, "_seconds", seconds)
+    assert find_budget(engine, (200, 400, 800, 1600)) == 400
+    assert all(ids.size >= 7 * tokens for tokens, ids in seen.items())  # several buckets
+    assert 100 < seen[800].max() < engine.n_ids
+    assert np.unique(seen[800]).size > 100
+
+
+@pytest.mark.parametrize("is_tuned", [False, True])
+def test_a_budget_is_looked_for_only_where_many_texts_follow(bert, monkeypatch, is_tuned):
+    tuned = []
+    monkeypatch.setattr(steps, "fastest", lambda step, *_: tuned.append(step) or step)
+    engine_of(resolve(str(bert)), is_tuned=is_tuned)
+    assert bool(tuned) is is_tuned
+
+
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_vectors_are_the_same_where_torch_lacks_the_private_onednn_operators(
     family, request, monkeypatch
@@ -397,6 +421,6 @@ def test_vectors_are_the_same_where_torch_lacks_the_private_onednn_operators(
     with_onednn = engine_of(model).embed(ids, offsets)
     monkeypatch.setattr(linear, "_has_onednn", lambda _dtype: False)
     engine = engine_of(model)
-    assert not engine._body._layers[0].attention.into._is_packed
+    assert not engine._body._layers[0].qkv._is_packed
     # 2e-5 as above: sums in another order
     np.testing.assert_allclose(engine.embed(ids, offsets), with_onednn, atol=2e-5)

@@ -103,6 +103,7 @@ def test_steps_that_were_compiled_give_what_plain_ones_give(
     case: Case, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
     options = {"engine": "packed", "dtype": dtype, "device": "cuda", "max_batch_tokens": 8192}
+    options["is_tuned"] = True
     chosen = engine_of(case.model, **options).embed(case.ids, case.offsets)
     monkeypatch.setattr(steps, "fastest", lambda step, _sample, _device: step)
     plain = engine_of(case.model, **options).embed(case.ids, case.offsets)

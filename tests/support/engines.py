@@ -14,6 +14,9 @@ from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir
 
 
-def engine_of(model: ModelDir, *, prompt_tokens: int = 0, **choices: Any) -> Engine:
+def engine_of(
+    model: ModelDir, *, prompt_tokens: int = 0, is_tuned: bool = False, **choices: Any
+) -> Engine:
     with mock.patch.object(loading, "times_float32", return_value=1.0):
-        return load_engine(model, EngineOptions.of(model, **choices), prompt_tokens)
+        options = EngineOptions.of(model, **choices)
+        return load_engine(model, options, prompt_tokens, is_tuned=is_tuned)

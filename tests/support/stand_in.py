@@ -81,6 +81,7 @@ class HashEngine:
     device = "cpu"
     device_name = "no device"
     dtype = "float32"
+    tuning: dict[str, str] = {}  # noqa: RUF012
     dim = DIM
 
     def __init__(self) -> None:

@@ -36,8 +36,8 @@ class OnCpu(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         os.chdir("/")
         self.found.loader.exec_module(module)
         load = module.load_engine
-        module.load_engine = lambda model, options, *rest: noted(
-            load(model, dataclasses.replace(options, device="cpu"), *rest)
+        module.load_engine = lambda model, options, *rest, **choices: noted(
+            load(model, dataclasses.replace(options, device="cpu"), *rest, **choices)
         )
 
 
