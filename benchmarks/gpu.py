@@ -4,8 +4,9 @@
                              [--no-compile] [--no-ray]
     python -m benchmarks.gpu --family bert --device cpu --tiny     smoke test without a GPU
 
-In: nothing; the directory has the exact configuration of sup-simcse-ja-large (bert) or
-sarashina-embedding-v1-1b (llama) with random weights and a synthetic vocabulary. Out: parity,
+In: nothing; the directory has the exact configuration of sup-simcse-ja-large (bert),
+sarashina-embedding-v1-1b (llama), ruri-v3-310m (modernbert) or Qwen3-Embedding-0.6B (qwen3) with
+random weights and a synthetic vocabulary. Out: parity,
 ceilings and one row a candidate and length: A  SentenceTransformer.encode from text, best of its
 batch sizes (the tokenizer is a fast one, which flatters A)
 B  the same forward fed with ids in the same order        C  B under torch.compile
@@ -23,7 +24,6 @@ import argparse
 import logging
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,72 +33,15 @@ import numpy as np
 import torch
 
 from benchmarks.engine import encode_from_ids, min_cosine
+from benchmarks.gpu_models import MODELS, make_model
+from benchmarks.gpu_timing import busy_share, timed
 from pipeline.embed import load_engine, steps
 from pipeline.embed.fused import Step
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import read_model
-from tests.support.model_files import save_spread, write_modules, write_readme, write_vocab
 
 BATCHES = (32, 64, 128, 256, 512)
-BERT = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "intermediate_size": 4096,
-    "num_attention_heads": 16,
-}
-LLAMA = {
-    "hidden_size": 1792,
-    "num_hidden_layers": 24,
-    "intermediate_size": 6272,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 112,
-}
 EXACT_TOKENS = 8192  # for the model in float32 on a CPU, 20 TFLOP
-LENGTHS = {"bert": "32,128,512,mix", "llama": "128,512,8192,mix"}
-TOKENS = {"bert": 1_000_000, "llama": 300_000}
-TINY = {
-    "hidden_size": 256,
-    "num_hidden_layers": 2,
-    "intermediate_size": 512,
-    "num_attention_heads": 4,
-}
-
-
-def make_model(path: Path, family: str, tiny: bool) -> Path:
-    """A directory of the family's configuration; words "w0", "w1", … are one token each."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaModel
-
-    vocab = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *(f"w{i}" for i in range(500 if tiny else 32_000)),
-    ]
-    positions = 512 if family == "bert" else 8192
-    path.mkdir(parents=True)
-    write_vocab(path, vocab)
-    ids = {word: i for i, word in enumerate(vocab)}
-    BertTokenizerFast(vocab=ids, model_max_length=positions).save_pretrained(path)
-    if family == "bert":
-        bert = BertConfig(
-            vocab_size=len(vocab), max_position_embeddings=positions, **(TINY if tiny else BERT)
-        )
-        save_spread(BertModel(bert, add_pooling_layer=False), path, 0)
-    else:
-        sizes = {**TINY, "num_key_value_heads": 2, "head_dim": 112} if tiny else LLAMA
-        llama = LlamaConfig(
-            vocab_size=len(vocab), max_position_embeddings=positions, pad_token_id=0, **sizes
-        )
-        save_spread(LlamaModel(llama), path, 0)
-    width = TINY["hidden_size"] if tiny else (BERT if family == "bert" else LLAMA)["hidden_size"]
-    write_modules(
-        path, [("pooling", width, "cls" if family == "bert" else "last_token")], positions, None
-    )
-    write_readme(path, "license: cc0-1.0", "en")
-    return path
 
 
 def make_texts(length: str, n_tokens: int, seed: int = 0) -> list[str]:
@@ -112,7 +55,7 @@ def make_texts(length: str, n_tokens: int, seed: int = 0) -> list[str]:
     return [" ".join(f"w{i}" for i in rng.integers(0, 500, size - 2)) for size in sizes]
 
 
-def gflop(config: dict[str, Any], n_tokens: np.ndarray, causal: bool) -> float:
+def gflop(config: dict[str, Any], n_tokens: np.ndarray, family: str) -> float:
     """Multiplications and additions of all layers for real tokens, 10⁹ (nothing taken off for the
     trimmed layer)."""
     d = config["hidden_size"]
@@ -120,8 +63,11 @@ def gflop(config: dict[str, Any], n_tokens: np.ndarray, causal: bool) -> float:
     h = config["num_attention_heads"]
     dh = config.get("head_dim") or d // h
     kv = config.get("num_key_value_heads") or h
-    linear = d * dh * (2 * h + 2 * kv) + (3 if causal else 2) * d * f
-    pairs = float((n_tokens.astype(float) ** 2).sum()) * (0.5 if causal else 1.0)
+    linear = d * dh * (2 * h + 2 * kv) + (2 if family == "bert" else 3) * d * f
+    length = n_tokens.astype(float)
+    pairs = float((length**2).sum()) * (0.5 if family in ("llama", "qwen3") else 1.0)
+    if family == "modernbert":  # two of three layers see 129 tokens
+        pairs = pairs / 3 + 2 / 3 * float((length * np.minimum(length, 129)).sum())
     return (
         config["num_hidden_layers"]
         * (2 * float(n_tokens.sum()) * linear + 4 * h * dh * pairs)
@@ -138,29 +84,6 @@ def gemm_tflops(device: str, dtype: torch.dtype, n: int) -> float:
     a = torch.randn(n, n).to(device, dtype)
     b = torch.randn(n, n).to(device, dtype)
     return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(8)) / 1e12
-
-
-def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds, the device's queue empty before and after."""
-    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
-    wait()
-    started = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - started
-
-
-def busy_share(work: Callable[[], object], device: str) -> str:
-    """Time of kernels and copies over the wall time of one run; "-" without a GPU, or in another
-    process (D)."""
-    if not device.startswith("cuda"):
-        return "-"
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        wall_s = timed(work, device)
-    busy_s = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
-    return f"{busy_s / wall_s:.0%}" if busy_s else "-"
 
 
 def ray_recipe(
@@ -204,7 +127,7 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     ids = np.concatenate(rows).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(n_tokens)])
     order = np.argsort([-len(text) for text in texts])
-    work = gflop(model.config, n_tokens, options.family == "llama")
+    work = gflop(model.config, n_tokens, options.family)
 
     probe = texts[: 4 * max(BATCHES)]
     speeds = {b: timed(lambda b=b: st.encode(probe, batch_size=b), device) for b in BATCHES}
@@ -226,10 +149,10 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     )
     engines = {
         "engine padded": load_engine(model, padded),
-        "engine packed": load_engine(model, packed),
+        "engine packed": load_engine(model, packed, is_tuned=True),
     }
     with mock.patch.multiple(steps, fastest=plain):
-        engines["engine packed, plain steps"] = load_engine(model, packed)
+        engines["engine packed, plain steps"] = load_engine(model, packed, is_tuned=True)
     for name, engine in engines.items():
         candidates[name] = lambda engine=engine: engine.embed(ids, offsets)
 
@@ -247,28 +170,26 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     }.items():
         cosine = min_cosine(vectors_of, exact)
         print(f"  {name}: minimum cosine to float32 on a CPU {cosine:.6f} ({few} texts)")
-    for name, run in list(candidates.items()):
+    first_s = None
+    for name, run in candidates.items():
         try:
             run()  # warms up
+            seconds = [timed(run, device) for _ in range(options.rounds)]
+            busy = busy_share(run, device)
         except Exception as error:  # noqa: BLE001 (one baseline must not take the others with it)
             first_line = str(error).partition("\n")[0]
-            print(f"  {name}: left out: {type(error).__name__}: {first_line}")
-            del candidates[name]
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(options.rounds):
-        for name, run in candidates.items():
-            seconds[name].append(timed(run, device))
-    busy = {name: busy_share(run, device) for name, run in candidates.items()}
-    first = statistics.median(next(iter(seconds.values())))
-    for name, measured in seconds.items():
-        median = statistics.median(measured)
+            print(f"  {name}: left out: {type(error).__name__}: {first_line}", flush=True)
+            continue
+        median = statistics.median(seconds)
+        first_s = first_s or median
         padding = f"{engines[name].stats.padding_share:6.1%}" if name in engines else "     -"
         print(
             f"  {name:24} {n_tokens.sum() / median:11,.0f} tok/s "
-            f"({n_tokens.sum() / max(measured):,.0f}-{n_tokens.sum() / min(measured):,.0f})"
+            f"({n_tokens.sum() / max(seconds):,.0f}-{n_tokens.sum() / min(seconds):,.0f})"
             f" {len(texts) / median:8,.0f} texts/s"
-            f"  MFU {work / median / ceiling / 1e3:.0%}  busy {busy[name]:>4}"
-            f"  pad {padding} {first / median:5.2f} x A"
+            f"  MFU {work / median / ceiling / 1e3:.0%}  busy {busy:>4}"
+            f"  pad {padding} {first_s / median:5.2f} x A",
+            flush=True,
         )
 
 
@@ -276,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--family", choices=["bert", "llama"], default="bert")
+    parser.add_argument("--family", choices=list(MODELS), default="bert")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--lengths", help="tokens a text; default: those of the targets")
@@ -294,7 +215,7 @@ def main() -> None:
         "--ray", action=argparse.BooleanOptionalAction, default=True, help="candidate D"
     )
     options = parser.parse_args()
-    options.tokens = options.tokens or (3_000 if options.tiny else TOKENS[options.family])
+    options.tokens = options.tokens or (3_000 if options.tiny else MODELS[options.family].n_tokens)
     options.torch_dtype = getattr(torch, options.dtype)
     logging.basicConfig(format="  %(message)s")
     # which steps are compiled, and the budget that was found
@@ -307,7 +228,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         path = make_model(Path(folder) / "model", options.family, options.tiny)
-        for length in (options.lengths or LENGTHS[options.family]).split(","):
+        for length in (options.lengths or MODELS[options.family].lengths).split(","):
             print(f"{options.family}, {length} tokens a text")
             compare(path, length, options, ceiling)
 

@@ -57,6 +57,7 @@ def load_engine(
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         if problem := flash_problem(choice.shape.sizes, DTYPES[dtype], device):
             choice = unpacked(model, options, problem)
+            log.warning("%s: %s", model.path, problem)
     if device == "cpu" and dtype in ("bfloat16", "int8") and times_float32(dtype) > EMULATED:
         raise ModelError(
             f"dtype {dtype!r}: this CPU can only emulate it; a product takes "
