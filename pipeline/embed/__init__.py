@@ -13,6 +13,7 @@ padded      the engine of every other sentence-transformers directory
 buckets     which rows share a forward pass; budget: how many tokens a GPU takes at once
 attention   attention over packed rows
 linear      linear layers with oneDNN; int8: the same in 8-bit integers
+products    the products of oneDNN that linear layers take
 fused       steps between the products that torch.compile makes faster
 weights     safetensors, read without transformers
 pooling     rows of hidden states → one vector a row

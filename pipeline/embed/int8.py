@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.embed.linear import Linear, activate
+from pipeline.embed.linear import Linear
+from pipeline.embed.products import activate
 
 __all__ = ["Int8Linear"]
 

@@ -13,25 +13,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch.nn import functional
 
 from pipeline.embed.engine import log
 from pipeline.embed.fused import TIMED_TOKENS, gpu_seconds
+from pipeline.embed.products import (
+    NO_ACTIVATION,
+    TYPICAL_TOKENS,
+    activate,
+    gated,
+    packed,
+    packed_with,
+    reordered,
+)
 from pipeline.embed.sizes import ACTIVATIONS
 
-__all__ = ["GatedLinear", "Linear", "activate", "gated", "is_gate_fused_faster", "shortest_s"]
+__all__ = ["GatedLinear", "Linear", "is_gate_fused_faster", "shortest_s"]
 
-_PLAIN: dict[str, Callable[[torch.Tensor, str], torch.Tensor]] = {
-    "gelu": lambda x, algorithm: functional.gelu(x, approximate=algorithm),
-    "relu": lambda x, _: functional.relu(x),
-    "swish": lambda x, _: functional.silu(x),
-}
-_NO_ACTIVATION = ("none", "")
 _ROUNDS = 5
-_TYPICAL_TOKENS = 2048  # oneDNN chooses its layout for a size; others work as well
 _RACED_PRODUCTS = 1 << 30
 """Multiplications of a product that is raced: a hundredth of a second."""
 
@@ -51,14 +52,14 @@ class Linear:
             and _has_onednn(weight.dtype)
             and _is_onednn_faster(*weight.shape, weight.dtype, bias is not None, activation)
         )
-        self._weight = _reordered(weight) if self._is_packed else weight
+        self._weight = reordered(weight) if self._is_packed else weight
         self._bias = bias
         self.takes_residual = self._is_packed or bias is None
         """Whether `plus` adds inside the product."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return (
-            _packed(x, self._weight, self._bias)
+            packed(x, self._weight, self._bias)
             if self._is_packed
             else functional.linear(x, self._weight, self._bias)
         )
@@ -66,7 +67,7 @@ class Linear:
     def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
         """activation(linear(x)); `activation` is a value of ACTIVATIONS."""
         if self._is_packed:
-            return _packed(x, self._weight, self._bias, activation)
+            return packed(x, self._weight, self._bias, activation)
         # that GELU is the tanh form, 5e-4 from the exact one: bfloat16 does not see it
         is_exact = activation[1] == "tanh" or x.dtype == torch.bfloat16
         if (
@@ -85,7 +86,7 @@ class Linear:
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """linear(x) + residual, (T, out). `residual` can be overwritten with the sum."""
         if self._is_packed:
-            return _packed_with(x, residual, self._weight, self._bias, "add")
+            return packed_with(x, residual, self._weight, self._bias, "add")
         if self._bias is None:
             # in place: addmm would copy the residual first
             return residual.addmm_(x, self._weight.t())
@@ -97,47 +98,13 @@ class GatedLinear:
     the gate first, on a CPU that has oneDNN."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._gate, self._up = (_reordered(half.contiguous()) for half in weight.chunk(2))
+        self._gate, self._up = (reordered(half.contiguous()) for half in weight.chunk(2))
         self._biases = (None, None) if bias is None else bias.chunk(2)
 
     def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
         """(T, in) -> (T, F); `activation` is a value of ACTIVATIONS."""
-        gate = _packed(x, self._gate, self._biases[0], activation)
-        return _packed_with(x, gate, self._up, self._biases[1], "mul")
-
-
-def activate(x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
-    """A value of ACTIVATIONS applied to x."""
-    name, algorithm = activation
-    return _PLAIN[name](x, algorithm)
-
-
-def gated(gate_up: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
-    """(T, 2 F) -> (T, F)"""
-    gate, up = gate_up.chunk(2, dim=1)
-    return activate(gate, activation).mul_(up)
-
-
-def _packed(
-    x: torch.Tensor,
-    weight: Any,
-    bias: torch.Tensor | None,
-    activation: tuple[str, str] = _NO_ACTIVATION,
-) -> torch.Tensor:
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-        x, weight, bias, activation[0], [], activation[1]
-    )
-    return result
-
-
-def _packed_with(
-    x: torch.Tensor, other: torch.Tensor, weight: Any, bias: torch.Tensor | None, operation: str
-) -> torch.Tensor:
-    """operation: add | mul, of the product and `other`, which can be overwritten."""
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-        x, other, weight, bias, operation
-    )
-    return result
+        gate = packed(x, self._gate, self._biases[0], activation)
+        return packed_with(x, gate, self._up, self._biases[1], "mul")
 
 
 def shortest_s(*products: Callable[[], torch.Tensor]) -> list[float]:
@@ -186,10 +153,6 @@ def _is_epilogue_faster(n_out: int, n_in: int, device: torch.device, dtype: torc
     return fused_s < plain_s
 
 
-def _reordered(weight: torch.Tensor) -> Any:
-    return torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
-
-
 @cache
 def _is_onednn_faster(
     n_out: int,
@@ -201,7 +164,7 @@ def _is_onednn_faster(
     """On AVX2 its products are 8-10 % slower than MKL's, with AVX-512 up to 20 % faster, but not in
     all shapes. Bias and activation, which it hides, decide where the products are alike."""
     x, weight = _raced(n_out, n_in, dtype)
-    packed = _reordered(weight)
+    rearranged = reordered(weight)
     bias = torch.zeros(n_out, dtype=dtype) if has_bias else None
 
     def plain() -> torch.Tensor:
@@ -209,7 +172,7 @@ def _is_onednn_faster(
         return activate(product, activation) if activation else product
 
     onednn_s, plain_s = shortest_s(
-        lambda: _packed(x, packed, bias, activation or _NO_ACTIVATION), plain
+        lambda: packed(x, rearranged, bias, activation or NO_ACTIVATION), plain
     )
     log.info(
         "linear %d x %d in %s: %.1f ms by oneDNN, %.1f ms plain",
@@ -236,7 +199,7 @@ def is_gate_fused_faster(
 
 def _raced(n_out: int, n_in: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """(x, weight) for a race."""
-    n_tokens = max(64, min(_TYPICAL_TOKENS, _RACED_PRODUCTS // (n_out * n_in)))
+    n_tokens = max(64, min(TYPICAL_TOKENS, _RACED_PRODUCTS // (n_out * n_in)))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n_tokens, n_in, generator=generator).to(dtype)
     return x, torch.randn(n_out, n_in, generator=generator).to(dtype)
@@ -253,14 +216,14 @@ def _has_onednn(dtype: torch.dtype) -> bool:
     atol = 1e-4 if dtype == torch.float32 else 0.2
     try:
         with torch.inference_mode():
-            packed = _reordered(weight)
-            added = _packed_with(x, residual.clone(), packed, bias, "add")
-            times = _packed_with(x, residual.clone(), packed, bias, "mul")
+            rearranged = reordered(weight)
+            added = packed_with(x, residual.clone(), rearranged, bias, "add")
+            times = packed_with(x, residual.clone(), rearranged, bias, "mul")
             is_right = torch.allclose(added, expected + residual, rtol=0, atol=atol)
             is_right &= torch.allclose(times, expected * residual, rtol=0.02, atol=atol)
             is_right &= all(
                 torch.allclose(
-                    _packed(x, packed, bias, activation),
+                    packed(x, rearranged, bias, activation),
                     activate(expected, activation),
                     rtol=0,
                     atol=atol,

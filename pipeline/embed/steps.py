@@ -13,7 +13,7 @@ from torch.nn.functional import layer_norm, rms_norm
 
 from pipeline.embed.fused import Sample, Step, fastest
 from pipeline.embed.layers import Layer, Norm
-from pipeline.embed.linear import gated
+from pipeline.embed.products import gated
 from pipeline.embed.sizes import ACTIVATIONS, Sizes
 
 __all__ = ["Steps", "rotation"]
