@@ -194,8 +194,9 @@ def test_age_is_told_by_the_clock_of_the_store_and_not_by_this_machine(scene, mo
     monkeypatch.setattr(
         stored_objects,
         "_walk",
-        lambda root, walk=stored_objects._walk: (
-            (path, size_bytes, changed - 366 * 86400) for path, size_bytes, changed in walk(root)
+        lambda folder, root, walk=stored_objects._walk: (
+            (path, size_bytes, changed - 366 * 86400)
+            for path, size_bytes, changed in walk(folder, root)
         ),
     )
     monkeypatch.setattr(Store, "changed_at", lambda store, info: real(store, info) - 366 * 86400)
