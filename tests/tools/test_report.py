@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import os
 import re
 import sys
 import tarfile
@@ -23,7 +24,11 @@ import pytest
 import pipeline
 from pipeline.errors import OutputError, SpecError
 from pipeline.output.dataset import open_dataset, read_vectors
+from pipeline.storage import layout
+from pipeline.tools.loaded_snapshot import load_snapshot_with_lineage
+from pipeline.tools.report.attempts import load_versions
 from pipeline.tools.report.report import report
+from pipeline.tools.report.timeline import timeline
 from tests.cli.test_main import called
 from tests.fixtures.make_output_of_ae349d3 import TARGET
 from tests.support import stand_in
@@ -306,3 +311,28 @@ def test_the_command_writes_a_file_and_says_which(
 
 def test_it_is_a_function_of_the_package(output: str) -> None:
     assert pipeline.report(output, format="md").figures["rows"] == 48
+
+
+def test_throughput_follows_the_times_at_which_the_store_got_the_parts(tmp_path: Path) -> None:
+    spec = stand_in.make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024})
+    write_shard(tmp_path / "in/a.jsonl", documents("a", 60))
+    stand_in.run(spec)
+    loaded = load_snapshot_with_lineage(str(tmp_path / "out"))
+    parts = loaded.manifests
+    assert len(parts) > 3
+    for number, part in enumerate(parts):
+        path = tmp_path / "out" / layout.manifest(part.fingerprint, part.part_id)
+        os.utime(path, (0, 1_000_010 + 10 * number))
+    record = tmp_path / "out" / layout.run_attempt(loaded.snapshot.run_id, 1)
+    facts = json.loads(record.read_bytes())
+    facts["counts"]["elapsed_s"] = 10.0 * len(parts) + 7
+    record.write_text(json.dumps(facts))
+    os.utime(record, (0, 1_000_010 + 10 * len(parts) - 5))
+    versions, notes = load_versions(loaded.store, loaded.snapshot)
+    assert notes == []
+    line = timeline(loaded.store, versions[0], parts)
+    assert line is not None
+    # the run began 2 s before the tenth second, and its end came 5 s after its last part
+    tokens = np.cumsum([part.n_embedded_tokens for part in parts]).tolist()
+    assert line.points == ((0.0, 0), *((12 + 10.0 * n, count) for n, count in enumerate(tokens)))
+    assert [seconds for _, seconds in line.stretches] == [12, 10 * (len(parts) - 1), 5]
