@@ -26,7 +26,7 @@ from pipeline.cli.display import WARNING
 from pipeline.errors import SpecError
 from pipeline.observe.figures import figures
 from pipeline.observe.live_record import LiveRun
-from pipeline.observe.progress import DONE, EMBEDDING, Progress
+from pipeline.observe.progress import DONE, EMBEDDING, PLANNING, Progress
 from pipeline.storage.printable import printable
 from pipeline.storage.words import by_name, counted, duration, number, short
 
@@ -198,7 +198,7 @@ class _View(Bar):
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._id: TaskID = self.add_task("", total=None, phase="starting", times="")
+        self._id: TaskID = self.add_task("", total=None, phase=PLANNING, times="")
 
     def get_renderables(self) -> Iterable[RenderableType]:
         words: list[str] = []

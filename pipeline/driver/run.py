@@ -37,7 +37,7 @@ from pipeline.storage.addresses import shown
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Manifest, Snapshot
 from pipeline.storage.store import Store
-from pipeline.storage.words import by_name, counted
+from pipeline.storage.words import agreeing, by_name, counted
 
 MAX_ROUNDS = 3
 """How often a run plans again because shards changed while it read them, before it gives up."""
@@ -165,7 +165,8 @@ def _run_marked(
             if not unfinished or is_over:
                 return _ended(plan, store, progress, manifests, resources, terms, is_over=is_over)
     raise InputError(
-        f"{len(unfinished)} splits are unfinished after {MAX_ROUNDS} plans, the first one of "
+        f"{counted(len(unfinished), 'split')} {agreeing(len(unfinished), 'is', 'are')} unfinished "
+        f"after {MAX_ROUNDS} plans, the first one of "
         f"{shown(unfinished[0].spans[0].shard.uri)}: its shards keep changing while they are read. "
         "Run again when the input no longer changes and is the same on every node; nothing "
         "finished is lost."

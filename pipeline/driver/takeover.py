@@ -20,6 +20,7 @@ from pipeline.output.snapshots import load_generation
 from pipeline.storage.addresses import shown
 from pipeline.storage.lineage import Manifest, Shard, Snapshot
 from pipeline.storage.store import Store
+from pipeline.storage.words import counted
 
 MAX_SHOWN = 6
 """How many settings a sentence names."""
@@ -106,7 +107,7 @@ def question(takeover: Takeover, job: Job, head: Snapshot) -> str:
     """The sentence for a run that wants consent."""
     return (
         f"{shown(job.spec.output.uri)}: {takeover.describe()}. A run would replace all of snapshot "
-        f"{head.number} ({head.n_documents} documents). If that is meant, run once with "
+        f"{head.number} ({counted(head.n_documents, 'document')}). If that is meant, run once with "
         "--full-refresh; runs after that need it no more. Otherwise use another output.uri, or "
         "undo the change. Nothing was started."
     )

@@ -36,7 +36,7 @@ def test_splits_that_stay_unfinished_are_planned_again_and_then_end_the_run(tmp_
         plans.append(plan)
         return {}
 
-    with pytest.raises(InputError, match=rf"1 splits are unfinished after {MAX_ROUNDS} plans"):
+    with pytest.raises(InputError, match=rf"1 split is unfinished after {MAX_ROUNDS} plans"):
         run_job(job_of(spec), store_of(spec), finish_nothing, Progress())
     assert len(plans) == MAX_ROUNDS
     assert load_snapshot(store_of(spec)) is None

@@ -21,6 +21,7 @@ from pipeline.output.run_folder import read_planned_split_ids
 from pipeline.output.snapshots import totals_of
 from pipeline.storage import data_files, layout
 from pipeline.storage.lineage import Manifest, by_split, content_hash
+from pipeline.storage.words import counted
 from pipeline.tools.loaded_snapshot import LoadedSnapshot
 from pipeline.write.part import generation_of
 
@@ -112,7 +113,7 @@ def damage_summary(loaded: LoadedSnapshot) -> str:
     damaged = damaged_shards(loaded.manifests)
     if not damaged:
         return "every shard could be read to its end"
-    return f"{len(damaged)} damaged shards, as few as the spec allows: {named(damaged)}"
+    return f"{counted(len(damaged), 'damaged shard')}, as few as the spec allows: {named(damaged)}"
 
 
 def plan_findings(loaded: LoadedSnapshot) -> Iterator[str]:

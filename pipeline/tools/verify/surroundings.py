@@ -44,7 +44,7 @@ def extra_findings(loaded: LoadedSnapshot) -> Iterator[str]:
             extra.append(path)
     if extra:
         yield (
-            f"{_named(extra, 'file', 'files')} under {layout.DATA}/ in no snapshot and no finished "
+            f"{counted(len(extra), 'file')} under {layout.DATA}/ in no snapshot and no finished "
             f"part, which readers of {layout.DATA}/** see: {_first(extra)}. Read by the file list "
             "(open_dataset), or remove them: `corpus-embed vacuum` removes those that a run left"
         )
@@ -55,7 +55,7 @@ def extra_findings(loaded: LoadedSnapshot) -> Iterator[str]:
     ]
     if foreign:
         yield (
-            f"{_named(foreign, 'object', 'objects')} under {layout.META}/ that this package did "
+            f"{counted(len(foreign), 'object')} under {layout.META}/ that this package did "
             f"not name and does not read: {_first(foreign)}"
         )
 
@@ -118,10 +118,6 @@ def table_findings(loaded: LoadedSnapshot) -> Iterator[str]:
                 "when it was last seen, which is not the one here: the output was restored or "
                 "rolled back. Run `corpus-embed publish`, which brings the table to this one"
             )
-
-
-def _named(paths: Sequence[str], one: str, several: str) -> str:
-    return f"{len(paths)} {one if len(paths) == 1 else several}"
 
 
 def _first(paths: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pipeline.errors import ModelError, SpecError, StorageError
 from pipeline.output.checks import count_problems, split_problems
+from pipeline.storage.words import counted
 from pipeline.tools.loaded_snapshot import LoadedSnapshot, load_snapshot_with_lineage
 from pipeline.tools.verify import stored_records
 from pipeline.tools.verify.file_scan import FileScan
@@ -134,16 +135,16 @@ def verify(
     findings["ids"], id_success = scan.shared_ids()
     totals = f"{head.n_records} records = {head.n_documents} documents + {head.n_rejects} rejects"
     successes = {
-        "files": f"{scan.n_files} data files have the size and SHA-256 of their manifests",
-        "pages": f"{scan.n_rows} rows decode, every page checksum holds",
+        "files": f"{counted(scan.n_files, 'data file')} as the manifests say, by size and SHA-256",
+        "pages": f"{counted(scan.n_rows, 'row')} decoded, every page checksum holds",
         "schema": f"vectors of dimension {loaded.generation.dimension} in every file",
         "lineage": "every row names its part, and a shard that the part read",
         "counts": totals,
-        "manifests": f"{len(loaded.manifests)} manifests are as the snapshot lists them",
-        "rejects": f"{head.n_rejects} rejects in files, as many as the manifests count",
+        "manifests": f"{counted(len(loaded.manifests), 'manifest')} as the snapshot lists them",
+        "rejects": f"{counted(head.n_rejects, 'reject')} in files, as many as the manifests count",
         "splits": _coverage(loaded),
         "damage": stored_records.damage_summary(loaded),
-        "records": f"{scan.n_documents} documents, no two of them from the same record",
+        "records": f"{counted(scan.n_documents, 'document')}, no two of them from the same record",
         "ids": id_success,
         "finite": "no NaN, no infinity",
         "nonzero": "no vector of zeros",
@@ -199,5 +200,7 @@ def _warning(name: str, findings: Iterator[str], success: str) -> Check:
 def _coverage(loaded: LoadedSnapshot) -> str:
     shards = {span.shard.uri for part in loaded.manifests for span in part.split.spans}
     if loaded.snapshot.complete:
-        return f"{len(shards)} shards are covered from first to last record, without gap or overlap"
-    return f"{len(shards)} shards, no overlap (a partial snapshot: its run has not finished)"
+        covered = f"{counted(len(shards), 'shard')} covered from first to last record"
+        return f"{covered}, without gap or overlap"
+    n_shards = counted(len(shards), "shard")
+    return f"{n_shards}, no overlap (a partial snapshot: its run has not finished)"
