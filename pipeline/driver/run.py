@@ -23,6 +23,7 @@ from pipeline.driver.plan import Plan, make_plan
 from pipeline.driver.remaining_bytes import remaining_of
 from pipeline.driver.splits import missing
 from pipeline.driver.tally import row_counts
+from pipeline.driver.trial import limited
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
 from pipeline.observe.live_record import recorded
@@ -100,6 +101,8 @@ def run_job(
     one stopped.
     """
     lake.ask_catalog(store, job.spec.publish, is_plan=False)
+    if limit is not None:
+        job = limited(job, limit)
     with (
         reported(job, nominal_time, limit) as lineage,
         work.under_way(store, "run", job.fingerprint),

@@ -16,6 +16,7 @@ from pipeline.driver.plan import make_plan
 from pipeline.driver.trial import trial_of
 from pipeline.job.sections import PublishSpec
 from pipeline.output.dataset import open_dataset
+from pipeline.output.snapshots import live_parts
 from tests.support.outputs import write_shard
 from tests.support.stand_in import job_of, make_spec, run, store_of
 
@@ -64,6 +65,18 @@ def test_empty_shards_before_the_first_record_are_passed(tmp_path: Path) -> None
     spec = make_spec(tmp_path / "in", tmp_path / "out")
     assert run(spec, limit=2)
     assert ids_of(spec.output.uri) == ["z-0", "z-1"]
+
+
+def test_a_whole_run_into_the_output_of_a_trial_reads_what_the_trial_left(tmp_path: Path) -> None:
+    for shard in "ab":
+        write_shard(tmp_path / f"in/{shard}.jsonl", documents(shard))
+    spec = make_spec(tmp_path / "in", tmp_path / "out")
+    run(spec, limit=2)
+    snapshot = run(spec)
+    assert snapshot is not None
+    expected = [document["id"] for shard in "ab" for document in documents(shard)]
+    assert ids_of(spec.output.uri) == expected
+    assert sum(part.n_reused for part in live_parts(store_of(spec), snapshot)) == 2
 
 
 def test_a_rejected_record_counts_as_one_of_the_first(tmp_path: Path) -> None:

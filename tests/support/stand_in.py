@@ -212,7 +212,7 @@ def run(
 
     def execute(plan: Plan) -> dict[str, float]:
         prepare = preparer(spec, plan, tokenizer)
-        manifests = steps.do_splits(plan.todo, prepare, embed, job, store)
+        manifests = steps.do_splits(plan.todo, prepare, embed, plan.job, store)
         for manifest in itertools.islice(manifests, stop_after):
             progress.add(increments(manifest))
         if stop_after is not None:
