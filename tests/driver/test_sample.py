@@ -60,7 +60,13 @@ def test_a_small_input_is_counted_exactly(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "n_shards"), [("a.jsonl", 1), ("a.jsonl.gz", 40), ("a.parquet", 2), ("a.csv", 40)]
+    ("name", "n_shards"),
+    [
+        ("a.jsonl.gz", 40),
+        ("a.parquet", 2),
+        pytest.param("a.jsonl", 1, marks=pytest.mark.slow),  # lines: see very_many_cells below
+        pytest.param("a.csv", 40, marks=pytest.mark.slow),
+    ],
 )
 def test_estimates_are_right_on_average_and_margins_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, n_shards: int
