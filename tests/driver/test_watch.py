@@ -44,6 +44,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         watch_module, "ray", SimpleNamespace(get=lambda value: value, exceptions=exceptions)
     )
     monkeypatch.setattr(watch_module, "POLL_S", 0.01)
+    monkeypatch.setenv("RAY_enable_metrics_collection", "0")  # metrics are Ray's
 
 
 def totals(*takes: Taken) -> Any:
