@@ -76,6 +76,14 @@ def watch_for(seconds: float, *arguments: Any) -> None:
         raise watcher.error from None
 
 
+def watch_until_committed(plan: Plan, store: Any, *arguments: Any) -> None:
+    """Watch until there is a snapshot, a minute at most."""
+    with watching(plan, store, *arguments):
+        end_s = time.monotonic() + 60
+        while load_snapshot(store) is None and time.monotonic() < end_s:
+            time.sleep(0.05)
+
+
 def failing(error: BaseException, times: int) -> Callable[..., None]:
     left = [error] * times
 
@@ -98,7 +106,7 @@ def test_a_display_that_fails_keeps_no_commit_from_being_made(
     tmp_path: Path, watch: Callable[..., None]
 ) -> None:
     plan, store, _ = plan_with_one_finished_part(tmp_path, commit_every="0.1s")
-    watch_for(1.0, plan, store, totals(), Progress(), watch)
+    watch_until_committed(plan, store, totals(), Progress(), watch)
     snapshot = load_snapshot(store)
     assert snapshot is not None
     assert (snapshot.complete, snapshot.n_parts) == (False, 1)
@@ -128,7 +136,7 @@ def test_a_lost_actor_ends_nothing(tmp_path: Path) -> None:
         return Taken()
 
     answers.take = SimpleNamespace(remote=take)
-    watch_for(1.0, plan, store, answers, Progress(), lambda *_: None)
+    watch_until_committed(plan, store, answers, Progress(), lambda *_: None)
     assert load_snapshot(store) is not None
 
 
