@@ -15,6 +15,8 @@ from typing import IO, Any, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
 from pipeline.storage.printable import printable_lines
 
@@ -39,6 +41,16 @@ class Terminal(Console):
             width=None if stream.isatty() else WIDTH,
             **options,
         )
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich prints; but where no terminal shows it, a table is not filled up with blanks."""
+        if self.is_terminal or not any(isinstance(entry, Table) for entry in objects):
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        lines = captured.get().splitlines()
+        super().print(Text("\n".join(line.rstrip() for line in lines)))
 
     @property
     def file(self) -> IO[str]:

@@ -90,3 +90,12 @@ def test_a_terminal_keeps_its_own_colours_and_escapes_those_of_the_data() -> Non
     assert "\x9b" not in printed
     assert "\u202e" not in printed
     assert ":smile:" in printed
+
+
+def test_a_table_has_no_blanks_at_the_end_of_its_lines_where_no_terminal_shows_it() -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("a", Text("a long fact"))
+    table.add_row("b", Text("fact"))
+    terminal = Terminal(file=io.StringIO(), force_terminal=False)
+    terminal.print(table)
+    assert terminal.file.getvalue().splitlines() == [" a  a long fact", " b  fact"]  # type: ignore[attr-defined]
