@@ -469,7 +469,9 @@ def test_what_is_no_language_code_is_refused(tmp_path: Path, languages: Any) -> 
 def test_a_card_on_a_store_is_replaced_as_on_a_disk(tmp_path: Path, s3: Any) -> None:
     write_shard(tmp_path / "in/a.jsonl", documents())
     spec = make_spec(
-        tmp_path / "in", f"{s3.uri}/out", output={"storage_options": s3.storage_options}
+        tmp_path / "in",
+        f"{s3.uri}/out",
+        output={"storage_options": s3.storage_options, "card": {}},
     )
     stand_in.run(spec)
     store = store_of(spec)

@@ -32,6 +32,8 @@ from tests.support.s3_server import S3Server
 
 torch = pytest.importorskip("torch", reason="the model of the output is loaded")
 
+pytestmark = pytest.mark.model  # `verify` loads it, which no name here shows
+
 IDS = sorted([document["id"] for document in DOCUMENTS] + ["n"])
 
 
