@@ -179,6 +179,7 @@ def test_a_schema_in_a_generation_record_cannot_bring_such_a_type(
     assert "types that this package does not write" in printed
 
 
+@pytest.mark.thorough
 def test_the_package_itself_names_no_way_to_unpickle() -> None:
     named = {
         (path.relative_to(PACKAGE).as_posix(), name)

@@ -107,7 +107,7 @@ def stopped_in_order(command: Command) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_one_interruption_at_a_random_moment_of_the_start_ends_in_order(
     spec: Path, tmp_path: Path, seed: int
 ) -> None:

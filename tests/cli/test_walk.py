@@ -63,6 +63,7 @@ def corpus_embed(folder: Path, *arguments: str) -> tuple[str, str]:
     return process.stdout, process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_folder_of_unknown_lines_becomes_an_output_that_is_searched_in_three_minutes(

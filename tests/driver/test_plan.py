@@ -318,6 +318,7 @@ class World:
         return Counter(doc_id for ids in self.content.values() for doc_id in ids)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 24))]
 )

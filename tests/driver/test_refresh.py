@@ -235,9 +235,7 @@ def test_the_command_line_ends_with_5_and_says_how_to_allow_it(
     assert "TooManyDeletions" in output
     assert called(monkeypatch, "run", str(path), "--nominal-time", "yesterday") == 2
     assert called(monkeypatch, "run", str(path), "--set", "runtime.max_delete_fraction=1") == 0
-    assert "rows: 10 carried, 10 removed" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "rows: 10 carried, 10 removed" in " ".join(capsys.readouterr().err.split())
     assert called(monkeypatch, "run", str(path)) == 0
     assert "nothing to do" in capsys.readouterr().err
 

@@ -59,6 +59,7 @@ def test_a_small_input_is_counted_exactly(tmp_path: Path, name: str) -> None:
         assert (seen[figure].value, seen[figure].margin) == (getattr(snapshot, f"n_{figure}"), 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "n_shards"),
     [
@@ -173,6 +174,7 @@ def test_repeated_texts_and_partitions_of_the_sample_are_counted(tmp_path: Path)
     assert seen["embedded_tokens"].value == 8 * len("text 1")
 
 
+@pytest.mark.thorough
 def test_an_input_of_very_many_cells_is_sampled_without_a_list_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

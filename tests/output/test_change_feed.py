@@ -109,6 +109,7 @@ def some_night(root: Path, rng: random.Random, *, shared_ids: bool) -> None:
             write_shard(root / f"in/{rng.randrange(2)}{number}.jsonl", shard)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("seed", "partition_by", "shared_ids"),
     [

@@ -43,6 +43,7 @@ def root(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
+@pytest.mark.thorough
 def test_an_untouched_output_serves_every_command(root: Path) -> None:
     for use in fuzz_output.uses(fuzz_output.spec_of(root)).values():
         use()
@@ -117,6 +118,7 @@ def add_names_of_others(out: Path) -> list[Path]:
     return added
 
 
+@pytest.mark.thorough
 def test_names_that_others_gave_disturb_no_command_and_are_never_deleted(root: Path) -> None:
     added = add_names_of_others(root / "out")
     for name, use in fuzz_output.uses(fuzz_output.spec_of(root)).items():

@@ -57,6 +57,7 @@ def spec_of(root: Path) -> Any:
     return make_spec(root / "in", root / "out", runtime={"part_bytes": 1024})
 
 
+@pytest.mark.thorough
 def test_a_refresh_of_one_shard_reads_the_ids_of_that_shard_alone(
     tmp_path: Path, reads: list[str]
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_refresh_of_one_shard_reads_the_ids_of_that_shard_alone(
     assert 0 < len(data_reads) < n_first / 5
 
 
+@pytest.mark.thorough
 def test_any_sequence_of_refreshes_compactions_and_lost_segments_counts_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_stored_vectors_are_written_back_as_the_same_bytes(precision: str) -> No
     assert pa.table(again).equals(stored)
 
 
+@pytest.mark.thorough
 def test_every_scale_of_an_int8_vector_comes_back() -> None:
     # [1, 2)
     largest = (np.arange(1 << 23, dtype=np.uint32) | np.float32(1).view(np.uint32)).view(

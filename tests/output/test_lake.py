@@ -95,6 +95,7 @@ def iceberg_ids(table: Any) -> dict[int, int]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("precision", "partition_by"),
     [

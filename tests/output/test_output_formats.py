@@ -339,6 +339,7 @@ def bytes_in_a_path(sign: str) -> int:
     )
 
 
+@pytest.mark.thorough
 @settings(max_examples=8, deadline=None)
 @example(list(zip(NASTY, NASTY, strict=True)))
 @example([("en", ":" + "\x80" * 22 + "\u0800" * 13)])

@@ -94,6 +94,7 @@ def test_tables_without_rows_and_in_several_chunks_are_cleaned() -> None:
     assert clean(both, unicode="NFC", min_chars=1)["text"].to_pylist() == ["a", None, None, "b"]
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.none() | st.text(max_size=10), max_size=10),

@@ -153,6 +153,7 @@ def test_a_truncated_shard_keeps_its_whole_records_and_ends_with_one_reject_at_t
     assert "ends in the middle" in rows[-1]["detail"]
 
 
+@pytest.mark.thorough
 @ALL
 def test_a_bomb_is_read_in_bounded_memory(suffix: str) -> None:
     n_bytes = 48 << 20

@@ -385,6 +385,7 @@ LINES = st.lists(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(LINES, st.booleans(), st.booleans(), st.sampled_from(["jsonl", "text"]), st.integers(1, 40))
 def test_the_spans_of_a_shard_give_its_records_wherever_it_is_cut(

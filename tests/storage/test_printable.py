@@ -7,6 +7,8 @@ import json
 import sys
 import unicodedata
 
+import pytest
+
 from pipeline.storage.printable import printable, printable_json, printable_lines
 
 EVERY_CHARACTER = "".join(map(chr, range(sys.maxunicode + 1)))
@@ -36,6 +38,7 @@ def test_an_escape_is_what_python_calls_the_character() -> None:
     assert printable("a\x1b[2Jb\n\u202ec\x9b") == "a\\x1b[2Jb\\n\\u202ec\\x9b"
 
 
+@pytest.mark.thorough
 def test_json_is_exact_and_holds_nothing_that_a_terminal_obeys() -> None:
     characters = EVERY_CHARACTER[:0xD800] + EVERY_CHARACTER[0xE000:]
     value = {"id": characters, "text": ["\x1b]0;title\x07", '"\\\udcff']}

@@ -120,7 +120,8 @@ def test_every_request_that_was_tried_again_is_counted(
     """
     counted: list[int] = []
     monkeypatch.setattr(retry, "_on_retry", lambda: counted.append(1))
-    proxy.add(Rule(mode, probability=0.3, method="GET|PUT|HEAD" if mode == "status" else "GET"))
+    methods = "GET|PUT|HEAD" if mode == "status" else "GET"
+    proxy.add(Rule(mode, probability=0.3, method=methods, count=10))
     stand_in.run(spec)
     assert texts_of(s3) == TEXTS
     faults = sum(entry.fault is not None for entry in proxy.log)

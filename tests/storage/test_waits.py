@@ -43,6 +43,7 @@ def refuse() -> None:
     raise ConnectionRefusedError(111, "Connection refused by https://host/k?X-Amz-Signature=canary")
 
 
+@pytest.mark.thorough
 def test_a_request_that_fails_is_named_early_and_again(sentences: list[str]) -> None:
     with patience(3), pytest.raises(StorageError) as caught:
         retried(refuse, "list s3://lake/crawl", PLACE)
@@ -66,6 +67,7 @@ def test_a_request_that_hangs_is_named_although_it_says_nothing(sentences: list[
     )
 
 
+@pytest.mark.thorough
 def test_requests_that_are_answered_in_time_are_not_named(sentences: list[str]) -> None:
     waits.name_waits_after(1.0)
     for _ in range(30):

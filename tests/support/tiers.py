@@ -44,7 +44,7 @@ NAMES = {
 }
 """Tier -> names that make a test one of it. A name is a fixture, a library or a function."""
 
-SLOWER = {*NAMES, "parity", "gpu", "slow"}
+SLOWER = {*NAMES, "parity", "gpu", "slow", "thorough"}
 PERMITTED = {
     "a process": {"process", "ray", "s3"},
     "a socket": {"process", "ray", "s3"},

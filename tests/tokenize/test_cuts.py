@@ -69,6 +69,7 @@ def test_a_lattice_holds_nothing_but_the_two_nodes_of_the_full_stop_itself(
             assert nodes == {"。", "?。"}, text
 
 
+@pytest.mark.thorough
 def test_the_known_full_stop_beats_the_unknown_one_in_every_context(
     lattice: fugashi.GenericTagger,
 ) -> None:

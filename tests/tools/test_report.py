@@ -132,6 +132,7 @@ def test_vectors_of_every_precision_are_compared(tmp_path: Path, precision: str)
     assert "<html" in report(output).text
 
 
+@pytest.mark.thorough
 def test_the_same_output_and_seed_give_the_same_bytes_apart_from_the_date(output: str) -> None:
     for form in ("html", "md"):
         one = report(output, format=form, sample=30, made=MADE).text
@@ -144,6 +145,7 @@ def test_the_same_output_and_seed_give_the_same_bytes_apart_from_the_date(output
         assert report(output, format=form, sample=30, seed=1, made=MADE).text != one
 
 
+@pytest.mark.thorough
 def test_texts_are_read_from_the_sources_where_the_output_has_none(tmp_path: Path) -> None:
     output = make_output(tmp_path, output={"include_text": False})
     assert "one text for three" in report(output).text

@@ -175,6 +175,7 @@ def test_a_killed_run_leaves_what_a_resume_adopts_at_any_grace(
     scene.check()
 
 
+@pytest.mark.thorough
 def test_a_run_waits_for_a_vacuum_that_deletes_and_says_so(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -125,6 +125,7 @@ def test_limits_at_their_defaults_leave_the_fingerprint_as_it_was(tmp_path: Path
     assert OutputSpec.model_fields["max_partitions"].default == 128
 
 
+@pytest.mark.thorough
 def test_a_long_column_is_held_once_a_document_and_written_with_each_chunk(tmp_path: Path) -> None:
     notes = ["n" * 50_000, None, "short"]
     text = "Some words here. " * 4000
