@@ -42,6 +42,8 @@ from pyiceberg.expressions import EqualTo, IsNull
 
 import pipeline.output.lake.iceberg  # noqa: F401  urllib3 opens a socket when it is imported
 
+pytestmark = pytest.mark.thorough  # each makes tables in real catalogs
+
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "ubinary")
 LANGS = ["en", "漢 字", "a/b", "100%", None, "x=y", "#?", "__HIVE_DEFAULT_PARTITION__"]
 BOTH = PublishSpec(iceberg={"table": "db.docs"}, delta=True)
@@ -95,7 +97,6 @@ def iceberg_ids(table: Any) -> dict[int, int]:
     }
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("precision", "partition_by"),
     [

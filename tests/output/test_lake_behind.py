@@ -42,6 +42,8 @@ from pyiceberg.catalog import load_catalog
 
 import pipeline.output.lake.iceberg  # noqa: F401  urllib3 opens a socket when it is imported
 
+pytestmark = pytest.mark.thorough  # each makes tables in real catalogs
+
 BOTH = PublishSpec(iceberg={"table": "db.docs"}, delta=True)
 NO_GRACE: dict[str, Any] = {"older_than": datetime.timedelta(0), "delete": True}
 
@@ -176,7 +178,6 @@ def test_a_copy_of_an_output_gets_tables_of_its_own(scene: Scene, tmp_path: Path
     scene.check("a", "b", "c")
 
 
-@pytest.mark.thorough
 def test_one_empty_partition_value_leaves_the_data_and_the_other_table_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,7 +203,6 @@ def test_one_empty_partition_value_leaves_the_data_and_the_other_table_alone(
     assert scene.delta_ids() == ids_of("a", "d")  # it can hold this one: snapshot 2 is passed over
 
 
-@pytest.mark.thorough
 def test_what_a_table_shows_stays_until_it_is_brought_up_or_forgotten(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,7 +243,6 @@ def test_a_run_ends_well_beside_a_catalog_that_fails_and_the_next_one_brings_the
     assert [status.behind for status in table_statuses(scene.store)] == [None]
 
 
-@pytest.mark.thorough
 def test_a_catalog_that_never_answers_does_not_hold_a_run_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

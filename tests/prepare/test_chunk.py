@@ -49,6 +49,7 @@ def chunked(
 TEXT = st.text(st.sampled_from("ab .!?\n。！？」』漢字 \u3000\u3042,\"')x"), max_size=80)
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(TEXT, max_size=5),

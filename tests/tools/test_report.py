@@ -34,6 +34,8 @@ from tests.fixtures.make_output_of_ae349d3 import TARGET
 from tests.support import stand_in
 from tests.support.outputs import write_shard
 
+pytestmark = pytest.mark.thorough  # each makes an output and a page of it
+
 MADE = datetime.datetime(2026, 11, 26, 3, 0, tzinfo=datetime.UTC)
 
 
@@ -132,7 +134,6 @@ def test_vectors_of_every_precision_are_compared(tmp_path: Path, precision: str)
     assert "<html" in report(output).text
 
 
-@pytest.mark.thorough
 def test_the_same_output_and_seed_give_the_same_bytes_apart_from_the_date(output: str) -> None:
     for form in ("html", "md"):
         one = report(output, format=form, sample=30, made=MADE).text
@@ -145,7 +146,6 @@ def test_the_same_output_and_seed_give_the_same_bytes_apart_from_the_date(output
         assert report(output, format=form, sample=30, seed=1, made=MADE).text != one
 
 
-@pytest.mark.thorough
 def test_texts_are_read_from_the_sources_where_the_output_has_none(tmp_path: Path) -> None:
     output = make_output(tmp_path, output={"include_text": False})
     assert "one text for three" in report(output).text

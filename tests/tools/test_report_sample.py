@@ -13,6 +13,8 @@ from pipeline.tools.report.geometry import cosines, flat_map, histogram, unit
 from pipeline.tools.report.near_duplicates import near_duplicates
 from pipeline.tools.report.sample import MAX_FILES, Sample, row_indices
 
+pytestmark = pytest.mark.thorough  # statistics over many draws
+
 
 @pytest.mark.parametrize("n_files", [5, 4 * MAX_FILES])
 def test_every_row_is_drawn_with_the_same_probability(n_files: int) -> None:
