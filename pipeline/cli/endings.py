@@ -43,6 +43,7 @@ def show_result(result: Result, *, as_json: bool, is_trial: bool = False) -> Non
     if console.quiet:
         console.quiet = False
         console.print(display.headline(uri, result.snapshot))
+        _show_unfinished(result)
         console.quiet = True
         return
     if result.snapshot != result.plan.head or result.left:
@@ -56,18 +57,22 @@ def show_result(result: Result, *, as_json: bool, is_trial: bool = False) -> Non
         display.show_damage(console, result.damaged)
     if result.estimate:
         console.print(compared(result.estimate, result.truth))
-    if result.left:
-        console.print(
-            _left(result.left, result.snapshot == result.plan.head), style=display.WARNING
-        )
     display.show_passed_over(console, result.plan)
     n_old_files = sum(len(part.data_files) for part in result.plan.stale)
     if n_old_files and result.snapshot != result.plan.head:
         console.print(answers.old_files(n_old_files))
-    for sentence in result.tables_behind:
-        console.print(f"warning: {sentence}", markup=False, style="yellow")
+    _show_unfinished(result)
     if is_trial:
         _show_trial(uri)
+
+
+def _show_unfinished(result: Result) -> None:
+    """What a run was asked for and has not done: a budget left it, or a table did not take it."""
+    if result.left:
+        is_kept = result.snapshot == result.plan.head
+        console.print(_left(result.left, is_kept), style=display.WARNING)
+    for sentence in result.tables_behind:
+        console.print(f"warning: {sentence}", markup=False, style=display.WARNING)
 
 
 def _left(left: Left, is_kept: bool) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.endings import show_result
+from pipeline.cli.options import console
 from pipeline.driver.budget import Budget, hourly_cost
 from pipeline.driver.estimate.prices import price_per_hour
 from pipeline.driver.plan import Plan
@@ -74,6 +76,18 @@ def test_what_is_finished_is_committed_and_the_next_run_does_the_rest_alone(tmp_
     assert (second.left, second.snapshot.complete) == (None, True)
     assert ids_of(spec) == [document["id"] for document in documents()]
     assert len(engine.seen) == len(set(engine.seen)) == N
+
+
+def test_a_quiet_run_says_what_its_budget_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard(tmp_path / "in/a.jsonl", documents())
+    result = run_for(spec_of(tmp_path), 2, HashEngine())
+    monkeypatch.setattr(console, "quiet", True)
+    show_result(result, as_json=False)
+    head, *others = capsys.readouterr().err.splitlines()
+    assert head.startswith("snapshot 1 of ")
+    assert "budget of this run is used" in " ".join(others)
 
 
 def test_where_live_rows_would_drop_out_the_head_stays_and_finished_parts_are_kept(
