@@ -51,6 +51,7 @@ def rows_of(uri: Path | str) -> dict[str, dict[str, Any]]:
     return {row["doc_id"]: row for row in dataset.open_dataset(str(uri)).to_table().to_pylist()}
 
 
+@pytest.mark.slow
 def test_a_run_with_a_limit_leaves_the_output_of_the_job_alone(
     tmp_path: Path, bert_japanese_dir: Path
 ) -> None:
@@ -71,6 +72,7 @@ class UsedAfterOnePart(Budget):
         return self.is_used
 
 
+@pytest.mark.slow
 def test_a_run_whose_budget_is_used_ends_in_order_and_the_next_one_goes_on(
     tmp_path: Path, bert_japanese_dir: Path
 ) -> None:
