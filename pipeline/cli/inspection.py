@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from pipeline.cli.options import (
     SourceOptions,
     StorageOptions,
     json_object,
+    source_options_of,
 )
 from pipeline.errors import OutputError
 from pipeline.job.spec import JobSpec
@@ -95,7 +96,7 @@ def verify(
         sample=sample,
         model_path=model_path,
         need_model=model_path is not None,
-        source_options=_source_options(source_options),
+        source_options=source_options_of(source_options),
         storage_options=json_object(storage_options),
     )
     if as_json:
@@ -125,7 +126,7 @@ def trace(
         output,
         row,
         snapshot=snapshot,
-        source_options=_source_options(source_options),
+        source_options=source_options_of(source_options),
         storage_options=json_object(storage_options),
     )
     if as_json:
@@ -184,7 +185,3 @@ def schema(
         answers.stdout().print(reference(JobSpec), markup=False, end="")
     else:
         answers.print_json(JobSpec.model_json_schema())
-
-
-def _source_options(text: str | None) -> dict[str, Any] | None:
-    return None if text is None else json_object(text, "--source-options")

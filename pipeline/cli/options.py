@@ -122,6 +122,12 @@ def json_object(
     return value
 
 
+def source_options_of(text: str | None) -> dict[str, Any] | None:
+    """The value of --source-options, None where it was not given. Raises SpecError for what is no
+    JSON object."""
+    return None if text is None else json_object(text, "--source-options")
+
+
 def as_time(text: str | None) -> datetime.datetime | None:
     """Parse a nominal time; without a zone it is UTC. Raises SpecError when it is not ISO 8601."""
     if not text:

@@ -17,6 +17,7 @@ from pipeline.cli.options import (
     SourceOptions,
     StorageOptions,
     json_object,
+    source_options_of,
 )
 from pipeline.storage import schema
 from pipeline.storage.addresses import shown
@@ -59,9 +60,7 @@ def rejects(
         shard=shard,
         n=n,
         snapshot=snapshot,
-        source_options=(
-            None if source_options is None else json_object(source_options, "--source-options")
-        ),
+        source_options=source_options_of(source_options),
         storage_options=json_object(storage_options),
     )
     examples = listed.examples.to_pylist()

@@ -15,6 +15,7 @@ from pipeline.cli.options import (
     SourceOptions,
     StorageOptions,
     json_object,
+    source_options_of,
 )
 from pipeline.storage.printable import printable
 from pipeline.storage.words import human
@@ -77,9 +78,7 @@ def report(
         seed=seed,
         near=near,
         read_sources=sources,
-        source_options=None
-        if source_options is None
-        else json_object(source_options, "--source-options"),
+        source_options=source_options_of(source_options),
         storage_options=json_object(storage_options),
     )
     n_bytes = result.write(path)

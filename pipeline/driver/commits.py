@@ -58,9 +58,13 @@ def finish(
     )
 
 
+def finished_parts(plan: Plan, store: Store) -> list[Manifest]:
+    """The parts of the planned content that have a manifest by now."""
+    return plan.parts_of(load_manifests(store, plan.job.fingerprint, plan.done))
+
+
 def waiting_parts(plan: Plan, store: Store) -> list[Manifest]:
     """The finished parts of the planned content that the head does not have: what a run that was
     stopped leaves to the next one."""
     live_ids = {part.part_id for part in plan.live}
-    parts = plan.parts_of(load_manifests(store, plan.job.fingerprint, plan.done))
-    return [part for part in parts if part.part_id not in live_ids]
+    return [part for part in finished_parts(plan, store) if part.part_id not in live_ids]

@@ -19,7 +19,7 @@ import ray
 
 from pipeline.driver.budget import Budget
 from pipeline.driver.cluster import devices_of
-from pipeline.driver.commits import commit_finished
+from pipeline.driver.commits import commit_finished, finished_parts
 from pipeline.driver.interrupts import interrupt_main
 from pipeline.driver.limits import check_damage, check_partitions, check_rejects
 from pipeline.driver.metrics_export import exporter_of
@@ -29,8 +29,6 @@ from pipeline.driver.showing import Watch, shielded
 from pipeline.driver.totals import Taken
 from pipeline.errors import CorpusEmbedError
 from pipeline.observe.progress import EMBEDDING, LOADING, Progress
-from pipeline.output.snapshots import load_manifests
-from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
 from pipeline.workers.metrics import lost_bytes
 
@@ -169,19 +167,15 @@ class Watcher:
         n_records = self.progress["n_records"] + self._records_before
         n_rejects = self.progress["n_rejects"] + self._rejects_before
         if n_records >= EARLY_REJECTS and n_rejects > runtime.max_reject_fraction * n_records:
-            check_rejects(self.plan, self.store, self._finished_parts())
+            check_rejects(self.plan, self.store, finished_parts(self.plan, self.store))
         lost = self.progress["lost_bytes"] + self._lost_before
         if lost > max(self._checked_lost, runtime.max_damaged_fraction * self._input_bytes):
             self._checked_lost = lost
-            check_damage(self.plan, self.store, self._finished_parts())
+            check_damage(self.plan, self.store, finished_parts(self.plan, self.store))
         n_files = self.progress["n_files"]
         if n_files > max(2 * self._checked_files, runtime.max_partitions):
             self._checked_files = n_files
-            check_partitions(self.plan, self._finished_parts())
-
-    def _finished_parts(self) -> list[Manifest]:
-        plan = self.plan
-        return plan.parts_of(load_manifests(self.store, plan.job.fingerprint, plan.done))
+            check_partitions(self.plan, finished_parts(self.plan, self.store))
 
     def _commit_when_due(self) -> None:
         """Makes finished parts readable during the run, where that only adds to the head."""
@@ -196,7 +190,7 @@ class Watcher:
 
     def _commit(self) -> bool:
         """Commit what is finished; False where nothing is."""
-        parts = self._finished_parts()
+        parts = finished_parts(self.plan, self.store)
         if parts:
             commit_finished(self.plan, self.store, parts)
         return bool(parts)

@@ -152,7 +152,7 @@ def test_rejects_and_damage_end_a_run_while_it_works(tmp_path: Path) -> None:
         }
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch_module, "load_manifests", lambda *_: [manifest, bad])
+        patch.setattr("pipeline.driver.commits.load_manifests", lambda *_: [manifest, bad])
         reports = totals(Taken([finished_part(manifest, 0.1), finished_part(bad, 0.1)]))
         with pytest.raises(TooManyRejects, match="missing_text 2000"):
             watch_for(20.0, plan, store, reports, Progress(), lambda *_: None)
@@ -164,7 +164,7 @@ def test_damage_ends_a_run_while_it_works(tmp_path: Path) -> None:
     lost = source.model_copy(update={"damaged": True, "lost_bytes": plan.shards[0].size_bytes // 2})
     bad = manifest.model_copy(update={"sources": (lost,)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch_module, "load_manifests", lambda *_: [bad])
+        patch.setattr("pipeline.driver.commits.load_manifests", lambda *_: [bad])
         reports = totals(Taken([finished_part(bad, 0.1)]))
         with pytest.raises(TooMuchDamage, match=r"Damaged are file://.*50%"):
             watch_for(20.0, plan, store, reports, Progress(), lambda *_: None)
