@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import http.server
 import io
 import json
 import os
-import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pipeline.output.dataset import open_dataset
 from pipeline.read.input import shards as shards_module
 from pipeline.read.input.shards import list_shards
 from pipeline.storage import versions
+from tests.support.http_server import QuietHandler, serving
 from tests.support.outputs import write_shard
 from tests.support.stand_in import HashEngine, job_of, make_spec, run, store_of
 
@@ -127,9 +127,10 @@ class Site:
     def __init__(self) -> None:
         self.content = b""
         self.headers: dict[str, str] = {}
+        self.url = ""
         site = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_HEAD(self) -> None:
                 self.send_response(200)
                 for name, value in site.headers.items():
@@ -141,20 +142,14 @@ class Site:
                 self.do_HEAD()
                 self.wfile.write(site.content)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.handler = Handler
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
     site = Site()
-    yield site
-    site.server.shutdown()
-    site.server.server_close()
+    with serving(site.handler) as site.url:
+        yield site
 
 
 @pytest.mark.process
@@ -200,9 +195,7 @@ def test_a_page_of_links_is_a_folder_and_a_refusal_is_told_as_the_server_words_i
     for name in ("a.jsonl", "sub/b.jsonl", "readme.md"):
         write_shard(tmp_path / name, [{"id": name, "text": name}])
     handler = functools.partial(Folder, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with serving(handler) as url:
         for page in (url, f"{url}/"):
             shards = list_shards([page], {})
             assert [shard.uri for shard in shards] == [f"{url}/a.jsonl", f"{url}/sub/b.jsonl"]
@@ -211,7 +204,6 @@ def test_a_page_of_links_is_a_folder_and_a_refusal_is_told_as_the_server_words_i
             list_shards([f"{url}/secret.jsonl"], {})
         with pytest.raises(SpecError, match="nothing has this name"):
             list_shards([f"{url}/nowhere.jsonl"], {})
-        server.shutdown()
 
 
 @pytest.mark.process
@@ -235,17 +227,11 @@ def test_a_web_server_without_ranges_is_read_to_the_end(
             super().end_headers()
 
     handler = functools.partial(Plain, directory=str(tmp_path / "in"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        uri = f"http://127.0.0.1:{server.server_port}/{name}"
-        run(make_spec(uri, tmp_path / "out", runtime={"part_bytes": 20_000}))
-        server.shutdown()
+    with serving(handler) as url:
+        run(make_spec(f"{url}/{name}", tmp_path / "out", runtime={"part_bytes": 20_000}))
     assert texts(tmp_path / "out") == sorted(document["text"] for document in documents)
 
 
-class Folder(http.server.SimpleHTTPRequestHandler):
+class Folder(QuietHandler, SimpleHTTPRequestHandler):
     def send_head(self) -> Any:
         return self.send_error(403) if "secret" in self.path else super().send_head()
-
-    def log_message(self, *_: object) -> None:
-        pass

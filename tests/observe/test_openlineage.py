@@ -19,7 +19,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from pipeline.output.snapshots import load_snapshot
 from pipeline.storage.lineage import Shard
 from tests import ROOT
 from tests.support import stand_in
+from tests.support.http_server import QuietHandler, serving
 from tests.support.outputs import write_shard
 from tests.support.stand_in import Stopped, job_of, make_spec, store_of
 
@@ -273,15 +273,15 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-class Receiver(HTTPServer):
-    """An HTTP server that keeps what is posted to it."""
+class Receiver:
+    """Keeps what is posted to it."""
 
-    def __init__(self, status: int = 200) -> None:
+    def __init__(self, status: int) -> None:
         self.bodies: list[Any] = []
         self.headers: list[dict[str, str]] = []
         receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.bodies.append((self.path, json.loads(body)))
@@ -289,23 +289,14 @@ class Receiver(HTTPServer):
                 self.send_response(status)
                 self.end_headers()
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
+        self.handler = Handler
 
 
 @contextlib.contextmanager
 def receiving(status: int = 200) -> Iterator[tuple[Receiver, str]]:
     receiver = Receiver(status)
-    thread = threading.Thread(target=receiver.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield receiver, f"http://127.0.0.1:{receiver.server_port}"
-    finally:
-        receiver.shutdown()
-        receiver.server_close()
-        thread.join()
+    with serving(receiver.handler) as url:
+        yield receiver, url
 
 
 @pytest.mark.process

@@ -5,7 +5,6 @@ Oracle: real servers that count their requests, the clock, and the files that ex
 
 from __future__ import annotations
 
-import http.server
 import json
 import threading
 import time
@@ -23,6 +22,7 @@ from pipeline.output.table_records import table_statuses
 from pipeline.storage import notes
 from pipeline.storage.store import Store
 from tests.cli.test_main import called
+from tests.support.http_server import QuietHandler, serving
 from tests.support.outputs import write_shard
 from tests.support.stand_in import make_spec, run
 
@@ -50,7 +50,7 @@ class Answers:
 def answers() -> Iterator[Answers]:
     answers = Answers()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             answers.paths.append(self.path)
             answers.tokens.append(self.headers.get("Authorization"))
@@ -61,14 +61,9 @@ def answers() -> Iterator[Answers]:
 
         do_POST = do_HEAD = do_GET
 
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        answers.uri = f"http://127.0.0.1:{server.server_port}"
+    with serving(Handler) as answers.uri:
         yield answers
         answers.may_answer.set()
-        server.shutdown()
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ and files outside the output, compared byte for byte.
 from __future__ import annotations
 
 import datetime
-import http.server
 import json
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from pipeline.storage.store import Store
 from pipeline.tools.vacuum import vacuum
 from tests.cli.test_main import called
 from tests.output.test_lake import docs, iceberg, iceberg_ids, spec_of, two_snapshots
+from tests.support.http_server import QuietHandler, serving
 from tests.support.outputs import write_shard
 from tests.support.stand_in import run
 
@@ -189,7 +188,7 @@ def requests() -> Iterator[tuple[str, list[str | None]]]:
     """The address of a server, and the Authorization headers that it was sent."""
     headers: list[str | None] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             headers.append(self.headers.get("Authorization"))
             self.send_response(404)
@@ -197,12 +196,8 @@ def requests() -> Iterator[tuple[str, list[str | None]]]:
 
         do_POST = do_GET
 
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", headers
-        server.shutdown()
+    with serving(Handler) as url:
+        yield url, headers
 
 
 @pytest.mark.parametrize(

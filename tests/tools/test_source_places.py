@@ -6,14 +6,13 @@ Oracle: servers that write down every request that they get.
 from __future__ import annotations
 
 import functools
-import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from pipeline.tools.trace import trace
 from pipeline.tools.verify.verification import Check, verify
 from tests.cli.test_main import called
 from tests.support import outputs
+from tests.support.http_server import serving
 
 
 class Site:
@@ -37,25 +37,22 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.requests: list[str] = []
+        self.url = ""
         site = self
 
-        class Handler(http.server.SimpleHTTPRequestHandler):
+        class Handler(SimpleHTTPRequestHandler):
             def log_message(self, *_: object) -> None:
                 site.requests.append(f"{self.command} {self.path}")
 
-        handler = functools.partial(Handler, directory=str(folder))
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.handler = functools.partial(Handler, directory=str(folder))
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     (tmp_path / "site").mkdir()
     site = Site(tmp_path / "site")
-    threading.Thread(target=site.server.serve_forever, daemon=True).start()
-    yield site
-    site.server.shutdown()
-    site.server.server_close()
+    with serving(site.handler) as site.url:
+        yield site
 
 
 def sample_check(output: Any, storage_options: Any, **options: Any) -> Check:
