@@ -22,6 +22,7 @@ import ray
 from ray.job_config import JobConfig
 
 from pipeline.driver.interrupts import held_back
+from pipeline.driver.own_ray import SWITCH, without_services
 from pipeline.errors import ClusterError
 from pipeline.storage.caches import writable_folder
 from pipeline.storage.filesystems import reason
@@ -37,6 +38,11 @@ def log_path() -> Path:
 
 _connections: list[str] = []
 """The address that `connect` has joined, if any; "local" for a cluster that it has started."""
+
+
+def is_own() -> bool:
+    """Whether `connect` has started the cluster that this process is connected to."""
+    return _connections == ["local"] and ray.is_initialized()
 
 
 def disconnect() -> None:
@@ -73,13 +79,14 @@ def connect(address: str | None) -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     # Nobody reads the metrics of a cluster that exists for one job; they take 1 % of two cores.
     if not remote:
-        os.environ.setdefault("RAY_enable_metrics_collection", "0")
+        os.environ.setdefault(SWITCH, "0")
     # see MAX_RESTARTS in run.py
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
     try:
         _check_answers(address)
-        with held_back(), _without_rays_sigterm(), _stderr_to(log_path()):
+        services = contextlib.nullcontext() if remote else without_services()
+        with held_back(), _without_rays_sigterm(), _stderr_to(log_path()), services:
             ray.init(
                 address=address,
                 log_to_driver=False,

@@ -7,9 +7,9 @@ metrics: in a cluster that was started for one job on this machine, unless its e
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING
 
+from pipeline.driver.own_ray import is_collecting
 from pipeline.driver.plan import Plan
 
 if TYPE_CHECKING:
@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SWITCH = "RAY_enable_metrics_collection"
-"""Ray's own variable; `connect` sets it to 0 for a cluster of one job where it is not set."""
-
 
 def exporter_of(plan: Plan) -> Exporter | None:
     """Raises nothing: a Ray without metrics is no reason not to run."""
-    if os.environ.get(SWITCH, "1").lower() in ("0", "false"):
+    if not is_collecting():
         return None
     try:
         from pipeline.observe.prometheus import Exporter

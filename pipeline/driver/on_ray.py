@@ -8,6 +8,7 @@ driver for each part (benchmarks/RESULTS.md).
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +21,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.driver.blocks import blocks_of
 from pipeline.driver.budget import Budget
 from pipeline.driver.cluster import device_of, devices_of, pool_sizes
-from pipeline.driver.connection import connect
+from pipeline.driver.connection import connect, is_own
 from pipeline.driver.estimate.beside import Beside
 from pipeline.driver.estimate.forecast import Estimate
 from pipeline.driver.first_records import first_records
 from pipeline.driver.notebook import default_watch
 from pipeline.driver.own_errors import own_error
+from pipeline.driver.own_ray import in_driver
 from pipeline.driver.places import check_dtype, is_alone, output_of
 from pipeline.driver.plan import Plan
 from pipeline.driver.pools import Pools
@@ -149,7 +151,8 @@ def execute(
         .options(num_cpus=0, scheduling_strategy=beside_driver, **retries)
         .remote()
     )
-    with watching(plan, store, totals, progress, watch, budget) as stop:
+    side_actors = in_driver() if is_own() else contextlib.nullcontext()
+    with watching(plan, store, totals, progress, watch, budget) as stop, side_actors:
         try:
             parts = _embedded_parts(plan, store, totals, pools, budget is not None)
             writer = {"num_cpus": pools.writers.cpus, "max_retries": MAX_TRIES}
@@ -187,7 +190,8 @@ def _embedded_parts(
         functools.partial(_build_index, store, job.fingerprint),
     )
     return (
-        ray.data.from_arrow(blocks)
+        # from_arrow would have each block looked at by a task
+        ray.data.from_blocks(blocks)
         .map_batches(
             PrepareParts,
             fn_constructor_args=(job, plan.run_id, totals, store, index_segments, has_budget),
