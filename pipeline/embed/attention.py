@@ -5,13 +5,17 @@ In: q (Tq, Hq, D), k and v (T, Hkv, D) of one bucket, any strides with a contigu
 (Tq, Hq, D). Method: on a CPU, `scaled_dot_product_attention` once for each stretch of rows of equal
 length (rows come sorted by length, so a stretch is a plain view), in blocks of queries where rows
 are longer than a window; on a GPU, torch's variable-length flash attention over cumulative lengths.
+The CPU kernel computes what is left over of whole vectors number by number, so a row there meets a
+multiple of 16 keys, of which those of the next row are hidden (benchmarks/LOG.md, 2026-11-26).
 Cost on a CPU: one call for each distinct length; a bucket of a large part holds one to three.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +29,16 @@ from pipeline.embed.sizes import Sizes
 __all__ = ["Attention", "PackedBatch", "attention_for", "flash_problem", "pack"]
 
 
+class Stretch(NamedTuple):
+    """Rows of equal length, one behind the other. n_keys: how many a row meets; those behind its
+    own tokens are hidden."""
+
+    first_row: int
+    n_rows: int
+    length: int
+    n_keys: int
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """The tokens of n rows, one row after the other, and the place of each row. T tokens in all."""
@@ -34,8 +48,7 @@ class PackedBatch:
     starts: torch.Tensor  # (n + 1,) int32, cumulative lengths from 0
     firsts: torch.Tensor  # (n + 1,) int32, 0..n: cumulative lengths of one token a row
     longest: int
-    # (first row, rows, length) of stretches of equal length; empty on a GPU
-    stretches: tuple[tuple[int, int, int], ...]
+    stretches: tuple[Stretch, ...]  # empty on a GPU
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -60,10 +73,27 @@ def pack(
     return PackedBatch(tokens, inside, starts, firsts, int(lengths.max()), stretches)
 
 
-def _stretches(lengths: NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
+def _stretches(lengths: NDArray[np.int64]) -> tuple[Stretch, ...]:
+    """Rows at the end, behind which too few tokens follow, are stretches of their own."""
+    stretches = []
+    n_left = int(lengths.sum())
     first = np.flatnonzero(np.diff(lengths, prepend=-1))
     count = np.diff(first, append=lengths.size)
-    return tuple(zip(first.tolist(), count.tolist(), lengths[first].tolist(), strict=True))
+    for row, n_rows, length in zip(
+        first.tolist(), count.tolist(), lengths[first].tolist(), strict=True
+    ):
+        n_keys = _whole_vectors(length)
+        n_filled = min(n_rows, max(0, (n_left - n_keys) // length + 1))
+        stretches += [
+            Stretch(row, n_filled, length, n_keys),
+            Stretch(row + n_filled, n_rows - n_filled, length, length),
+        ]
+        n_left -= n_rows * length
+    return tuple(stretch for stretch in stretches if stretch.n_rows)
+
+
+def _whole_vectors(n_numbers: int) -> int:
+    return -(-n_numbers // _VECTOR_NUMBERS) * _VECTOR_NUMBERS
 
 
 Attention = Callable[..., torch.Tensor]
@@ -73,6 +103,9 @@ row."""
 
 _BLOCK_TOKENS = 256
 """Queries that share a mask where a text is longer than the window."""
+
+_VECTOR_NUMBERS = 16
+"""float32 numbers of the widest vectors of a CPU (AVX-512)."""
 
 
 def attention_for(device: str) -> Attention:
@@ -89,47 +122,63 @@ def _equal_lengths(
     *,
     pooled: bool = False,
 ) -> torch.Tensor:
-    repeat = q.shape[1] // k.shape[1]
     mixed: list[torch.Tensor] = []
     token = 0
-    for row, n_rows, length in batch.stretches:
-        kv = slice(token, token + n_rows * length)
-        queries = q[row : row + n_rows] if pooled else q[kv]
-        own_q, own_k, own_v = (
-            x.unflatten(0, (n_rows, -1)).transpose(1, 2)  # (rows, H, tokens, D)
-            for x in (queries, k[kv], v[kv])
+    for row, n_rows, length, n_keys in batch.stretches:
+        n_tokens = n_rows * length
+        queries = q[row : row + n_rows] if pooled else q[token : token + n_tokens]
+        own_q = queries.unflatten(0, (n_rows, -1)).transpose(1, 2)  # (rows, H, tokens, D)
+        own_k, own_v = (
+            x[token:].unfold(0, n_keys, length)[:n_rows].transpose(2, 3)  # (rows, Hkv, keys, D)
+            for x in (k, v)
         )
-        # the CPU kernel knows no grouped heads: `enable_gqa` would leave it for a slow one
-        if repeat > 1:
-            own_k, own_v = (x.repeat_interleave(repeat, dim=1) for x in (own_k, own_v))
-        if window is None or window >= length:
-            out = scaled_dot_product_attention(own_q, own_k, own_v, is_causal=causal and not pooled)
+        if window is not None and window < length:
+            out = _in_blocks(own_q, own_k, own_v, length, causal, window)
         else:
-            out = _in_blocks(own_q, own_k, own_v, causal, window)
+            is_causal = causal and not pooled  # such a query sees no key behind its row anyway
+            some = None
+            if n_keys > length and not is_causal:
+                some = _visible(range(1), range(n_keys), length, n_keys)
+            out = scaled_dot_product_attention(
+                own_q, own_k, own_v, some, is_causal=is_causal, enable_gqa=True
+            )
         mixed.append(out.transpose(1, 2).flatten(0, 1))  # (tokens, H, D)
-        token = kv.stop
-    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        token += n_tokens
+    result = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+    alone = tuple(stretch._replace(n_keys=stretch.length) for stretch in batch.stretches)
+    if result.sum(dtype=torch.float32).isfinite() or alone == batch.stretches:
+        return result
+    # no mask hides a NaN of the next row
+    batch = replace(batch, stretches=alone)
+    return _equal_lengths(q, k, v, batch, causal, window, pooled=pooled)
 
 
 def _in_blocks(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, window: int
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, length: int, causal: bool, window: int
 ) -> torch.Tensor:
-    """q, k, v: (rows, H, tokens, D). Each block of queries meets the keys that it can see, so the
-    cost grows with tokens × window."""
-    n_tokens = q.shape[2]
+    """q: (rows, H, length, D), k and v: (rows, Hkv, keys, D). Each block of queries meets the keys
+    that it can see, so the cost grows with tokens × window."""
     blocks = []
-    for start in range(0, n_tokens, _BLOCK_TOKENS):
-        stop = min(start + _BLOCK_TOKENS, n_tokens)
-        first = max(0, start - window + 1)
-        last = stop if causal else min(n_tokens, stop + window - 1)
-        distance = torch.arange(start, stop)[:, None] - torch.arange(first, last)
-        visible = (distance < window) & (distance > (-1 if causal else -window))
-        blocks.append(
-            scaled_dot_product_attention(
-                q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last], attn_mask=visible
-            )
-        )
+    for start in range(0, length, _BLOCK_TOKENS):
+        stop = min(start + _BLOCK_TOKENS, length)
+        first = max(0, start - window + 1) // _VECTOR_NUMBERS * _VECTOR_NUMBERS
+        last = min(k.shape[2], _whole_vectors(stop if causal else stop + window - 1))
+        # counted from the block's start, so that most blocks share a mask
+        keys = range(first - start, last - start)
+        visible = _visible(range(stop - start), keys, min(length, last) - start, window, causal)
+        block = q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last]
+        blocks.append(scaled_dot_product_attention(*block, visible, enable_gqa=True))
     return torch.cat(blocks, dim=2)
+
+
+@lru_cache(maxsize=64)
+def _visible(
+    queries: range, keys: range, end: int, window: int, causal: bool = False
+) -> torch.Tensor:
+    """(queries, keys) bool: which keys before `end` a query sees."""
+    key = torch.arange(keys.start, keys.stop)
+    distance = torch.arange(queries.start, queries.stop)[:, None] - key
+    return (key < end) & (distance < window) & (distance > (-1 if causal else -window))
 
 
 def _variable_length(

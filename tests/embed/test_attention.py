@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.store import resolve
 from tests.support.model_dirs import bert_mean
 
-LENGTHS = np.array([9, 9, 9, 4, 4, 1])
+LENGTHS = np.array([37, 37, 9, 9, 9, 4, 4, 1])
 
 
 def row_by_row(q, k, v, starts_q, starts_k, left, right):
@@ -60,14 +61,14 @@ def flash(
     return row_by_row(q, k, v, starts_q, starts_k, left, right), None, None, None, None
 
 
-@pytest.mark.parametrize("window", [None, 1, 2, 4, 5, 9, 50])
+@pytest.mark.parametrize("window", [None, 1, 2, 4, 5, 9, 20, 50])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_token_sees_its_row_and_window_and_nothing_else(
     monkeypatch, device, kv_heads, causal, window
 ):
-    monkeypatch.setattr(packed_attention, "_BLOCK_TOKENS", 4)
+    monkeypatch.setattr(packed_attention, "_BLOCK_TOKENS", 16)
     check(monkeypatch, device, kv_heads, causal, window, pooled=False)
 
 
@@ -93,6 +94,22 @@ def check(monkeypatch, device, kv_heads, causal, window, pooled):
     mixed = attention_for(device)(q, k, v, batch, causal, window, pooled=pooled)
     # 1e-5: float32 against float64 sums of at most 24 terms of size one
     torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spoiled", [math.nan, math.inf])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_is_not_finite_stays_in_its_row(causal, window, spoiled):
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
+    batch = pack(np.zeros(offsets[-1], np.int32), offsets, np.arange(LENGTHS.size), "cpu")
+    q, k, v = torch.randn(3, offsets[-1], 2, 8, generator=torch.Generator().manual_seed(0))
+    sound = attention_for("cpu")(q, k, v, batch, causal, window)
+    for x in (k, v):
+        x[offsets[2] : offsets[3]] = spoiled
+    mixed = attention_for("cpu")(q, k, v, batch, causal, window)
+    others = np.r_[: offsets[2], offsets[3] : offsets[-1]]
+    torch.testing.assert_close(mixed[others], sound[others], atol=1e-6, rtol=1e-5)
+    assert not mixed[offsets[2] : offsets[3]].isfinite().any()
 
 
 @pytest.mark.parametrize("head_dim", [64, 112, 128, 256])
@@ -144,5 +161,12 @@ def test_packing_gathers_rows_positions_and_stretches_of_equal_length():
     assert batch.ids.tolist() == [2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 7, 8, 9, 0, 1]
     assert batch.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2, 0, 1]
     assert batch.starts.tolist() == [0, 5, 10, 13, 15]
-    assert batch.stretches == ((0, 2, 5), (2, 1, 3), (3, 1, 2))
+    assert [stretch[:3] for stretch in batch.stretches] == [(0, 2, 5), (2, 1, 3), (3, 1, 2)]
     assert batch.longest == 5
+
+
+def test_a_row_meets_whole_vectors_of_keys_where_enough_tokens_follow():
+    lengths = np.array([20, 20, 20, 16, 6, 6])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    batch = pack(np.zeros(88, np.int32), offsets, np.arange(6), "cpu")
+    assert batch.stretches == ((0, 3, 20, 32), (3, 1, 16, 16), (4, 2, 6, 6))
