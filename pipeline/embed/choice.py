@@ -102,13 +102,35 @@ def _shape(model: ModelDir, options: EngineOptions) -> Shape | str:
         return str(reason)
     except KeyError as name:
         return f"config.json does not say {name}"
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{model.path}: config.json has a value that no {kind} model can have: {error}. "
+            "Restore it from its source."
+        ) from error
+    if sizes.heads % sizes.kv_heads:
+        raise ModelError(
+            f"{model.path}: config.json has {sizes.heads} heads of queries for {sizes.kv_heads} of "
+            "keys. Restore it from its source."
+        )
     head_dim = sizes.head_dim
     if options.device != "cpu" and (head_dim % 8 or head_dim > MAX_HEAD_DIM):
         return (
             f"packed attention on a GPU needs heads of 8, 16, … {MAX_HEAD_DIM} numbers, and those "
             f"of this model have {head_dim}"
         )
-    stored = {own_name(name, family.prefix) for name in tensor_shapes(model.transformer_path)}
-    if family.shapes(sizes).keys().isdisjoint(stored):
+    stored = {
+        own_name(name, family.prefix): shape
+        for name, shape in tensor_shapes(model.transformer_path).items()
+    }
+    needed = family.shapes(sizes)
+    if needed.keys().isdisjoint(stored):
         return f"its weights have other names than those of model_type {kind!r}"
+    wrong = [name for name, shape in needed.items() if stored.get(name) != shape]
+    if wrong:
+        shown = ", ".join(f"{name} {needed[name]}, not {stored.get(name)}" for name in wrong[:3])
+        raise ModelError(
+            f"{model.path}: {len(wrong)} of {len(needed)} tensors that config.json asks for are "
+            f"missing from the weights or have another shape: {shown}. Restore config.json and "
+            "the weights from their source."
+        )
     return Shape(family, sizes)

@@ -25,6 +25,7 @@ def bert(c: Config) -> Sizes:
         raise Unsupported("is_decoder is set")
     if (kind := c.get("position_embedding_type", "absolute")) != "absolute":
         raise Unsupported(f"position_embedding_type is {kind!r}")
+    _check_sees_both(c)
     padding_id = None if c["model_type"] == "bert" else int(c.get("pad_token_id", 1))
     rows = c.get("max_position_embeddings", 512)
     return _sizes(
@@ -55,12 +56,14 @@ def distilbert(c: Config) -> Sizes:
 def nomic_bert(c: Config) -> Sizes:
     defaults = {"hidden_act": "silu", "max_position_embeddings": 2048}
     sizes = bert({**defaults, **c, "model_type": "bert"})
+    head_dim = c.get("head_dim") or sizes.head_dim
     return replace(
         sizes,
+        head_dim=head_dim,
         positions=0,
         biases=frozenset(),
         is_gated=True,
-        rotary=(rotary(c, sizes.head_dim, 1000.0),),
+        rotary=(rotary(c, head_dim, 1000.0),),
     )
 
 
@@ -73,16 +76,19 @@ def decoder(c: Config) -> Sizes:
     if kind in ("llama", "eurobert"):
         c = {"num_key_value_heads": None, **c}
     head_dim = c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
+    if kind == "eurobert":
+        _check_sees_both(c)
     is_causal = kind != "eurobert" and c.get("is_causal", True)
     windowed = {
         "mistral": (True,) * layers,
-        "ministral3": (bool(c.get("sliding_window")),) * layers,
-        **dict.fromkeys(
-            ("qwen2", "qwen3"), _windowed_last(c) if c.get("use_sliding_window") else ()
-        ),
+        "ministral3": (c.get("sliding_window") is not None,) * layers,
+        **dict.fromkeys(("qwen2", "qwen3"), _windowed_last(c)),
     }.get(kind, ())
     window = c.get("sliding_window", 4096) if any(windowed) else None
-    growth = c["rope_parameters"].get("llama_4_scaling_beta") if kind == "ministral3" else None
+    scaling = c.get("rope_scaling") or c.get("rope_parameters") or {}
+    if kind == "ministral3" and not scaling:
+        raise KeyError("rope_parameters")  # its defaults are no plain positions
+    growth = scaling.get("llama_4_scaling_beta") if kind == "ministral3" else None
     return _sizes(
         c,
         c.get("hidden_act", "silu"),
@@ -99,12 +105,10 @@ def decoder(c: Config) -> Sizes:
             up_down=bool(c.get("mlp_bias")) and kind in ("llama", "eurobert"),
         ),
         # that of a decoder that sees both sides holds the distance itself
-        window=window + 1 if window and not is_causal else window,
-        windowed=windowed if window else (),
+        window=window + 1 if window is not None and not is_causal else window,
+        windowed=windowed if window is not None else (),
         rotary=(rotary(c, head_dim),),
-        query_growth=(growth, c["rope_parameters"]["original_max_position_embeddings"])
-        if growth
-        else None,
+        query_growth=(growth, scaling["original_max_position_embeddings"]) if growth else None,
     )
 
 
@@ -139,6 +143,7 @@ def gemma3(c: Config) -> Sizes:
 
 
 def modernbert(c: Config) -> Sizes:
+    _check_sees_both(c)
     head_dim = c["hidden_size"] // c["num_attention_heads"]
     thetas = {"full_attention": ("global", 160e3), "sliding_attention": ("local", 1e4)}
     return _sizes(
@@ -156,6 +161,12 @@ def modernbert(c: Config) -> Sizes:
             for kind, (name, theta) in thetas.items()
         ),
     )
+
+
+def _check_sees_both(c: Config) -> None:
+    """An encoder that says it is causal is so in transformers where a batch has no padding."""
+    if c.get("is_causal"):
+        raise Unsupported("is_causal is true, and what transformers does then depends on padding")
 
 
 def _sizes(c: Config, activation: str, **others: Any) -> Sizes:

@@ -88,7 +88,9 @@ class PaddedEngine(Engine):
         self._has_types = _has_token_types(model, modules[0].tokenizer)
         self._of_one_length = False
         self.dim = self._measured_dim(model)
-        if model.config.get("model_type") not in EXACT_WHEN_PADDED:
+        is_exact = model.config.get("model_type") in EXACT_WHEN_PADDED
+        # transformers follows any other value only where nothing is masked
+        if not is_exact or model.config.get("is_causal", False) is not False:
             self._of_one_length = self._sees_neighbours(model, modules[0])
             if self._of_one_length:
                 log.info("%s: vectors depend on padding, so no bucket is padded", model.path)
@@ -207,16 +209,21 @@ def _load_modules(model: ModelDir, options: EngineOptions) -> list[Any]:
     return modules
 
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""transformers colours its report where standard output is a terminal."""
+
+
 class _MissingWeights(logging.Handler):
     """Collects the names of weights that transformers reports as missing: it starts them at random,
-    says so in its log, and goes on."""
+    says so in its log, and goes on. One name can stand for several layers, as in "layer.{4, 5}"."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.names: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.names += re.findall(r"^(\S+)\s*\|\s*MISSING", record.getMessage(), re.MULTILINE)
+        report = _COLOUR.sub("", record.getMessage())
+        self.names += re.findall(r"^(.+?)\s*\|\s*MISSING\b", report, re.MULTILINE)
 
 
 @contextmanager
@@ -226,16 +233,18 @@ def _load_report() -> Iterator[list[str]]:
     bars = transformers_logging.is_progress_bar_enabled()
     logger = logging.getLogger("transformers.modeling_utils")
     report = _MissingWeights()
-    before = logger.level, logger.propagate
+    before = logger.level, logger.propagate, logging.root.manager.disable
     transformers_logging.disable_progress_bar()
     logger.addHandler(report)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
+    logging.disable(logging.NOTSET)
     try:
         yield report.names
     finally:
         logger.setLevel(before[0])
         logger.propagate = before[1]
+        logging.disable(before[2])
         logger.removeHandler(report)
         if bars:
             transformers_logging.enable_progress_bar()

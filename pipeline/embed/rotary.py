@@ -11,12 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import ModelError
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Rotary", "Unsupported", "rotary", "rotary_of"]
 
 _FIXED_KINDS = ("default", "linear", "llama3", "yarn")
+_GROWING_KINDS = ("dynamic", "longrope")
 _GEOMETRY = ("hidden_size", "num_attention_heads", "max_position_embeddings")
 _OPTIONAL_GEOMETRY = ("original_max_position_embeddings",)
 
@@ -46,7 +49,13 @@ class Rotary:
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
         config = {**self.geometry, "head_dim": self.head_dim, "rope_parameters": self.settings}
-        computed = LlamaRotaryEmbedding(LlamaConfig.from_dict(config))
+        try:
+            computed = LlamaRotaryEmbedding(LlamaConfig.from_dict(config))
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"transformers cannot compute rotary positions of {self.settings}: "
+                f"{type(error).__name__}: {error}. Restore config.json from its source."
+            ) from error
         return computed.inv_freq.float(), float(computed.attention_scaling)
 
 
@@ -64,16 +73,23 @@ def rotary_of(
     """Of the layers of a kind, "full_attention" or "sliding_attention". theta and scaling: what
     transformers 4 wrote next to each other. Raises Unsupported."""
     settings = (config.get("rope_parameters") or {}).get(kind) or {}
-    return _rotary(config, head_dim, {"rope_theta": theta, **settings, **(scaling or {})})
+    settings = {"rope_theta": theta, **settings, **(scaling or {})}
+    if "truncate" in settings:
+        raise Unsupported("transformers reads 'truncate' of rotary settings beside them")
+    return _rotary(config, head_dim, settings)
 
 
 def _rotary(config: dict[str, Any], head_dim: int, settings: dict[str, Any]) -> Rotary:
     kind = settings.get("rope_type", settings.get("type", "default"))
     share = settings.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if kind not in _FIXED_KINDS:
-        raise Unsupported(f"rotary positions of type {kind!r} depend on the text's length")
+        does = "depend on the text's length" if kind in _GROWING_KINDS else "are not known"
+        raise Unsupported(f"rotary positions of type {kind!r} {does}")
     if share not in (None, 1, 1.0):
         raise Unsupported(f"it rotates {share} of each head")
+    theta = settings["rope_theta"]
+    if not isinstance(theta, float | int) or theta <= 0 or head_dim % 2:
+        raise ValueError(f"heads of {head_dim!r} numbers rotate with rope_theta {theta!r}")
     geometry = {}
     if kind != "default":
         geometry = {name: config[name] for name in _GEOMETRY}

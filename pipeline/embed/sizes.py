@@ -65,3 +65,21 @@ class Sizes:
     """Factor of queries beyond 1 / √head_dim."""
     query_growth: tuple[float, int] | None = None
     """(β, n) of Llama 4: the query at position p grows by 1 + β ln(1 + ⌊p / n⌋)."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what a damaged config.json says."""
+        for name in ("vocab", "hidden", "inner", "layers", "heads", "kv_heads", "head_dim"):
+            self._check(name, at_least=1)
+        for name in ("max_tokens", "positions", "types"):
+            self._check(name, at_least=0)
+        if self.window is not None:
+            self._check("window", at_least=1)
+        if type(self.is_causal) is not bool:
+            raise ValueError(f"is_causal is {self.is_causal!r}")
+        if not isinstance(self.eps, float | int):
+            raise ValueError(f"eps is {self.eps!r}")
+
+    def _check(self, name: str, at_least: int) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or value < at_least:
+            raise ValueError(f"{name} is {value!r}")

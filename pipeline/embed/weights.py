@@ -25,31 +25,20 @@ __all__ = ["read_weights"]
 def read_weights(
     directory: Path, shapes: Shapes, prefix: str, dtype: torch.dtype, device: str
 ) -> dict[str, torch.Tensor]:
-    """Tensors by the names of `shapes`. Raises ModelError where one is missing, misshapen or
-    unreadable."""
+    """Tensors by the names of `shapes`, which the directory has (see `choice`). Raises ModelError
+    where one is unreadable."""
     tensors: dict[str, torch.Tensor] = {}
-    misshapen = []
     try:
         for file in weight_files(directory):
             with safe_open(file, framework="pt", device="cpu") as stored:
                 for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
                     own = own_name(name, prefix)
-                    if own not in shapes:
-                        continue
-                    if tuple(stored.get_slice(name).get_shape()) != shapes[own]:
-                        misshapen.append(own)
-                        continue
-                    # copied: a tensor of safe_open is the mapped file itself
-                    tensors[own] = stored.get_tensor(name).to(device, dtype, copy=True)
+                    if own in shapes:
+                        # copied: a tensor of safe_open is the mapped file itself
+                        tensors[own] = stored.get_tensor(name).to(device, dtype, copy=True)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{directory}: the weights could not be read: {type(error).__name__}: {error}. "
             "Restore the files from their source."
         ) from error
-    wrong = sorted(misshapen) or sorted(shapes.keys() - tensors.keys())
-    if wrong:
-        raise ModelError(
-            f"{directory}: tensors {wrong[:3]} are missing from the weights or have another shape. "
-            "Restore the files from their source."
-        )
     return tensors

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 from pipeline.cli.display import show_plan
 from pipeline.driver.plan import make_plan
 from pipeline.embed.choice import choose
+from pipeline.embed.families import FAMILIES
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir
@@ -107,7 +110,13 @@ def test_a_gpu_takes_heads_that_flash_attention_takes(
     head_dim: int, engine: str, tmp_path: Path
 ) -> None:
     model = resolve(str(llama_last_token(tmp_path / "made")))
-    object.__setattr__(model, "config", {**model.config, "head_dim": head_dim})
+    model = changed(model, tmp_path / "changed", head_dim=head_dim)
+    llama = FAMILIES["llama"]
+    weights = llama.shapes(llama.read(model.config))
+    save_file(
+        {name: torch.zeros(shape) for name, shape in weights.items()},
+        model.path / "model.safetensors",
+    )
     options = EngineOptions.of(model, device="cuda", dtype="bfloat16")
     assert choose(model, options).engine == engine
 

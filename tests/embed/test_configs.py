@@ -31,6 +31,14 @@ ODD: dict[str, list[dict[str, Any]]] = {
     "gemma3_text": [{"use_bidirectional_attention": True, "sliding_window": 9}],
     "modernbert": [{"local_attention": 10, "norm_bias": True, "mlp_bias": True}],
 }
+SEE_BOTH = ("bert", "distilbert", "eurobert", "luke", "modernbert", "nomic_bert", "xlm-roberta")
+SCALED = {
+    "type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "llama_4_scaling_beta": 0.3,
+}
+NESTED = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "truncate": False}
 CASES = [(kind, odd) for kind in FAMILIES for odd in [{}, *ODD.get(kind, [])]]
 
 
@@ -81,6 +89,7 @@ def test_a_setting_that_is_left_out_means_what_transformers_makes_of_it(
             {"sliding_window_pattern": 2, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
         ),
         ("nomic_bert", {"rope_theta": 777.0}),
+        ("ministral3", {"rope_theta": 777.0, "rope_scaling": SCALED}),
     ],
     ids=str,
 )
@@ -106,6 +115,9 @@ def test_the_names_of_transformers_4_mean_the_same(kind: str, older: dict[str, A
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}),
         ("gemma3_text", {"is_causal": False}),
+        ("gemma3_text", {"rope_parameters": {"full_attention": NESTED}}),
+        ("ministral3", {"rope_parameters": None}),
+        *((kind, {"is_causal": True}) for kind in SEE_BOTH),
     ],
     ids=str,
 )

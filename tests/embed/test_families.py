@@ -112,6 +112,10 @@ CASES: dict[str, Case] = {
         ),
     ),
     "nomic_bert": ("mean", lambda: t.NomicBertModel(t.NomicBertConfig(**LONG))),
+    "nomic_bert, narrow heads": (
+        "mean",
+        lambda: t.NomicBertModel(t.NomicBertConfig(**LONG, head_dim=12)),
+    ),
     "llama": ("lasttoken", lambda: t.LlamaModel(t.LlamaConfig(**DECODER, head_dim=24))),
     "llama, both sides": (
         "mean",

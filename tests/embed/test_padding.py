@@ -24,6 +24,8 @@ pytestmark = pytest.mark.parity
 SEEN_THROUGH_THE_MASK: dict[str, Callable[[], Any]] = {
     "convbert": lambda: t.ConvBertModel(t.ConvBertConfig(**SIZES, embedding_size=64)),
     "fnet": lambda: t.FNetModel(t.FNetConfig(**SIZES), add_pooling_layer=False),
+    # causal where nothing is masked, which is what such a config.json asks transformers for
+    "bert that says it is causal": lambda: t.BertModel(t.BertConfig(**SIZES, is_causal=True)),
     "funnel": lambda: t.FunnelModel(
         t.FunnelConfig(
             vocab_size=len(VOCAB), block_sizes=[1, 1], d_model=64, n_head=4, d_head=16, d_inner=128

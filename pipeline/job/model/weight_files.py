@@ -62,7 +62,8 @@ def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 def learned_positions(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> int | None:
     """How many tokens of a text have a position of their own in a table of the weights; None for
-    models without such a table, whose positions are computed."""
+    models without such a table, whose positions are computed. Raises ModelError where config.json
+    counts them from no number."""
     rows = [
         shape[0]
         for name, shape in shapes.items()
@@ -75,7 +76,12 @@ def learned_positions(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
         return min(rows) - 2  # its padding token is 1 whatever config.json says
     if model_type in _COUNTED_FROM_PADDING:
         padding_id = config.get("pad_token_id")
-        return min(rows) - 1 - (1 if padding_id is None else int(padding_id))
+        if padding_id is not None and type(padding_id) is not int:
+            raise ModelError(
+                f"config.json of a {model_type} model has pad_token_id {padding_id!r}, from which "
+                "its positions are counted. Restore it from its source."
+            )
+        return min(rows) - 1 - (1 if padding_id is None else padding_id)
     return min(rows)
 
 
