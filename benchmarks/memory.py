@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.process_figures import private_mib
-from pipeline.driver.on_ray import run
+from pipeline.driver.cluster.on_ray import run
 from tests.support.model_dirs import bert_mean, sample_texts
 from tests.support.outputs import make_spec
 from tests.support.processes import below

@@ -32,8 +32,8 @@ import pyarrow as pa
 
 import pipeline
 from benchmarks.changing_corpus import Corpus, read_documents
-from pipeline.driver.plan import make_plan
-from pipeline.driver.tally import row_counts
+from pipeline.driver.planning.plan import make_plan
+from pipeline.driver.planning.tally import row_counts
 from pipeline.job.resolve import resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output.snapshots import live_parts, load_snapshot

@@ -31,7 +31,7 @@ import fsspec
 
 from benchmarks.process_figures import measured
 from benchmarks.scale_stages import measure_embedder, measure_nodes, measure_parts, write_shards
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.output.run_folder import plan_table
 from pipeline.output.snapshots import commit_snapshot, live_parts, load_manifests, load_snapshot
 from pipeline.storage.layout import manifest as manifest_path

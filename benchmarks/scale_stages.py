@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from benchmarks.process_figures import measured
-from pipeline.driver import on_ray
-from pipeline.driver.connection import connect
-from pipeline.driver.plan import Plan, make_plan
+from pipeline.driver.cluster import on_ray
+from pipeline.driver.cluster.connection import connect
+from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.driver.showing import log_notes
 from pipeline.embed.attention import pack
 from pipeline.embed.buckets import packed_buckets

@@ -55,7 +55,7 @@ from pipeline.errors import (
 if TYPE_CHECKING:
     import datetime
 
-    from pipeline.driver.plan import Plan
+    from pipeline.driver.planning.plan import Plan
     from pipeline.driver.run import Result
     from pipeline.driver.showing import Watch
     from pipeline.job.spec import JobSpec, load_spec
@@ -140,7 +140,7 @@ def plan(spec: Spec, *, address: str | None = None) -> Plan:
     Raises SpecError, ModelError, InputError, OutputError or StorageError.
     """
     job_spec = _job_spec(spec)
-    from pipeline.driver.plan import plan_job
+    from pipeline.driver.cluster.job_plan import plan_job
 
     return plan_job(job_spec, address)
 
@@ -175,7 +175,7 @@ def run(
     """
     job_spec = _job_spec(spec)  # before Ray is imported: a wrong spec fails in milliseconds
     from pipeline.driver.budget import Budget
-    from pipeline.driver.on_ray import run as run_on_ray
+    from pipeline.driver.cluster.on_ray import run as run_on_ray
 
     return run_on_ray(
         job_spec,

@@ -29,7 +29,7 @@ from pipeline.read import EXTENSIONS, READERS
 from pipeline.storage import schema
 from tests import ROOT
 from tests.support.outputs import make_spec, run_without_ray, write_shard
-from tests.test_layers import FLOORS
+from tests.test_layers import FLOOR_OF
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -135,7 +135,7 @@ def test_the_tree_of_rooms_is_that_of_the_package_in_the_order_of_its_floors(pag
     (tree,) = TREE.findall((ROOT / page).read_text(encoding="utf-8"))
     entries = re.findall(r"^  ([\w.]+)/? +\w.*$", tree, re.MULTILINE)
     assert len(entries) == len(tree.splitlines()), "a room without a phrase"
-    assert entries == [room for floor in FLOORS for room in floor] + ["errors.py"]
+    assert entries == [*FLOOR_OF, "errors.py"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

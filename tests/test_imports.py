@@ -28,7 +28,7 @@ OWNERS = {
     "bokeh": ("tools/report/plots.py", "tools/report/render.py", "tools/report/blocks.py"),
     "jinja2": ("tools/report/render.py",),
     "sklearn": ("tools/report/geometry.py",),
-    "ray": ("driver/", "workers/stages.py", "workers/reports.py", "observe/prometheus.py"),
+    "ray": ("driver/cluster/", "workers/stages.py", "workers/reports.py", "observe/prometheus.py"),
 }
 """Libraries that only some modules may import: those that are heavy, and those that are extras."""
 
@@ -77,7 +77,8 @@ def test_files_stay_readable_in_one_sitting(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pipeline", "pipeline.cli.commands", "pipeline.driver.plan", "pipeline.job.spec"]
+    "module",
+    ["pipeline", "pipeline.cli.commands", "pipeline.driver.planning.plan", "pipeline.job.spec"],
 )
 def test_planning_and_help_start_without_heavy_libraries(module: str) -> None:
     """`plan` runs on a login node in a second: what it imports must not pull in torch, ray or

@@ -28,8 +28,23 @@ ROOMS = """
     job
     storage
 """
-FLOORS = [line.split() for line in ROOMS.split("\n") if line.strip()]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# The same inside the driver; "run" stands for the files that lie in none of its rooms.
+ROOMS_OF_THE_DRIVER = """
+    cluster
+    run
+    estimate starter
+    planning
+"""
+
+
+def floors(rooms: str) -> dict[str, int]:
+    """The line on which each room stands."""
+    lines = [line.split() for line in rooms.split("\n") if line.strip()]
+    return {room: floor for floor, line in enumerate(lines) for room in line}
+
+
+FLOOR_OF = floors(ROOMS)
+FLOOR_IN_THE_DRIVER = floors(ROOMS_OF_THE_DRIVER)
 AT_THE_ROOT = {"__init__.py", "__main__.py", "errors.py"}
 
 
@@ -76,6 +91,23 @@ def test_a_room_imports_only_from_rooms_below_it(path: Path) -> None:
     }
     assert used <= FLOOR_OF.keys(), f"{place(path)} imports the public names of the package"
     above = {name for name in used if FLOOR_OF[name] <= FLOOR_OF[room]}
+    assert not above, f"{place(path)} imports from {sorted(above)}, which are not below {room}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if place(path).startswith("driver/")], ids=place
+)
+def test_a_room_of_the_driver_imports_only_from_its_rooms_below_it(path: Path) -> None:
+    def room_of(parts: list[str]) -> str:
+        return parts[0] if parts[0] in FLOOR_IN_THE_DRIVER else "run"
+
+    room = room_of(place(path).split("/")[1:])
+    used = {
+        room_of(name.split(".")[2:])
+        for name in imports(path)
+        if name.startswith("pipeline.driver.")
+    } - {room}
+    above = {name for name in used if FLOOR_IN_THE_DRIVER[name] <= FLOOR_IN_THE_DRIVER[room]}
     assert not above, f"{place(path)} imports from {sorted(above)}, which are not below {room}"
 
 

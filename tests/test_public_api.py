@@ -98,7 +98,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     "statements",
     [
         "import pipeline",
-        "import pipeline.driver.run, pipeline.driver.plan",
+        "import pipeline.driver.run, pipeline.driver.planning.plan",
         "import pipeline.cli.commands",
     ],
 )
@@ -200,7 +200,7 @@ def test_run_then_read(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("pipeline.driver.watch.STALLED_S", 0.0)
+    monkeypatch.setattr("pipeline.driver.cluster.watch.STALLED_S", 0.0)
     write_shard(
         tmp_path / "in/a.jsonl", [{"id": str(n), "text": f"text number {n}"} for n in range(5)]
     )

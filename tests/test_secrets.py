@@ -202,7 +202,7 @@ def test_the_local_cluster_of_a_run_refuses_a_client_without_a_token(home: Path)
     """Ray 2.60 turns tokens on for a cluster that ray.init starts, unless they are turned off,
     which `connect` does not do."""
     code = (
-        "import sys, ray; from pipeline.driver.connection import connect\n"
+        "import sys, ray; from pipeline.driver.cluster.connection import connect\n"
         "connect(None); print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
     )
     join = (

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.job.model.settings import NO_LIMIT
 from pipeline.job.resolve import Job
 from pipeline.observe.progress import EMBEDDING, END, START_UP, TROUBLES, Progress

@@ -11,7 +11,7 @@ from pipeline.cli.estimate_lines import compared
 from pipeline.cli.options import console
 from pipeline.driver.budget import Left
 from pipeline.driver.commits import waiting_parts
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.driver.run import Result
 from pipeline.errors import CorpusEmbedError
 from pipeline.storage.lineage import Manifest

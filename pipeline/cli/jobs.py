@@ -27,12 +27,13 @@ from pipeline.cli.options import (
     console,
 )
 from pipeline.cli.plan_view import show_estimate
+from pipeline.driver.cluster.job_plan import plan_job
 from pipeline.driver.estimate.forecast import estimate_of
 from pipeline.driver.estimate.prices import prices_from
-from pipeline.driver.first_records import first_records
 from pipeline.driver.interrupts import held_back
-from pipeline.driver.places import is_alone, output_of
-from pipeline.driver.plan import Plan, plan_job
+from pipeline.driver.planning.first_records import first_records
+from pipeline.driver.planning.places import is_alone, output_of
+from pipeline.driver.planning.plan import Plan
 from pipeline.errors import FullRefreshNeeded
 from pipeline.job.spec import load_spec
 from pipeline.output import lease
@@ -126,8 +127,8 @@ def run(
     console.quiet = is_quiet or watcher.is_alone
     # after the spec: a wrong one fails before Ray is imported
     with held_back():
-        from pipeline.driver.connection import disconnect, log_path
-        from pipeline.driver.on_ray import run as run_on_ray
+        from pipeline.driver.cluster.connection import disconnect, log_path
+        from pipeline.driver.cluster.on_ray import run as run_on_ray
     if not as_json:
         console.print(job_spec.settings().rstrip(), style="dim", markup=False)
     plans: list[Plan] = []
@@ -227,7 +228,7 @@ def submit(
 ) -> None:
     """Run `refresh` on a Ray cluster through its job server, follow the log and exit with its exit
     code."""
-    from pipeline.driver.submit import submit as submit_job
+    from pipeline.driver.cluster.submit import submit as submit_job
 
     budget_of(max_time, max_cost)  # a mistake is found here and not on the head node
     options = ["--full-refresh"] if full_refresh else []

@@ -15,8 +15,8 @@ from pipeline.cli.estimate_lines import amount, percent
 from pipeline.driver.estimate.device_rows import UTILISATION, DeviceRow
 from pipeline.driver.estimate.first_document import FirstDocument
 from pipeline.driver.estimate.forecast import Estimate
+from pipeline.driver.estimate.outlook import Outlook
 from pipeline.driver.estimate.time_here import TimeHere
-from pipeline.driver.outlook import Outlook
 from pipeline.storage.words import by_name, counted, duration, human, number, short
 
 BAR_CHARS = 24

@@ -13,7 +13,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.observe.progress import Progress
 from pipeline.output.damage import DamagedShard
 from pipeline.storage.lineage import Snapshot

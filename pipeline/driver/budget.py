@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from pipeline.driver.estimate.prices import price_per_hour
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.observe.progress import Progress
 

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Sequence
 
 from pipeline.driver.limits import check_parts
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.output.companions import update_companions
 from pipeline.output.id_index import count_duplicate_ids
 from pipeline.output.snapshots import commit_snapshot, load_manifests

@@ -1,10 +1,10 @@
 """The whole flow of a job on one screen: plan ─► execute ─► check ─► snapshot ─► publish.
 
 In: a resolved Job, the Store of its output, and a function that executes a plan: on Ray
-(`pipeline/driver/on_ray.py`), or in this process in tests. Out: a `Result` with the snapshot that
-is live afterwards. A run can be killed at any moment and started again: what has a manifest stays
-done, and the next plan asks for the rest. Cost: that of the plan, the execution and the commit.
-Ray is not imported here.
+(`pipeline/driver/cluster/on_ray.py`), or in this process in tests. Out: a `Result` with the
+snapshot that is live afterwards. A run can be killed at any moment and started again: what has a
+manifest stays done, and the next plan asks for the rest. Cost: that of the plan, the execution and
+the commit. Ray is not imported here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pipeline.driver.budget import Budget, Left, left_of
 from pipeline.driver.commits import commit_finished, finish
 from pipeline.driver.estimate.rates import Rate, rates_of
 from pipeline.driver.limits import check_plan
-from pipeline.driver.plan import Plan, make_plan
-from pipeline.driver.remaining_bytes import remaining_of
-from pipeline.driver.splits import missing
-from pipeline.driver.tally import row_counts
-from pipeline.driver.trial import limited
+from pipeline.driver.planning.plan import Plan, make_plan
+from pipeline.driver.planning.remaining_bytes import remaining_of
+from pipeline.driver.planning.splits import missing
+from pipeline.driver.planning.tally import row_counts
+from pipeline.driver.planning.trial import limited
 from pipeline.errors import InputError
 from pipeline.job.resolve import Job
 from pipeline.observe.live_record import recorded

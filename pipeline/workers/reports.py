@@ -1,5 +1,5 @@
-"""What a worker reports to `Totals`, the actor beside the driver (`pipeline/driver/watch.py`): what
-it works on, and the requests that it had to repeat.
+"""What a worker reports to `Totals`, the actor beside the driver
+(`pipeline/driver/cluster/watch.py`): what it works on, and the requests that it had to repeat.
 
 `Totals` counts how often work was begun and not ended, which is how often a worker died over it.
 Cost: one message to an actor when a piece of work begins, and one when it ends; for a part that

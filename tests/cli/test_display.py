@@ -14,7 +14,7 @@ from rich.console import Console
 from pipeline.cli.display import report, show_plan
 from pipeline.cli.live import Watcher
 from pipeline.cli.terminal import Terminal
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.observe.progress import Progress
 from tests.support.outputs import write_shard
 from tests.support.stand_in import job_of, make_spec, run, store_of

@@ -99,7 +99,7 @@ def test_submit_passes_a_budget_on_and_refuses_one_that_cannot_be_read(
         passed.append(options)
         return 0
 
-    monkeypatch.setattr("pipeline.driver.submit.submit", submit)
+    monkeypatch.setattr("pipeline.driver.cluster.submit.submit", submit)
     assert called(monkeypatch, "submit", str(spec_path)) == 0
     budget = ["--max-time", "2h", "--max-cost", "40"]
     assert called(monkeypatch, "submit", str(spec_path), "--full-refresh", *budget) == 0

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from pipeline.cli.estimate_lines import brief, compared
 from pipeline.cli.plan_view import show_estimate
+from pipeline.driver.cluster.job_plan import plan_job
 from pipeline.driver.estimate.forecast import Estimate, estimate_of
-from pipeline.driver.plan import plan_job
 from tests.support.outputs import make_spec, write_shard
 from tests.support.stand_in import store_of
 

@@ -19,7 +19,7 @@ from pipeline.cli.endings import show_result
 from pipeline.cli.options import console
 from pipeline.driver.budget import Budget, hourly_cost
 from pipeline.driver.estimate.prices import price_per_hour
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.driver.run import Result, run_job
 from pipeline.errors import CorpusEmbedError, SpecError
 from pipeline.job.spec import JobSpec

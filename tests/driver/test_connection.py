@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver import connection
+from pipeline.driver.cluster import connection
 from pipeline.errors import ClusterError
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="the limits of Linux")]

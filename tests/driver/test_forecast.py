@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.driver.cluster.job_plan import plan_job
 from pipeline.driver.estimate import prices
 from pipeline.driver.estimate.device_rows import device_rows
 from pipeline.driver.estimate.forecast import estimate_of
@@ -20,7 +21,6 @@ from pipeline.driver.estimate.model_costs import ModelCosts, costs_of
 from pipeline.driver.estimate.output_bytes import output_bytes
 from pipeline.driver.estimate.prices import devices, prices_from
 from pipeline.driver.estimate.rates import Rate
-from pipeline.driver.plan import plan_job
 from pipeline.errors import SpecError
 from pipeline.job.model.store import resolve
 from pipeline.output.snapshots import load_snapshot

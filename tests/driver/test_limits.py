@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import TooManyDeletions, TooManyRejects, TooMuchDamage
 from pipeline.job.spec import JobSpec
 from pipeline.output.damage import damaged_shards

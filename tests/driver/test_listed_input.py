@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli.display import show_passed_over, show_plan
-from pipeline.driver.plan import Plan, make_plan
+from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.errors import SpecError
 from pipeline.output.dataset import open_dataset
 from pipeline.read.input import shards as shards_module

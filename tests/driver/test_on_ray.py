@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from pipeline.driver import blocks as blocks_module
 from pipeline.driver.budget import Budget
-from pipeline.driver.on_ray import run
+from pipeline.driver.cluster import blocks as blocks_module
+from pipeline.driver.cluster.on_ray import run
 from pipeline.errors import TooManyRejects
 from pipeline.observe.progress import Progress
 from pipeline.output import dataset

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-import pipeline.driver.places as places
+import pipeline.driver.planning.places as places
+from pipeline.driver.cluster.job_plan import plan_job
 from pipeline.driver.estimate.forecast import estimate_of
+from pipeline.driver.estimate.outlook import outlook_of
 from pipeline.driver.estimate.sample import sample
-from pipeline.driver.outlook import outlook_of
-from pipeline.driver.places import check_device
-from pipeline.driver.plan import make_plan, plan_job
+from pipeline.driver.planning.places import check_device
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import SpecError
 from pipeline.job.spec import JobSpec
 from tests.support import outputs

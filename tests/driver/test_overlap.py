@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver.overlap import check_apart
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.overlap import check_apart
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import SpecError
 from tests.support.outputs import write_shard
 from tests.support.stand_in import job_of, make_spec, run, store_of

@@ -10,7 +10,7 @@ import os
 import pytest
 import ray
 
-from pipeline.driver.own_errors import own_error
+from pipeline.driver.cluster.own_errors import own_error
 from pipeline.errors import (
     CorpusEmbedError,
     InputError,

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.plan import Plan, make_plan
-from pipeline.driver.splits import claim, cut_rest, estimated_bytes, part_bytes_of
+from pipeline.driver.planning.plan import Plan, make_plan
+from pipeline.driver.planning.splits import claim, cut_rest, estimated_bytes, part_bytes_of
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import load_manifests
 from pipeline.read.input.shards import list_shards

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver.cluster import device_of, pool_sizes
-from pipeline.driver.on_ray import run
+from pipeline.driver.cluster.devices import device_of, pool_sizes
+from pipeline.driver.cluster.on_ray import run
 from pipeline.errors import ModelError, SpecError
 from pipeline.job.resolve import resolve
 from tests.conftest import RAY_CPUS

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.driver.estimate.rates import Rate, known_rates, model_hash, rates_of, remember
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.output.snapshots import live_parts, load_snapshot
 from tests.support.outputs import write_shard
 from tests.support.stand_in import job_of, make_spec, run, store_of

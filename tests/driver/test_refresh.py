@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.driver.cluster.on_ray import run as run_job
 from pipeline.driver.commits import finish
 from pipeline.driver.limits import check_plan
-from pipeline.driver.on_ray import run as run_job
-from pipeline.driver.plan import Plan, make_plan
-from pipeline.driver.tally import row_counts
+from pipeline.driver.planning.plan import Plan, make_plan
+from pipeline.driver.planning.tally import row_counts
 from pipeline.errors import CommitConflict, SpecError, TooManyDeletions
 from pipeline.job.sections import RuntimeSpec
 from pipeline.job.spec import JobSpec

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.driver.on_ray import run
+from pipeline.driver.cluster.on_ray import run
 from pipeline.output import dataset
 from pipeline.output.snapshots import live_parts, snapshot_numbers
 from pipeline.storage.store import Store

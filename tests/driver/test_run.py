@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.driver.run import MAX_ROUNDS, run_job
 from pipeline.errors import InputError
 from pipeline.observe.progress import Progress

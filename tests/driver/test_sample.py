@@ -15,7 +15,7 @@ import pytest
 import pipeline.driver.estimate.cells as cells
 import pipeline.driver.estimate.sample as sampling
 from pipeline.driver.estimate.sample import Sample, sample
-from pipeline.driver.plan import Plan, make_plan
+from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.output.dataset import open_dataset
 from tests.support.outputs import write_shard
 from tests.support.stand_in import ByteTokenizer, job_of, make_spec, run, store_of

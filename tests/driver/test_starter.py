@@ -19,7 +19,7 @@ import pytest
 import warcio
 from warcio.statusandheaders import StatusAndHeaders
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.driver.starter.models import known_models, model_named
 from pipeline.driver.starter.starter import SCHEMA_NAME, Starter, look_at
 from pipeline.errors import InputError, ModelError, SpecError

@@ -22,8 +22,8 @@ import pytest
 import ray
 from aiohttp import web
 
-from pipeline.driver import submit as submit_module
-from pipeline.driver.submit import submission_id, submit
+from pipeline.driver.cluster import submit as submit_module
+from pipeline.driver.cluster.submit import submission_id, submit
 from pipeline.errors import ClusterError
 from pipeline.job.spec import JobSpec
 from tests.support.outputs import make_spec

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.driver.plan import Plan, make_plan
+from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.errors import FullRefreshNeeded
 from pipeline.job.spec import JobSpec, spec_from
 from pipeline.output.dataset import open_dataset, read_vectors

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.driver.plan import make_plan
-from pipeline.driver.trial import trial_of
+from pipeline.driver.planning.plan import make_plan
+from pipeline.driver.planning.trial import trial_of
 from pipeline.job.sections import PublishSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import live_parts
@@ -113,7 +113,7 @@ def test_the_output_of_a_trial_is_its_own_and_nothing_is_published(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     # another test of this process can have joined a cluster
-    monkeypatch.setattr("pipeline.driver.trial.is_alone", lambda address: address is None)
+    monkeypatch.setattr("pipeline.driver.planning.trial.is_alone", lambda address: address is None)
     spec = make_spec(
         tmp_path / "in",
         "s3://lake/vectors/",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver.totals import Totals
+from pipeline.driver.cluster.totals import Totals
 
 
 def test_the_longest_work_of_each_kind_is_named_with_its_place() -> None:
@@ -39,7 +39,7 @@ def test_the_longest_work_of_each_kind_is_named_with_its_place() -> None:
 
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:
     """Ray alone keeps trying for minutes, without a message."""
-    code = "from pipeline.driver.connection import connect; connect('127.0.0.1:1')"
+    code = "from pipeline.driver.cluster.connection import connect; connect('127.0.0.1:1')"
     clock = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
@@ -65,7 +65,7 @@ def test_without_an_address_a_run_has_a_ray_of_its_own_and_joins_no_cluster_that
         (Path(folder) / "ray/ray_current_cluster").write_text("127.0.0.1:1")
         code = """if True:
             import ray
-            from pipeline.driver.connection import connect, disconnect
+            from pipeline.driver.cluster.connection import connect, disconnect
             connect(None)
             print(ray.get_runtime_context().gcs_address, ray.cluster_resources()["CPU"])
             disconnect()

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-import pipeline.driver.watch as watch_module
-from pipeline.driver.plan import Plan, make_plan
-from pipeline.driver.totals import Taken
-from pipeline.driver.watch import watching
+import pipeline.driver.cluster.watch as watch_module
+from pipeline.driver.cluster.totals import Taken
+from pipeline.driver.cluster.watch import watching
+from pipeline.driver.interrupts import is_ours
+from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.errors import CorpusEmbedError, TooManyRejects, TooMuchDamage
 from pipeline.observe.progress import Progress
 from pipeline.output.snapshots import load_snapshot
@@ -73,6 +74,7 @@ def watch_for(seconds: float, *arguments: Any) -> None:
     except KeyboardInterrupt:
         assert watcher is not None
         assert watcher.error is not None
+        assert is_ours()
         raise watcher.error from None
 
 

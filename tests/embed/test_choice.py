@@ -18,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from pipeline.cli.display import show_plan
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.embed.choice import choose
 from pipeline.embed.families import FAMILIES
 from pipeline.errors import ModelError

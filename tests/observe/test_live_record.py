@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.observe import live_record
 from pipeline.observe.live_record import live_runs, recorded
 from pipeline.observe.progress import Progress

@@ -22,7 +22,7 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from pipeline.driver.commits import commit_finished
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import StorageError
 from pipeline.output.card import update_card
 from pipeline.output.card.readme import size_category

@@ -18,7 +18,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import CorpusEmbedError, OutputError, SpecError
 from pipeline.job.sections import PublishSpec
 from pipeline.output import lake

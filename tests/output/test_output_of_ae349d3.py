@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.driver.plan import make_plan
-from pipeline.driver.tally import row_counts
+from pipeline.driver.planning.plan import make_plan
+from pipeline.driver.planning.tally import row_counts
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset, read_vectors
 from pipeline.output.run_folder import read_spec

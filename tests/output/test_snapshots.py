@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.plan import Plan, make_plan
-from pipeline.driver.splits import missing
+from pipeline.driver.planning.plan import Plan, make_plan
+from pipeline.driver.planning.splits import missing
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import ModelError, OutputError
 from pipeline.output.dataset import open_dataset, read_vectors
 from pipeline.output.snapshots import load_manifests, load_snapshot, snapshot_numbers

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.driver.connection import log_path
+from pipeline.driver.cluster.connection import log_path
 from pipeline.storage import notes
 from pipeline.storage.caches import cache_folder, cached, usable_folders, writable_folder
 from tests.support.stand_in import HashEngine, make_spec, run

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.driver.places import output_of
+from pipeline.driver.planning.places import output_of
 from pipeline.errors import CorpusEmbedError, SpecError, StorageError
 from pipeline.storage import retry
 from pipeline.storage.preflight import check_place

@@ -25,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.driver.run import run_job
 from pipeline.errors import CommitConflict, ShardChanged
 from pipeline.job.spec import JobSpec, spec_from

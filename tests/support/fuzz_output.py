@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.cli.inspection import status
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import CorpusEmbedError
 from pipeline.job.spec import JobSpec
 from pipeline.output import dataset, lease

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.driver.run import run_job
 from pipeline.job.resolve import resolve
 from pipeline.job.spec import JobSpec, spec_from

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.driver.commits import finish
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.driver.run import run_job
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.resolve import Job

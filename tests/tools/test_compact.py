@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import CommitConflict, OutputError
 from pipeline.output.change_feed import changes
 from pipeline.output.dataset import open_dataset

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import OutputError
 from pipeline.job.resolve import resolve
 from pipeline.output.dataset import open_dataset

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import CommitConflict, LeaseHeld, OutputError
 from pipeline.output import lease, work
 from pipeline.output.dataset import open_dataset

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.job.model.store import resolve
 from pipeline.workers import metrics, reports
 from pipeline.workers.reports import Advance

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import TooManyPartitions, TooManyRejects
 from pipeline.job.sections import OutputSpec
 from pipeline.output.dataset import open_dataset

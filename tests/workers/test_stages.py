@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.driver import on_ray
+from pipeline.driver.cluster import on_ray
 from pipeline.job.resolve import Job, resolve
 from pipeline.storage.store import Store
 from pipeline.tokenize import load_tokenizer

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.plan import make_plan
+from pipeline.driver.planning.plan import make_plan
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.read import parts

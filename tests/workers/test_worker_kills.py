@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.driver import watch
-from pipeline.driver.on_ray import run
+from pipeline.driver.cluster import watch
+from pipeline.driver.cluster.on_ray import run
 from pipeline.observe.progress import Progress
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import live_parts, load_snapshot

@@ -12,7 +12,7 @@ import time
 
 import pyarrow.compute as pc
 
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.errors import InputError
 from pipeline.read.parts import Part, read_tables, with_source
 from pipeline.storage.lineage import Span

@@ -13,13 +13,13 @@ from typing import Any
 
 from pipeline.driver.estimate.device_rows import DeviceRow, device_rows
 from pipeline.driver.estimate.model_costs import ModelCosts, costs_of
+from pipeline.driver.estimate.outlook import Outlook, outlook_of
 from pipeline.driver.estimate.output_bytes import output_bytes
 from pipeline.driver.estimate.rates import known_rates
 from pipeline.driver.estimate.sample import SECONDS, Sample, sample
 from pipeline.driver.estimate.time_here import TimeHere, seen_tokens, time_here
 from pipeline.driver.estimate.totals import Figure
-from pipeline.driver.outlook import Outlook, outlook_of
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.job.model.directory import ModelDir
 from pipeline.output.snapshots import load_generation
 from pipeline.storage.store import Store

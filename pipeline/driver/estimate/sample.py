@@ -23,7 +23,7 @@ from pipeline.driver.estimate.first_document import FirstDocument, first_documen
 from pipeline.driver.estimate.known_texts import KnownTexts
 from pipeline.driver.estimate.observed import Observed
 from pipeline.driver.estimate.totals import Figure, Sums, Totals
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.errors import InputError
 from pipeline.read.parts import Part, with_source
 from pipeline.storage.lineage import Manifest

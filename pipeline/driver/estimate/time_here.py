@@ -17,8 +17,8 @@ from pipeline.driver.estimate.model_costs import ModelCosts
 from pipeline.driver.estimate.prices import CPU_CORE, device_named
 from pipeline.driver.estimate.rates import Rate, model_hash, now, remember
 from pipeline.driver.estimate.sample import Sample
-from pipeline.driver.plan import Plan
-from pipeline.driver.pools import pools_of
+from pipeline.driver.planning.plan import Plan
+from pipeline.driver.planning.pools import pools_of
 from pipeline.storage.words import human
 from pipeline.tokenize import Tokenizer
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.driver.overlap import check_apart
+from pipeline.driver.planning.overlap import check_apart
 from pipeline.driver.starter.columns import Roles, language_of, roles_of
 from pipeline.driver.starter.fields import Field, fields_of
 from pipeline.driver.starter.look import csv_of, sample_of, shards_of

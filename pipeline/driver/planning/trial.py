@@ -14,7 +14,7 @@ import os
 import secrets
 import tempfile
 
-from pipeline.driver.places import is_alone
+from pipeline.driver.planning.places import is_alone
 from pipeline.job.resolve import Job
 from pipeline.job.sections import PublishSpec
 from pipeline.job.spec import JobSpec

@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 
-from pipeline.driver.plan import Plan
-from pipeline.driver.splits import COMPRESSION_RATIO, estimated_bytes
+from pipeline.driver.planning.plan import Plan
+from pipeline.driver.planning.splits import COMPRESSION_RATIO, estimated_bytes
 from pipeline.errors import CorpusEmbedError
 from pipeline.observe.rate import PlannedSplit, Remaining
 from pipeline.read.compression import compression_of, decompressed_blocks

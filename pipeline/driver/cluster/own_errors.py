@@ -6,7 +6,7 @@ from __future__ import annotations
 import ray
 
 import pipeline.errors as errors
-from pipeline.driver.connection import log_path
+from pipeline.driver.cluster.connection import log_path
 from pipeline.errors import CorpusEmbedError, WorkerError
 
 

@@ -6,7 +6,7 @@ Cost: one opened shard per format.
 
 from __future__ import annotations
 
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.errors import SpecError
 from pipeline.read.preview import Preview, previews
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from pipeline.driver.estimate.sample import Sample
-from pipeline.driver.plan import Plan
+from pipeline.driver.planning.plan import Plan
 from pipeline.job.resolve import Job
 from pipeline.storage.words import number
 from pipeline.tokenize import Tokenizer

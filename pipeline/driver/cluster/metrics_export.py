@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pipeline.driver.own_ray import is_collecting
-from pipeline.driver.plan import Plan
+from pipeline.driver.cluster.own_ray import is_collecting
+from pipeline.driver.planning.plan import Plan
 
 if TYPE_CHECKING:
     from pipeline.observe.prometheus import Exporter

@@ -18,15 +18,15 @@ from typing import Any
 import ray
 
 from pipeline.driver.budget import Budget
-from pipeline.driver.cluster import devices_of
+from pipeline.driver.cluster.devices import devices_of
+from pipeline.driver.cluster.metrics_export import exporter_of
+from pipeline.driver.cluster.totals import Taken
 from pipeline.driver.commits import commit_finished, finished_parts
 from pipeline.driver.interrupts import interrupt_main
 from pipeline.driver.limits import check_damage, check_partitions, check_rejects
-from pipeline.driver.metrics_export import exporter_of
-from pipeline.driver.plan import Plan
-from pipeline.driver.remaining_bytes import sample
+from pipeline.driver.planning.plan import Plan
+from pipeline.driver.planning.remaining_bytes import sample
 from pipeline.driver.showing import Watch, shielded
-from pipeline.driver.totals import Taken
 from pipeline.errors import CorpusEmbedError
 from pipeline.observe.progress import EMBEDDING, LOADING, Progress
 from pipeline.storage.store import Store

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.driver.splits import decompressed_bytes
+from pipeline.driver.planning.splits import decompressed_bytes
 from pipeline.output.text_index import keys_of_files
 from pipeline.storage.lineage import Manifest, Shard
 from pipeline.storage.store import Store

@@ -7,10 +7,10 @@ from collections import Counter
 
 import ray
 
-from pipeline.driver.connection import connect
+from pipeline.driver.cluster.connection import connect
 from pipeline.driver.estimate.prices import CPU_CORE
-from pipeline.driver.places import check_device
-from pipeline.driver.pools import Pools, pools_of
+from pipeline.driver.planning.places import check_device
+from pipeline.driver.planning.pools import Pools, pools_of
 from pipeline.errors import SpecError
 from pipeline.job.resolve import Job, device_here
 from pipeline.job.spec import JobSpec

@@ -16,27 +16,24 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pipeline.driver.overlap import check_apart
-from pipeline.driver.places import check_device, check_dtype, output_of
-from pipeline.driver.splits import (
+from pipeline.driver.planning.overlap import check_apart
+from pipeline.driver.planning.splits import (
     claim,
     cut_rest,
     estimated_bytes,
     first_split,
     with_stored_versions,
 )
-from pipeline.driver.takeover import Takeover, question, takeover_of
-from pipeline.driver.tally import ShardChanges, shard_changes
+from pipeline.driver.planning.takeover import Takeover, question, takeover_of
+from pipeline.driver.planning.tally import ShardChanges, shard_changes
 from pipeline.embed.choice import Choice, choose
 from pipeline.errors import ShardChanged
-from pipeline.job.resolve import Job, resolve
-from pipeline.job.spec import JobSpec
+from pipeline.job.resolve import Job
 from pipeline.output import lake
 from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import live_parts, load_manifests, load_snapshot
 from pipeline.read.input.passed_over import PassedOver
 from pipeline.read.input.shards import list_shards
-from pipeline.read.pages import text_formats
 from pipeline.read.parts import Todo
 from pipeline.storage.lineage import (
     Manifest,
@@ -169,21 +166,6 @@ class Plan:
             "consent_wanted": self.consent_wanted,
             "nothing_to_do": self.nothing_to_do,
         }
-
-
-def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
-    """The plan of a spec. Ray is imported only for `runtime.device: auto`. Raises what `make_plan`
-    and `resolve` raise."""
-    check_device(spec, address)
-    device: str = spec.runtime.device
-    if device == "auto":
-        from pipeline.driver.cluster import device_of
-
-        device = device_of(spec, address)
-    check_dtype(spec, device, address)
-    store = output_of(spec)
-    lake.ask_catalog(store, spec.publish, is_plan=True)
-    return make_plan(resolve(spec, device, text_formats(spec.input)), store)
 
 
 def make_plan(job: Job, store: Store, limit: int | None = None) -> Plan:

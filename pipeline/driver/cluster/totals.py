@@ -1,4 +1,4 @@
-"""The actor that workers report to, and the driver asks (`pipeline/driver/watch.py`).
+"""The actor that workers report to, and the driver asks (`pipeline/driver/cluster/watch.py`).
 
 In: messages of workers (`pipeline/workers/reports.py`). Out: what they say, once each. Cost: memory
 for what was reported since the driver asked last.

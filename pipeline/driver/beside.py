@@ -17,8 +17,8 @@ from typing import Any
 from pipeline.driver.estimate.forecast import Estimate, estimate_of
 from pipeline.driver.estimate.here import this_machine
 from pipeline.driver.estimate.rates import remember
-from pipeline.driver.plan import Plan
-from pipeline.driver.pools import pools_of
+from pipeline.driver.planning.plan import Plan
+from pipeline.driver.planning.pools import pools_of
 from pipeline.driver.run import Result
 from pipeline.driver.showing import Watch
 from pipeline.observe.progress import Progress

@@ -21,8 +21,8 @@ from typing import Any, cast
 import ray
 from ray.job_config import JobConfig
 
+from pipeline.driver.cluster.own_ray import SWITCH, without_services
 from pipeline.driver.interrupts import held_back
-from pipeline.driver.own_ray import SWITCH, without_services
 from pipeline.errors import ClusterError
 from pipeline.storage.caches import writable_folder
 from pipeline.storage.filesystems import reason

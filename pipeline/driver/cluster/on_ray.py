@@ -18,24 +18,24 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.driver.blocks import blocks_of
+from pipeline.driver.beside import Beside
 from pipeline.driver.budget import Budget
-from pipeline.driver.cluster import device_of, devices_of, pool_sizes
-from pipeline.driver.connection import connect, is_own
-from pipeline.driver.estimate.beside import Beside
+from pipeline.driver.cluster.blocks import blocks_of
+from pipeline.driver.cluster.connection import connect, is_own
+from pipeline.driver.cluster.devices import device_of, devices_of, pool_sizes
+from pipeline.driver.cluster.own_errors import own_error
+from pipeline.driver.cluster.own_ray import in_driver
+from pipeline.driver.cluster.totals import Totals
+from pipeline.driver.cluster.watch import watching
 from pipeline.driver.estimate.forecast import Estimate
-from pipeline.driver.first_records import first_records
 from pipeline.driver.notebook import default_watch
-from pipeline.driver.own_errors import own_error
-from pipeline.driver.own_ray import in_driver
-from pipeline.driver.places import check_dtype, is_alone, output_of
-from pipeline.driver.plan import Plan
-from pipeline.driver.pools import Pools
+from pipeline.driver.planning.first_records import first_records
+from pipeline.driver.planning.places import check_dtype, is_alone, output_of
+from pipeline.driver.planning.plan import Plan
+from pipeline.driver.planning.pools import Pools
+from pipeline.driver.planning.trial import trial_of
 from pipeline.driver.run import Result, run_job
 from pipeline.driver.showing import Watch, count_retry, shielded
-from pipeline.driver.totals import Totals
-from pipeline.driver.trial import trial_of
-from pipeline.driver.watch import watching
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.observe.progress import CONNECTING, DONE, STARTING, Progress
