@@ -18,7 +18,7 @@ from tests import ROOT
 
 PROCESSES = """
 import json, os, time, ray
-from pipeline.driver.connection import connect, disconnect, is_own
+from pipeline.driver.cluster.connection import connect, disconnect, is_own
 from pipeline.driver.cluster.own_ray import in_driver
 from tests.support.processes import below
 
