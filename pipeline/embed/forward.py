@@ -104,59 +104,33 @@ class Forward:
             for tables in self._angles
         ]
         growth = self._growth(batch)
-        for layer in self._layers if pooled is None else self._layers[:-1]:
+        for layer in self._layers:
+            is_trimmed = pooled is not None and layer is self._layers[-1]
+            at = pooled if is_trimmed else slice(None)
+            turns = angles[-1 if layer.is_windowed else 0] if angles else ()
             normed = self._steps.normed(hidden, layer.attention.before)
-            heads = self._heads(layer.qkv, normed)  # (T, H + 2 Hkv, Dh)
-            turned = self._turned(heads[:, : -s.kv_heads], angles, layer)
-            q = turned[:, : s.heads] if growth is None else turned[:, : s.heads] * growth
+            if layer.q is None:
+                q, kv = self._heads(layer.kv, normed).tensor_split([s.heads], dim=1)
+            else:
+                q, kv = self._heads(layer.q, normed[at]), self._heads(layer.kv, normed)
+            q = self._turned(q, [table[at] for table in turns], layer.q_norm)
+            k = self._turned(kv[:, : s.kv_heads], turns, layer.k_norm)  # (T, Hkv, Dh)
+            v = kv[:, s.kv_heads :]
+            q = q if growth is None else q * growth[at]
             window = s.window if layer.is_windowed else None
-            mixed = attention(
-                q, turned[:, s.heads :], heads[:, -s.kv_heads :], batch, s.is_causal, window
-            )
-            hidden = self._finish(layer, hidden, mixed)
-        if pooled is not None:
-            hidden = self._last_layer(hidden, batch, attention, pooled, angles, growth)
+            mixed = attention(q, k, v, batch, s.is_causal, window, pooled=is_trimmed)
+            hidden = self._finish(layer, hidden[at], mixed)
         return self._steps.normed(hidden, self._last_norm)
-
-    def _last_layer(
-        self,
-        hidden: torch.Tensor,
-        batch: PackedBatch,
-        attention: Attention,
-        pooled: torch.Tensor,
-        angles: Angles,
-        growth: torch.Tensor | None,
-    ) -> torch.Tensor:
-        s = self._s
-        layer = self._layers[-1]
-        queries, keys_values = layer.q_kv
-        normed = self._steps.normed(hidden, layer.attention.before)
-        heads = self._heads(keys_values, normed)  # (T, 2 Hkv, Dh)
-        k = self._turned(heads[:, : s.kv_heads], angles, layer, slice(s.heads, None))
-        picked = [tuple(turns[pooled] for turns in kind) for kind in angles]
-        q = self._heads(queries, normed[pooled])
-        q = self._turned(q, picked, layer, slice(s.heads))
-        q = q if growth is None else q * growth[pooled]
-        v = heads[:, s.kv_heads :]
-        mixed = attention(q, k, v, batch, s.is_causal, None, pooled=True)
-        return self._finish(layer, hidden[pooled], mixed)
 
     def _heads(self, projection: Linear, x: torch.Tensor) -> torch.Tensor:
         return projection(x).unflatten(1, (-1, self._s.head_dim))
 
     def _turned(
-        self,
-        heads: torch.Tensor,
-        angles: Angles,
-        layer: Layer,
-        part: slice = slice(None),
+        self, heads: torch.Tensor, turns: Sequence[torch.Tensor], norm: torch.Tensor | None
     ) -> torch.Tensor:
-        """Queries and keys, or a part of them, normed by head and rotated where the family does
-        so."""
-        if not angles:
-            return heads
-        norm = [] if layer.head_norm is None else [layer.head_norm[part]]
-        return self._steps.turn(heads, *angles[-1 if layer.is_windowed else 0], *norm)
+        """Queries or keys, normed by head and rotated where the family does so."""
+        norms = [] if norm is None else [norm]
+        return self._steps.turn(heads, *turns, *norms) if turns else heads
 
     def _finish(self, layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         hidden = self._added(layer.attention, mixed.flatten(1), hidden)

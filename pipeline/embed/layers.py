@@ -34,17 +34,19 @@ class Half:
 
 @dataclass(frozen=True)
 class Layer:
-    """`qkv` and `up` (of a gated MLP gate and up) are projections above each other; `q_kv` has
-    queries apart from keys and values, and only in the last layer."""
+    """Projections of a layer stand above each other: queries, keys and values in `kv`, gate and up
+    of a gated MLP in `up`."""
 
-    qkv: Linear
-    q_kv: Sequence[Linear]
+    q: Linear | None
+    """Queries apart, in the last layer: of one token a row where one is enough."""
+    kv: Linear
     up: Linear | GatedLinear
     attention: Half
     mlp: Half
     is_windowed: bool
-    head_norm: torch.Tensor | None
-    """(H + Hkv, 1 or Dh): the weights of the norms of queries and keys."""
+    q_norm: torch.Tensor | None
+    """(Dh,): the weight of the norm of each head, with what scales queries."""
+    k_norm: torch.Tensor | None
 
 
 def norm_of(name: str | None, weights: Weights, s: Sizes) -> Norm:
@@ -96,21 +98,24 @@ def layers_of(family: Family, s: Sizes, weights: Weights, linear: type[Linear]) 
             norms = (norm_of(name and prefix + name, weights, s) for name in names)
             return Half(linear(*stored([prefix + out])), *norms)
 
-        head_norm = None
-        if family.head_norms:
-            q, k = (_paired(norm_weight(prefix + n, weights, s)) for n in family.head_norms)
-            heads = [(q * s.query_scale).expand(s.heads, -1), k.expand(s.kv_heads, -1)]
-            head_norm = torch.cat(heads)
+        q_norm, k_norm = [
+            _paired(norm_weight(prefix + name, weights, s)) for name in family.head_norms
+        ] or (None, None)
         matrix, bias = projections([prefix + name for name in family.qkv])
-        parts = (slice(queries), slice(queries, None)) if i == s.layers - 1 else ()
+        kv = slice(queries if i == s.layers - 1 else 0, None)
+
+        def rows(part: slice) -> Linear:
+            return linear(matrix[part], bias if bias is None else bias[part])
+
         return Layer(
-            qkv=linear(matrix, bias),
-            q_kv=[linear(matrix[part], bias if bias is None else bias[part]) for part in parts],
+            q=rows(slice(kv.start)) if kv.start else None,
+            kv=rows(kv),
             up=mlp([prefix + name for name in family.up]),
             attention=half(0, family.out),
             mlp=half(1, family.down),
             is_windowed=bool(s.windowed) and s.windowed[i],
-            head_norm=head_norm,
+            q_norm=q_norm if q_norm is None else q_norm * s.query_scale,
+            k_norm=k_norm,
         )
 
     return [layer(i) for i in range(s.layers)]

@@ -49,9 +49,9 @@ class Steps:
         def heads(n_tokens: int) -> tuple[torch.Tensor, ...]:
             places = torch.randint(len(angles[0][0]), (n_tokens,), device=device)
             turns = [table[places][:, None] for table in angles[0]]
-            norm = [] if layer.head_norm is None else [layer.head_norm]
+            norm = [] if layer.q_norm is None else [layer.q_norm]
             qkv = sample(n_tokens, s.heads + 2 * s.kv_heads, s.head_dim)
-            return qkv[:, : -s.kv_heads], *turns, *norm
+            return qkv[:, : s.heads], *turns, *norm
 
         def summands(n_tokens: int) -> tuple[torch.Tensor, ...]:
             # no views: torch would compile for their offsets
@@ -80,15 +80,13 @@ class Steps:
         return layer_norm(x, x.shape[-1:], *norm, self._s.eps)
 
     def _rms(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Over the last axis, in float32 where the weight is. weight: (D,), or (heads, Dh)."""
+        """Over the last axis, in float32 where the weight is. weight: that axis alone."""
         wide = x.to(weight.dtype)
         if wide.is_cpu and wide.dtype == torch.float32:  # torch has no kernel of its own there
             squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
             scale = squares.div_(x.shape[-1]).add_(self._s.eps).rsqrt_()
             return (wide * scale).mul_(weight).to(x.dtype)
-        own = weight if weight.ndim == 1 else None
-        normed = rms_norm(wide, x.shape[-1:], own, self._s.eps)
-        return (normed if own is not None else normed * weight).to(x.dtype)
+        return rms_norm(wide, x.shape[-1:], weight, self._s.eps).to(x.dtype)
 
     def _summed_norm(
         self,
