@@ -13,7 +13,7 @@ import types
 
 import pytest
 
-from pipeline.driver import own_ray
+from pipeline.driver.cluster import own_ray
 from tests import ROOT
 
 PROCESSES = """
