@@ -21,11 +21,14 @@ from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.driver.showing import log_notes
 from pipeline.embed.attention import pack
 from pipeline.embed.buckets import packed_buckets
-from pipeline.embed.engine import Engine, EngineStats
+from pipeline.embed.engine import Engine
+from pipeline.embed.stats import EngineStats
 from pipeline.job.engine_options import EngineOptions
 from pipeline.observe.progress import Progress
 from pipeline.output.snapshots import load_manifests
 from pipeline.workers import cells, guarded_steps, stages, steps
+from pipeline.workers.clock import Clock
+from pipeline.workers.shared_engine import SharedEngine
 from pipeline.write.create import create_generation
 from pipeline.write.part import generation_of
 from tests.support import stand_in
@@ -40,13 +43,15 @@ class SleepingEngine(stand_in.HashEngine):
         super().__init__()
         self.busy_s = float(os.environ.get("SCALE_BUSY_S", "0"))
 
-    def embed(self, ids: Any, offsets: Any) -> Any:
+    def embed(self, ids: Any, offsets: Any, stats: EngineStats) -> Any:
         time.sleep(self.busy_s)
         self.seen.clear()
-        return super().embed(ids, offsets)
+        return super().embed(ids, offsets, stats)
 
 
 class Prepare(stages.PrepareParts):
+    has_budget = False
+
     def __init__(self, job: Any, run_id: str, totals: Any, *_: Any) -> None:
         self.job = job
         self.totals = totals
@@ -56,13 +61,14 @@ class Prepare(stages.PrepareParts):
 
 
 class Embed(stages.EmbedParts):
-    def __init__(self, job: Any, store: Any, _: int, threads: int | None, totals: Any) -> None:
+    has_budget = False
+
+    def __init__(self, job: Any, store: Any, *others: Any) -> None:
         self.job = job
-        self.totals = totals
-        self.loading = ()
-        self.engine = SleepingEngine()
+        self.totals = others[2]
+        self.engine = SharedEngine(lambda **_: SleepingEngine())
         create_generation(store, generation_of(job, self.engine.dim))
-        self.idle_since = time.perf_counter()
+        self.clock = Clock()
 
 
 def write_shards(folder: Path, n_shards: int, n_documents: int) -> None:
@@ -153,9 +159,8 @@ class FreeEngine(Engine):
     def _buckets(self, n_tokens: Any, budget_tokens: Any) -> Iterator[Any]:
         return packed_buckets(n_tokens, budget_tokens)
 
-    def _forward(self, ids: Any, offsets: Any, rows: Any) -> torch.Tensor:
-        self.stats.n_padded_tokens += pack(ids, offsets, rows, "cpu").ids.shape[0]
-        return self._result[: rows.size]
+    def _forward(self, ids: Any, offsets: Any, rows: Any) -> tuple[torch.Tensor, int]:
+        return self._result[: rows.size], pack(ids, offsets, rows, "cpu").ids.shape[0]
 
 
 def measure_embedder(folder: Path, options: argparse.Namespace) -> None:
@@ -166,21 +171,27 @@ def measure_embedder(folder: Path, options: argparse.Namespace) -> None:
     spec = stand_in.make_spec(folder / "in.jsonl", folder / "out", runtime={"part_bytes": "64MiB"})
     job = stand_in.job_of(spec)
     engine = FreeEngine()
+    figures: list[EngineStats] = []
+
+    def counted(*arguments: Any) -> Any:
+        figures[:] = arguments[-1:]
+        return guarded_steps.embed_texts(*arguments)
+
     plan = make_plan(job, stand_in.store_of(spec))
     for prepared in stand_in.prepared_parts(spec, plan):
         sent = cells.pack(prepared)
         for _ in range(options.rounds):
-            engine.stats = EngineStats()
             started = time.perf_counter()
             part = cells.unpack(steps.PreparedPart, sent)
-            embedded = steps.embed_part(part, engine, job, guarded_steps.embed_texts)
+            embedded = steps.embed_part(part, engine, job, counted)
             cells.pack(embedded)
             seconds = time.perf_counter() - started
-            idle_s = seconds - engine.stats.seconds
-            device_s = engine.stats.n_tokens / options.tokens_per_s
+            (stats,) = figures
+            idle_s = seconds - stats.seconds
+            device_s = stats.n_tokens / options.tokens_per_s
             print(
-                f"{len(embedded.vectors)} texts, {engine.stats.n_tokens} tokens: device "
-                f"{device_s:.2f} s; host meanwhile {engine.stats.seconds:.2f} s, before and after "
+                f"{len(embedded.vectors)} texts, {stats.n_tokens} tokens: device "
+                f"{device_s:.2f} s; host meanwhile {stats.seconds:.2f} s, before and after "
                 f"{idle_s:.3f} s: device busy at most {device_s / (device_s + idle_s):.1%}",
                 flush=True,
             )

@@ -3,6 +3,7 @@
 
 engine      the interface of every engine, and the loop over buckets
 choice      which engine serves a model, and why
+stats       what calls of an engine have done; memory: whether a device is out of it
 loading     `load_engine`, which loads that engine: one of the three below
 packed      the unpadded engine
 forward     its forward, from layers and the steps between products
@@ -26,12 +27,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.embed.engine import Engine, EngineStats
+    from pipeline.embed.engine import Engine
     from pipeline.embed.loading import load_engine
+    from pipeline.embed.stats import EngineStats
 
 __all__ = ["Engine", "EngineStats", "load_engine"]
 
-_LAZY = {"Engine": "engine", "EngineStats": "engine", "load_engine": "loading"}
+_LAZY = {"Engine": "engine", "EngineStats": "stats", "load_engine": "loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from pipeline.embed.engine import Engine, log
+from pipeline.embed.stats import EngineStats
 from pipeline.job.release import release
 from pipeline.storage.caches import cached
 
@@ -58,32 +59,30 @@ def _budget_tokens(facts: Path | bytes) -> int:
 
 
 def find_budget(engine: Engine, candidates: Sequence[int]) -> int:
-    """The smallest candidate with about the most tokens a second. The engine's
-    statistics and budget stay as they were."""
-    stats = engine.stats
+    """The smallest candidate with about the most tokens a second. The engine's budget stays as it
+    was, and its statistics do."""
     budget_tokens = engine.budget_tokens
     speeds: dict[int, float] = {}
     for candidate in candidates:
-        engine.stats = type(stats)()
         engine.budget_tokens = candidate
         offsets = np.arange(0, BUCKETS * candidate + 1, TEXT_TOKENS, dtype=np.int64)
         ids = np.random.default_rng(0).integers(0, engine.n_ids, offsets[-1]).astype(np.int32)
+        stats = EngineStats()
         try:
             # the first call warms up
-            seconds = [_seconds(engine, ids, offsets) for _ in range(ROUNDS + 1)][1:]
+            seconds = [_seconds(engine, ids, offsets, stats) for _ in range(ROUNDS + 1)][1:]
         except torch.OutOfMemoryError:
             break
-        if engine.stats.n_oom_halvings:
+        if stats.n_oom_halvings:
             break
         speeds[candidate] = ids.size / min(seconds)
-    engine.stats = stats
     engine.budget_tokens = budget_tokens
     log.info("%s: tokens/s by budget: %s", engine.name, {k: round(v) for k, v in speeds.items()})
     good = [budget for budget in speeds if speeds[budget] >= WITHIN * max(speeds.values())]
     return min(good, default=min(candidates))
 
 
-def _seconds(engine: Engine, ids: np.ndarray, offsets: np.ndarray) -> float:
+def _seconds(engine: Engine, ids: np.ndarray, offsets: np.ndarray, stats: EngineStats) -> float:
     start_s = time.perf_counter()
-    engine.embed(ids, offsets)  # returns when the last vector is on the host
+    engine.embed(ids, offsets, stats)  # returns when the last vector is on the host
     return time.perf_counter() - start_s

@@ -10,10 +10,10 @@ continues. Cost: benchmarks/engine.py.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.embed.buckets import Rows
+from pipeline.embed.memory import is_out_of_memory
+from pipeline.embed.stats import EngineStats
 from pipeline.errors import ModelError
 from pipeline.job.cpu_features import cpu_name
 from pipeline.job.engine_options import EngineOptions
@@ -37,38 +39,19 @@ DTYPES = {
 after that; the others stay float32."""
 
 
-OnBucket = Callable[[int], None]
-"""Takes the number of tokens of a bucket that was embedded."""
-
-
-@dataclass
-class EngineStats:
-    """Sums over all calls of `Engine.embed`. `n_padded_tokens` counts what was computed, padding
-    included."""
-
-    n_texts: int = 0
-    n_tokens: int = 0
-    n_padded_tokens: int = 0
-    n_batches: int = 0
-    seconds: float = 0.0
-    n_oom_halvings: int = 0
-
-    @property
-    def padding_share(self) -> float:
-        return 1 - self.n_tokens / self.n_padded_tokens if self.n_padded_tokens else 0.0
-
-
 class Engine(ABC):
-    """Vectors for ragged token ids. Not thread-safe; one engine per process and device.
+    """Vectors for ragged token ids; one engine per process and device. Threads take turns: one
+    queues its buckets while another waits for the end of its last one.
 
-    default_budget_tokens: what a forward pass holds unless the options say otherwise. on_bucket: is
-    told of each bucket that was queued, for displays.
+    default_budget_tokens: what a forward pass holds unless the options say otherwise.
     """
 
     name: str
     dim: int
-    n_ids: int
+    n_ids: int | None = None
     """Of the vocabulary, where the engine knows it."""
+    positions: int | None = None
+    """The most tokens of a text, where the engine has a limit of its own."""
 
     def __init__(self, options: EngineOptions, default_budget_tokens: int) -> None:
         self.options = options
@@ -80,7 +63,7 @@ class Engine(ABC):
         )
         self.dtype = options.dtype
         self.stats = EngineStats()
-        self.on_bucket: OnBucket | None = None
+        self._turn = threading.Lock()
         self.budget_tokens = options.max_batch_tokens or default_budget_tokens
 
     @property
@@ -98,56 +81,84 @@ class Engine(ABC):
     @abstractmethod
     def _forward(
         self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
-    ) -> torch.Tensor:
-        """Queue one bucket. Returns (n, dim) on the device without waiting; adds to
-        n_padded_tokens."""
+    ) -> tuple[torch.Tensor, int]:
+        """Queue one bucket. Returns (n, dim) on the device without waiting, and the number of
+        tokens that it computes, padding included."""
 
     @torch.inference_mode()
-    def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-        """ids: (T,) int32 with special tokens; offsets: (N+1,) int64. Returns (N, dim) float32,
-        C-contiguous.
+    def embed(
+        self,
+        ids: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        stats: EngineStats | None = None,
+    ) -> NDArray[np.float32]:
+        """ids: (T,) int32 with special tokens; offsets: (N+1,) int64; stats: where this call is
+        counted, by default the engine's own. Returns (N, dim) float32, C-contiguous.
 
         A text without tokens gives a row of NaN. NaN or inf from the model are returned as they
-        are. Raises torch.OutOfMemoryError when a single text does not fit.
+        are. Raises ModelError for ids or lengths that the model does not have, and
+        torch.OutOfMemoryError when a single text does not fit.
         """
-        started = time.perf_counter()
+        stats = self.stats if stats is None else stats
         n_tokens = np.diff(offsets)
+        self._check(ids, int(n_tokens.max(initial=0)))
         vectors = np.empty((n_tokens.size, self.dim), dtype=np.float32)
         vectors[n_tokens == 0] = np.nan
         filled = np.flatnonzero(n_tokens)
-        sink = _Sink(vectors, self.device)
-        for bucket in self._buckets(n_tokens[filled], lambda: self.budget_tokens):
-            self._embed_bucket(ids, offsets, filled[bucket], sink)
-            if self.on_bucket:
-                self.on_bucket(int(n_tokens[filled[bucket]].sum()))
+        sink = _Sink(vectors)
+        with self._turn:
+            started = time.perf_counter()
+            for bucket in self._buckets(n_tokens[filled], lambda: self.budget_tokens):
+                self._embed_bucket(ids, offsets, filled[bucket], sink, stats)
+        # the next call queues its buckets while this one waits for its last
         sink.flush()
-        self.stats.n_texts += n_tokens.size
-        self.stats.n_tokens += int(n_tokens.sum())
-        self.stats.seconds += time.perf_counter() - started
+        stats.n_texts += n_tokens.size
+        stats.n_tokens += int(n_tokens.sum())
+        stats.seconds += time.perf_counter() - started
         return vectors
 
+    def _check(self, ids: NDArray[np.int32], longest: int) -> None:
+        """On a GPU an id outside the table, or a position, would end the process."""
+        if self.positions is not None and longest > self.positions:
+            raise ModelError(
+                f"a text of {longest} tokens is longer than the {self.positions} positions of the "
+                "model. Set model.max_tokens lower."
+            )
+        if self.n_ids is None or not ids.size:
+            return
+        if not 0 <= int(ids.min()) <= int(ids.max()) < self.n_ids:
+            raise ModelError(
+                f"token ids reach from {ids.min()} to {ids.max()}, but the model has {self.n_ids}. "
+                "The tokenizer belongs to another model. Restore the directory from its source."
+            )
+
     def _embed_bucket(
-        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows, sink: _Sink
+        self,
+        ids: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        rows: Rows,
+        sink: _Sink,
+        stats: EngineStats,
     ) -> None:
         """Embed one bucket, in smaller pieces where memory does not hold it. The smaller budget
         stays in force."""
         queue = [rows]
         while queue:
             rows = queue.pop()
+            n_tokens = int((offsets[rows + 1] - offsets[rows]).sum())
+            forwarded: tuple[torch.Tensor, int] | None = None
             try:
-                result = self._forward(ids, offsets, rows)
-            except torch.OutOfMemoryError:
-                if rows.size == 1:
+                forwarded = self._forward(ids, offsets, rows)
+            except RuntimeError as error:
+                if rows.size == 1 or not is_out_of_memory(error):
                     raise
-                result = None
             # outside `except`: the exception would keep the failed tensors alive
-            if result is None:
+            if forwarded is None:
                 sink.flush()
                 torch.cuda.empty_cache()
-                self.stats.n_oom_halvings += 1
+                stats.n_oom_halvings += 1
                 half = rows.size // 2
                 queue += [rows[half:], rows[:half]]
-                n_tokens = int((offsets[rows + 1] - offsets[rows]).sum())
                 self.budget_tokens = max(1, min(self.budget_tokens, n_tokens // 2))
                 log.warning(
                     "out of memory at %d rows: budget is now %d tokens",
@@ -155,47 +166,49 @@ class Engine(ABC):
                     self.budget_tokens,
                 )
                 continue
-            self.stats.n_batches += 1
+            result, n_padded_tokens = forwarded
+            stats.n_batches += 1
+            stats.n_padded_tokens += n_padded_tokens
             sink.put(rows, result)
+            if stats.on_bucket:
+                stats.on_bucket(n_tokens)
 
 
 class _Sink:
-    """Writes results into `vectors`; on a GPU through pinned memory and one step late."""
+    """Writes results into `vectors`, each when the next one is queued."""
 
-    def __init__(self, vectors: NDArray[np.float32], device: str) -> None:
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
         self._vectors = vectors
-        self._asynchronous = device.startswith("cuda")
-        self._pending: tuple[Rows, torch.Tensor, torch.cuda.Event] | None = None
+        self._pending: tuple[Rows, Callable[[], NDArray[np.float32]]] | None = None
 
     def put(self, rows: Rows, result: torch.Tensor) -> None:
-        if not self._asynchronous:
-            self._vectors[rows] = result.float().numpy()
-            return
-        # torch caches pinned blocks and hands one out again only when the copy that used it has
-        # ended.
-        host = torch.empty(result.shape, dtype=torch.float32, pin_memory=True)
-        host.copy_(result.float(), non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
+        copied = to_host(result)
         self.flush()
-        self._pending = (rows, host, event)
+        self._pending = (rows, copied)
 
     def flush(self) -> None:
         if self._pending is not None:
-            rows, host, event = self._pending
-            event.synchronize()
-            self._vectors[rows] = host.numpy()
+            rows, copied = self._pending
+            self._vectors[rows] = copied()
             self._pending = None
 
 
-def check_ids(ids: NDArray[np.int32], vocab_size: int) -> None:
-    """Raises ModelError for an id outside the table of `vocab_size` rows: on a GPU it would end the
-    process."""
-    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
-        raise ModelError(
-            f"token ids reach from {ids.min()} to {ids.max()}, but the model has {vocab_size}. "
-            "The tokenizer belongs to another model. Restore the directory from its source."
-        )
+def to_host(result: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+    """Device → host without waiting, through pinned memory on a GPU. What is returned waits for the
+    copy and gives it, in float32."""
+    if result.is_cpu:
+        return result.float().numpy
+    # torch caches pinned blocks and hands one out again only when the copy that used it has ended
+    host = torch.empty(result.shape, dtype=torch.float32, pin_memory=True)
+    host.copy_(result.float(), non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+
+    def copied() -> NDArray[np.float32]:
+        event.synchronize()
+        return host.numpy()
+
+    return copied
 
 
 def to_device(array: NDArray[Any], device: str) -> torch.Tensor:

@@ -148,7 +148,10 @@ def _is_epilogue_faster(n_out: int, n_in: int, device: torch.device, dtype: torc
     )
     fused = lambda: torch._addmm_activation(bias, x, weight.t(), use_gelu=True)  # noqa: E731
     plain = lambda: functional.gelu(functional.linear(x, weight, bias))  # noqa: E731
-    fused_s, plain_s = gpu_seconds(fused, ()), gpu_seconds(plain, ())
+    try:
+        fused_s, plain_s = gpu_seconds(fused, ()), gpu_seconds(plain, ())
+    except torch.OutOfMemoryError:
+        return False
     log.info("GELU in %d x %d: %.0f us, beside %.0f", n_out, n_in, fused_s * 1e6, plain_s * 1e6)
     return fused_s < plain_s
 

@@ -6,6 +6,7 @@ In: a `ModelDir` and `EngineOptions`. Out: an `Engine`. Cost: reading the weight
 from __future__ import annotations
 
 import logging
+import time
 
 import torch
 
@@ -13,9 +14,10 @@ from pipeline.embed.attention import flash_problem
 from pipeline.embed.choice import choose, unpacked
 from pipeline.embed.emulation import EMULATED, times_float32
 from pipeline.embed.engine import DTYPES, Engine
+from pipeline.embed.memory import free_memory, is_out_of_memory
 from pipeline.embed.packed import load_packed
 from pipeline.embed.static import StaticEngine
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, WorkerError
 from pipeline.job import cpu_features
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir
@@ -23,6 +25,11 @@ from pipeline.job.model.directory import ModelDir
 __all__ = ["load_engine"]
 
 log = logging.getLogger(__name__)
+
+WAITS_S = (1, 4, 15, 40)
+"""Between two tries to load where memory is short."""
+PROBLEM_CHARS = 300
+"""What is shown of torch's message, which says first who holds the memory."""
 
 
 def load_engine(
@@ -38,9 +45,31 @@ def load_engine(
     prompt_tokens: leading ids of the prompt, which pooling leaves out where the directory says so
     (`include_prompt: false`). threads: how many torch uses in this process; None leaves the number
     as it is. is_tuned: whether a GPU's steps are compiled and its budget is looked for, which takes
-    a minute that many texts repay. Raises ModelError for options that this model or this machine
-    cannot follow, and for damaged weights.
+    a minute that many texts repay. Where memory is short, loading is tried again for a minute: a
+    process that has just died may still hold it. Raises ModelError for options that this model or
+    this machine cannot follow, and for damaged weights; WorkerError where memory stays short.
     """
+    for wait_s in (*WAITS_S, None):
+        try:
+            return _load(model, options, prompt_tokens, threads, is_tuned)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = str(error)[:PROBLEM_CHARS]
+        # outside `except`: the exception would keep what was loaded alive
+        free_memory()
+        if wait_s is not None:
+            log.warning("%s does not fit into memory; next try in %d s", model.path, wait_s)
+            time.sleep(wait_s)
+    raise WorkerError(
+        f"{model.path}: there is not enough memory on {options.device!r} to load it as "
+        f"{options.dtype}: {problem}. Stop what else runs on that device, or use a larger one."
+    )
+
+
+def _load(
+    model: ModelDir, options: EngineOptions, prompt_tokens: int, threads: int | None, is_tuned: bool
+) -> Engine:
     if threads is not None:
         torch.set_num_threads(threads)
     dtype = options.dtype

@@ -20,14 +20,13 @@ from pipeline.embed.attention import attention_for, pack
 from pipeline.embed.buckets import Rows, packed_buckets
 from pipeline.embed.budget import device_key, remembered_budget
 from pipeline.embed.choice import Shape
-from pipeline.embed.engine import DTYPES, Engine, check_ids
+from pipeline.embed.engine import DTYPES, Engine
 from pipeline.embed.forward import Forward
 from pipeline.embed.head import load_head
 from pipeline.embed.int8 import Int8Linear
 from pipeline.embed.linear import Linear
 from pipeline.embed.pooling import keep_real, pool, single_token_index
 from pipeline.embed.weights import read_weights
-from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir
 
@@ -53,31 +52,19 @@ class PackedEngine(Engine):
         self.name = f"packed_{model.config['model_type']}"
         self._body = body
         self.n_ids = body.vocab_size
-        self._model_positions = model.positions
+        self.positions = model.positions
         self._head = load_head(model, options.normalize, options.truncate_dim).to(options.device)
         self._trims = options.pooling in body.single_token_poolings
         self._attention = attention_for(options.device)
         with torch.inference_mode():
-            self.dim = int(
-                self._forward(np.zeros(1, np.int32), np.array([0, 1]), np.array([0])).shape[1]
-            )
-        self.stats.n_padded_tokens = 0
+            vector, _ = self._forward(np.zeros(1, np.int32), np.array([0, 1]), np.array([0]))
+        self.dim = vector.shape[1]
         if is_tuned and options.device.startswith("cuda") and not options.max_batch_tokens:
             self.budget_tokens = remembered_budget(self, device_key(model.files, self))
 
     @property
     def tuning(self) -> dict[str, str]:
         return {**super().tuning, "compiled": ", ".join(self._body.compiled_steps)}
-
-    def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-        longest = int(np.diff(offsets).max(initial=0))
-        if self._model_positions is not None and longest > self._model_positions:
-            raise ModelError(
-                f"a text of {longest} tokens is longer than the {self._model_positions} positions "
-                "of the model. Set model.max_tokens lower."
-            )
-        check_ids(ids, self.n_ids)
-        return super().embed(ids, offsets)
 
     def _buckets(
         self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
@@ -86,17 +73,17 @@ class PackedEngine(Engine):
 
     def _forward(
         self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, int]:
         mode = self.options.pooling
         prompt_tokens = self._unpooled_tokens
         batch = pack(ids, offsets, rows, self.device)
-        self.stats.n_padded_tokens += int(batch.ids.shape[0])
+        n_tokens = batch.ids.shape[0]
         if self._trims:
             pooled = single_token_index(batch, mode, prompt_tokens)
             hidden = self._body.forward(batch, self._attention, pooled)  # (n, D)
-            return self._head(keep_real(hidden.float(), batch, mode, prompt_tokens))
+            return self._head(keep_real(hidden.float(), batch, mode, prompt_tokens)), n_tokens
         hidden = self._body.forward(batch, self._attention, None)  # (T, D)
-        return self._head(pool(hidden, batch, mode, prompt_tokens))
+        return self._head(pool(hidden, batch, mode, prompt_tokens)), n_tokens
 
 
 def load_packed(

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.embed.buckets import Rows, flat_index, padded_buckets
 from pipeline.embed.engine import DTYPES, Engine, to_device
 from pipeline.embed.head import Head, before_normalize
+from pipeline.embed.memory import is_out_of_memory
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import POOLINGS, ModelDir
@@ -94,7 +95,6 @@ class PaddedEngine(Engine):
             self._of_one_length = self._sees_neighbours(model, modules[0])
             if self._of_one_length:
                 log.info("%s: vectors depend on padding, so no bucket is padded", model.path)
-        self.stats.n_padded_tokens = 0
 
     def _measured_dim(self, model: ModelDir) -> int:
         """The width of the vector of a short text: measured, never read from a config file."""
@@ -104,11 +104,11 @@ class PaddedEngine(Engine):
         try:
             with torch.inference_mode():
                 text = np.zeros(n_ids, np.int32)
-                return int(self._forward(text, np.array([0, n_ids]), np.array([0])).shape[1])
-        except torch.OutOfMemoryError:
-            raise
+                return self._forward(text, np.array([0, n_ids]), np.array([0]))[0].shape[1]
         # the library's modules raise whatever a missing feature makes Python raise
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            if is_out_of_memory(error):
+                raise
             advice = (
                 "Use another model." if self.dtype == "float32" else "Set model.dtype to 'float32'."
             )
@@ -128,8 +128,8 @@ class PaddedEngine(Engine):
         ids = np.random.default_rng(0).integers(0, n_ids, offsets[-1]).astype(np.int32)
         texts = np.arange(len(lengths))
         with torch.inference_mode():
-            together = self._forward(ids, offsets, texts)
-            alone = torch.cat([self._forward(ids, offsets, texts[i : i + 1]) for i in texts])
+            together, _ = self._forward(ids, offsets, texts)
+            alone = torch.cat([self._forward(ids, offsets, texts[i : i + 1])[0] for i in texts])
         similarity = torch.nn.functional.cosine_similarity(together.double(), alone.double())
         return bool(similarity.min() < 1 - PADDING_NOISE[self.dtype])
 
@@ -140,7 +140,7 @@ class PaddedEngine(Engine):
 
     def _forward(
         self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, int]:
         n_tokens = offsets[rows + 1] - offsets[rows]
         indices, positions = flat_index(offsets, rows)
         line = np.repeat(np.arange(rows.size), n_tokens)
@@ -155,8 +155,7 @@ class PaddedEngine(Engine):
         if self._unpooled_tokens:
             features["prompt_length"] = self._unpooled_tokens
         pooled = self._body(features)["sentence_embedding"]  # (n, D)
-        self.stats.n_padded_tokens += batch[0].size
-        return self._head(pooled.float())
+        return self._head(pooled.float()), batch[0].size
 
 
 def _has_token_types(model: ModelDir, tokenizer: Any) -> bool:

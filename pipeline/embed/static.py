@@ -20,7 +20,7 @@ from torch.nn.functional import embedding_bag
 
 from pipeline.embed.attention import pack
 from pipeline.embed.buckets import Rows, packed_buckets
-from pipeline.embed.engine import DTYPES, Engine, check_ids
+from pipeline.embed.engine import DTYPES, Engine
 from pipeline.embed.head import load_head
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
@@ -46,10 +46,6 @@ class StaticEngine(Engine):
         with torch.inference_mode():
             self.dim = int(self._head(self._table[:1]).shape[1])
 
-    def embed(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-        check_ids(ids, self.n_ids)
-        return super().embed(ids, offsets)
-
     def _buckets(
         self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
     ) -> Iterator[Rows]:
@@ -57,14 +53,12 @@ class StaticEngine(Engine):
 
     def _forward(
         self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, int]:
         batch = pack(ids, offsets, rows, self.device)
-        self.stats.n_padded_tokens += int(batch.ids.shape[0])
-        return self._head(
-            embedding_bag(
-                batch.ids, self._table, batch.starts, mode="mean", include_last_offset=True
-            )
+        means = embedding_bag(
+            batch.ids, self._table, batch.starts, mode="mean", include_last_offset=True
         )
+        return self._head(means), batch.ids.shape[0]
 
 
 def _read_table(directory: Path) -> torch.Tensor:

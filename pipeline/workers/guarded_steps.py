@@ -13,11 +13,11 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.embed.stats import EngineStats
 from pipeline.errors import WorkerError
 from pipeline.job.resolve import Job
 from pipeline.output.known_vectors import Index
@@ -90,55 +90,29 @@ def _with_values(records: pa.Table, rows: Mapping[int, Mapping[str, str | None]]
     return records
 
 
-def load_embedder(
-    job: Job, prompt_tokens: int, threads: int | None
-) -> Callable[[Any], tuple[Vectors, dict[str, Any]]]:
-    """For a Child: (ids, offsets) ─► (vectors, the engine's figures for this call)."""
-    # torch: seconds that other users of this file do without
-    from pipeline.embed.loading import load_engine
-
-    engine = load_engine(job.model_of_worker(), job.engine, prompt_tokens, threads)
-
-    def embed(texts: tuple[Ids, Offsets]) -> tuple[Vectors, dict[str, Any]]:
-        engine.stats = type(engine.stats)()
-        return engine.embed(*texts), dataclasses.asdict(engine.stats)
-
-    return embed
-
-
 def embed_texts(
-    engine: Embeds, ids: Ids, offsets: Offsets, child: Child | None = None
+    engine: Embeds, ids: Ids, offsets: Offsets, stats: EngineStats, *, is_careful: bool = False
 ) -> tuple[Vectors, dict[int, Crashed]]:
     """Vectors (N, D) of N texts, NaN for those that fail alone, and these by number.
 
-    child: computes them in place of `engine`, in another process (`load_embedder`); its figures are
-    added to the engine's. Raises WorkerError where every text fails.
+    is_careful: whether they killed workers as a whole, and so are not attempted as a whole once
+    more. Raises WorkerError where every text fails.
     """
-    if child is None:
-        attempt = in_process(engine.embed)
+    attempt = in_process(engine.embed)
+    if not is_careful:
         with contextlib.suppress(Crashed):
-            return attempt(ids, offsets), {}
-    else:
-        # what killed workers as a whole is not attempted as a whole once more
-        attempt = functools.partial(_ask, child, engine.stats)
+            return attempt(ids, offsets, stats), {}
     n_texts = len(offsets) - 1
     vectors = np.full((n_texts, engine.dim), np.nan, np.float32)
 
     def embed_range(start: int, stop: int) -> None:
         ends = offsets[start : stop + 1]
-        vectors[start:stop] = attempt(ids[ends[0] : ends[-1]], ends - ends[0])
+        vectors[start:stop] = attempt(ids[ends[0] : ends[-1]], ends - ends[0], stats)
 
     def embed_harmless() -> None:
-        attempt(np.zeros(1, np.int32), np.array([0, 1]))
+        attempt(np.zeros(1, np.int32), np.array([0, 1]), EngineStats())
 
     return vectors, isolate(smaller_ranges(0, n_texts), embed_range, embed_harmless)
-
-
-def _ask(child: Child, stats: Any, ids: Ids, offsets: Offsets) -> Vectors:
-    vectors, figures = child.ask((ids, offsets))
-    for name, figure in figures.items():
-        setattr(stats, name, getattr(stats, name) + figure)
-    return vectors
 
 
 def read_in_child(split: Split, job: Job) -> Iterator[tuple[Shard, pa.Table]]:

@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from pipeline.embed.memory import is_out_of_memory
 from pipeline.errors import CorpusEmbedError, WorkerError
 from pipeline.read.records import DETAIL_CHARS
 
@@ -56,13 +57,13 @@ def in_process(work: Callable[..., Any]) -> Callable[..., Any]:
     def attempt(*arguments: Any) -> Any:
         try:
             return work(*arguments)
-        except (CorpusEmbedError, OSError):
+        except (CorpusEmbedError, OSError, Crashed):
             raise
         except Exception as error:
-            if "CUDA error" in str(error):
+            is_memory = is_out_of_memory(error)
+            if "CUDA error" in str(error) and not is_memory:
                 # every later call would fail too; Ray, or `Child`, starts a new process
                 os._exit(EXIT_CUDA)
-            is_memory = type(error).__name__ in ("OutOfMemoryError", "MemoryError")
             detail = f"{type(error).__name__}: {error}"[:DETAIL_CHARS]
             raise Crashed("out_of_memory" if is_memory else "crashed_worker", detail) from error
 

@@ -24,8 +24,10 @@ from pipeline.storage.lineage import Shard
 from pipeline.storage.store import Store
 from pipeline.workers import guarded_steps, metrics
 from pipeline.workers.cells import pack, unpack
+from pipeline.workers.clock import Clock
 from pipeline.workers.isolate import Child, in_process
 from pipeline.workers.reports import Advance, loading, may_begin, report_retries, working
+from pipeline.workers.shared_engine import SharedEngine, load_embedder
 from pipeline.workers.steps import PreparedPart, embed_part, unfinished_parts
 from pipeline.write.create import create_generation
 from pipeline.write.part import EmbeddedPart, generation_of, write_part
@@ -97,7 +99,7 @@ class PrepareParts:
 
 class EmbedParts:
     """Vectors for the distinct texts of a part, spread over its rows. One call for each part, which
-    returns no row for a part that may not begin any more."""
+    returns no row for a part that may not begin any more; calls can overlap."""
 
     def __init__(
         self,
@@ -111,36 +113,24 @@ class EmbedParts:
         self.job = job
         self.totals = totals
         self.has_budget = has_budget
-        self.loading = (job, prompt_tokens, threads)
         with loading(totals):
-            # torch: seconds that other users of this file do without
-            from pipeline.embed.loading import load_engine
-
-            self.engine = load_engine(
-                job.model_of_worker(), job.engine, prompt_tokens, threads, is_tuned=True
-            )
+            self.engine = SharedEngine(load_embedder, job, prompt_tokens, threads)
             create_generation(store, generation_of(job, self.engine.dim))
-        self.idle_since = time.perf_counter()
+        self.clock = Clock()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if not may_begin(self.totals, self.has_budget):
             return batch.slice(0, 0)
         prepared = unpack(PreparedPart, batch)
-        clock = time.perf_counter()
-        with (
-            working(self.totals, f"part {prepared.facts.part_id}") as is_careful,
-            Child(guarded_steps.load_embedder, *self.loading) as child,  # starts at the first `ask`
-        ):
-            embed_texts = functools.partial(
-                guarded_steps.embed_texts, child=child if is_careful else None
+        part_id = prepared.facts.part_id
+        advance = Advance(self.totals, part_id, metrics.whole_part(prepared))
+        with self.clock.part() as seconds, working(self.totals, f"part {part_id}") as is_careful:
+            embed_texts = functools.partial(guarded_steps.embed_texts, is_careful=is_careful)
+            embedded = self.engine.run(
+                lambda engine: embed_part(prepared, engine, self.job, embed_texts, advance),
+                is_careful=is_careful,
             )
-            whole = metrics.whole_part(prepared)
-            advance = Advance(self.totals, prepared.facts.part_id, whole)
-            embedded = embed_part(prepared, self.engine, self.job, embed_texts, advance)
-        starved_s = clock - self.idle_since
-        self.idle_since = time.perf_counter()
-        facts = embedded.facts.timed(embedders_starved=starved_s, embed=self.idle_since - clock)
-        return pack(dataclasses.replace(embedded, facts=facts))
+        return pack(dataclasses.replace(embedded, facts=embedded.facts.timed(**seconds)))
 
 
 class PartSink(Datasink[list[str]]):

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.embed.stats import EngineStats, OnBucket
 from pipeline.job.resolve import Job
 from pipeline.output.known_vectors import UNKNOWN, Index
 from pipeline.prepare.clean import clean, count_replaced
@@ -45,13 +46,11 @@ class Embeds(Protocol):
     device_name: str
     dtype: str
     dim: int
-    stats: Any
-    on_bucket: Callable[[int], None] | None
 
     @property
-    def tuning(self) -> dict[str, str]: ...
+    def tuning(self) -> Mapping[str, str]: ...
 
-    def embed(self, ids: Ids, offsets: Offsets) -> Vectors: ...
+    def embed(self, ids: Ids, offsets: Offsets, stats: EngineStats) -> Vectors: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,9 +181,11 @@ def embed_part(
     part: PreparedPart,
     engine: Embeds,
     job: Job,
-    embed_texts: Callable[[Embeds, Ids, Offsets], tuple[Vectors, Mapping[int, Crashed]]]
+    embed_texts: Callable[
+        [Embeds, Ids, Offsets, EngineStats], tuple[Vectors, Mapping[int, Crashed]]
+    ]
     | None = None,
-    on_bucket: Callable[[int], None] | None = None,
+    on_bucket: OnBucket | None = None,
 ) -> EmbeddedPart:
     """Vectors for the distinct texts of a prepared part, spread over its rows.
 
@@ -195,19 +196,17 @@ def embed_part(
     ids = part.tokens["ids"].combine_chunks()
     offsets = ids.offsets.to_numpy().astype(np.int64)
     flat = ids.values.to_numpy()[offsets[0] : offsets[-1]]
-    before = dataclasses.replace(engine.stats)
+    stats = EngineStats(on_bucket=on_bucket)  # of this part alone, beside whatever else runs
     crashes: Mapping[int, Crashed] = {}
-    engine.on_bucket = on_bucket
     if embed_texts is None:
-        vectors = engine.embed(flat, offsets - offsets[0])  # (texts, D)
+        vectors = engine.embed(flat, offsets - offsets[0], stats)  # (texts, D)
     else:
-        vectors, crashes = embed_texts(engine, flat, offsets - offsets[0])
-    engine.on_bucket = None
+        vectors, crashes = embed_texts(engine, flat, offsets - offsets[0], stats)
     facts = part.facts.model_copy(
         update={
-            "n_embedded_tokens": engine.stats.n_tokens - before.n_tokens,
-            "n_padded_tokens": engine.stats.n_padded_tokens - before.n_padded_tokens,
-            "n_oom_halvings": engine.stats.n_oom_halvings - before.n_oom_halvings,
+            "n_embedded_tokens": stats.n_tokens,
+            "n_padded_tokens": stats.n_padded_tokens,
+            "n_oom_halvings": stats.n_oom_halvings,
             "engine": {
                 "name": engine.name,
                 "device": engine.device,

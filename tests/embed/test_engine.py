@@ -392,7 +392,7 @@ def test_the_smallest_of_budgets_that_are_about_as_fast_is_taken(bert, monkeypat
     engine = engine_of(resolve(str(bert)))
     seen = {}
 
-    def seconds(engine, ids, offsets):
+    def seconds(engine, ids, offsets, _stats):
         seen[engine.budget_tokens] = ids
         speeds = {200: 900.0, 400: 985.0, 800: 1000.0, 1600: 995.0}
         return ids.size / speeds[engine.budget_tokens]

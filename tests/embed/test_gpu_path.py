@@ -17,7 +17,6 @@ import torch
 
 from pipeline.embed import attention
 from pipeline.embed.attention import attention_for
-from pipeline.embed.engine import EngineStats
 from pipeline.embed.families import FAMILIES
 from pipeline.embed.forward import Forward
 from pipeline.embed.head import Head
@@ -69,13 +68,15 @@ def test_nothing_of_it_is_on_the_host_or_asks_for_a_value(
         options=SimpleNamespace(pooling=pooling),
         _unpooled_tokens=prompt_tokens,
         device="meta",
-        stats=EngineStats(),
         _trims=pooling in body.single_token_poolings,
         _body=SimpleNamespace(forward=forward),
         _attention=attention_for("meta"),
         _head=Head([], normalize=True, truncate_dim=None),
     )
-    vectors = PackedEngine._forward(engine, np.zeros(30, np.int32), OFFSETS, np.array([3, 2, 0, 1]))
+    vectors, n_tokens = PackedEngine._forward(
+        engine, np.zeros(30, np.int32), OFFSETS, np.array([3, 2, 0, 1])
+    )
+    assert n_tokens == 30
     assert (vectors.device.type, vectors.dtype, tuple(vectors.shape)) == (
         "meta",
         torch.float32,

@@ -73,10 +73,10 @@ def test_a_run_leaves_a_record_while_it_works(tmp_path: Path) -> None:
     runs: list[Any] = []
 
     class Slow(HashEngine):
-        def embed(self, ids: Any, offsets: Any) -> Any:
+        def embed(self, ids: Any, offsets: Any, stats: Any) -> Any:
             wait_for_a_record(store_of(spec))
             runs.extend(live_runs(store_of(spec)))
-            return super().embed(ids, offsets)
+            return super().embed(ids, offsets, stats)
 
     plan = make_plan(job_of(spec), store_of(spec))
     assert run(spec, Slow()) is not None

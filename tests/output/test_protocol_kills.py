@@ -44,9 +44,9 @@ from pipeline.job.spec import spec_from
 from tests.support import stand_in
 
 class SlowEngine(stand_in.HashEngine):
-    def embed(self, ids, offsets):
+    def embed(self, ids, offsets, stats):
         time.sleep(float(sys.argv[2]))
-        return super().embed(ids, offsets)
+        return super().embed(ids, offsets, stats)
 
 print("ready", flush=True)
 spec = spec_from(json.loads(sys.argv[1]))

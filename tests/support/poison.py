@@ -50,7 +50,7 @@ def poison_tokenizer(module):
 
 def poison_engine(module):
     embed = module.Engine.embed
-    def poisoned(self, ids, offsets):
+    def poisoned(self, ids, offsets, *stats):
         lengths = set((offsets[1:] - offsets[:-1]).tolist())
         if {KILLS_ENGINE} in lengths:
             die()
@@ -58,7 +58,7 @@ def poison_engine(module):
             raise RuntimeError("this text cannot be embedded")
         if {BREAKS_CUDA} in lengths:
             raise RuntimeError("CUDA error: device-side assert triggered")
-        return embed(self, ids, offsets)
+        return embed(self, ids, offsets, *stats)
     module.Engine.embed = poisoned
 
 def poison_memory(module):

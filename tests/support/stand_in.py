@@ -8,7 +8,6 @@ nothing has to be loaded. Cost: half a second of imports in a fresh process, mil
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -21,6 +20,7 @@ import numpy as np
 from pipeline.driver.commits import finish
 from pipeline.driver.planning.plan import Plan
 from pipeline.driver.run import run_job
+from pipeline.embed.stats import EngineStats
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.resolve import Job
 from pipeline.job.spec import JobSpec, spec_from
@@ -67,13 +67,6 @@ class ByteTokenizer:
         return np.array([len(text.encode()) for text in texts], np.int64)
 
 
-@dataclasses.dataclass
-class Stats:
-    n_tokens: int = 0
-    n_padded_tokens: int = 0
-    n_oom_halvings: int = 0
-
-
 class HashEngine:
     """(N, DIM) float32 from a hash of the ids; remembers the texts that it was given."""
 
@@ -86,16 +79,14 @@ class HashEngine:
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
-        self.stats = Stats()
-        self.on_bucket: Callable[[int], None] | None = None
 
-    def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    def embed(self, ids: np.ndarray, offsets: np.ndarray, stats: EngineStats) -> np.ndarray:
         texts = [ids[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
         self.seen += texts
-        self.stats.n_tokens += len(ids)
-        self.stats.n_padded_tokens += len(ids)
-        if self.on_bucket:
-            self.on_bucket(len(ids))
+        stats.n_tokens += len(ids)
+        stats.n_padded_tokens += len(ids)
+        if stats.on_bucket:
+            stats.on_bucket(len(ids))
         return np.array([vector_of(text) for text in texts], np.float32).reshape(-1, DIM)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.driver.planning.plan import make_plan
+from pipeline.embed.stats import EngineStats
 from pipeline.job.model.store import resolve
 from pipeline.workers import metrics, reports
 from pipeline.workers.reports import Advance
@@ -65,15 +66,14 @@ def test_what_a_part_will_have_done_is_known_before_it_is_embedded(tmp_path: Pat
     engine = HashEngine()
     embed_part(part, engine, job_of(spec), on_bucket=buckets.append)
     assert sum(buckets) == whole["n_embedded_tokens"]
-    assert engine.on_bucket is None
 
 
 def test_a_real_engine_tells_of_each_bucket(bert_mean_dir: Path) -> None:
     engine = engine_of(resolve(str(bert_mean_dir)), max_batch_tokens=16)
     buckets: list[int] = []
-    engine.on_bucket = buckets.append
     lengths = [9, 3, 7, 12, 1, 0]
     offsets = np.cumsum([0, *lengths])
-    engine.embed(np.full(sum(lengths), 5, np.int32), offsets)
+    stats = EngineStats(on_bucket=buckets.append)
+    engine.embed(np.full(sum(lengths), 5, np.int32), offsets, stats)
     assert sum(buckets) == sum(lengths)
     assert len(buckets) > 1

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.driver.planning.plan import make_plan
+from pipeline.embed.stats import EngineStats
 from pipeline.errors import WorkerError
 from pipeline.job.resolve import Job
 from pipeline.job.spec import JobSpec
@@ -59,13 +60,13 @@ class OutOfMemoryError(RuntimeError):
 class PoisonedEngine(HashEngine):
     """Raises on some texts and gives NaN for one."""
 
-    def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    def embed(self, ids: np.ndarray, offsets: np.ndarray, stats: EngineStats) -> np.ndarray:
         texts = [bytes(ids[a:b].tolist()).decode() for a, b in itertools.pairwise(offsets)]
         if any(TOO_BIG in text for text in texts):
             raise OutOfMemoryError("CUDA out of memory")
         if any(RAISES in text for text in texts):
             raise ValueError("cannot be embedded")
-        vectors = super().embed(ids, offsets)
+        vectors = super().embed(ids, offsets, stats)
         vectors[[NAN in text for text in texts]] = np.nan
         return vectors
 
@@ -175,7 +176,7 @@ def test_an_engine_that_fails_on_everything_stops_the_run_and_rejects_nothing(
     tmp_path: Path,
 ) -> None:
     class Broken(HashEngine):
-        def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        def embed(self, ids: np.ndarray, offsets: np.ndarray, stats: EngineStats) -> np.ndarray:
             raise RuntimeError("out of order")
 
     spec, _, _ = write(tmp_path, {}, n=2)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.driver.planning.plan import make_plan
+from pipeline.embed.stats import EngineStats
 from pipeline.job.spec import JobSpec
 from pipeline.output.dataset import open_dataset
 from pipeline.read import parts
@@ -175,8 +176,8 @@ class BrokenEngine(HashEngine):
         super().__init__()
         self.value = value
 
-    def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        vectors = super().embed(ids, offsets)
+    def embed(self, ids: np.ndarray, offsets: np.ndarray, stats: EngineStats) -> np.ndarray:
+        vectors = super().embed(ids, offsets, stats)
         for row, (a, b) in enumerate(itertools.pairwise(offsets)):
             if ord("!") in ids[a:b]:
                 vectors[row, 3] = self.value

@@ -213,8 +213,9 @@ def _embedded_parts(
                 min_size=pools.embedders.min_workers,
                 max_size=pools.embedders.max_workers,
                 max_tasks_in_flight_per_actor=4,
-                # the next part is fetched while this one computes
+                # the next part is fetched while this one computes, and on a GPU queued behind it
                 max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=job.engine.device == "cuda",
             ),
             num_cpus=pools.embedders.cpus,
             num_gpus=pools.embedders.gpus,

@@ -13,10 +13,14 @@ import importlib.machinery
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 MODULE = "pipeline.embed.loading"
+
+device = threading.Lock()
+"""Parts may overlap, computations may not."""
 
 
 class OnCpu(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -48,9 +52,10 @@ def noted(engine):
     node = ray.get_runtime_context().get_node_id()
 
     def call(*args, **options):
-        begin = time.time()
-        vectors = embed(*args, **options)
-        time.sleep(float(os.environ.get("FAKE_GPU_SECONDS", "0")))
+        with device:
+            begin = time.time()
+            vectors = embed(*args, **options)
+            time.sleep(float(os.environ.get("FAKE_GPU_SECONDS", "0")))
         with (folder / f"calls-{os.getpid()}").open("a") as file:
             file.write(
                 json.dumps(
