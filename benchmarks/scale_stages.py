@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.process_figures import measured
-from pipeline.driver.cluster import on_ray
+from pipeline.driver.cluster import execution
 from pipeline.driver.cluster.connection import connect
 from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.driver.showing import log_notes
@@ -94,11 +94,11 @@ def planned(folder: Path, n_parts: int, **runtime: Any) -> tuple[Plan, Any]:
 
 def execute(plan: Plan, store: Any, label: str) -> float:
     """Do a plan with the stand-in stages; returns seconds."""
-    on_ray.PrepareParts = Prepare
-    on_ray.EmbedParts = Embed
+    execution.PrepareParts = Prepare
+    execution.EmbedParts = Embed
     started = time.perf_counter()
     with measured(label, len(plan.todo)):
-        on_ray.execute(plan, store, Progress(), log_notes)
+        execution.execute(plan, store, Progress(), log_notes)
     assert len(load_manifests(store, plan.job.fingerprint)) == len(plan.todo)
     return time.perf_counter() - started
 

@@ -31,6 +31,8 @@ OWNERS = {
     "ray": ("driver/cluster/", "workers/stages.py", "workers/reports.py", "observe/prometheus.py"),
 }
 """Libraries that only some modules may import: those that are heavy, and those that are extras."""
+HEAVY = {"torch", "ray", "transformers", "sentence_transformers", "fugashi"}
+"""Libraries whose import takes from a third of a second to seconds."""
 
 
 @pytest.mark.parametrize("library", OWNERS)
@@ -77,16 +79,24 @@ def test_files_stay_readable_in_one_sitting(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["pipeline", "pipeline.cli.commands", "pipeline.driver.planning.plan", "pipeline.job.spec"],
+    ("module", "unused"),
+    [
+        ("pipeline", HEAVY),
+        ("pipeline.cli.commands", HEAVY),
+        ("pipeline.driver.planning.plan", HEAVY),
+        ("pipeline.driver.cluster.on_ray", HEAVY),
+        ("pipeline.job.spec", HEAVY),
+        ("pipeline.driver.cluster.execution", HEAVY - {"ray"}),
+        ("pipeline.workers.stages", HEAVY - {"ray"}),
+        ("pipeline.driver.cluster.totals", HEAVY | {"pyarrow", "numpy", "pydantic"}),
+    ],
 )
-def test_planning_and_help_start_without_heavy_libraries(module: str) -> None:
-    """`plan` runs on a login node in a second: what it imports must not pull in torch, ray or
-    transformers."""
-    heavy = ["torch", "ray", "transformers", "sentence_transformers", "fugashi"]
+def test_a_process_imports_only_what_its_work_needs(module: str, unused: set[str]) -> None:
+    """`plan` runs on a login node in a second, a run with nothing to do needs no Ray, processes
+    that prepare and write need no torch, and the actor that workers report to needs nothing."""
     code = (
         f"import {module}, json, sys\n"
-        f"print(json.dumps([name for name in {heavy} if name in sys.modules]))"
+        f"print(json.dumps([name for name in {sorted(unused)} if name in sys.modules]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -27,10 +27,11 @@ from pipeline.cli.options import (
     console,
 )
 from pipeline.cli.plan_view import show_estimate
+from pipeline.driver.cluster.connection import disconnect, log_path
 from pipeline.driver.cluster.job_plan import plan_job
+from pipeline.driver.cluster.on_ray import run as run_on_ray
 from pipeline.driver.estimate.forecast import estimate_of
 from pipeline.driver.estimate.prices import prices_from
-from pipeline.driver.interrupts import held_back
 from pipeline.driver.planning.first_records import first_records
 from pipeline.driver.planning.places import is_alone, output_of
 from pipeline.driver.planning.plan import Plan
@@ -125,10 +126,6 @@ def run(
     watcher = live.Watcher(console, progress)
     is_quiet = console.quiet
     console.quiet = is_quiet or watcher.is_alone
-    # after the spec: a wrong one fails before Ray is imported
-    with held_back():
-        from pipeline.driver.cluster.connection import disconnect, log_path
-        from pipeline.driver.cluster.on_ray import run as run_on_ray
     if not as_json:
         console.print(job_spec.settings().rstrip(), style="dim", markup=False)
     plans: list[Plan] = []

@@ -3,11 +3,10 @@ counts exactly what is already safe; before that, by how far its embedder has co
 
 from __future__ import annotations
 
-import dataclasses
-
 import pyarrow.compute as pc
 
 from pipeline.storage.lineage import Manifest
+from pipeline.workers.finished import FinishedPart
 from pipeline.workers.steps import PreparedPart
 
 _SUMMED = (
@@ -24,18 +23,6 @@ _SUMMED = (
     "record_bytes",
     "n_oom_halvings",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class FinishedPart:
-    """What the driver learns of a part that is written. index, last: its place in its split.
-    amounts: from `increments`, and the seconds of its writing."""
-
-    part_id: str
-    split_id: str
-    index: int
-    last: bool
-    amounts: dict[str, float]
 
 
 def finished_part(manifest: Manifest, write_s: float) -> FinishedPart:

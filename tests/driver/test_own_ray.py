@@ -19,7 +19,7 @@ from tests import ROOT
 PROCESSES = """
 import json, os, time, ray
 from pipeline.driver.cluster.connection import connect, disconnect, is_own
-from pipeline.driver.cluster.own_ray import in_driver
+from pipeline.driver.cluster.own_ray import Machine, in_driver
 from tests.support.processes import below
 
 class Worker:
@@ -35,6 +35,8 @@ with in_driver():
 pids = below(os.getpid())
 print(json.dumps({
     "is_own": is_own(),
+    "machine": [part["CPU"] for part in Machine().get_reserved_resources("data-1").values()],
+    "cpus": ray.cluster_resources()["CPU"],
     "rows": sorted(row["n"] for row in rows),
     "actors": sorted(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)),
     "processes": list(pids.values()),
@@ -67,6 +69,7 @@ def test_services_and_side_actors_are_started_only_where_metrics_are_asked_for(
     assert done.returncode == 0, done.stderr
     state = json.loads(done.stdout.splitlines()[-1])
     assert state["is_own"]
+    assert state["machine"] == [state["cpus"]]
     assert state["rows"] == [0, 1, 2]
     services = {name for name in SERVICES if any(name in line for line in state["processes"])}
     assert services == (SERVICES if is_collecting else set())
@@ -86,14 +89,3 @@ def test_what_ray_has_no_more_is_not_replaced_and_the_rest_is_restored(
     for place in ("a_library", "a_library:Class", "no_library"):
         with own_ray._replaced(place, "gone", max):
             assert vars(module).get("gone") is None
-
-
-def test_a_machine_reserves_what_it_has_on_nodes_that_live(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    nodes = [
-        {"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.0}},
-        {"NodeID": "b", "Alive": False, "Resources": {"CPU": 8.0}},
-    ]
-    monkeypatch.setattr(own_ray.ray, "nodes", lambda: nodes)
-    assert own_ray.Machine().get_reserved_resources("data-1") == {"a": {"CPU": 2.0}}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver.cluster.devices import device_of, pool_sizes
+from pipeline.driver.cluster.devices import pool_sizes
+from pipeline.driver.cluster.job_plan import device_of
 from pipeline.driver.cluster.on_ray import run
 from pipeline.errors import ModelError, SpecError
 from pipeline.job.resolve import resolve
@@ -60,7 +61,7 @@ def test_auto_on_a_cluster_without_a_gpu_is_refused_and_says_what_to_set(
     spec = make_spec("in", "out", bert_mean_dir, runtime={"device": "auto"})
     with pytest.raises(SpecError, match=r"Set runtime\.device to cuda"):
         device_of(spec, "127.0.0.1:6379")
-    assert device_of(spec) == "cpu"
+    assert device_of(spec, None) == "cpu"
 
 
 def test_what_stops_a_worker_at_its_start_is_the_error_of_the_run(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.driver.cluster import on_ray
+from pipeline.driver.cluster import execution
 from pipeline.job.resolve import Job, resolve
 from pipeline.storage.store import Store
 from pipeline.tokenize import load_tokenizer
@@ -30,7 +30,7 @@ def test_with_a_prompt_an_embedder_hashes_the_weights_once_and_loads_no_tokenize
     out = str(tmp_path / "out")
     job = resolve(make_spec("in", out, path, model={"prompt": "search query: "}), "cpu")
     tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
-    n_prompt = on_ray._prompt_tokens(job)
+    n_prompt = execution._prompt_tokens(job)
     assert n_prompt == tokenizer.prompt_tokens > 1
     models = []
     load_model = Job.model
@@ -62,4 +62,4 @@ def test_where_no_prompt_is_left_out_the_driver_reads_the_model_once(
     job = resolve(make_spec("in", str(tmp_path / "out"), path, model={"prompt": prompt}), "cpu")
     assert job.prompt == prompt
     monkeypatch.setattr(Job, "model", None)
-    assert on_ray._prompt_tokens(job) == 0
+    assert execution._prompt_tokens(job) == 0

@@ -13,19 +13,21 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
-
-import ray
-from ray.job_config import JobConfig
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.driver.cluster.own_ray import SWITCH, without_services
 from pipeline.driver.interrupts import held_back
+from pipeline.driver.planning.places import is_connected
 from pipeline.errors import ClusterError
 from pipeline.storage.caches import writable_folder
 from pipeline.storage.filesystems import reason
+
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
 
 
 def log_path() -> Path:
@@ -42,7 +44,7 @@ _connections: list[str] = []
 
 def is_own() -> bool:
     """Whether `connect` has started the cluster that this process is connected to."""
-    return _connections == ["local"] and ray.is_initialized()
+    return _connections == ["local"] and is_connected()
 
 
 def disconnect() -> None:
@@ -50,19 +52,24 @@ def disconnect() -> None:
     exits.
     """
     if _connections:
+        import ray
+
         _connections.clear()
         with held_back():
             ray.shutdown()
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None, meanwhile: Callable[[], object] = lambda: None) -> None:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine. Idempotent.
 
+    meanwhile: imports what comes next, in a thread, because Ray's processes start for seconds.
     Workers of a cluster get the CORPUS_EMBED_* settings of this process; their credentials come
     from their own environment or role. Raises ClusterError.
     """
-    if ray.is_initialized():
+    if is_connected():
         return
+    with held_back():  # a module that is imported halfway cannot be imported again
+        import ray
     # Without an address Ray would join any cluster that runs on this machine.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     remote = address != "local"
@@ -86,14 +93,20 @@ def connect(address: str | None) -> None:
     try:
         _check_answers(address)
         services = contextlib.nullcontext() if remote else without_services()
-        with held_back(), _without_rays_sigterm(), _stderr_to(log_path()), services:
+        with (
+            held_back(),
+            _without_rays_sigterm(),
+            _stderr_to(log_path()),
+            services,
+            _in_a_thread(meanwhile),
+        ):
             ray.init(
                 address=address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=None if remote else False,
                 runtime_env={"env_vars": settings} if remote and settings else None,
-                job_config=cast(Any, None if "://" in address else _OwnPath()),
+                job_config=cast(Any, None if "://" in address else _own_path()),
                 **({} if remote else _places()),
             )
             _connections.append(address)
@@ -109,6 +122,8 @@ def connect(address: str | None) -> None:
             f"{failure}: {reason(error)}. {advice}; Ray's own messages are in {log_path()}. Then "
             "run the same command again."
         ) from error
+    with held_back():
+        import ray.data  # it sets up its logger when it is imported
     handler = logging.FileHandler(log_path())
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
@@ -152,31 +167,51 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
 
 
-class _OwnPath(JobConfig):
+def _own_path() -> JobConfig:
     """Lets workers import what the driver imports. Ray 2.60 puts the driver's working folder, and
     the folder of its script, before everything else on the path of workers: a `pipeline.py` or a
     `types.py` of the user would run there in place of ours. It leaves both out for a job that
     brings a working folder of its own."""
+    from ray.job_config import JobConfig
 
-    def __init__(self) -> None:
-        root = Path(__file__).parents[2]
-        is_installed = root.name in ("site-packages", "dist-packages")
-        super().__init__(_py_driver_sys_path=[] if is_installed else [str(root)])
+    class OwnPath(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
 
-    def _runtime_env_has_working_dir(self) -> bool:
-        return True
+    root = Path(__file__).parents[2]
+    is_installed = root.name in ("site-packages", "dist-packages")
+    return OwnPath(_py_driver_sys_path=[] if is_installed else [str(root)])
+
+
+@contextlib.contextmanager
+def _in_a_thread(function: Callable[[], object]) -> Iterator[None]:
+    """Runs a function beside the block, and waits for it. What it raises is lost: the caller needs
+    its work, and meets the same error."""
+
+    def run() -> None:
+        with contextlib.suppress(Exception):
+            function()
+
+    thread = threading.Thread(target=run, name="meanwhile")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 @contextlib.contextmanager
 def _without_rays_sigterm() -> Iterator[None]:
     """ray.init installs a handler of SIGTERM that exits with 15, without a message, and where Ray
     cannot be left."""
-    install = ray._private.utils.set_sigterm_handler
-    ray._private.utils.set_sigterm_handler = lambda handler: None
+    import ray._private.utils as utils
+
+    install = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        ray._private.utils.set_sigterm_handler = install
+        utils.set_sigterm_handler = install
 
 
 @contextlib.contextmanager

@@ -9,11 +9,9 @@ import ray
 
 from pipeline.driver.cluster.connection import connect
 from pipeline.driver.estimate.prices import CPU_CORE
-from pipeline.driver.planning.places import check_device
 from pipeline.driver.planning.pools import Pools, pools_of
 from pipeline.errors import SpecError
-from pipeline.job.resolve import Job, device_here
-from pipeline.job.spec import JobSpec
+from pipeline.job.resolve import Job
 
 _KIND_OF_GPU = "accelerator_type:"
 """How Ray names the resource of a node that says which GPUs it has."""
@@ -40,28 +38,22 @@ def devices_of(job: Job) -> dict[str, float]:
     return dict(devices)
 
 
-def device_of(spec: JobSpec, address: str | None = None) -> str:
-    """The device of a run. `runtime.device: auto` is cuda where the cluster, or without one this
-    machine, has a GPU.
+def device_of_cluster(address: str | None) -> str:
+    """The device of a run on the cluster at `address` (or RAY_ADDRESS), or on the Ray that this
+    process has already: cuda where it has a GPU.
 
-    Raises SpecError for a GPU that this machine, which is all there is, does not have, and for a
-    cluster that has no GPU now: autoscaling may start one at any time, and the device decides the
-    default dtype and with it the fingerprint.
+    Raises SpecError for a cluster that has no GPU now: autoscaling may start one at any time, and
+    the device decides the default dtype and with it the fingerprint.
     """
-    check_device(spec, address)
-    if spec.runtime.device != "auto":
-        return spec.runtime.device
     joined = address or os.environ.get("RAY_ADDRESS")
     if joined:
         connect(address)
-    if ray.is_initialized():
-        if ray.cluster_resources().get("GPU", 0):
-            return "cuda"
-        if joined:
-            raise SpecError(
-                f"runtime.device is auto, and no node of the cluster at {joined} has a GPU now; "
-                "whether one will be started is unknown. Set runtime.device to cuda, which then "
-                "requests GPU nodes, or to cpu."
-            )
-        return "cpu"
-    return device_here()
+    if ray.cluster_resources().get("GPU", 0):
+        return "cuda"
+    if joined:
+        raise SpecError(
+            f"runtime.device is auto, and no node of the cluster at {joined} has a GPU now; "
+            "whether one will be started is unknown. Set runtime.device to cuda, which then "
+            "requests GPU nodes, or to cpu."
+        )
+    return "cpu"

@@ -18,8 +18,6 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ray
-
 __all__ = ["SWITCH", "in_driver", "is_collecting", "without_services"]
 
 SWITCH = "RAY_enable_metrics_collection"
@@ -90,7 +88,9 @@ class _Method:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
-    def remote(self, *arguments: Any, **named: Any) -> ray.ObjectRef:
+    def remote(self, *arguments: Any, **named: Any) -> Any:
+        import ray
+
         return ray.put(self._function(*arguments, **named))
 
 
@@ -125,6 +125,8 @@ class Machine:
 
     def get_reserved_resources(self, *_: Any, **__: Any) -> dict[str, dict[str, float]]:
         """Resources by name, by the id of their node."""
+        import ray
+
         return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 

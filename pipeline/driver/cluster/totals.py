@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.workers.metrics import FinishedPart
+from pipeline.workers.finished import FinishedPart
 
 _KINDS = {"worker": "loading", "split": "reading", "part": "embedding", "write": "writing"}
 """What workers do, by the first word of the work that they report."""

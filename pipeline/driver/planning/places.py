@@ -15,7 +15,7 @@ from pipeline.storage.preflight import check_place
 from pipeline.storage.room import problem_of_workers
 from pipeline.storage.store import Store
 
-__all__ = ["check_device", "check_dtype", "is_alone", "output_of"]
+__all__ = ["check_device", "check_dtype", "is_alone", "is_connected", "output_of"]
 
 
 def output_of(spec: JobSpec) -> Store:
@@ -50,5 +50,10 @@ def check_dtype(spec: JobSpec, device: str, address: str | None) -> None:
 
 def is_alone(address: str | None) -> bool:
     """Whether the workers of a run are on this machine and nowhere else."""
+    return not (address or os.environ.get("RAY_ADDRESS") or is_connected())
+
+
+def is_connected() -> bool:
+    """Whether this process is connected to a Ray, its own or another one; does not import it."""
     ray = sys.modules.get("ray")
-    return not (address or os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized()))
+    return bool(ray and ray.is_initialized())
