@@ -14,7 +14,7 @@ CHECK_ARGS ?= -m quick -n auto
 # Two processes, so that the suite fits two cores and 8 GiB; the tests that use Ray stay in one. TEST_ARGS= for one process,
 # where times or memory are measured.
 TEST_ARGS ?= -n 2 --dist loadgroup
-.PHONY: help install quickstart check audited quick test test-faults test-quickstart coverage lint format audit docs check-lower-bounds clean
+.PHONY: help install quickstart check audited quick test test-faults test-quickstart coverage lint format audit docs check-lower-bounds rivals clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -110,6 +110,15 @@ check-lower-bounds: $(BIN)/python ## Run the tests of `make check` with the olde
 	$(LOWER)/bin/python -m pip --disable-pip-version-check install --quiet uv
 	$(LOWER)/bin/uv pip install --quiet --python $(LOWER) --resolution lowest-direct -e ".[dev,html]"
 	$(LOWER)/bin/python -m pytest $(CHECK_ARGS) $(PYTEST_ARGS)
+
+# An environment of its own: their libraries want an older transformers. The stamp makes a second call instant.
+RIVALS := build/rivals
+rivals: $(RIVALS)/.installed ## Install ONNX Runtime, OpenVINO and fastembed into build/rivals, for benchmarks.engine and end_to_end
+
+$(RIVALS)/.installed: benchmarks/rivals/requirements.txt
+	$(PYTHON) -m venv $(RIVALS)
+	$(RIVALS)/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	@touch $@
 
 audit: $(BIN)/python ## Ask PyPI for known vulnerabilities of the versions in constraints.txt (needs pypi.org)
 	$(BIN)/python .ci/audit.py $(VENV)/audit --required

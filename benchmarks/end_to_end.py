@@ -1,23 +1,27 @@
 """Does the whole job, start-up, reading and writing included, beat what a user would write by hand?
 
     python -m benchmarks.end_to_end --corpus DIR [--texts 8000] [--rounds 1]
+        [--candidates ours,encode,onnx,openvino/2,ours:int8,openvino:qint8/2]
     python -m benchmarks.end_to_end --corpus DIR --device cuda --large --texts 600000
         --part-bytes 4MiB --candidates ours:bfloat16,engine:bfloat16,encode:bfloat16
         for a GPU (not run on one yet)
 
 Each candidate is a process of its own over the same Parquet shards, the same BERT directory (6
 layers, hidden 384, or with --large those of sup-simcse-ja-large; random weights, MeCab +
-WordPiece), on all cores, and ends with vectors in Parquet; in float32, or as `ours:bfloat16` says:
+WordPiece; or with --minilm all-MiniLM-L6-v2 over English texts), on all cores, and ends with
+vectors in Parquet; in float32, or as `ours:bfloat16` says:
 
     ours     corpus-embed run
-    encode   SentenceTransformer.encode over all texts at its best batch size (determined before,
-             not timed), then Parquet
     engine   the packed engine alone from ids that are ready, without loading: one single-threaded
              process per core, or one per GPU
     recipe   Ray Data map_batches with SentenceTransformer.encode (batch 32), then write_parquet
+    encode, pool, onnx, openvino, fastembed
+             one call of the library over all texts, as `benchmarks.engine` describes them, then
+             Parquet; with `/2` two processes with half of the shards and one thread each
 
-Out: one table of wall seconds, texts/s, tokens/s and ratio, and the lowest cosine of our vectors to
-those of encode.
+Batch sizes are the fastest of a trial before, and exports for ONNX and OpenVINO are made before;
+neither is timed. Out: one table of wall seconds, texts/s, tokens/s and ratio to the first library,
+and the lowest cosine of all vectors to its own.
 """
 
 from __future__ import annotations
@@ -27,7 +31,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -38,13 +41,24 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from benchmarks.end_to_end_candidates import CANDIDATES, sentence_transformer
-from benchmarks.engine import paragraphs
-from tests.support.model_dirs import bert_japanese
+from benchmarks.end_to_end_candidates import CANDIDATES, LIBRARIES
+from benchmarks.inputs import SMALL, add_input_options, model_dir, read_texts
+from benchmarks.machine import cpu_name
+from benchmarks.rivals.client import (
+    TextServer,
+    add_rival_options,
+    environment,
+    participants,
+    prepare_exports,
+    python_of,
+    run_module,
+)
+from benchmarks.rivals.encoders import Candidate
+from tests import ROOT
 
 N_SHARDS = 8
-SMALL = {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536, "vocab_size": 8_000}
 LARGE = {"hidden": 1024, "layers": 24, "heads": 16, "intermediate": 4096}
+DEFAULT = "ours,engine,encode,recipe"
 
 
 def write_shards(folder: Path, texts: list[str]) -> None:
@@ -53,20 +67,6 @@ def write_shards(folder: Path, texts: list[str]) -> None:
         ids = list(range(shard, len(texts), N_SHARDS))
         rows = pa.table({"id": [str(i) for i in ids], "text": [texts[i] for i in ids]})
         pq.write_table(rows, folder / f"{shard}.parquet", row_group_size=4096)
-
-
-def best_batch(model: Path, texts: list[str], device: str, dtype: str) -> int:
-    """The batch size at which encode is fastest, by a trial on the first texts."""
-    loaded = sentence_transformer(model, device, dtype)
-    batch_sizes = (8, 16, 32, 64) if device == "cpu" else (64, 128, 256, 512)
-    n_texts = 400 if device == "cpu" else 8192
-    seconds: dict[int, float] = {}
-    loaded.encode(texts[:64], batch_size=16)  # warm-up
-    for batch_size in batch_sizes:
-        started = time.perf_counter()
-        loaded.encode(texts[:n_texts], batch_size=batch_size)
-        seconds[batch_size] = time.perf_counter() - started
-    return min(seconds, key=seconds.__getitem__)
 
 
 def vectors_of(out: Path) -> dict[str, np.ndarray]:
@@ -82,79 +82,114 @@ def lowest_cosine(vectors: dict[str, np.ndarray], expected: dict[str, np.ndarray
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def run_candidate(candidate: str, **arguments: Any) -> tuple[float, dict[str, Any]]:
-    """(wall seconds, figures) of a candidate such as `ours:bfloat16`, in a process of its own.
-    arguments: options of `benchmarks.end_to_end_candidates`."""
-    kind, _, dtype = candidate.partition(":")
-    command = [sys.executable, "-m", "benchmarks.end_to_end_candidates", kind]
-    for name, value in {"dtype": dtype or "float32", **arguments}.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+def run_candidate(
+    candidate: Candidate, python: str, **arguments: Any
+) -> tuple[float, dict[str, Any]]:
+    """(wall seconds, figures) of a candidate, in processes of its own. arguments: options of
+    `benchmarks.end_to_end_candidates`."""
+    module = "benchmarks.end_to_end_candidates"
+    shares = candidate.n_processes
+    arguments |= {"dtype": candidate.precision, "shares": shares}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    if candidate.kind == "pool" or shares > 1:
+        env = environment(1)
     started = time.perf_counter()
-    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    processes = [
+        subprocess.Popen(
+            run_module(python, module, {**arguments, "share": share}, candidate.kind),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=env,
+        )
+        for share in range(shares)
+    ]
+    outputs = [process.communicate() for process in processes]
     seconds = time.perf_counter() - started
-    if process.returncode:
-        raise SystemExit(f"{candidate} failed:\n{process.stderr[-4000:]}")
-    figures = json.loads(process.stdout or "{}")
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        if process.returncode:
+            raise SystemExit(f"{candidate} failed:\n{errors[-4000:]}")
+    lines = [line for line in outputs[0][0].splitlines() if line.startswith("{")]
+    figures = json.loads(lines[-1]) if lines else {}
     return figures.get("embed_s", seconds), figures
 
 
 def compare(options: argparse.Namespace, root: Path) -> None:
-    texts = paragraphs(options.corpus, options.texts, options.chars)
-    model = bert_japanese(root / "model", **(SMALL | (LARGE if options.large else {})))
+    texts = read_texts(options, options.texts)
+    model = model_dir(options, root, SMALL | (LARGE if options.large else {}))
     write_shards(root / "in", texts)
-    candidates = options.candidates.split(",")
-    baseline = next((name for name in candidates if name.startswith("encode")), "")
-    batch_size = best_batch(model, texts, options.device, baseline.partition(":")[2] or "float32")
-    seconds: dict[str, list[float]] = {candidate: [] for candidate in candidates}
-    outs: dict[str, Path] = {}
+    names = options.candidates.split(",")
+    python = options.rivals_python
+    candidates = participants(names, tuple(CANDIDATES), model, python)
+    samples = read_texts(options, 300, seed=1)
+    exports = prepare_exports(candidates, model, options.exports, python, samples)
+    print(f"{cpu_name()}, {options.device}", flush=True)
+    batch_sizes: dict[Candidate, int] = dict.fromkeys(candidates, 0)
+    for candidate in candidates:
+        if candidate.kind in LIBRARIES:
+            n_threads = os.cpu_count() or 1
+            server = TextServer(candidate, model, exports, python, n_threads, options.device)
+            batch_sizes[candidate] = server.best_batch(texts, options.device)
+            server.close()
+    seconds: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
+    outs: dict[Candidate, Path] = {}
     n_tokens = 0
     for number in range(options.rounds):
-        for candidate in candidates:
-            outs[candidate] = root / f"{candidate.replace(':', '-')}-{number}"
+        for place, candidate in enumerate(candidates):
+            outs[candidate] = root / f"{place}-{number}"
             duration, figures = run_candidate(
                 candidate,
+                python_of(candidate, python),
                 model=model,
+                exports=exports,
                 shards=root / "in",
                 out=outs[candidate],
-                batch_size=batch_size,
+                batch_size=batch_sizes[candidate],
                 device=options.device,
                 part_bytes=options.part_bytes,
             )
             seconds[candidate].append(duration)
             n_tokens = max(n_tokens, figures.get("n_tokens", 0))
             print(f"{candidate}: {duration:.1f} s {json.dumps(figures)}", flush=True)
+    report(seconds, batch_sizes, outs, len(texts), n_tokens)
+
+
+def report(
+    seconds: dict[Candidate, list[float]],
+    batch_sizes: dict[Candidate, int],
+    outs: dict[Candidate, Path],
+    n_texts: int,
+    n_tokens: int,
+) -> None:
+    baseline = next((candidate for candidate in seconds if candidate.kind in LIBRARIES), None)
     base = statistics.median(seconds[baseline]) if baseline else float("nan")
-    print(
-        f"\n{len(texts)} texts, {n_tokens} tokens, {options.device}, {os.cpu_count()} cores, "
-        f"encode at batch {batch_size}"
-    )
+    expected = vectors_of(outs[baseline]) if baseline else {}
+    print(f"\n{n_texts} texts, {n_tokens} tokens; ratios and lowest cosines to {baseline}")
     for candidate, times in seconds.items():
         median = statistics.median(times)
         spread = f"{min(times):.1f}-{max(times):.1f}"
+        cosine = ""
+        if expected and candidate.kind in ("ours", *LIBRARIES):
+            cosine = f"  cosine {lowest_cosine(vectors_of(outs[candidate]), expected):.7f}"
         print(
-            f"{candidate:16} {median:7.1f} s ({spread})  {len(texts) / median:6.1f} texts/s  "
-            f"{n_tokens / median:9,.0f} tokens/s  {base / median:.2f}x encode"
+            f"{candidate!s:18} batch {batch_sizes[candidate] or '-':>3} {median:7.1f} s ({spread}) "
+            f"{n_texts / median:6.1f} texts/s {n_tokens / median:9,.0f} tokens/s "
+            f"{base / median:5.2f}x{cosine}"
         )
-    for candidate in outs if baseline else ():
-        if candidate.startswith("ours"):
-            cosine = lowest_cosine(vectors_of(outs[candidate]), vectors_of(outs[baseline]))
-            print(f"lowest cosine of {candidate} to {baseline}: {cosine:.7f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--corpus", type=Path, default=Path(__file__).parent.parent / "jobs" / "sample"
-    )
-    parser.add_argument("--texts", type=int, default=8000)
-    parser.add_argument("--chars", type=int, default=100, help="characters of a text, at least")
+    add_input_options(parser, n_texts=8000)
+    add_rival_options(parser)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--part-bytes", default="256KiB")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--large", action="store_true", help="the sizes of sup-simcse-ja-large")
-    parser.add_argument("--candidates", default=",".join(CANDIDATES))
+    parser.add_argument("--candidates", default=DEFAULT)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         compare(options, Path(folder))

@@ -1,5 +1,6 @@
 """The candidates of `benchmarks.end_to_end`, which describes them and starts each in a process of
-its own: Parquet shards in, Parquet files with vectors out, figures as one JSON line."""
+its own, rivals in their own environment: Parquet shards in, Parquet files with vectors out, figures
+as one JSON line."""
 
 from __future__ import annotations
 
@@ -13,36 +14,36 @@ import time
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from benchmarks.rivals.encoders import KINDS, Setting, sentence_transformer
 
-def read_texts(folder: Path) -> tuple[list[str], list[str]]:
-    rows = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
+
+def setting_of(options: argparse.Namespace) -> Setting:
+    n_threads = (os.cpu_count() or 1) if options.shares == 1 else 1
+    return Setting(options.model, options.exports, options.dtype, n_threads, options.device)
+
+
+def read_texts(paths: list[Path]) -> tuple[list[str], list[str]]:
+    rows = pa.concat_tables([pq.read_table(path) for path in paths])
     return rows["id"].to_pylist(), rows["text"].to_pylist()
 
 
-def sentence_transformer(model: Path, device: str, dtype: str) -> Any:
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(
-        str(model), device=device, model_kwargs={"dtype": getattr(torch, dtype)}
-    )
+def shards_of(options: argparse.Namespace) -> list[Path]:
+    return sorted(options.shards.glob("*.parquet"))
 
 
-def encode(options: argparse.Namespace) -> None:
-    ids, texts = read_texts(options.shards)
-    vectors = sentence_transformer(options.model, options.device, options.dtype).encode(
-        texts, batch_size=options.batch_size
-    )
+def library(options: argparse.Namespace) -> None:
+    """What a user writes by hand: all texts to one call, and Parquet from its vectors."""
+    ids, texts = read_texts(shards_of(options)[options.share :: options.shares])
+    vectors = KINDS[options.candidate](setting_of(options))(texts, options.batch_size)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    options.out.mkdir()
+    options.out.mkdir(exist_ok=True)
     table = pa.table({"doc_id": ids, "text": texts, "embedding": column})
-    pq.write_table(table, options.out / "vectors.parquet")
+    pq.write_table(table, options.out / f"{options.share}.parquet")
 
 
 def recipe(options: argparse.Namespace) -> None:
@@ -50,7 +51,7 @@ def recipe(options: argparse.Namespace) -> None:
 
     class Embedder:
         def __init__(self) -> None:
-            self.model = sentence_transformer(options.model, options.device, options.dtype)
+            self.model = sentence_transformer(setting_of(options))
 
         def __call__(self, batch: dict) -> dict:
             batch["embedding"] = self.model.encode(list(batch["text"]), batch_size=32)
@@ -79,7 +80,7 @@ def engine_of_one_process(
     from pipeline.tokenize import load_tokenizer
 
     model = resolve(str(options.model))
-    texts = read_texts(options.shards)[1][process::n_processes]
+    texts = read_texts(shards_of(options))[1][process::n_processes]
     tokens = load_tokenizer(model, max_tokens=model.max_tokens).encode(texts)
     loaded = load_engine(
         model,
@@ -132,7 +133,13 @@ def ours(options: argparse.Namespace) -> None:
     print(json.dumps({name: figures[name] for name in names}))
 
 
-CANDIDATES = {"ours": ours, "engine": engine, "encode": encode, "recipe": recipe}
+LIBRARIES = tuple(kind for kind in KINDS if kind != "ours")
+CANDIDATES = {
+    "ours": ours,
+    "engine": engine,
+    "recipe": recipe,
+    **dict.fromkeys(LIBRARIES, library),
+}
 
 
 def main() -> None:
@@ -140,11 +147,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("candidate", choices=CANDIDATES)
-    for path in ("--model", "--shards", "--out"):
+    for path in ("--model", "--exports", "--shards", "--out"):
         parser.add_argument(path, type=Path, required=True)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--batch-size", type=int, default=32, help="of encode")
+    parser.add_argument("--batch-size", type=int, default=32, help="of libraries")
+    parser.add_argument("--share", type=int, default=0, help="which of the shares of a library")
+    parser.add_argument("--shares", type=int, default=1, help="processes that share the shards")
     parser.add_argument("--part-bytes", default="256KiB", help="of ours")
     options = parser.parse_args()
     CANDIDATES[options.candidate](options)

@@ -27,6 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.machine import cpu_name
 from tests.support.model_dirs import minilm
 
 SHARDS = 8
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=0)
     parser.add_argument("--model", type=Path, default=None)
     options = parser.parse_args()
+    print(cpu_name())
     documents = documents_of(options.corpus)[: options.documents or None]
     model = options.model or minilm()
     problems = []

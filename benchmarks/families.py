@@ -24,7 +24,8 @@ import numpy as np
 import torch
 import transformers as t
 
-from benchmarks.engine import min_cosine
+from benchmarks.machine import cpu_name
+from benchmarks.reference import min_cosine
 from pipeline.embed import load_engine
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import read_model
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    print(cpu_name(), end="\n\n")
     print("| family | packed | padded | library | packed ÷ padded | ÷ library | spread | cosine |")
     print("|---|---|---|---|---|---|---|---|")
     for name in options.families.split(","):

@@ -32,9 +32,10 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.engine import encode_from_ids, min_cosine
 from benchmarks.gpu_models import MODELS, make_model
 from benchmarks.gpu_timing import busy_share, timed
+from benchmarks.machine import cpu_name
+from benchmarks.reference import encode_from_ids, min_cosine
 from pipeline.embed import load_engine, steps
 from pipeline.embed.fused import Step
 from pipeline.job.engine_options import EngineOptions
@@ -220,7 +221,7 @@ def main() -> None:
     logging.basicConfig(format="  %(message)s")
     # which steps are compiled, and the budget that was found
     logging.getLogger("pipeline").setLevel(logging.INFO)
-    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU"
+    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else cpu_name()
     ceiling = gemm_tflops(options.device, options.torch_dtype, 512 if options.tiny else 8192)
     print(
         f"{name}, torch {torch.__version__}, {options.dtype}, "

@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.machine import cpu_name
 from tests.support.model_dirs import bert_japanese
 from tests.support.s3_server import S3Server, s3_server
 
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part-bytes", default="512KiB")
     options = parser.parse_args()
+    print(cpu_name())
     with s3_server() as server, tempfile.TemporaryDirectory() as folder:
         os.environ.update(server.env)
         server.make_bucket("lake")

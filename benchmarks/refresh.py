@@ -32,6 +32,7 @@ import pyarrow as pa
 
 import pipeline
 from benchmarks.changing_corpus import Corpus, read_documents
+from benchmarks.machine import cpu_name
 from pipeline.driver.planning.plan import make_plan
 from pipeline.driver.planning.tally import row_counts
 from pipeline.job.resolve import resolve
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shards", type=int, default=10_000)
     options = parser.parse_args()
+    print(cpu_name())
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         model = bert_mean(root / "model")

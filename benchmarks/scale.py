@@ -29,6 +29,7 @@ from typing import Any
 
 import fsspec
 
+from benchmarks.machine import cpu_name
 from benchmarks.process_figures import measured
 from benchmarks.scale_stages import measure_embedder, measure_nodes, measure_parts, write_shards
 from pipeline.driver.planning.plan import make_plan
@@ -152,6 +153,7 @@ def main() -> None:
         "--busy-s", type=float, default=2.0, help="seconds that the stand-in takes for a part"
     )
     options = parser.parse_args()
+    print(cpu_name())
     measurements = {
         "plan": measure_plan,
         "commit": measure_commit,

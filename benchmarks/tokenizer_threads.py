@@ -21,7 +21,8 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from benchmarks.engine import paragraphs
+from benchmarks.inputs import paragraphs
+from benchmarks.machine import cpu_name
 from tests.support.model_dirs import bert_mean, llama_last_token
 
 CORES = os.cpu_count() or 1
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    print(cpu_name())
     texts = paragraphs(options.corpus, options.texts, 100)
     with tempfile.TemporaryDirectory() as folder:
         models = {

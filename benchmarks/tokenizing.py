@@ -1,7 +1,7 @@
 """Tokens per second of Japanese text on one core: MeCab alone, BertJapaneseTokenizer, and
 pipeline.tokenize.
 
-    python benchmarks/tokenizing.py --corpus DIR [--model DIR] [--docs 400] [--repeats 5]
+    python -m benchmarks.tokenizing --corpus DIR [--model DIR] [--docs 400] [--repeats 5]
 
 (Not named tokenize.py: beside a running script that would hide the standard library's module.)
 
@@ -41,6 +41,7 @@ import numpy as np
 import unidic_lite
 from tokenizers.trainers import WordPieceTrainer
 
+from benchmarks.machine import cpu_name
 from pipeline.tokenize.cuts import next_cut
 from pipeline.tokenize.mecab import MecabTokenizer
 
@@ -201,6 +202,7 @@ def main() -> None:
         Case("documents, max_tokens 512", sample, 512),
         Case("documents, max_tokens 64", sample, 64),
     ]
+    print(cpu_name())
     print(
         f"{len(texts):,} documents, {sum(map(len, texts)):,} characters; "
         f"vocabulary {len(reference):,}; one core"

@@ -37,7 +37,7 @@ NAMES = {
     },
     "process": {
         *("run_python", "subprocess", "multiprocessing", "ProcessPoolExecutor", "fork", "Child"),
-        *("read_in_child", "serving", "SparkSession"),
+        *("read_in_child", "serving", "SparkSession", "TextServer"),
         *("refusing_url", "small_disk"),
     },
     "faults": {"proxy", "small_disk", "FaultProxy", "poison", "Killer", "SIGKILL"},
