@@ -11,7 +11,6 @@ padding included, see `EngineStats.padding_share`.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline.embed.buckets import Rows, flat_index, padded_buckets
@@ -67,9 +67,9 @@ class PaddedEngine(Engine):
     def __init__(self, model: ModelDir, options: EngineOptions, unpooled_tokens: int) -> None:
         super().__init__(options, DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]])
         self._unpooled_tokens = unpooled_tokens
-        with _load_report() as report:
+        with _missing_weights() as names:
             modules = _load_modules(model, options)
-        if missing := [name for name in report if "pooler" not in name]:
+        if missing := sorted(name for name in names if "pooler" not in name):
             raise ModelError(
                 f"{model.path}: the weights lack {', '.join(missing[:3])}, and transformers would "
                 "run with random numbers in their place. The architecture of config.json is not "
@@ -172,27 +172,17 @@ def _has_token_types(model: ModelDir, tokenizer: Any) -> bool:
 
 
 def _load_modules(model: ModelDir, options: EngineOptions) -> list[Any]:
-    weights = {"use_safetensors": True, "dtype": DTYPES[options.dtype]}
+    """A directory without modules.json is a transformer, behind which the library puts a mean."""
     try:
-        if model.modules:
-            loaded = SentenceTransformer(
+        modules: list[Any] = list(
+            SentenceTransformer(
                 str(model.path),
                 device="cpu",
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs=weights,
+                model_kwargs={"use_safetensors": True, "dtype": DTYPES[options.dtype]},
             )
-            modules: list[Any] = list(loaded)
-        else:
-            local = {"local_files_only": True}
-            modules = [
-                Transformer(
-                    str(model.path),
-                    model_kwargs={**weights, **local},
-                    processor_kwargs=local,
-                    config_kwargs=local,
-                )
-            ]
+        )
     except Exception as error:
         raise ModelError(
             f"{model.path}: sentence-transformers could not load the model: "
@@ -208,42 +198,29 @@ def _load_modules(model: ModelDir, options: EngineOptions) -> list[Any]:
     return modules
 
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-"""transformers colours its report where standard output is a terminal."""
-
-
-class _MissingWeights(logging.Handler):
-    """Collects the names of weights that transformers reports as missing: it starts them at random,
-    says so in its log, and goes on. One name can stand for several layers, as in "layer.{4, 5}"."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.names: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        report = _COLOUR.sub("", record.getMessage())
-        self.names += re.findall(r"^(.+?)\s*\|\s*MISSING\b", report, re.MULTILINE)
-
-
 @contextmanager
-def _load_report() -> Iterator[list[str]]:
-    """The names of missing weights, without transformers' report and progress bars, which would
-    fill the log of every worker."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    logger = logging.getLogger("transformers.modeling_utils")
-    report = _MissingWeights()
-    before = logger.level, logger.propagate, logging.root.manager.disable
+def _missing_weights() -> Iterator[list[str]]:
+    """The names of weights that transformers misses in what is loaded meanwhile: it starts them at
+    random and goes on. Its report of them and its progress bars, which would fill the log of every
+    worker, are off."""
+    names: list[str] = []
+    stored = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(kind: Any, *arguments: Any, **settings: Any) -> Any:
+        model, info = stored.__func__(kind, *arguments, **settings, output_loading_info=True)
+        names.extend(info["missing_keys"])
+        return model
+
+    reporter = logging.getLogger("transformers.modeling_utils")
+    level = reporter.level
+    has_bars = transformers_logging.is_progress_bar_enabled()
+    reporter.setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
-    logger.addHandler(report)
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    logging.disable(logging.NOTSET)
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[method-assign, assignment]
     try:
-        yield report.names
+        yield names
     finally:
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
-        logging.disable(before[2])
-        logger.removeHandler(report)
-        if bars:
+        PreTrainedModel.from_pretrained = stored  # type: ignore[method-assign]
+        reporter.setLevel(level)
+        if has_bars:
             transformers_logging.enable_progress_bar()

@@ -421,6 +421,6 @@ def test_vectors_are_the_same_where_torch_lacks_the_private_onednn_operators(
     with_onednn = engine_of(model).embed(ids, offsets)
     monkeypatch.setattr(linear, "_has_onednn", lambda _dtype: False)
     engine = engine_of(model)
-    assert not engine._body._layers[0].qkv._is_packed
+    assert not engine._body._layers[0].kv._is_packed
     # 2e-5 as above: sums in another order
     np.testing.assert_allclose(engine.embed(ids, offsets), with_onednn, atol=2e-5)
