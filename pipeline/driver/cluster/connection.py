@@ -178,7 +178,7 @@ def _own_path() -> JobConfig:
         def _runtime_env_has_working_dir(self) -> bool:
             return True
 
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     is_installed = root.name in ("site-packages", "dist-packages")
     return OwnPath(_py_driver_sys_path=[] if is_installed else [str(root)])
 
