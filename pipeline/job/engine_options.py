@@ -49,7 +49,8 @@ class EngineOptions:
     ) -> EngineOptions:
         """The options of `model`: "auto" and None mean what its directory says.
 
-        Raises ModelError when neither `pooling` nor the directory names a pooling.
+        Raises ModelError when neither `pooling` nor the directory names a pooling, and for one
+        whose vectors do not fit the directory's Dense.
         """
         named = model.pooling if pooling == "auto" else pooling
         if named is None:
@@ -57,6 +58,14 @@ class EngineOptions:
                 f"{model.path}: the directory names no pooling (no Pooling in modules.json). "
                 f"Set model.pooling to one of {sorted(POOLINGS.values())}; the model card says "
                 "which."
+            )
+        n_modes = len(named.split("+"))
+        has_dense = any(module.kind == "Dense" for module in model.modules)
+        if model.pooling and n_modes != len(model.pooling.split("+")) and has_dense:
+            raise ModelError(
+                f"{model.path}: pooling {named!r} gives vectors of another width than "
+                f"{model.pooling!r}, for which the Dense behind it was made. Set model.pooling to "
+                "'auto'."
             )
         return cls(
             pooling=named,

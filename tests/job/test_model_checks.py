@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.errors import ModelError, SpecError, WorkerError
 from pipeline.job import resolve as job_module
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.store import resolve
 from pipeline.job.model.tokenizer_versions import versions
 from pipeline.tokenize import load_tokenizer
@@ -55,6 +56,30 @@ def test_a_dense_whose_activation_would_be_replaced_is_refused(activation, tmp_p
     edit(path / "2_Dense" / "config.json", activation_function=activation)
     with pytest.raises(ModelError, match=f"2_Dense/config.json .*{activation}.*Tanh"):
         resolve(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"out_features": 47}, r"64 → 47 dimensions .*\(48, 64\)"),
+        ({"in_features": 63}, r"63 → 48 dimensions .* the modules before it give 64"),
+        ({"bias": False}, r"64 → 48 dimensions and bias False, .*linear\.bias"),
+        ({"out_features": None}, r"64 → None dimensions"),
+    ],
+    ids=str,
+)
+def test_a_dense_whose_weights_do_not_fit_is_refused(change, message, tmp_path):
+    path = bert_dense_normalize(tmp_path / "m", layers=1)
+    edit(path / "2_Dense" / "config.json", **change)
+    with pytest.raises(ModelError, match=f"2_Dense/config.json says {message}"):
+        resolve(str(path))
+
+
+def test_a_pooling_whose_vectors_a_dense_cannot_take_is_refused(tmp_path):
+    model = resolve(str(bert_dense_normalize(tmp_path / "m", layers=1)))
+    assert EngineOptions.of(model, pooling="cls").pooling == "cls"
+    with pytest.raises(ModelError, match=r"'cls\+mean' gives vectors of another width"):
+        EngineOptions.of(model, pooling="cls+mean")
 
 
 @pytest.mark.parametrize(("asked", "warns"), [(True, True), (False, False), (None, False)])

@@ -2,7 +2,8 @@
 alone, before anything is loaded.
 
 Parsed config files come in; a ModelError is raised, or sentences come out that `plan` shows. Cost:
-one small file a module, and tokenizer.json where a config file says which tokens end a text.
+one small file and one header a module, and tokenizer.json where a config file says which tokens
+end a text.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pipeline.errors import ModelError
 from pipeline.job.model.files import load_json
 from pipeline.job.model.modules import Module
 from pipeline.job.model.plain_files import frame_of
+from pipeline.job.model.weight_files import tensor_shapes
 
 __all__ = ["contradictions", "frame_contradictions", "max_dimension", "missing_main_file"]
 
@@ -46,15 +48,39 @@ def max_dimension(
     source: str,
 ) -> int | None:
     """The most dimensions that a vector can have, by config.json and the last Dense, never by
-    `word_embedding_dimension`; None where these do not say. The engine measures the true number."""
-    denses = [module for module in modules if module.kind == "Dense"]
-    if denses:
-        width = load_json(path / denses[-1].path / "config.json", source).get("out_features")
-        return width if isinstance(width, int) else None
-    if not config:
-        return next((shape[1] for shape in shapes.values() if len(shape) == 2), None)
-    width = next((config[name] for name in _WIDTHS if isinstance(config.get(name), int)), None)
-    return width * len((pooling or "mean").split("+")) if isinstance(width, int) else None
+    `word_embedding_dimension`; None where these do not say. The engine measures the true number.
+
+    Raises ModelError for a Dense that takes another width than comes in, or whose weights are not
+    those that its config.json asks for.
+    """
+    if config:
+        width = next((config[name] for name in _WIDTHS if isinstance(config.get(name), int)), None)
+        width = width and width * len((pooling or "mean").split("+"))
+    else:
+        width = next((shape[1] for shape in shapes.values() if len(shape) == 2), None)
+    pooled = [module.kind for module in modules[1:2]] == ["Pooling"]
+    for module in modules:
+        if module.kind == "Dense":
+            dense = load_json(path / module.path / "config.json", source)
+            _check_dense(dense, path / module.path, width if pooled else None, source)
+            width = dense["out_features"]
+    return width
+
+
+def _check_dense(config: dict[str, Any], folder: Path, width: int | None, source: str) -> None:
+    """width: of what comes in, where it is known."""
+    out = config.get("out_features")
+    needed = {"linear.weight": (out, width or config.get("in_features"))}
+    if config.get("bias", True):
+        needed["linear.bias"] = (out,)
+    stored = tensor_shapes(folder)
+    if stored != needed or needed["linear.weight"][1] != config.get("in_features"):
+        raise ModelError(
+            f"{source}: {folder.name}/config.json says {config.get('in_features')} → {out} "
+            f"dimensions and bias {config.get('bias', True)}, the modules before it give "
+            f"{width or 'an unknown number'}, and the weights beside it are {stored or 'missing'}. "
+            "Restore the directory from its source."
+        )
 
 
 def contradictions(prompts: Mapping[str, str], default_prompt_name: str | None) -> Iterator[str]:
