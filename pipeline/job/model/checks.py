@@ -70,6 +70,7 @@ def max_dimension(
 def _check_dense(config: dict[str, Any], folder: Path, width: int | None, source: str) -> None:
     """width: of what comes in, where it is known."""
     out = config.get("out_features")
+    needed: dict[str, tuple[Any, ...]]
     needed = {"linear.weight": (out, width or config.get("in_features"))}
     if config.get("bias", True):
         needed["linear.bias"] = (out,)
