@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.embed.families import Family
-from pipeline.embed.linear import GatedLinear, Linear, is_gate_fused_faster
+from pipeline.embed.linear import GatedLinear, Linear
 from pipeline.embed.sizes import ACTIVATIONS, Sizes
 
 __all__ = ["Half", "Layer", "Norm", "Weights", "layers_of", "norm_of"]
@@ -81,14 +81,9 @@ def layers_of(family: Family, s: Sizes, weights: Weights, linear: type[Linear]) 
     def mlp(names: Sequence[str]) -> Linear | GatedLinear:
         matrix, bias = stored(names)
         activation = ACTIVATIONS[s.activation]
-        if not s.is_gated:
-            return linear(matrix, bias, activation)
-        is_fused = (
-            linear is Linear
-            and matrix.is_cpu
-            and is_gate_fused_faster(*matrix.shape, matrix.dtype, activation)
-        )
-        return GatedLinear(matrix, bias) if is_fused else linear(matrix, bias)
+        if s.is_gated and linear is Linear and matrix.is_cpu:
+            return GatedLinear(matrix, bias, activation)
+        return linear(matrix, bias, None if s.is_gated else activation)
 
     def layer(i: int) -> Layer:
         prefix = family.layer.format(i)

@@ -23,14 +23,13 @@ from pipeline.embed.products import (
     NO_ACTIVATION,
     TYPICAL_TOKENS,
     activate,
-    gated,
     packed,
     packed_with,
     reordered,
 )
 from pipeline.embed.sizes import ACTIVATIONS
 
-__all__ = ["GatedLinear", "Linear", "is_gate_fused_faster", "shortest_s"]
+__all__ = ["GatedLinear", "Linear", "shortest_s"]
 
 _ROUNDS = 5
 _RACED_PRODUCTS = 1 << 30
@@ -92,19 +91,28 @@ class Linear:
             return residual.addmm_(x, self._weight.t())
         return self(x).add_(residual)
 
+    def times(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """linear(x) * factor, (T, out). `factor` can be overwritten with the result."""
+        if self._is_packed:
+            return packed_with(x, factor, self._weight, self._bias, "mul")
+        return self(x).mul_(factor)
+
 
 class GatedLinear:
-    """activation(gate(x)) * up(x) in two products, each with its step inside. weight: (2 F, in),
-    the gate first, on a CPU that has oneDNN."""
+    """activation(gate(x)) * up(x) in two products, each with its step inside where that is faster.
+    weight: (2 F, in), the gate first, bias: (2 F,) or None, on a CPU."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._gate, self._up = (reordered(half.contiguous()) for half in weight.chunk(2))
-        self._biases = (None, None) if bias is None else bias.chunk(2)
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, activation: tuple[str, str]
+    ) -> None:
+        gate, up = weight.chunk(2)
+        gate_bias, up_bias = (None, None) if bias is None else bias.chunk(2)
+        self._gate = Linear(gate, gate_bias, activation)
+        self._up = Linear(up, up_bias)
 
     def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
         """(T, in) -> (T, F); `activation` is a value of ACTIVATIONS."""
-        gate = packed(x, self._gate, self._biases[0], activation)
-        return packed_with(x, gate, self._up, self._biases[1], "mul")
+        return self._up.times(x, self._gate.activated(x, activation))
 
 
 def shortest_s(*products: Callable[[], torch.Tensor]) -> list[float]:
@@ -182,22 +190,6 @@ def _is_onednn_faster(
         *(n_out, n_in, dtype, onednn_s * 1e3, plain_s * 1e3),
     )
     return onednn_s < plain_s
-
-
-@cache
-def is_gate_fused_faster(
-    n_out: int, n_in: int, dtype: torch.dtype, activation: tuple[str, str]
-) -> bool:
-    """Whether a `GatedLinear` beats one stacked product and the steps behind it on this CPU."""
-    if not _has_onednn(dtype):
-        return False
-    x, weight = _raced(n_out, n_in, dtype)
-    fused = GatedLinear(weight, None)
-    stacked = Linear(weight, None)
-    fused_s, stacked_s = shortest_s(
-        lambda: fused.activated(x, activation), lambda: gated(stacked(x), activation)
-    )
-    return fused_s < stacked_s
 
 
 def _raced(n_out: int, n_in: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
