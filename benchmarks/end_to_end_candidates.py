@@ -86,6 +86,7 @@ def engine_of_one_process(
         model,
         EngineOptions.of(model, dtype=options.dtype, device=options.device),
         threads=1 if options.device == "cpu" else None,
+        is_tuned=True,
     )
     warm_up = tokens.offsets[:65]
     loaded.embed(tokens.ids[: warm_up[-1]], warm_up)

@@ -1,7 +1,7 @@
 """How near is the engine to the GPU's limit, and how far ahead of sentence-transformers?
 
     python -m benchmarks.gpu --family bert [--lengths 32,128,512,mix] [--tokens 1000000]
-                             [--no-compile] [--no-ray]
+                             [--no-compile] [--no-ray] [--models FOLDER]
     python -m benchmarks.gpu --family bert --device cpu --tiny     smoke test without a GPU
 
 In: nothing; the directory has the exact configuration of sup-simcse-ja-large (bert),
@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.gpu_models import MODELS, make_model
+from benchmarks.gpu_models import MODELS, make_model, model_folder
 from benchmarks.gpu_timing import busy_share, timed
 from benchmarks.machine import cpu_name
 from benchmarks.reference import encode_from_ids, min_cosine
@@ -115,6 +114,18 @@ def ray_recipe(
     ).materialize()
 
 
+def best_batch(st: Any, texts: list[str], device: str) -> int:
+    """The batch size at which encode is fastest, of those that fit into memory."""
+    seconds: dict[int, float] = {}
+    for batch in BATCHES:
+        try:
+            seconds[batch] = timed(lambda b=batch: st.encode(texts, batch_size=b), device)
+        except torch.OutOfMemoryError:
+            break
+    torch.cuda.empty_cache()
+    return min(seconds, key=seconds.__getitem__, default=1)
+
+
 def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -130,9 +141,7 @@ def compare(path: Path, length: str, options: argparse.Namespace, ceiling: float
     order = np.argsort([-len(text) for text in texts])
     work = gflop(model.config, n_tokens, options.family)
 
-    probe = texts[: 4 * max(BATCHES)]
-    speeds = {b: timed(lambda b=b: st.encode(probe, batch_size=b), device) for b in BATCHES}
-    batch = min(speeds, key=lambda b: speeds[b])
+    batch = best_batch(st, texts[: 2 * max(BATCHES)], device)
     candidates: dict[str, Callable[[], object]] = {
         f"A encode, batch {batch}": lambda: st.encode(texts, batch_size=batch),
         "B encode from ids": lambda: encode_from_ids(st, rows, order, batch, device),
@@ -209,6 +218,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="a toy model and few texts")
+    parser.add_argument("--models", type=Path, help="a folder that keeps the model for later calls")
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True, help="candidate C"
     )
@@ -227,8 +237,8 @@ def main() -> None:
         f"{name}, torch {torch.__version__}, {options.dtype}, "
         f"GEMM ceiling {ceiling:.1f} TFLOP/s (random data)"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = make_model(Path(folder) / "model", options.family, options.tiny)
+    with model_folder(options.models) as folder:
+        path = make_model(folder, options.family, options.tiny)
         for length in (options.lengths or MODELS[options.family].lengths).split(","):
             print(f"{options.family}, {length} tokens a text")
             compare(path, length, options, ceiling)

@@ -2,6 +2,7 @@
 kernels of one bucket.
 
     python -m benchmarks.gpu_limits [--families bert,llama,modernbert,qwen3] [--seconds 15]
+                                    [--models FOLDER]
     python -m benchmarks.gpu_limits --device cpu --tiny     smoke test without a GPU
 
 Out, printed as it is measured: for each family the four products of a layer, each sustained for
@@ -14,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.gpu_models import MODELS, make_model
+from benchmarks.gpu_models import MODELS, make_model, model_folder
 from benchmarks.gpu_timing import timed
 from pipeline.embed import load_engine
 from pipeline.embed.attention import attention_for, pack
@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--seconds", type=float, default=15, help="of each product")
     parser.add_argument("--tiny", action="store_true", help="toy models and small buckets")
+    parser.add_argument("--models", type=Path, help="a folder that keeps the models")
     options = parser.parse_args()
     options.torch_dtype = getattr(torch, options.dtype)
     options.tokens = 1024 if options.tiny else BUCKET_TOKENS
@@ -141,8 +142,8 @@ def main() -> None:
         with torch.inference_mode():
             products(family, options)
             attention(family, options)
-        with tempfile.TemporaryDirectory() as folder:
-            kernels(make_model(Path(folder) / "model", family, options.tiny), options)
+        with model_folder(options.models) as folder:
+            kernels(make_model(folder, family, options.tiny), options)
 
 
 if __name__ == "__main__":

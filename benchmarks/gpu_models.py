@@ -3,7 +3,10 @@ synthetic vocabulary: words "w0", "w1", … are one token each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,10 +130,24 @@ MODELS = {
 }
 
 
-def make_model(path: Path, family: str, tiny: bool) -> Path:
-    """A directory of the family's configuration."""
+@contextlib.contextmanager
+def model_folder(folder: Path | None) -> Iterator[Path]:
+    """Where models are made: a folder that stays, or one for this run alone."""
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+
+
+def make_model(folder: Path, family: str, tiny: bool) -> Path:
+    """A directory of the family's configuration below `folder`, where it may lie already."""
     from transformers import BertTokenizerFast
 
+    path = folder / f"{family}{'-tiny' if tiny else ''}"
+    if (path / "README.md").is_file():  # it is written last
+        return path
+    shutil.rmtree(path, ignore_errors=True)
     model = MODELS[family]
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab = [*specials, *(f"w{i}" for i in range(500 if tiny else N_WORDS))]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Rows = NDArray[np.int64]
 
 MAX_ROWS = 65_535
-"""Rows of a packed bucket: kernels of GPUs count them in a dimension that ends there."""
+"""Rows of a bucket: kernels of GPUs count them in a dimension that ends there."""
 
 
 def longest_first(n_tokens: NDArray[np.integer]) -> Rows:
@@ -28,14 +28,14 @@ def longest_first(n_tokens: NDArray[np.integer]) -> Rows:
 def padded_buckets(
     n_tokens: NDArray[np.integer], budget_tokens: Callable[[], int], *, of_one_length: bool = False
 ) -> Iterator[Rows]:
-    """Buckets whose rows × longest row is ≤ `budget_tokens()` (one row at least). of_one_length:
-    no bucket holds rows of different lengths, so none is padded."""
+    """Buckets of at most MAX_ROWS rows whose rows × longest row is ≤ `budget_tokens()` (one row at
+    least). of_one_length: no bucket holds rows of different lengths, so none is padded."""
     order = longest_first(n_tokens)
     falling = -n_tokens[order].astype(np.int64)
     start = 0
     while start < order.size:
         width = max(1, -int(falling[start]))
-        stop = start + max(1, budget_tokens() // width)
+        stop = start + min(max(1, budget_tokens() // width), MAX_ROWS)
         if of_one_length:
             stop = min(stop, int(np.searchsorted(falling, falling[start], side="right")))
         yield order[start:stop]

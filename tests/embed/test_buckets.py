@@ -36,8 +36,9 @@ def test_a_budget_that_shrinks_on_the_way_holds_for_the_next_bucket(cut):
     assert sizes == [10, 2, 2, 2, 2, 2]
 
 
-def test_a_packed_bucket_has_no_more_rows_than_the_grid_of_a_kernel():
-    sizes = [bucket.size for bucket in packed_buckets(np.ones(140_000, int), lambda: 1 << 20)]
+@pytest.mark.parametrize("cut", [padded_buckets, packed_buckets])
+def test_a_bucket_has_no_more_rows_than_the_grid_of_a_kernel(cut):
+    sizes = [bucket.size for bucket in cut(np.ones(140_000, int), lambda: 1 << 20)]
     assert sizes == [65_535, 65_535, 8_930]
 
 

@@ -11,7 +11,6 @@ kernels: a tenth of what bfloat16 may cost in float16, and in bfloat16 what it m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,7 +43,7 @@ class Case:
 
 @pytest.fixture(scope="module", params=["bert", "llama"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    path = make_model(Path(tmp_path_factory.mktemp("gpu")) / "model", request.param, tiny=True)
+    path = make_model(tmp_path_factory.mktemp("gpu"), request.param, tiny=True)
     chance = np.random.default_rng(0)
     texts = [
         " ".join(f"w{word}" for word in chance.integers(0, 500, length)) for length in LENGTHS * 20
