@@ -126,11 +126,43 @@ def test_a_model_that_wants_a_prompt_and_registers_none_is_named_and_nothing_is_
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("card", "prompt"),
+    [
+        ('model = SentenceTransformer("cl-nagoya/ruri-v3-30m", device="cpu")', "検索文書: "),
+        ("AutoModel.from_pretrained('intfloat/multilingual-e5-small')", "passage: "),
+        ("SentenceTransformer(\n    'pkshatech/GLuCoSE-base-ja-v2')", "passage: "),
+        ("| cl-nagoya/ruri-v3-30m | 74.5 |\n| multilingual-e5-large | 70 |", None),
+        ('SentenceTransformer("BAAI/bge-m3")', None),
+    ],
+)
+def test_a_renamed_directory_is_known_by_the_example_in_its_card(
+    card: str,
+    prompt: str | None,
+    bert_mean_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = directory(bert_mean_dir, tmp_path / "embedder", {})
+    (path / "README.md").write_text(f"# A model\n\n```python\n{card}\n```\n", encoding="utf-8")
+    assert job_of(path, tmp_path).prompt is None
+    assert [repr(prompt) in record.getMessage() for record in caplog.records] == [True] * (
+        prompt is not None
+    )
+
+
 def test_models_that_want_none_are_not_named(
     bert_mean_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    for name in ("bge-m3", "Qwen3-Embedding-0.6B", "sarashina-embedding-v1-1b", "all-MiniLM-L6-v2"):
+    for name in (
+        "multilingual-e5-large-instruct",
+        "e5-mistral-7b-instruct",
+        "bge-m3",
+        "Qwen3-Embedding-0.6B",
+        "sarashina-embedding-v1-1b",
+        "all-MiniLM-L6-v2",
+    ):
         job_of(directory(bert_mean_dir, tmp_path / name, {}), tmp_path)
     assert not caplog.records
 

@@ -4,7 +4,7 @@ A model directory and what a job says come in; the prompt and its source come ou
 `SentenceTransformer.encode_document` (sentence-transformers 6.2) does it, the prompt registered as
 document, passage or corpus, else the model's default, else none. Nothing is ever put in front by
 the table of known models below: where one of them registers nothing, a warning names what its model
-card asks for. Cost: none.
+card asks for. A model is known by its path or by the examples of its card. Cost: none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 DOCUMENT_NAMES = ("document", "passage", "corpus")
 
 KNOWN: tuple[tuple[str, str], ...] = (
-    (r"multilingual-e5|\be5-(small|base|large)(-v2)?\b", "passage: "),
+    (r"\be5-(small|base|large)\b(?!-instruct)", "passage: "),
     (r"ruri-v3", "検索文書: "),
     (r"ruri-(small|base|large)|ruri-v[12]", "文章: "),
     (r"sarashina-embedding-v2", "text: "),
@@ -33,6 +33,9 @@ KNOWN: tuple[tuple[str, str], ...] = (
     (r"embeddinggemma", "title: none | text: "),
 )
 """Part of a model's name -> the prompt for documents that its model card asks for."""
+
+_LOADED = re.compile(r"""(?:SentenceTransformer|from_pretrained)\(\s*["']([^"']+)["']""")
+"""The name of the model in a card's example, which a directory keeps when it is renamed."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,10 @@ def document_prompt(choice: ModelSpec, model: ModelDir) -> Prompt:
 
 def _warn(choice: ModelSpec, model: ModelDir) -> None:
     """Where nothing goes in front of a document, and something perhaps should."""
-    name = choice.path.lower()
-    known = next((prompt for pattern, prompt in KNOWN if re.search(pattern, name)), None)
+    card = model.path / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    names = " ".join([choice.path, *_LOADED.findall(text)]).lower()
+    known = next((prompt for pattern, prompt in KNOWN if re.search(pattern, names)), None)
     others = sorted(name for name, text in model.prompts.items() if text and name != "query")
     if known is not None:
         log.warning(
