@@ -29,6 +29,11 @@ ALGORITHM = 2
 """The version of this package's own cleaning, chunking, tokenizing, loading and pooling. It is
 raised with every change that can change a row."""
 
+INT8_ALGORITHM = 2
+"""The version of the arithmetic of `dtype: int8`, in the identity of its jobs alone. The first one
+had no entry."""
+_INT8 = "int8_algorithm"
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -80,6 +85,9 @@ class Job:
         tokenizer = self.identity["tokenizer"] | planned_text
         planned = _software(self.release, self.identity["algorithm"], tokenizer)
         installed = _software(release(), ALGORITHM, versions(model) | installed_text)
+        if self.engine.dtype == "int8":
+            planned[_INT8] = str(self.identity["model"].get(_INT8, 1))
+            installed[_INT8] = str(INT8_ALGORITHM)
         for name in sorted(planned.keys() | installed.keys()):
             if planned.get(name) != installed.get(name):
                 raise WorkerError(
@@ -127,7 +135,7 @@ def resolve(spec: JobSpec, device: str, text_formats: Collection[str] = ()) -> J
     prepare = spec.prepare.model_dump(mode="json")
     if spec.prepare.long_documents == "truncate":
         del prepare["chunk"]
-    identity = {
+    identity: dict[str, Any] = {
         "algorithm": ALGORITHM,
         "model": {
             "files": model.files,
@@ -143,6 +151,8 @@ def resolve(spec: JobSpec, device: str, text_formats: Collection[str] = ()) -> J
         "input": spec.input.identity(),
         "output": spec.output.identity(),
     }
+    if engine.dtype == "int8":
+        identity["model"][_INT8] = INT8_ALGORITHM
     if software := text_software(spec.prepare.unicode, text_formats):
         identity["text"] = software
     return Job(

@@ -11,6 +11,7 @@ from pipeline.job.cpu_features import check_dtype
 
 ZEN_4 = "processor\t: 0\nflags\t\t: fpu sse avx2 avx512f avx512_bf16 avx512_vnni\n"
 HASWELL = "processor\t: 0\nflags\t\t: fpu sse fma avx2\n"
+IVY_BRIDGE = "processor\t: 0\nflags\t\t: fpu sse avx f16c\n"
 GRAVITON_3 = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm bf16\n"
 
 
@@ -18,9 +19,9 @@ GRAVITON_3 = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm bf16\n"
     ("cpuinfo", "refused"),
     [
         (ZEN_4, set()),
-        (HASWELL, {"bfloat16", "int8"}),
+        (HASWELL, {"bfloat16"}),
+        (IVY_BRIDGE, {"bfloat16", "int8"}),
         (GRAVITON_3, set()),
-        (HASWELL.replace("avx2", "avx2 avx_vnni"), {"bfloat16"}),
         ("model name: something that lists no features\n", set()),
     ],
 )

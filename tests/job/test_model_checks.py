@@ -17,6 +17,8 @@ from pipeline.job import resolve as job_module
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.store import resolve
 from pipeline.job.model.tokenizer_versions import versions
+from pipeline.job.vector_identity import has_same_vectors
+from pipeline.storage.lineage import content_hash
 from pipeline.tokenize import load_tokenizer
 from tests.support.model_dirs import bert_dense_normalize, bert_japanese, bert_mean
 from tests.support.outputs import make_spec
@@ -197,16 +199,39 @@ def test_a_dictionary_of_its_own_is_known_by_its_content(tmp_path):
         versions(resolve(str(path)))
 
 
-@pytest.mark.parametrize("difference", ["tokenizers", "unicode", "algorithm", "release", "more"])
+def test_int8_jobs_alone_name_its_arithmetic_and_take_no_vector_of_an_earlier_one(
+    bert_mean_dir, tmp_path
+):
+    def job_of(dtype):
+        spec = make_spec("in", str(tmp_path / "out"), str(bert_mean_dir), model={"dtype": dtype})
+        return job_module.resolve(spec, "cpu")
+
+    new = job_of("int8")
+    old = {**new.identity, "model": dict(new.identity["model"])}
+    assert old["model"].pop("int8_algorithm") == job_module.INT8_ALGORITHM > 1
+    assert content_hash(old, 16) != new.fingerprint
+    assert not has_same_vectors(old, new.identity)
+    for dtype in ("float32", "bfloat16", "float16"):
+        # what jobs of these dtypes hashed before there was a second arithmetic
+        assert job_of(dtype).identity == {**old, "model": {**old["model"], "dtype": dtype}}
+
+
+@pytest.mark.parametrize(
+    "difference", ["tokenizers", "unicode", "algorithm", "int8_algorithm", "release", "more"]
+)
 def test_a_worker_with_other_software_than_the_driver_writes_no_row(
     difference, bert_mean_dir, tmp_path
 ):
-    job = job_module.resolve(make_spec("in", str(tmp_path / "out"), str(bert_mean_dir)), "cpu")
+    model = {"dtype": "int8"} if difference == "int8_algorithm" else {}
+    spec = make_spec("in", str(tmp_path / "out"), str(bert_mean_dir), model=model)
+    job = job_module.resolve(spec, "cpu")
     assert job.model_of_worker().files == job.identity["model"]["files"]
     identity = {**job.identity, "tokenizer": dict(job.identity["tokenizer"])}
     changes: dict[str, Any] = {"identity": identity}
     if difference == "algorithm":
         identity["algorithm"] = 1
+    elif difference == "int8_algorithm":
+        identity["model"] = {**identity["model"], difference: 1}
     elif difference == "release":
         changes["release"] = "0.0.9"
     else:

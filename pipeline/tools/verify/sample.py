@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.job.input_spec import InputSpec
 from pipeline.job.model.tokenizer_versions import versions
-from pipeline.job.resolve import Job
+from pipeline.job.resolve import INT8_ALGORITHM, Job
 from pipeline.output import dataset
 from pipeline.output.identity import identity_of
 from pipeline.read.parts import Part, with_source
@@ -49,6 +49,8 @@ rounds others; at int8 a value at the edge of two steps falls to either side."""
 MIN_COSINE_INT8 = 0.999
 """For int8 vectors: a value at the edge of two of the 255 steps falls to either side, and one step
 of one value is at most 1/127."""
+MIN_OF_OLD_INT8 = 0.9
+"""Cosine or equal bits where the model's int8 arithmetic was an earlier one."""
 MIN_EQUAL_BITS = {"float32": 0.98, "float16": 0.97, "bfloat16": 0.95, "int8": 0.97}
 """ubinary keeps signs; the sign of a value within rounding of zero is chance."""
 
@@ -199,12 +201,15 @@ def _similarities(
 ) -> tuple[npt.NDArray[np.float64], float]:
     """(N,) similarities of two arrays (N, W) of one precision, row by row, and their lower limit:
     the share of equal bits for ubinary, otherwise the cosine."""
+    dtype = job.engine.dtype
+    is_old = dtype == "int8" and job.identity["model"].get("int8_algorithm", 1) < INT8_ALGORITHM
+    least = MIN_OF_OLD_INT8 if is_old else 1.0
     if stored.dtype == np.uint8:
         n_different = np.bitwise_count(stored ^ fresh).sum(axis=1, dtype=np.int64)
-        return 1 - n_different / (8 * stored.shape[1]), MIN_EQUAL_BITS[job.engine.dtype]
+        return 1 - n_different / (8 * stored.shape[1]), min(least, MIN_EQUAL_BITS[dtype])
     a = stored.astype(np.float64)
     b = fresh.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines = (a * b).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    limit = MIN_COSINE[job.engine.dtype]
+    limit = min(least, MIN_COSINE[dtype])
     return cosines, min(limit, MIN_COSINE_INT8) if stored.dtype == np.int8 else limit

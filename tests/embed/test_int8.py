@@ -1,0 +1,172 @@
+"""Layers in 8-bit integers: every kernel gives the sums of whole numbers, bit for bit, so that no
+vector depends on the CPU or on what it is batched with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.embed import int8
+from pipeline.embed.int8 import Int8Linear
+from pipeline.embed.linear import Linear
+from pipeline.embed.sizes import ACTIVATIONS
+from pipeline.job.model.store import resolve
+from tests.support.engines import engine_of
+
+GENERATOR = torch.Generator().manual_seed(0)
+ISA = ["AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"]
+"""oneDNN does not use more than these; the CPU must have them."""
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=GENERATOR)
+
+
+def whole_sums(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The oracle: NumPy's 64-bit integers."""
+    return torch.from_numpy(
+        (x.numpy().astype(np.int64) @ weight.numpy().astype(np.int64).T).astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (5, 30, 100), (300, 96, 384), (3, 16, 20_000)])
+@pytest.mark.parametrize("kernel", [int8._OneDnn, int8._Plain])
+def test_every_kernel_gives_the_sums_of_whole_numbers(
+    kernel: type[int8._OneDnn | int8._Plain], shape: tuple[int, int, int]
+) -> None:
+    x, weight = int8._hardest(*shape)
+    scale = normal(len(weight)).abs()
+    assert torch.equal(kernel(weight, scale)(x), whole_sums(x, weight) * scale)
+
+
+@pytest.mark.parametrize("isa", ISA)
+def test_sums_do_not_depend_on_the_instructions(isa: str) -> None:
+    """Without VNNI, weights of 8 bits whose neighbours are as large saturate, which the probe
+    notices."""
+    code = """
+import torch
+from pipeline.embed.int8 import _hardest, _is_exact
+print(all(_is_exact(*_hardest(*s)) for s in ((64, 512, 4096), (3, 96, 384), (70, 33, 100))))
+print(_is_exact(torch.full((8, 64), 127).char(), torch.full((8, 64), 127).char()))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    exact, wide = process.stdout.split()
+    assert exact == "True"
+    assert wide == "True" or "VNNI" not in isa
+
+
+@pytest.mark.parametrize("n_in", [1, 2, 63, 64])
+def test_two_neighbouring_weights_add_up_to_128_at_most(n_in: int) -> None:
+    weight = normal(500, n_in)
+    weight[::3, -1] *= 50  # an outlier
+    weight[0] = 0
+    weight[1] = 1e-37
+    weight[2] = 63.5 / 127
+    rounded, scale = int8._rounded_weight(weight)
+    values = np.pad(rounded.numpy().astype(np.int64), ((0, 0), (0, n_in % 2)))
+    assert np.abs(values).max() <= 127
+    assert np.abs(values.reshape(500, -1, 2).sum(axis=2)).max() <= 128
+    off = (rounded * scale[:, None] - weight).abs()
+    assert (off <= 0.5001 * scale[:, None]).all()
+    # never fewer than 7 bits
+    assert (weight.abs().amax(1)[3:] >= 63 * scale[3:]).all()
+
+
+@pytest.mark.parametrize("use", ["call", "activated", "plus"])
+def test_a_row_is_what_it_is_alone_bit_for_bit(use: str) -> None:
+    first, second = Int8Linear(normal(48, 64), normal(48)), Int8Linear(normal(32, 48), None)
+    x = normal(2 * int8._BLOCK_ROWS + 7, 64) * torch.logspace(-3, 3, 64)
+    residual = normal(len(x), 48)
+
+    def result(rows: slice) -> torch.Tensor:
+        if use == "activated":
+            return second(first.activated(x[rows], ACTIVATIONS["gelu"]))
+        if use == "plus":
+            return first.plus(x[rows], residual[rows].clone())
+        return first(x[rows])
+
+    together = result(slice(None))
+    for i in (0, 1, int8._BLOCK_ROWS - 1, int8._BLOCK_ROWS, len(x) - 1):
+        assert torch.equal(together[i], result(slice(i, i + 1))[0]), i
+    assert torch.equal(together[5:300], result(slice(5, 300)))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_layers_stay_close_to_the_same_layers_in_float32(activation: str, has_bias: bool) -> None:
+    weights = normal(96, 64), normal(64, 96)
+    biases = (normal(96), normal(64)) if has_bias else (None, None)
+    x = normal(300, 64)
+    x[1], x[2, 3], x[3] = 0, 40.0, x[3] * 1e-20
+    residual = normal(300, 64)
+
+    def result(kind: type[Linear]) -> torch.Tensor:
+        up, down = (kind(w.clone(), b) for w, b in zip(weights, biases, strict=True))
+        inner = up.activated(x, ACTIVATIONS[activation])
+        return down.plus(inner, residual.clone()) - residual
+
+    exact, rounded = result(Linear), result(Int8Linear)
+    cosines = torch.nn.functional.cosine_similarity(exact, rounded)
+    usual = torch.ones(300, dtype=torch.bool)
+    usual[1:4] = False
+    assert cosines[usual].min() > 0.999
+    assert cosines[2] > 0.99
+    for i in (1, 3):  # rows of zeros, and nearly so: what biases make of them
+        limit = 0.02 * max(1.0, exact[i].abs().max())
+        torch.testing.assert_close(rounded[i], exact[i], rtol=0, atol=limit)
+
+
+def test_a_row_that_is_not_finite_spoils_itself_alone() -> None:
+    layer = Int8Linear(normal(16, 32), None)
+    x = normal(3, 32)
+    x[0, 1], x[1, 2] = torch.inf, torch.nan
+    assert layer(x).isfinite().all(1).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("family", ["bert_mean_dir", "llama_dir"])
+def test_no_vector_depends_on_the_kernel_and_nothing_is_warned_of(
+    family: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = resolve(str(request.getfixturevalue(family)))
+    ids, offsets = np.arange(5, 95, dtype=np.int32), np.array([0, 1, 40, 90])
+    vectors = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for is_best in (True, False):
+            monkeypatch.setattr(int8, "_is_onednn_best", lambda is_best=is_best: is_best)
+            vectors.append(engine_of(model, dtype="int8").embed(ids, offsets))
+    np.testing.assert_array_equal(*vectors)
+
+
+@pytest.mark.parametrize("problem", ["missing", "saturates"])
+def test_a_kernel_that_is_missing_or_not_exact_is_not_used(
+    problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(self: int8._OneDnn, x: torch.Tensor) -> torch.Tensor:
+        if problem == "missing":
+            raise AttributeError("no qlinear_pointwise")
+        return int8._Plain.__call__(int8._Plain(self.values, self._scale), x).clamp(-1e5, 1e5)
+
+    def init(self: int8._OneDnn, weight: torch.Tensor, scale: torch.Tensor) -> None:
+        self.values, self._scale = weight, scale
+
+    monkeypatch.setattr(int8._OneDnn, "__init__", init)
+    monkeypatch.setattr(int8._OneDnn, "__call__", call)
+    int8._is_onednn_best.cache_clear()
+    try:
+        assert not int8._is_onednn_best()
+        assert isinstance(Int8Linear(normal(8, 8), None)._product, int8._Plain)
+    finally:
+        int8._is_onednn_best.cache_clear()
