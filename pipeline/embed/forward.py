@@ -12,7 +12,7 @@ costs 4 T D Dh Hkv where one token of each row is enough.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.functional import embedding
@@ -46,7 +46,7 @@ class Forward:
         family: Family,
         sizes: Sizes,
         weights: Weights,
-        linear: type[Linear] = Linear,
+        linear: Callable[..., Linear] = Linear,
         *,
         is_tuned: bool = False,
     ) -> None:

@@ -3,6 +3,9 @@
 In: x (T, in) float32. Out: (T, out) float32. Method: weights are rounded once with one scale for
 each output, x in every call with one scale for each row, so that a vector does not depend on what
 it is batched with; products are summed in int32. Everything else of a forward stays float32.
+Before that, channels of x are divided by a power of two each, and weights multiplied, because a few
+channels are many times as large as the others and leave them few steps: "SmoothQuant" of Xiao et
+al. 2023, with what a forward of random ids shows at loading.
 CPUs without VNNI add two neighbouring products, of 0 … 255 and a weight, in 16 bits. Scales are
 such that two neighbouring weights add up to 128 at most, which never saturates (255 * 128 < 2¹⁵),
 so every CPU gets the same sums. Source: Dettmers et al. 2022 (LLM.int8, "vector-wise
@@ -11,7 +14,7 @@ quantization"), without its outlier columns. Cost and cosine: benchmarks/RESULTS
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -21,11 +24,12 @@ from pipeline.embed.engine import log
 from pipeline.embed.linear import Linear, shortest_s
 from pipeline.embed.products import activate
 
-__all__ = ["Int8Linear"]
+__all__ = ["Int8Linear", "Watch"]
 
 _BLOCK_ROWS = 256  # so that the results of one step are still in the cache at the next
 _SMALLEST = 1e-30  # a row of zeros has no scale of its own
 _ZERO = 128  # what stands for 0 among 0 … 255
+_LEAST_SHARE = 1 / 256
 _ALL = slice(None)
 _Rounded = tuple[torch.Tensor, torch.Tensor]
 """int8 (T, in), -127 … 127, and the scale of each row, (T, 1)."""
@@ -33,7 +37,8 @@ _Rounded = tuple[torch.Tensor, torch.Tensor]
 
 class Int8Linear(Linear):
     """weight: (out, in), bias: (out,) or None, float32 on a CPU. The weight itself is not kept.
-    activation: as in `Linear`."""
+    activation: as in `Linear`. spread: (in,) by what x is divided before it is rounded; not for
+    layers whose x is rounded already."""
 
     takes_residual = True
 
@@ -42,21 +47,25 @@ class Int8Linear(Linear):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         activation: tuple[str, str] | None = None,
+        spread: torch.Tensor | None = None,
     ) -> None:
+        if spread is not None:
+            weight = weight * spread
+        self._shrinkage = None if spread is None else spread.reciprocal()
         rounded, scale = _rounded_weight(weight)
         self._product = (_OneDnn if _is_onednn_best() else _Plain)(rounded, scale)
-        self._bias = torch.zeros_like(scale) if bias is None else bias
+        self._shift = torch.zeros_like(scale) if bias is None else bias
 
     def __call__(self, x: torch.Tensor | _Rounded) -> torch.Tensor:
-        result = torch.empty(len(x[0]) if isinstance(x, tuple) else len(x), len(self._bias))
+        result = torch.empty(len(x[0]) if isinstance(x, tuple) else len(x), len(self._shift))
         for block in _blocks(len(result)):
-            values, scale = _rounded(x, block)
-            torch.addcmul(self._bias, self._product(values), scale, out=result[block])
+            values, scale = _rounded(x, block, self._shrinkage)
+            torch.addcmul(self._shift, self._product(values), scale, out=result[block])
         return result
 
     def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> _Rounded:
         """Rounded for the next layer, while it is in the cache."""
-        values = torch.empty(len(x), len(self._bias), dtype=torch.int8)
+        values = torch.empty(len(x), len(self._shift), dtype=torch.int8)
         scale = torch.empty(len(x), 1)
         for block in _blocks(len(x)):
             values[block], scale[block] = _rounded(activate(self(x[block]), activation))
@@ -65,7 +74,7 @@ class Int8Linear(Linear):
     def plus(self, x: torch.Tensor | _Rounded, residual: torch.Tensor) -> torch.Tensor:
         for block in _blocks(len(residual)):
             values, scale = _rounded(x, block)
-            residual[block].addcmul_(self._product(values), scale).add_(self._bias)
+            residual[block].addcmul_(self._product(values), scale).add_(self._shift)
         return residual
 
 
@@ -73,14 +82,76 @@ def _blocks(n_rows: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK_ROWS) for start in range(0, n_rows, _BLOCK_ROWS))
 
 
-def _rounded(x: torch.Tensor | _Rounded, block: slice = _ALL) -> _Rounded:
+def _rounded(
+    x: torch.Tensor | _Rounded, block: slice = _ALL, shrinkage: torch.Tensor | None = None
+) -> _Rounded:
     if isinstance(x, tuple):
         return x[0][block], x[1][block]
-    rows = x[block]
+    rows = x[block] if shrinkage is None else x[block] * shrinkage
     # abs() would write a copy
     largest = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_())
     scale = largest.clamp_min_(_SMALLEST) / 127
     return torch.mul(rows, scale.reciprocal()).round_().to(torch.int8), scale
+
+
+class Watch:
+    """Makes layers in float32 that remember what they were given, then, in the same order, layers
+    in int8."""
+
+    def __init__(self) -> None:
+        self._layers: list[_Watched] = []
+
+    def __call__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        activation: tuple[str, str] | None = None,
+    ) -> Linear:
+        self._layers.append(_Watched(weight, bias))
+        return self._layers[-1]
+
+    def rounded(self) -> Callable[..., Linear]:
+        spreads = iter([layer.spread() for layer in self._layers])
+        self._layers.clear()
+
+        def layer(
+            weight: torch.Tensor,
+            bias: torch.Tensor | None,
+            activation: tuple[str, str] | None = None,
+        ) -> Linear:
+            return Int8Linear(weight, bias, activation, next(spreads))
+
+        return layer
+
+
+class _Watched(Linear):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._is_packed = False
+        self._weight = weight
+        self._bias = bias
+        self.takes_residual = True
+        self._largest = torch.zeros(weight.shape[1])
+
+    def __call__(self, x: torch.Tensor | tuple[torch.Tensor]) -> torch.Tensor:
+        if isinstance(x, tuple):
+            return super().__call__(x[0])
+        torch.maximum(self._largest, x.abs().amax(0), out=self._largest)
+        return super().__call__(x)
+
+    def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> tuple[torch.Tensor]:
+        return (activate(self(x), activation),)  # as in int8, not for the next layer to divide
+
+    def plus(self, x: torch.Tensor | tuple[torch.Tensor], residual: torch.Tensor) -> torch.Tensor:
+        return self(x if isinstance(x, tuple) else (x,)) + residual
+
+    def spread(self) -> torch.Tensor | None:
+        """(in,) The root of what the largest numbers are, so that weights take half of it; powers
+        of two, so that it is the same on every CPU. None where nothing was seen."""
+        median = self._largest.median()
+        if not median > 0:
+            return None
+        share = (self._largest / median).clamp_(_LEAST_SHARE, 1 / _LEAST_SHARE)
+        return share.sqrt_().log2_().round_().exp2_()
 
 
 class _OneDnn:

@@ -6,7 +6,7 @@ In: a `Family`, its `Sizes` and weights by name. Out: one `Layer` each. Cost: a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +61,9 @@ def norm_weight(name: str, weights: Weights, s: Sizes) -> torch.Tensor:
     return weight.float() + s.norm_offset if s.norm_offset else weight
 
 
-def layers_of(family: Family, s: Sizes, weights: Weights, linear: type[Linear]) -> list[Layer]:
+def layers_of(
+    family: Family, s: Sizes, weights: Weights, linear: Callable[..., Linear]
+) -> list[Layer]:
     queries = s.heads * s.head_dim
     keys = s.kv_heads * s.head_dim
 

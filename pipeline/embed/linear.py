@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -63,8 +64,9 @@ class Linear:
             else functional.linear(x, self._weight, self._bias)
         )
 
-    def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
-        """activation(linear(x)); `activation` is a value of ACTIVATIONS."""
+    def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> Any:
+        """activation(linear(x)), in the form that the next layer takes; `activation` is a value of
+        ACTIVATIONS."""
         if self._is_packed:
             return packed(x, self._weight, self._bias, activation)
         # that GELU is the tanh form, 5e-4 from the exact one: bfloat16 does not see it

@@ -23,7 +23,7 @@ from pipeline.embed.choice import Shape
 from pipeline.embed.engine import DTYPES, Engine
 from pipeline.embed.forward import Forward
 from pipeline.embed.head import load_head
-from pipeline.embed.int8 import Int8Linear
+from pipeline.embed.int8 import Watch
 from pipeline.embed.linear import Linear
 from pipeline.embed.pooling import keep_real, pool, single_token_index
 from pipeline.embed.weights import read_weights
@@ -31,6 +31,10 @@ from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir
 
 __all__ = ["PackedEngine", "load_packed"]
+
+_WATCHED_TEXTS = 16
+_WATCHED_TOKENS = 32
+"""Of random ids, which show as well as real texts what channels hold (benchmarks/RESULTS.md)."""
 
 
 class PackedEngine(Engine):
@@ -95,6 +99,21 @@ def load_packed(
     weights = read_weights(
         model.transformer_path, family.shapes(sizes), family.prefix, dtype, options.device
     )
-    linear = Int8Linear if options.dtype == "int8" else Linear
+    linear: Callable[..., Linear] = Linear
+    if options.dtype == "int8":
+        watch = Watch()
+        n_tokens = min(_WATCHED_TOKENS, sizes.max_tokens)
+        ids = np.random.default_rng(0).integers(sizes.vocab, size=(_WATCHED_TEXTS, n_tokens))
+        batch = pack(
+            ids.astype(np.int32).ravel(),
+            np.arange(0, ids.size + 1, n_tokens),
+            np.arange(_WATCHED_TEXTS),
+            options.device,
+        )
+        with torch.inference_mode():
+            Forward(family, sizes, weights, watch).forward(
+                batch, attention_for(options.device), None
+            )
+        linear = watch.rounded()
     body = Forward(family, sizes, weights, linear, is_tuned=is_tuned)
     return PackedEngine(model, options, unpooled_tokens, body, is_tuned)

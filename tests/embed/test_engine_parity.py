@@ -296,11 +296,11 @@ def test_bfloat16_stays_close_to_float32(made, family, kind):
 
 
 @pytest.mark.parametrize(
-    ("family", "least"), [("bert_japanese", 0.99), ("llama", 0.98), ("minilm", 0.98)]
+    ("family", "least"), [("bert_japanese", 0.99), ("llama", 0.98), ("minilm", 0.985)]
 )
 def test_int8_stays_close_to_float32(made, family, least):
     """No promise but a record: what these models were seen at, rounded down. minilm has trained
-    weights (0.985 at least)."""
+    weights (0.989 for a text without a word, 0.995 for others)."""
     theirs, ids, offsets, _ = oracle(made(family))
     ours = engine_of(resolve(str(made(family))), dtype="int8").embed(ids, offsets)
     assert_same_direction(ours, theirs, least)
