@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.reference import bert_gflop, encode_from_ids
-from benchmarks.rivals.client import BATCH_SIZES, TRIAL_TEXTS, TextServer
+from benchmarks.rivals.client import BATCH_SIZES, TextServer, trial_of
 from benchmarks.rivals.encoders import Candidate
 from pipeline.embed import load_engine
 from pipeline.job.engine_options import EngineOptions
@@ -81,9 +81,9 @@ class Workload:
 
 def from_ids(candidate: Candidate, work: Workload) -> Entry:
     if candidate.kind == "ids":
-        first = work.order[work.order < TRIAL_TEXTS["cpu"]]
+        places = work.order[np.isin(work.order, trial_of(work.texts))]
         trial = {
-            size: work.timed(lambda size=size: encode_from_ids(work.st, work.rows, first, size))[0]
+            size: work.timed(lambda size=size: encode_from_ids(work.st, work.rows, places, size))[0]
             for size in BATCH_SIZES["cpu"]
         }
         size = min(trial, key=trial.__getitem__)

@@ -16,10 +16,13 @@ import pytest
 from benchmarks.inputs import paragraphs
 from benchmarks.machine import instruction_set
 from benchmarks.rivals.client import (
+    BATCH_SIZES,
+    TRIAL_TEXTS,
     CandidateError,
     TextServer,
     add_rival_options,
     participants,
+    trial_of,
 )
 from benchmarks.rivals.encoders import EXPORTS, KINDS, PRECISIONS, Candidate
 from tests.support.model_dirs import SAMPLE, sample_texts
@@ -97,6 +100,27 @@ def test_a_precision_that_a_kind_does_not_have_is_refused(tmp_path: Path) -> Non
 def test_paragraphs_are_distinct_even_where_the_corpus_has_fewer(lang: str) -> None:
     texts = paragraphs(SAMPLE, 20_000, 100, lang=lang)
     assert len(set(texts)) == 20_000
+
+
+def test_a_trial_of_batch_sizes_pads_as_little_as_all_texts_in_order_of_length() -> None:
+    texts = paragraphs(SAMPLE, 3_000, 100)
+    width = max(BATCH_SIZES["cpu"])
+
+    def padding(lengths: list[int]) -> float:
+        lengths = sorted(lengths)
+        batches = [lengths[i : i + width] for i in range(0, len(lengths), width)]
+        return 1 - sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
+
+    trial = trial_of(texts)
+    assert trial == sorted(set(trial))
+    assert len(trial) == TRIAL_TEXTS["cpu"]
+    assert padding([len(texts[place]) for place in trial]) < 0.04
+    assert padding([len(text) for text in texts[: len(trial)]]) > 0.06  # what the first would show
+
+
+@pytest.mark.parametrize("n_texts", [1, 7, 33])
+def test_a_trial_of_few_texts_has_all_that_fit(n_texts: int) -> None:
+    assert len(trial_of(["text"] * n_texts)) == min(n_texts, max(BATCH_SIZES["cpu"]))
 
 
 def test_processes_of_a_candidate_share_the_texts_and_keep_their_order(

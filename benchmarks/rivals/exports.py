@@ -26,14 +26,18 @@ from sentence_transformers.backend import (
 from benchmarks.rivals.encoders import EXPORTS, quantization
 
 
-def export_onnx(model: Path, folder: Path, names: list[str]) -> None:
-    kwargs = {"provider": "CPUExecutionProvider"}
-    loaded = SentenceTransformer(str(model), device="cpu", backend="onnx", model_kwargs=kwargs)
+def save(loaded: SentenceTransformer, folder: Path) -> None:
+    """With one limit of tokens: fastembed takes the smaller of two, which may be a leftover."""
     loaded.save_pretrained(str(folder))
-    # fastembed takes the smaller of two limits here, sentence-transformers the model's own
     path = folder / "tokenizer_config.json"
     limits = dict.fromkeys(("max_length", "model_max_length"), loaded.max_seq_length)
     path.write_text(json.dumps({**json.loads(path.read_text()), **limits}))
+
+
+def export_onnx(model: Path, folder: Path, names: list[str]) -> None:
+    kwargs = {"provider": "CPUExecutionProvider"}
+    loaded = SentenceTransformer(str(model), device="cpu", backend="onnx", model_kwargs=kwargs)
+    save(loaded, folder)
     if "onnx" in names:
         export_optimized_onnx_model(loaded, "O3", str(folder))
     if "onnx:qint8" in names:
@@ -42,7 +46,7 @@ def export_onnx(model: Path, folder: Path, names: list[str]) -> None:
 
 def export_openvino(model: Path, folder: Path, names: list[str], texts: list[str]) -> None:
     loaded: Any = SentenceTransformer(str(model), device="cpu", backend="openvino")
-    loaded.save_pretrained(str(folder))
+    save(loaded, folder)
     if "openvino:qint8" in names:
         with tempfile.TemporaryDirectory() as calibration:
             lines = (json.dumps({"text": text}) for text in texts)
