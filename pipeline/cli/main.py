@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from pipeline.cli.stopping import Stopping
 from pipeline.driver.interrupts import held_back
+from pipeline.storage.garbage import leave_all, uncollected
 
 _ANYWHERE = ("--debug", "--quiet")
 """Options that can stand before and after a command."""
@@ -32,7 +33,7 @@ def main() -> NoReturn:
     arguments[:n_options] = [option for option in options if option not in _ANYWHERE]
     try:
         # some libraries do not survive an exception while they are imported
-        with held_back():
+        with held_back(), uncollected():
             from pipeline.cli.commands import invoke
             from pipeline.cli.terminal import accept_any_text
         accept_any_text()
@@ -45,6 +46,7 @@ def main() -> NoReturn:
         code = failure.exit_code
     stopping.is_over(code)
     _flush()
+    leave_all()
     sys.exit(code)
 
 

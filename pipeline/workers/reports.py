@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from pipeline.errors import WorkerError
+from pipeline.storage.garbage import uncollected
 from pipeline.storage.notes import listen_to_notes
 from pipeline.storage.retry import listen_to_retries
 from pipeline.storage.waits import name_waits_after
@@ -82,7 +83,8 @@ def loading(totals: Any) -> Iterator[None]:
             f"driver and the libraries of node {context.get_node_id()}; Ray's logs there say how "
             "it died."
         )
-    yield
+    with uncollected():
+        yield
     totals.end.remote(work)
 
 

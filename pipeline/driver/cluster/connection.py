@@ -25,6 +25,7 @@ from pipeline.driver.planning.places import is_connected
 from pipeline.errors import ClusterError
 from pipeline.storage.caches import writable_folder
 from pipeline.storage.filesystems import reason
+from pipeline.storage.garbage import uncollected
 
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
@@ -68,7 +69,7 @@ def connect(address: str | None, meanwhile: Callable[[], object] = lambda: None)
     """
     if is_connected():
         return
-    with held_back():  # a module that is imported halfway cannot be imported again
+    with held_back(), uncollected():  # a module that is half imported cannot be imported again
         import ray
     # Without an address Ray would join any cluster that runs on this machine.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -189,7 +190,7 @@ def _in_a_thread(function: Callable[[], object]) -> Iterator[None]:
     its work, and meets the same error."""
 
     def run() -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), uncollected():
             function()
 
     thread = threading.Thread(target=run, name="meanwhile")
