@@ -19,6 +19,14 @@ __all__ = ["bert", "decoder", "distilbert", "gemma3", "modernbert", "nomic_bert"
 
 Config = dict[str, Any]
 
+_DISTILBERT_NAMES = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
+    "activation": "hidden_act",
+}
+
 
 def bert(c: Config) -> Sizes:
     if c.get("is_decoder"):
@@ -27,35 +35,26 @@ def bert(c: Config) -> Sizes:
         raise Unsupported(f"position_embedding_type is {kind!r}")
     _check_sees_both(c)
     padding_id = None if c["model_type"] == "bert" else int(c.get("pad_token_id", 1))
-    rows = c.get("max_position_embeddings", 512)
     return _sizes(
         c,
         c.get("hidden_act", "gelu"),
         eps=c.get("layer_norm_eps", 1e-12),
-        positions=rows,
+        positions=c.get("max_position_embeddings", 512),
         types=c.get("type_vocab_size", 2),
         padding_id=padding_id,
         biases=_biases(qkv_out=True, up_down=True),
-        max_tokens=rows - (0 if padding_id is None else padding_id + 1),
     )
 
 
 def distilbert(c: Config) -> Sizes:
     if c.get("sinusoidal_pos_embds"):
         raise Unsupported("its positions are sinusoids")
-    names = {
-        "dim": "hidden_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-    }
-    names |= {"hidden_dim": "intermediate_size", "activation": "hidden_act"}
-    renamed = {name: c[own] for own, name in names.items() if own in c}
+    renamed = {name: c[own] for own, name in _DISTILBERT_NAMES.items() if own in c}
     return bert({**c, **renamed, "model_type": "bert", "type_vocab_size": 0})
 
 
 def nomic_bert(c: Config) -> Sizes:
-    defaults = {"hidden_act": "silu", "max_position_embeddings": 2048}
-    sizes = bert({**defaults, **c, "model_type": "bert"})
+    sizes = bert({"hidden_act": "silu", **c, "model_type": "bert"})
     head_dim = c.get("head_dim") or sizes.head_dim
     return replace(
         sizes,
@@ -95,7 +94,6 @@ def decoder(c: Config) -> Sizes:
         head_dim=head_dim,
         kv_heads=c["num_key_value_heads"] or c["num_attention_heads"],
         eps=c["rms_norm_eps"],
-        max_tokens=c["max_position_embeddings"],
         is_rms=True,
         is_gated=True,
         is_causal=is_causal,
@@ -128,7 +126,6 @@ def gemma3(c: Config) -> Sizes:
         head_dim=head_dim,
         kv_heads=c["num_key_value_heads"],
         eps=c.get("rms_norm_eps", 1e-6),
-        max_tokens=c["max_position_embeddings"],
         is_rms=True,
         is_gated=True,
         is_causal=not sees_both,
@@ -150,7 +147,6 @@ def modernbert(c: Config) -> Sizes:
         c,
         c.get("hidden_activation", "gelu"),
         eps=c.get("norm_eps", 1e-5),
-        max_tokens=c["max_position_embeddings"],
         is_gated=True,
         has_norm_bias=c.get("norm_bias", False),
         biases=_biases(qkv_out=bool(c.get("attention_bias")), up_down=bool(c.get("mlp_bias"))),

@@ -68,7 +68,7 @@ class Forward:
         learned += [weights[f"{family.types}.weight"][0]] if sizes.types else []
         self._learned = torch.stack(torch.broadcast_tensors(*learned)).sum(0) if learned else None
         self._angles: Angles = []
-        self._extend(min(sizes.max_tokens, FIRST_ANGLES))
+        self._extend(FIRST_ANGLES)
         self._steps = Steps(sizes, self._layers[0], self._words, self._angles, is_tuned)
         self.compiled_steps = self._steps.compiled
 

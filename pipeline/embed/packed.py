@@ -102,7 +102,7 @@ def load_packed(
     linear: Callable[..., Linear] = Linear
     if options.dtype == "int8":
         watch = Watch()
-        n_tokens = min(_WATCHED_TOKENS, sizes.max_tokens)
+        n_tokens = min(_WATCHED_TOKENS, model.positions or _WATCHED_TOKENS)
         ids = np.random.default_rng(0).integers(sizes.vocab, size=(_WATCHED_TEXTS, n_tokens))
         batch = pack(
             ids.astype(np.int32).ravel(),

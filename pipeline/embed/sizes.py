@@ -36,8 +36,6 @@ class Sizes:
     head_dim: int
     activation: str
     eps: float
-    max_tokens: int
-    """Positions that the config names."""
     is_rms: bool = False
     """RMSNorm in place of LayerNorm."""
     is_gated: bool = False
@@ -70,7 +68,7 @@ class Sizes:
         """Raises ValueError for what a damaged config.json says."""
         for name in ("vocab", "hidden", "inner", "layers", "heads", "kv_heads", "head_dim"):
             self._check(name, at_least=1)
-        for name in ("max_tokens", "positions", "types"):
+        for name in ("positions", "types"):
             self._check(name, at_least=0)
         if self.window is not None:
             self._check("window", at_least=1)

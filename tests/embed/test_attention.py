@@ -148,7 +148,7 @@ def test_a_gpu_with_such_a_problem_is_served_padded(monkeypatch, tmp_path):
 
 def sizes_of(head_dim, is_causal, windowed):
     heads = {"heads": 4, "kv_heads": 2, "head_dim": head_dim}
-    others = {"vocab": 9, "hidden": 8, "inner": 8, "layers": 1, "eps": 1e-6, "max_tokens": 99}
+    others = {"vocab": 9, "hidden": 8, "inner": 8, "layers": 1, "eps": 1e-6}
     return Sizes(
         **heads, **others, activation="gelu", is_causal=is_causal, windowed=(windowed,), window=9
     )
