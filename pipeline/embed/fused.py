@@ -34,16 +34,16 @@ FLOAT32_NOISE = 1e-5
 """What the order of sums costs in float32, as a share of the largest number."""
 
 
-def fastest(step: Step, sample: Sample, device: str) -> Step:
-    """`step`, or its compiled form where that gives the same in less time. A compiler that fails
-    leaves plain torch."""
+def fastest(step: Step, sample: Sample, device: str, other: Step | None = None) -> Step:
+    """`step`, or `other`, by default its compiled form, where that gives the same in less time. A
+    compiler that fails leaves plain torch."""
     if not device.startswith("cuda"):
         return step
     try:
         import torch._inductor.config as inductor
 
         inductor.compile_threads = 1  # no pool of processes for each worker
-        return faster(step, torch.compile(step), sample, gpu_seconds)
+        return faster(step, other or torch.compile(step), sample, gpu_seconds)
     except Exception as error:  # noqa: BLE001  compilers fail in many ways; none may end a run
         log.info("%s stays in plain torch: %s", step.__name__, str(error).partition("\n")[0])
         return step

@@ -156,8 +156,8 @@ def test_sums_and_activations_taken_into_a_product_are_those_beside_it(
         torch.randn(s, generator=chance) for s in ((7, 16), (12, 16), (12,), (7, 12))
     )
     monkeypatch.setattr(linear, "_has_onednn", lambda _dtype: False)
-    monkeypatch.setattr(linear, "_has_gelu_epilogue", lambda _device, _dtype: True)
-    monkeypatch.setattr(linear, "_is_epilogue_faster", lambda *_shape: True)
+    monkeypatch.setattr(linear, "fastest", lambda _step, _sample, _device, other: other)
+    linear._gelu_product.cache_clear()
     layer = Linear(weight, shift if bias else None)
     product = functional.linear(x, weight, shift if bias else None)
     torch.testing.assert_close(layer.plus(x, residual.clone()), product + residual)
@@ -169,3 +169,30 @@ def test_sums_and_activations_taken_into_a_product_are_those_beside_it(
     # the GELU inside a product is the tanh form, which float32 tells from the exact one
     torch.testing.assert_close(layer.activated(x, ACTIVATIONS["gelu"]), functional.gelu(product))
     torch.testing.assert_close(layer.activated(x, ACTIVATIONS["relu"]), functional.relu(product))
+    linear._gelu_product.cache_clear()
+
+
+@pytest.mark.parametrize(("off", "is_taken"), [(0.0, True), (0.02, False)])
+def test_the_tanh_form_of_gelu_inside_a_product_is_near_enough_in_bfloat16(
+    off: float, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU rounds once, behind both; plain torch rounds the product, too. off: of a wrong one."""
+
+    def inside(
+        bias: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, **_: bool
+    ) -> torch.Tensor:
+        product = torch.addmm(bias.float(), x.float(), weight.float())
+        return (functional.gelu(product, approximate="tanh") + off).to(x.dtype)
+
+    def raced(
+        step: fused.Step, sample: fused.Sample, _device: str, other: fused.Step
+    ) -> fused.Step:
+        return fused.faster(step, other, sample, lambda candidate, _: float(candidate is step))
+
+    monkeypatch.setattr(torch, "_addmm_activation", inside)
+    monkeypatch.setattr(fused, "TIMED_TOKENS", 8)
+    monkeypatch.setattr(linear, "fastest", raced)
+    linear._gelu_product.cache_clear()
+    step = linear._gelu_product(64, 128, "none", torch.device("cpu"), torch.bfloat16)
+    linear._gelu_product.cache_clear()
+    assert (step.__name__ == "gelu_inside") is is_taken
