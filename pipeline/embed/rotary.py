@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Rotary", "Unsupported", "rotary", "rotary_of"]
 
 _FIXED_KINDS = ("default", "linear", "llama3", "yarn")
+_OF_MINISTRAL = ("llama_4_scaling_beta", "max_position_embeddings")
 _GROWING_KINDS = ("dynamic", "longrope")
 _GEOMETRY = ("hidden_size", "num_attention_heads", "max_position_embeddings")
 _OPTIONAL_GEOMETRY = ("original_max_position_embeddings",)
@@ -48,7 +49,9 @@ class Rotary:
         from transformers import LlamaConfig
         from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-        config = {**self.geometry, "head_dim": self.head_dim, "rope_parameters": self.settings}
+        # transformers warns of settings that belong to one family
+        settings = {k: v for k, v in self.settings.items() if k not in _OF_MINISTRAL}
+        config = {**self.geometry, "head_dim": self.head_dim, "rope_parameters": settings}
         try:
             computed = LlamaRotaryEmbedding(LlamaConfig.from_dict(config))
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
