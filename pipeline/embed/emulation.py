@@ -11,19 +11,20 @@ from functools import cache
 import torch
 
 from pipeline.embed.int8 import Int8Linear
-from pipeline.embed.linear import Linear, shortest_s
+from pipeline.embed.linear import Linear, one_thread, shortest_s
 
 __all__ = ["EMULATED", "times_float32"]
 
 EMULATED = 4.0
 """A dtype whose products take this many times as long as in float32 is emulated: real support gives
-0.4 to 1.2, emulation 10 to 60 (AVX-512 without bfloat16, and AVX2)."""
+0.3 to 1.5, emulation 10 to 60 (bfloat16 in AVX2 and in AVX-512 without it)."""
 
 _PROBE = 512
 """Width and tokens of the product."""
 
 
 @cache
+@one_thread()
 def times_float32(dtype: str) -> float:
     """dtype: bfloat16 or int8."""
     generator = torch.Generator().manual_seed(0)

@@ -11,7 +11,8 @@ are missing or wrong. Everywhere else plain torch is used. Cost: benchmarks/LOG.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -111,6 +112,18 @@ class GatedLinear:
         return self._up.times(x, self._gate.activated(x, activation))
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For races: on a busy machine threads that wait for each other take more CPU time than their
+    products."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def shortest_s(*products: Callable[[], torch.Tensor]) -> list[float]:
     """CPU seconds of each, the best of a few rounds in turns. Wall time would tell of other work on
     the machine."""
@@ -149,6 +162,7 @@ def _gelu_product(
 
 
 @cache
+@one_thread()
 def _is_onednn_faster(
     n_out: int,
     n_in: int,

@@ -93,8 +93,6 @@ def _load(
             f"{times_float32(dtype):.0f} times as long as in float32. Set model.dtype to "
             f"'float32', or use CPUs with {cpu_features.NEEDED_NAMES[dtype]}."
         )
-    if device == "cpu" and dtype == "float16":
-        log.warning("dtype 'float16' on a CPU is mostly slower than float32: see model.dtype")
     unpooled_tokens = 0 if model.include_prompt else prompt_tokens
     if choice.engine == "static":
         return StaticEngine(model, options)

@@ -15,7 +15,7 @@ from pipeline.driver.cluster.job_plan import plan_job
 from pipeline.driver.estimate.forecast import estimate_of
 from pipeline.driver.estimate.outlook import outlook_of
 from pipeline.driver.estimate.sample import sample
-from pipeline.driver.planning.places import check_device
+from pipeline.driver.planning.places import check_device, check_dtype
 from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import SpecError
 from pipeline.job.spec import JobSpec
@@ -84,6 +84,18 @@ def test_a_gpu_that_this_machine_does_not_have_is_not_waited_for(
     check_device(spec, "cluster:6379")
     monkeypatch.setattr(places, "device_here", lambda: "cuda")
     check_device(spec, None)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "is_warned"),
+    [("float16", "cpu", True), ("float16", "cuda", False), ("float32", "cpu", False)],
+)
+def test_a_plan_says_that_float16_is_slow_on_a_cpu(
+    dtype: str, device: str, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec("in", "out", model={"dtype": dtype})
+    check_dtype(spec, device, "cluster:6379")
+    assert ("float16 on a CPU is mostly slower" in caplog.text) is is_warned
 
 
 def test_plan_shows_chunks_and_partitions_and_needs_no_gpu_that_is_not_there(

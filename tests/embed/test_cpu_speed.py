@@ -73,3 +73,17 @@ def test_a_cpu_without_the_instructions_is_seen_to_emulate_them() -> None:
     )
     assert process.stdout.strip() == "True"
     assert times_float32("float32") < 4
+
+
+def test_a_race_is_run_in_one_thread_and_leaves_the_number_as_it_was() -> None:
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with linear.one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError), linear.one_thread():
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n_threads)

@@ -17,8 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from pipeline.embed import int8
 from pipeline.errors import ModelError, OutputError
+from pipeline.job import resolve as job_module
 from pipeline.job.spec import JobSpec
 from pipeline.output.snapshots import create_file_list, live_parts, load_snapshot
 from pipeline.storage.layout import manifest as manifest_path
@@ -381,6 +384,26 @@ def test_every_precision_is_compared_in_its_own_form(tmp_path, bert_mean_dir, pr
     verification = verify(spec.output.uri)
     assert failed(verification) == set()
     assert verification.checks[-1].figures["embedded_again"] == len(outputs.DOCUMENTS)
+
+
+@pytest.mark.parametrize("algorithm", [1, 2])
+def test_vectors_of_an_earlier_int8_arithmetic_may_differ_and_others_not(
+    tmp_path, bert_mean_dir, monkeypatch, algorithm
+):
+    def coarser(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = weight.abs().amax(1) / 15
+        return (weight / scale[:, None]).round().to(torch.int8), scale
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(job_module, "INT8_ALGORITHM", algorithm)
+        earlier.setattr(int8, "_rounded_weight", coarser)
+        outputs.write_shard(tmp_path / "in" / "a.jsonl", outputs.DOCUMENTS)
+        places = str(tmp_path / "in"), str(tmp_path / "out")
+        spec = outputs.make_spec(*places, bert_mean_dir, model={"dtype": "int8"})
+        outputs.run_without_ray(spec)
+    verification = verify(spec.output.uri)
+    assert failed(verification) == (set() if algorithm == 1 else {"sample"})
+    assert verification.checks[-1].figures["lowest_similarity"] < 0.999
 
 
 @pytest.mark.parametrize("mode", ["chunk", "chunk_and_pool"])

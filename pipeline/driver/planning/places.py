@@ -3,6 +3,7 @@ output comes out, or what makes one of the places unusable."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -16,6 +17,8 @@ from pipeline.storage.room import problem_of_workers
 from pipeline.storage.store import Store
 
 __all__ = ["check_device", "check_dtype", "is_alone", "is_connected", "output_of"]
+
+log = logging.getLogger(__name__)
 
 
 def output_of(spec: JobSpec) -> Store:
@@ -42,8 +45,13 @@ def check_device(spec: JobSpec, address: str | None) -> None:
 
 
 def check_dtype(spec: JobSpec, device: str, address: str | None) -> None:
-    """Raises SpecError for a run on this machine alone whose CPU would emulate the dtype. device:
-    what `runtime.device` came to."""
+    """Raises SpecError for a run on this machine alone whose CPU would emulate the dtype, and
+    warns of one that it is slow at. device: what `runtime.device` came to."""
+    if device == "cpu" and spec.model.dtype == "float16":
+        log.warning(
+            "model.dtype float16 on a CPU is mostly slower than float32, and less exact: set "
+            "model.dtype: float32"
+        )
     if device == "cpu" and is_alone(address):
         cpu_features.check_dtype(spec.model.dtype)
 
