@@ -45,6 +45,7 @@ from benchmarks.end_to_end_candidates import CANDIDATES, LIBRARIES
 from benchmarks.inputs import SMALL, add_input_options, model_dir, read_texts
 from benchmarks.machine import cpu_name
 from benchmarks.rivals.client import (
+    CandidateError,
     TextServer,
     add_rival_options,
     environment,
@@ -80,6 +81,21 @@ def lowest_cosine(vectors: dict[str, np.ndarray], expected: dict[str, np.ndarray
     a = np.stack(list(vectors.values()))
     b = np.stack([expected[key] for key in vectors])
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+
+def best_batch(
+    candidate: Candidate, model: Path, exports: Path, texts: list[str], options: argparse.Namespace
+) -> int:
+    """The fastest of a trial; 0 for what is not a library."""
+    if candidate.kind not in LIBRARIES:
+        return 0
+    server = TextServer(
+        candidate, model, exports, options.rivals_python, os.cpu_count() or 1, options.device
+    )
+    try:
+        return server.best_batch(texts, options.device)
+    finally:
+        server.close()
 
 
 def run_candidate(
@@ -125,18 +141,17 @@ def compare(options: argparse.Namespace, root: Path) -> None:
     samples = read_texts(options, 300, seed=1)
     exports = prepare_exports(candidates, model, options.exports, python, samples)
     print(f"{cpu_name()}, {options.device}", flush=True)
-    batch_sizes: dict[Candidate, int] = dict.fromkeys(candidates, 0)
+    batch_sizes: dict[Candidate, int] = {}
     for candidate in candidates:
-        if candidate.kind in LIBRARIES:
-            n_threads = os.cpu_count() or 1
-            server = TextServer(candidate, model, exports, python, n_threads, options.device)
-            batch_sizes[candidate] = server.best_batch(texts, options.device)
-            server.close()
-    seconds: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
+        try:
+            batch_sizes[candidate] = best_batch(candidate, model, exports, texts, options)
+        except CandidateError as error:
+            print(f"{candidate} is left out: {error}", flush=True)
+    seconds: dict[Candidate, list[float]] = {candidate: [] for candidate in batch_sizes}
     outs: dict[Candidate, Path] = {}
     n_tokens = 0
     for number in range(options.rounds):
-        for place, candidate in enumerate(candidates):
+        for place, candidate in enumerate(batch_sizes):
             outs[candidate] = root / f"{place}-{number}"
             duration, figures = run_candidate(
                 candidate,

@@ -110,9 +110,14 @@ def compare(path: Path, options: argparse.Namespace) -> bool:
         ceilings: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
         clock = time.process_time if options.cpu_clock else time.perf_counter
         for _ in range(options.rounds):
-            for entry in entries:
-                seconds, entry.vectors = entry.run()
-                entry.seconds.append(seconds)
+            for entry in list(entries):
+                try:
+                    seconds, entry.vectors = entry.run()
+                except CandidateError as error:
+                    print(f"{entry.name} is left out: {error}", flush=True)
+                    entries.remove(entry)
+                else:
+                    entry.seconds.append(seconds)
             for dtype, measured in ceilings.items():
                 measured.append(gemm_gflops(dtype, clock))
     reference = work.st.encode(work.texts, batch_size=8)
