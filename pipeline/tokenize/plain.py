@@ -23,13 +23,19 @@ __all__ = ["read_plain"]
 
 
 class PlainFast:
-    """tokenizer.json, and what else `fast.FastTokenizer` asks for."""
+    """tokenizer.json, and what else `fast.FastTokenizer` asks for. Raises ModelError where the file
+    cannot be read."""
 
     is_fast = True
     split_special_tokens = False
 
     def __init__(self, path: Path, settings: Mapping[str, Any], special_ids: list[int]) -> None:
-        self.backend_tokenizer = Tokenizer.from_file(str(path))
+        try:
+            self.backend_tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ModelError(
+                f"{path}: the tokenizer could not be loaded: {error}. Restore it from its source."
+            ) from error
         self.backend_tokenizer.no_padding()
         self.truncation_side = settings.get("truncation_side", "right")
         self.all_special_ids = special_ids
@@ -38,8 +44,8 @@ class PlainFast:
 def read_plain(model: ModelDir) -> PlainFast | PlainJapanese | None:
     """The tokenizer, or None where the files alone do not say all of it.
 
-    Raises ModelError for a StaticEmbedding model whose tokenizer.json cannot be read: transformers
-    is never asked about such a model.
+    Raises ModelError for files that cannot be read. transformers is never asked about a
+    StaticEmbedding model.
     """
     folder = model.transformer_path
     if model.is_static:
@@ -54,12 +60,7 @@ def read_plain(model: ModelDir) -> PlainFast | PlainJapanese | None:
 
 def _static(path: Path) -> PlainFast:
     """tokenizer.json as it is, with nothing put round a text."""
-    try:
-        tokenizer = PlainFast(path, {}, [])
-    except Exception as error:  # tokenizers raises plain Exception
-        raise ModelError(
-            f"{path}: the tokenizer could not be loaded: {error}. Restore it from its source."
-        ) from error
+    tokenizer = PlainFast(path, {}, [])
     backend = tokenizer.backend_tokenizer
     backend.post_processor = None
     if backend.truncation:

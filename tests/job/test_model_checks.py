@@ -77,6 +77,36 @@ def test_a_dense_whose_weights_do_not_fit_is_refused(change, message, tmp_path):
         resolve(str(path))
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": "x"}),
+        ("sentence_bert_config.json", {"max_seq_length": []}),
+        ("config_sentence_transformers.json", {"prompts": 1}),
+        ("config_sentence_transformers.json", {"prompts": {"document": 3}}),
+        ("config_sentence_transformers.json", {"default_prompt_name": ["a"]}),
+        ("tokenizer_config.json", {"unk_token": 1}),
+        ("tokenizer.json", {"post_processor": {"type": "TemplateProcessing"}}),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "Metaspace", "replacement": 1}}),
+        ("tokenizer.json", {"added_tokens": [0]}),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_a_mistake_of_its_file(file, changes, llama_dir, tmp_path):
+    copy = Path(shutil.copytree(llama_dir, tmp_path / "copy"))
+    edit(copy / file, **changes)
+    with pytest.raises(ModelError, match=file.replace(".", r"\.")):
+        load_tokenizer(resolve(str(copy)))
+
+
+@pytest.mark.parametrize("entry", [0, "x", [], {"name": "1", "path": "1_Pooling"}], ids=str)
+def test_modules_that_are_none_are_a_mistake_of_their_file(entry, copy):
+    modules = json.loads((copy / "modules.json").read_text())
+    (copy / "modules.json").write_text(json.dumps([modules[0], entry]))
+    with pytest.raises(ModelError, match=r"modules\.json does not hold"):
+        resolve(str(copy))
+
+
 def test_a_pooling_whose_vectors_a_dense_cannot_take_is_refused(tmp_path):
     model = resolve(str(bert_dense_normalize(tmp_path / "m", layers=1)))
     assert EngineOptions.of(model, pooling="cls").pooling == "cls"

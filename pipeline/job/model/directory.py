@@ -23,7 +23,7 @@ from pipeline.errors import ModelError
 from pipeline.job.model import checks as model_checks
 from pipeline.job.model import safety as model_safety
 from pipeline.job.model import settings as model_settings
-from pipeline.job.model.files import hashes, load_json
+from pipeline.job.model.files import hashes, load_json, reading
 from pipeline.job.model.modules import STATIC, Module, read_modules
 from pipeline.job.model.plain_files import PlainFiles, plain_files
 from pipeline.job.model.weight_files import learned_positions, tensor_shapes
@@ -51,6 +51,9 @@ _LEGACY_POOLING = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last_token",
 }
+
+
+TOKENIZER_FILES = "tokenizer.json or tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,10 @@ class ModelDir:
         """What the files of the tokenizer say; None where transformers has to build it."""
         if self.is_static or self.tokenizer_arguments:
             return None
-        return plain_files(
-            self.transformer_path, self.config, self.tokenizer_config, self.tokenizer_class
-        )
+        with reading(str(self.path), TOKENIZER_FILES):
+            return plain_files(
+                self.transformer_path, self.config, self.tokenizer_config, self.tokenizer_class
+            )
 
 
 def read_model(path: Path, source: str) -> ModelDir:
@@ -134,17 +138,31 @@ def read_model(path: Path, source: str) -> ModelDir:
     pooling_config = load_json(path / pooling.path / "config.json", source) if pooling else {}
     pooling_mode = _pooling_of(pooling_config, source) if pooling else None
     positions = learned_positions(config, shapes)
+    with reading(source, "sentence_bert_config.json, or a name like it,"):
+        tokenizer_arguments = model_settings.tokenizer_arguments(settings, source)
+        forward_settings = model_settings.forward_settings(settings)
+        max_tokens = (
+            _static_max_tokens(main_file, source)
+            if is_static
+            else model_settings.max_tokens(settings, tokenizer_config, config, positions)
+        )
+    with reading(source, "config_sentence_transformers.json"):
+        prompts = {k: v for k, v in (sentence.get("prompts") or {}).items() if v is not None}
+        default_prompt_name = sentence.get("default_prompt_name")
+        contradictions = [*model_checks.contradictions(prompts, default_prompt_name)]
+        if odd := [name for name, text in prompts.items() if not isinstance(text, str)]:
+            raise TypeError(f"prompt {odd[0]!r} is {prompts[odd[0]]!r}")
+    with reading(source, TOKENIZER_FILES):
+        contradictions += model_checks.frame_contradictions(transformer_path, tokenizer_config)
     model = ModelDir(
         path=path,
         transformer_path=transformer_path,
         modules=modules,
         config=config,
         tokenizer_config=tokenizer_config,
-        tokenizer_arguments=model_settings.tokenizer_arguments(settings, source),
-        forward_settings=model_settings.forward_settings(settings),
-        max_tokens=_static_max_tokens(main_file, source)
-        if is_static
-        else model_settings.max_tokens(settings, tokenizer_config, config, positions),
+        tokenizer_arguments=tokenizer_arguments,
+        forward_settings=forward_settings,
+        max_tokens=max_tokens,
         positions=positions,
         do_lower_case=bool(settings.get("do_lower_case", False)),
         max_dimension=model_checks.max_dimension(
@@ -153,17 +171,15 @@ def read_model(path: Path, source: str) -> ModelDir:
         pooling="mean" if is_static else pooling_mode,
         include_prompt=bool(pooling_config.get("include_prompt", True)),
         normalize=any(module.kind == "Normalize" for module in modules),
-        prompts={k: v for k, v in (sentence.get("prompts") or {}).items() if v is not None},
-        default_prompt_name=sentence.get("default_prompt_name"),
+        prompts=prompts,
+        default_prompt_name=default_prompt_name,
         truncate_dim=sentence.get("truncate_dim"),
         license=_license_of(path / "README.md"),
         commit=_commit_of(path),
         is_static=is_static,
         files=hashes(path),
     )
-    for contradiction in model_checks.contradictions(model.prompts, model.default_prompt_name):
-        log.warning("%s: %s.", source, contradiction)
-    for contradiction in model_checks.frame_contradictions(transformer_path, tokenizer_config):
+    for contradiction in contradictions:
         log.warning("%s: %s.", source, contradiction)
     return model
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import ModelError
 
-__all__ = ["OTHER_BACKENDS", "SUFFIXES", "changes_vectors", "hashes", "load_json"]
+__all__ = ["OTHER_BACKENDS", "SUFFIXES", "changes_vectors", "hashes", "load_json", "reading"]
 
 SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".vocab", ".bpe", ".jinja"}
 """Suffixes of files that can change a vector."""
@@ -54,6 +56,19 @@ def hashes(path: Path) -> dict[str, str]:
             with (path / name).open("rb") as file:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+@contextmanager
+def reading(source: str, files: str) -> Iterator[None]:
+    """What a value of another type than is written there makes Python raise becomes a ModelError
+    that names the files; `source` is what it calls the model."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{source}: {files} does not hold what sentence-transformers and transformers write "
+            f"there: {type(error).__name__}: {error}. Restore it from its source."
+        ) from error
 
 
 def load_json(path: Path, source: str, default: Any = None) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ModelError
-from pipeline.job.model.files import load_json
+from pipeline.job.model.files import load_json, reading
 
 __all__ = ["STATIC", "Module", "read_modules"]
 
@@ -46,10 +46,11 @@ and sentence-transformers itself fails on it."""
 def read_modules(path: Path, source: str) -> tuple[Module, ...]:
     """The entries of modules.json, without one none. Raises ModelError for a module that is not
     sentence-transformers' own or lies outside the directory."""
-    modules = tuple(
-        Module(str(entry["name"]), str(entry["path"]), str(entry["type"]))
-        for entry in load_json(path / "modules.json", source, default=[])
-    )
+    entries = load_json(path / "modules.json", source, default=[])
+    with reading(source, "modules.json"):
+        modules = tuple(
+            Module(str(entry["name"]), str(entry["path"]), str(entry["type"])) for entry in entries
+        )
     for module in modules:
         if not module.type.startswith("sentence_transformers."):
             raise ModelError(

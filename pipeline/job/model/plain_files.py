@@ -129,7 +129,10 @@ def frame_of(stored: Settings) -> list[str]:
         "post_processor": post_processor,
         "model": model,
     }
-    tokens: list[str] = Tokenizer.from_str(json.dumps(alone)).encode("").tokens
+    try:
+        tokens: list[str] = Tokenizer.from_str(json.dumps(alone)).encode("").tokens
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ValueError(f"post_processor: {error}") from error
     return tokens
 
 
