@@ -27,6 +27,7 @@ from pipeline.embed.buckets import Rows, flat_index, padded_buckets
 from pipeline.embed.engine import DTYPES, Engine, to_device
 from pipeline.embed.head import Head, before_normalize
 from pipeline.embed.memory import is_out_of_memory
+from pipeline.embed.rotary import depends_on_length
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import POOLINGS, ModelDir
@@ -91,10 +92,12 @@ class PaddedEngine(Engine):
         self.dim = self._measured_dim(model)
         is_exact = model.config.get("model_type") in EXACT_WHEN_PADDED
         # transformers follows any other value only where nothing is masked
-        if not is_exact or model.config.get("is_causal", False) is not False:
+        if depends_on_length(model.config):
+            self._of_one_length = True
+        elif not is_exact or model.config.get("is_causal", False) is not False:
             self._of_one_length = self._sees_neighbours(model, modules[0])
-            if self._of_one_length:
-                log.info("%s: vectors depend on padding, so no bucket is padded", model.path)
+        if self._of_one_length:
+            log.info("%s: vectors depend on padding, so no bucket is padded", model.path)
 
     def _measured_dim(self, model: ModelDir) -> int:
         """The width of the vector of a short text: measured, never read from a config file."""

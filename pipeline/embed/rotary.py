@@ -16,7 +16,7 @@ from pipeline.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Rotary", "Unsupported", "rotary", "rotary_of"]
+__all__ = ["Rotary", "Unsupported", "depends_on_length", "rotary", "rotary_of"]
 
 _FIXED_KINDS = ("default", "linear", "llama3", "yarn")
 _OF_MINISTRAL = ("llama_4_scaling_beta", "max_position_embeddings")
@@ -60,6 +60,14 @@ class Rotary:
                 f"{type(error).__name__}: {error}. Restore config.json from its source."
             ) from error
         return computed.inv_freq.float(), float(computed.attention_scaling)
+
+
+def depends_on_length(config: dict[str, Any]) -> bool:
+    """Whether transformers takes frequencies by the longest text of a batch."""
+    stated = [config.get("rope_scaling"), config.get("rope_parameters")]
+    settings = [s for flat in stated if isinstance(flat, dict) for s in (flat, *flat.values())]
+    kinds = [s.get("rope_type", s.get("type")) for s in settings if isinstance(s, dict)]
+    return any(kind in _GROWING_KINDS for kind in kinds)
 
 
 def rotary(config: dict[str, Any], head_dim: int, theta: float = 10_000.0) -> Rotary:

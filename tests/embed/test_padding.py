@@ -26,6 +26,21 @@ SEEN_THROUGH_THE_MASK: dict[str, Callable[[], Any]] = {
     "fnet": lambda: t.FNetModel(t.FNetConfig(**SIZES), add_pooling_layer=False),
     # causal where nothing is masked, which is what such a config.json asks transformers for
     "bert that says it is causal": lambda: t.BertModel(t.BertConfig(**SIZES, is_causal=True)),
+    # a long text would give its neighbours other frequencies
+    "llama of two frequencies": lambda: t.LlamaModel(
+        t.LlamaConfig(
+            **SIZES,
+            max_position_embeddings=512,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "short_factor": [1.0] * 8,
+                "long_factor": [4.0] * 8,
+                "original_max_position_embeddings": 64,
+            },
+        )
+    ),
     "funnel": lambda: t.FunnelModel(
         t.FunnelConfig(
             vocab_size=len(VOCAB), block_sizes=[1, 1], d_model=64, n_head=4, d_head=16, d_inner=128
