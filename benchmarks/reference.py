@@ -18,13 +18,14 @@ def encode_from_ids(
     device: str = "cpu",
     forward: Any = None,
 ) -> np.ndarray:
-    """Do what `encode` does behind its tokenizer, in the same order (by characters) and batches.
+    """Do what `encode` does behind its tokenizer, in the same order (by characters) and batches,
+    for the rows that `order` names; what is returned for others is undefined.
 
     `forward` takes the place of the model's own, say a compiled one.
     """
     out = np.empty((len(rows), st[0].get_embedding_dimension()), np.float32)
     with torch.inference_mode():
-        for start in range(0, len(rows), batch):
+        for start in range(0, len(order), batch):
             picked = order[start : start + batch]
             width = max(len(rows[i]) for i in picked)
             ids = torch.zeros(len(picked), width, dtype=torch.long)

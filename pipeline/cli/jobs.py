@@ -35,7 +35,7 @@ from pipeline.driver.estimate.prices import prices_from
 from pipeline.driver.planning.first_records import first_records
 from pipeline.driver.planning.places import is_alone, output_of
 from pipeline.driver.planning.plan import Plan
-from pipeline.errors import FullRefreshNeeded
+from pipeline.errors import FullRefreshNeeded, WorkerError
 from pipeline.job.spec import load_spec
 from pipeline.output import lease
 from pipeline.storage.retry import patience
@@ -74,10 +74,14 @@ def plan(
     and money. Nothing is written to the output."""
     job_plan = plan_job(load_spec(spec, overrides), address=address)
     first = first_records(job_plan)
+    estimate = None
     with prices_from(prices):
-        estimate = estimate_of(
-            job_plan, output_of(job_plan.job.spec), is_alone(address), is_measuring=measure
-        )
+        try:
+            estimate = estimate_of(
+                job_plan, output_of(job_plan.job.spec), is_alone(address), is_measuring=measure
+            )
+        except WorkerError as error:
+            console.print(str(error), style=display.WARNING)
     if as_json:
         more = {
             "first_records": [dataclasses.asdict(entry) for entry in first],

@@ -83,7 +83,7 @@ class Beside:
 
     def _make(self, plan: Plan, store: Store) -> None:
         try:
-            if not is_quick_to_load(plan.job.model()):
+            if not is_quick_to_load(plan.job.model_here or plan.job.model()):
                 return
             self._estimate = estimate_of(
                 plan, store, self._is_alone, seconds=SECONDS, is_measuring=False

@@ -18,6 +18,10 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Self
@@ -35,6 +39,7 @@ MAX_DEATHS = 64
 """Children that may die for one part: enough for about twelve poison records."""
 MAX_LOADS = 3
 """How often a child may die while it loads."""
+_PARENT_POLL_S = 0.5
 EXIT_CUDA = 70
 """Exit code of a process whose CUDA context is broken, which only a new process repairs."""
 
@@ -77,7 +82,7 @@ class Child:
     def __init__(self, load: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
         self._load = load
         self._arguments = arguments
-        self._process: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -99,11 +104,8 @@ class Child:
 
     def _start(self) -> None:
         for _ in range(MAX_LOADS):
-            # a fork would copy threads and CUDA in an unknown state
-            context = multiprocessing.get_context("spawn")
-            self._pipe, far_end = context.Pipe()
-            self._process = context.Process(target=_serve, args=(far_end,), daemon=True)
-            self._process.start()
+            self._pipe, far_end = multiprocessing.Pipe()
+            self._process = _process_at(far_end)
             far_end.close()
             answer = self._exchange((self._load, self._arguments))
             if answer is None:
@@ -124,14 +126,28 @@ class Child:
 
     def _bury(self) -> str:
         self._pipe.close()
-        self._process.join()
-        code = self._process.exitcode
+        code = self._process.wait() if self._process else 0
         self._process = None
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _serve(pipe: Connection) -> None:
+def _process_at(pipe: Connection) -> subprocess.Popen[bytes]:
+    """A new interpreter that serves a pipe. A fork would copy threads and CUDA in an unknown state,
+    and multiprocessing's "spawn" would run the caller's script once more."""
+    return subprocess.Popen(  # noqa: S603 - this interpreter, with code of ours
+        [sys.executable, "-P", "-c", f"import {__name__} as it; it.serve({pipe.fileno()})"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[pipe.fileno()],
+        start_new_session=True,  # Ctrl-C is for the caller, who ends this one
+    )
+
+
+def serve(pipe_number: int) -> None:
     """The life of a child: it ends when the other end of the pipe is closed or gone."""
+    pipe = Connection(pipe_number)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     work: Callable[[Any], Any] | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -146,6 +162,13 @@ def _serve(pipe: Connection) -> None:
             except (CorpusEmbedError, OSError, Crashed) as error:
                 answer = error
             pipe.send(answer)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process in the middle of its work when the process that wants it is gone."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL_S)
+    os._exit(0)
 
 
 def isolate(

@@ -21,9 +21,10 @@ from pipeline.driver.estimate.model_costs import ModelCosts, costs_of
 from pipeline.driver.estimate.output_bytes import output_bytes
 from pipeline.driver.estimate.prices import devices, prices_from
 from pipeline.driver.estimate.rates import Rate
-from pipeline.errors import SpecError
+from pipeline.errors import SpecError, WorkerError
 from pipeline.job.model.store import resolve
 from pipeline.output.snapshots import load_snapshot
+from tests.support import poison
 from tests.support.outputs import DOCUMENTS, make_spec, run_without_ray, write_shard
 from tests.support.stand_in import store_of
 
@@ -56,6 +57,21 @@ def test_the_estimate_of_a_small_input_is_what_its_run_makes(
     head = plan_job(spec)
     assert estimate_of(head, store_of(spec), is_alone=True) is None
     assert load_snapshot(store_of(spec)) == snapshot
+
+
+@pytest.mark.faults
+def test_a_record_that_kills_who_touches_it_costs_the_estimate_and_not_the_driver(
+    tmp_path: Path, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run rejects such a record; it must not die of the look before it, each time anew."""
+    write_shard(tmp_path / "in/a.jsonl", [*DOCUMENTS, {"id": "p", "text": poison.KILLS_TOKENIZER}])
+    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)
+    folder = tmp_path / "poison"
+    poison.poison(folder)
+    monkeypatch.syspath_prepend(str(folder))  # as a child inherits it
+    with pytest.raises(WorkerError, match=r"no estimate.*SIGSEGV.*A run finds the records"):
+        estimate_of(plan_job(spec), store_of(spec), is_alone=True, is_measuring=False)
+    assert poison.n_deaths(folder) == 1
 
 
 def test_a_model_costs_two_operations_for_each_weight_and_four_for_each_token_seen(

@@ -37,7 +37,7 @@ NAMES = {
     },
     "process": {
         *("run_python", "subprocess", "multiprocessing", "ProcessPoolExecutor", "fork", "Child"),
-        *("read_in_child", "serving", "SparkSession", "TextServer"),
+        *("read_in_child", "estimate_of", "serving", "SparkSession", "TextServer"),
         *("refusing_url", "small_disk"),
     },
     "faults": {"proxy", "small_disk", "FaultProxy", "poison", "Killer", "SIGKILL"},
@@ -46,7 +46,7 @@ NAMES = {
 
 SLOWER = {*NAMES, "parity", "gpu", "slow", "thorough"}
 PERMITTED = {
-    "a process": {"process", "ray", "s3"},
+    "a process": {"process", "ray", "s3", "model"},
     "a socket": {"process", "ray", "s3"},
     "ray": {"ray"},
     "torch": {"model", "ray"},

@@ -200,7 +200,8 @@ def test_a_shard_that_kills_its_reader_ends_there_and_other_shards_of_the_split_
         if name == "b":
             docs[3900]["text"] += KILLS_READER
         write_shard(tmp_path / f"in/{name}.jsonl.gz", docs)
-    monkeypatch.setenv("PYTHONPATH", poison(tmp_path / "poison")["PYTHONPATH"])
+    poison(tmp_path / "poison")
+    monkeypatch.syspath_prepend(str(tmp_path / "poison"))  # as a child inherits it
     spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": "32MiB"})
     job = job_of(spec)
     (todo,) = make_plan(job, store_of(spec)).todo

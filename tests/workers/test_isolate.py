@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +19,8 @@ import pytest
 
 from pipeline.errors import SpecError, WorkerError
 from pipeline.workers.isolate import EXIT_CUDA, MAX_DEATHS, Child, Crashed, in_process, isolate
+from tests import ROOT
+from tests.support.processes import below
 
 
 def load_worker(
@@ -28,6 +33,8 @@ def load_worker(
     def squares(numbers: Sequence[int]) -> list[int]:
         if killers & set(numbers):
             ctypes.string_at(0)
+        if SLEEPS in numbers:
+            time.sleep(-SLEEPS)
         if raisers & set(numbers):
             raise RuntimeError("no square")
         return [number**2 for number in numbers]
@@ -91,6 +98,56 @@ def test_a_worker_that_dies_on_everything_is_an_error_and_no_reject(tmp_path: Pa
         pytest.raises(WorkerError, match="harmless"),
     ):
         squares_of(1, child)
+
+
+SCRIPT = """
+from pathlib import Path
+from tests.workers.test_isolate import Child, load_worker
+
+print("once")
+with Child(load_worker, Path("starts"), set(), set()) as child:
+    print(child.ask([3]), flush=True)
+    if "wait" in __import__("sys").argv:
+        child.ask([SLEEPS])
+"""
+SLEEPS = -60
+
+
+def test_a_child_does_not_run_the_script_of_the_caller_again(tmp_path: Path) -> None:
+    """Whoever calls `pipeline.run` need not guard it by `__name__ == "__main__"`."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "pipeline.py").write_text("raise SystemExit('a stranger')")
+    done = subprocess.run(
+        [sys.executable, "-P", "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("once\n[9]\n", "")
+    assert n_starts(tmp_path / "starts") == 1
+
+
+@pytest.mark.faults
+def test_a_child_ends_in_the_middle_of_its_work_when_its_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT.replace("SLEEPS", str(SLEEPS)))
+    parent = subprocess.Popen(
+        [sys.executable, "-P", "script.py", "wait"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdout
+    assert [parent.stdout.readline() for _ in range(2)] == [b"once\n", b"[9]\n"]
+    (child,) = below(parent.pid)
+    parent.kill()
+    parent.communicate()
+    deadline_s = time.monotonic() + 30
+    while os.path.exists(f"/proc/{child}"):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
 
 
 def load_nothing() -> Callable[[object], object]:

@@ -72,6 +72,7 @@ def run(
             "part_bytes": "1KiB",
             "embedders": 1,
             "max_reject_fraction": 0.5,
+            "max_damaged_fraction": 0.5,
             **runtime,
         },
     }
@@ -164,8 +165,8 @@ def test_a_shard_that_kills_its_reader_is_damaged_from_there_on(
     assert reject["reason"] == "damaged_shard"
     assert reject["source_uri"].endswith("b.jsonl")
     check_rows(tmp_path, bert_mean_dir, docs)
-    # two tokenizing workers, then two readers of the careful one
-    assert poison.n_deaths(tmp_path / "poison") == 4
+    # the process of the estimate, two tokenizing workers, then two readers of the careful one
+    assert poison.n_deaths(tmp_path / "poison") == 5
 
 
 def test_a_corpus_of_poison_stops_at_the_reject_budget(

@@ -6,8 +6,8 @@ copying of logs, which nobody reads; and the three actors that Ray Data keeps be
 objects of the driver. Each of these processes takes half a second to a second of CPU before the
 first part is begun (benchmarks/LOG.md). Whoever asks for Ray's metrics gets all of them.
 
-Method: Ray 2.60 has no settings for this, so functions of it are replaced while a block runs. What
-a later Ray does not have under these names is not replaced, and costs its process.
+Method: Ray 2.60 has no settings for this, so functions of it are replaced while a block runs. In
+any other version nothing is replaced, and Ray costs its processes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ __all__ = ["SWITCH", "in_driver", "is_collecting", "without_services"]
 SWITCH = "RAY_enable_metrics_collection"
 """Ray's own variable; `connect` sets it to 0 for a cluster of one job where it is not set."""
 
+_TRIED = "2.60."
+"""The versions of Ray whose functions are replaced begin so."""
+
 _SERVICES = ("start_monitor", "start_log_monitor", "start_api_server")
 _DATA = "ray.data._internal"
 _LOCATIONS = f"{_DATA}.execution.operators.actor_pool_map_operator"
@@ -33,11 +36,17 @@ def is_collecting() -> bool:
     return os.environ.get(SWITCH, "1").lower() not in ("0", "false")
 
 
+def _is_replaceable() -> bool:
+    import ray
+
+    return ray.__version__.startswith(_TRIED) and not is_collecting()
+
+
 @contextlib.contextmanager
 def without_services() -> Iterator[None]:
     """A Ray that is started in the block has no services that only people and clusters ask."""
     with contextlib.ExitStack() as stack:
-        if not is_collecting():
+        if _is_replaceable():
             for name in _SERVICES:
                 stack.enter_context(_replaced("ray._private.node:Node", name, _nothing))
         yield
@@ -64,7 +73,7 @@ def in_driver() -> Iterator[None]:
         ),
     )
     with contextlib.ExitStack() as stack:
-        if not is_collecting():
+        if _is_replaceable():
             for module, name, handle in places:
                 stack.enter_context(_replaced(module, name, _giving(handle)))
         yield

@@ -12,18 +12,18 @@ import dataclasses
 from typing import Any
 
 from pipeline.driver.estimate.device_rows import DeviceRow, device_rows
+from pipeline.driver.estimate.look import look_at
 from pipeline.driver.estimate.model_costs import ModelCosts, costs_of
-from pipeline.driver.estimate.outlook import Outlook, outlook_of
+from pipeline.driver.estimate.outlook import Outlook
 from pipeline.driver.estimate.output_bytes import output_bytes
 from pipeline.driver.estimate.rates import known_rates
-from pipeline.driver.estimate.sample import SECONDS, Sample, sample
+from pipeline.driver.estimate.sample import SECONDS, Sample
 from pipeline.driver.estimate.time_here import TimeHere, seen_tokens, time_here
 from pipeline.driver.estimate.totals import Figure
 from pipeline.driver.planning.plan import Plan
 from pipeline.job.model.directory import ModelDir
 from pipeline.output.snapshots import load_generation
 from pipeline.storage.store import Store
-from pipeline.tokenize import Tokenizer, load_tokenizer
 
 __all__ = ["Estimate", "estimate_of"]
 
@@ -119,30 +119,30 @@ def estimate_of(
     *,
     seconds: float = SECONDS,
     is_measuring: bool = True,
-    tokenizer: Tokenizer | None = None,
 ) -> Estimate | None:
     """The estimate of what a plan leaves to do; None where that is nothing.
 
     is_alone: whether all workers are on this machine. is_measuring: whether a speed that nobody
     knows is measured. Raises ModelError for a tokenizer that cannot be loaded, SpecError for a
-    table of prices that cannot be read, StorageError.
+    table of prices that cannot be read, StorageError, WorkerError where the input cannot be looked
+    at.
     """
     if not plan.todo:
         return None
     job = plan.job
-    model = job.model()
-    if tokenizer is None:
-        tokenizer = load_tokenizer(model, max_tokens=job.max_tokens, prompt=job.prompt)
-    seen = sample(plan, store, tokenizer, seconds)
-    if seen is None:
+    model = job.model_here or job.model()
+    look = look_at(plan, store, model, seconds)
+    if look is None:
         return None
+    seen = look.sample
     costs = costs_of(model)
     rates = known_rates(job, store, plan.head)
     notes: list[str] = []
     here = None
     if is_alone:
-        here = time_here(plan, seen, costs, rates, tokenizer, is_measuring, notes)
-        rates = known_rates(job, store, plan.head)
+        here = time_here(plan, seen, costs, rates, look.prompt_tokens, is_measuring, notes)
+        if here and here.rate_source == "measured":
+            rates = known_rates(job, store, plan.head)
     tokens = seen["embedded_tokens"].value
     dimension = _dimension(plan, store, model)
     precision = job.spec.output.vector_precision
@@ -170,7 +170,7 @@ def estimate_of(
                 None if budget == "auto" else budget,
             )
         ),
-        outlook=outlook_of(plan, tokenizer, seen),
+        outlook=look.outlook,
         notes=tuple(notes),
     )
 

@@ -20,7 +20,6 @@ from pipeline.driver.estimate.sample import Sample
 from pipeline.driver.planning.plan import Plan
 from pipeline.driver.planning.pools import pools_of
 from pipeline.storage.words import human
-from pipeline.tokenize import Tokenizer
 
 __all__ = ["TimeHere", "seen_tokens", "time_here"]
 
@@ -61,7 +60,7 @@ def time_here(
     seen: Sample,
     costs: ModelCosts,
     rates: list[Rate],
-    tokenizer: Tokenizer,
+    prompt_tokens: int,
     is_measuring: bool,
     notes: list[str],
 ) -> TimeHere | None:
@@ -83,7 +82,7 @@ def time_here(
             measured = f"no speed was measured: the model has {human(weight_bytes)} of weights"
         else:
             measured = measured_rate(
-                job, seen.observed.ids, tokenizer.prompt_tokens, workers, pools.embedders.threads
+                job, seen.observed.ids, prompt_tokens, workers, pools.embedders.threads
             )
         if isinstance(measured, Rate):
             remember([measured])
