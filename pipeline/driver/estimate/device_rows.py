@@ -17,7 +17,7 @@ from pipeline.driver.estimate.rates import Rate
 
 __all__ = ["UTILISATION", "DeviceRow", "calculated_rate", "device_rows"]
 
-UTILISATION = {"float32": 0.5, "bfloat16": 0.4, "float16": 0.4, "int8": 0.3}
+UTILISATION = {"float32": 0.5, "bfloat16": 0.4, "float16": 0.4, "int8": 0.4}
 """Share of the peak that an engine is taken to reach, by dtype."""
 
 BATCH_TOKENS = 8192
