@@ -98,8 +98,8 @@ class ModelSpec(Section):
     fewer are faster, since the cost of attention grows with them."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """The number format of the computation. `auto` is float32 on a CPU and bfloat16 on a GPU. int8 is
-    for CPUs, from AVX2 on: faster, at a cosine of about 0.998 to float32. One that the CPU would
+    """The number format of the computation. `auto` is float32 on a CPU and bfloat16 on a GPU. int8
+    is for CPUs, from AVX2 on: faster, at a cosine of about 0.998 to float32. One that the CPU would
     only emulate is refused."""
 
     truncate_dim: Count | None = None

@@ -54,6 +54,13 @@ def test_without_shared_memory_the_store_of_objects_is_in_the_temporary_folder(
 
 
 @pytest.mark.ray
+def test_workers_are_told_where_the_package_is() -> None:
+    (place,) = connection._own_path()._py_driver_sys_path
+    assert (Path(place) / "pipeline" / "driver" / "cluster" / "connection.py").is_file()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_workers_import_the_package_that_the_driver_imports(tmp_path: Path) -> None:
     """Also where it is not the one that is installed, and the user's folder has a module of the
     same name."""
