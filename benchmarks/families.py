@@ -101,7 +101,7 @@ def library(engine: Any, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     noise = np.random.default_rng(1).uniform(0.8, 1.2, lengths.size)
     order = np.argsort(-lengths * noise, kind="stable")
     vectors = [
-        engine._forward(ids, offsets, order[start : start + 32])
+        engine._forward(ids, offsets, order[start : start + 32])[0]
         for start in range(0, order.size, 32)
     ]
     result = np.empty((lengths.size, engine.dim), np.float32)

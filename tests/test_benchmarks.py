@@ -144,3 +144,14 @@ def test_a_candidate_that_cannot_load_says_why(tmp_path: Path) -> None:
     python = Path(sys.executable)
     with pytest.raises(CandidateError, match="No module named 'fastembed'"):
         TextServer(Candidate("fastembed"), tmp_path, tmp_path, python, 1)
+
+
+@pytest.mark.model
+def test_a_family_is_compared_in_three_ways_with_the_same_vectors(tmp_path: Path) -> None:
+    from benchmarks.families import compare
+
+    options = argparse.Namespace(texts=3, rounds=1, threads=1)
+    cells = compare("bert", options, tmp_path).strip("| ").split(" | ")
+    assert cells[0] == "bert"
+    assert all(float(cell.replace(",", "")) > 0 for cell in cells[1:7])
+    assert float(cells[7]) >= 0.99999

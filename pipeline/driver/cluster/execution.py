@@ -108,6 +108,10 @@ def _embedded_parts(
         # Ray Data's own "SPREAD" also puts tokenizers on GPU nodes
         "scheduling_strategy": "DEFAULT",
     }
+    on_gpu = job.engine.device == "cuda"
+    # on a GPU the next part is queued behind this one; on a CPU the embedder that is ready first
+    # would keep parts from the others
+    n_calls = 2 if on_gpu else 1
     blocks = blocks_of(plan.todo)
     # each split of a block may kill its worker
     tries = MAX_TRIES * max(block.num_rows for block in blocks)
@@ -140,10 +144,10 @@ def _embedded_parts(
             compute=ActorPoolStrategy(
                 min_size=pools.embedders.min_workers,
                 max_size=pools.embedders.max_workers,
-                max_tasks_in_flight_per_actor=4,
-                # the next part is fetched while this one computes, and on a GPU queued behind it
-                max_concurrent_calls_per_actor=2,
-                enable_true_multi_threading=job.engine.device == "cuda",
+                # with fewer than 1.75 times the calls the pool never counts as busy, nor grows
+                max_tasks_in_flight_per_actor=2 * n_calls,
+                max_concurrent_calls_per_actor=n_calls,
+                enable_true_multi_threading=on_gpu,
             ),
             num_cpus=pools.embedders.cpus,
             num_gpus=pools.embedders.gpus,
