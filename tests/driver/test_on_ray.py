@@ -357,6 +357,7 @@ def test_splits_share_blocks_only_where_they_are_too_many_and_never_the_last_one
     assert all(len(block) == 1 for block in (blocks if n_splits <= 8 else blocks[-4:]))
 
 
+@pytest.mark.slow  # blocks_of has quick tests
 def test_splits_that_share_a_block_are_embedded_as_ever(
     tmp_path: Path, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
