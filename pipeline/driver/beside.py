@@ -3,7 +3,7 @@
 A plan comes in when its execution begins; the estimate goes to a display as soon as it is there,
 and to the record of the attempt at the end. Nothing is measured, and a tokenizer that only
 transformers can build, with seconds of imports, is not loaded for it. An estimate that fails is
-none: it never stops a run. Cost: SECONDS of one thread.
+none: it never stops a run. Cost: SECONDS of a process (`estimate/look.py`).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Beside:
 
     def _make(self, plan: Plan, store: Store) -> None:
         try:
-            if not is_quick_to_load(plan.job.model_here or plan.job.model()):
+            if not is_quick_to_load(plan.job.model_of_driver()):
                 return
             self._estimate = estimate_of(
                 plan, store, self._is_alone, seconds=SECONDS, is_measuring=False

@@ -66,6 +66,10 @@ class Job:
         were planned."""
         return self.checked(_model(self.spec))
 
+    def model_of_driver(self) -> ModelDir:
+        """`model()` without another hash of its weights where the job was resolved."""
+        return self.model_here or self.model()
+
     def checked(self, model: ModelDir) -> ModelDir:
         """A model that has the files of the fingerprint. Raises ModelError for any other."""
         if model.files != self.identity["model"]["files"]:

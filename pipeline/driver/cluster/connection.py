@@ -88,7 +88,7 @@ def connect(address: str | None, meanwhile: Callable[[], object] = lambda: None)
     # Nobody reads the metrics of a cluster that exists for one job; they take 1 % of two cores.
     if not remote:
         os.environ.setdefault(SWITCH, "0")
-    # see MAX_RESTARTS in run.py
+    # see MAX_RESTARTS in execution.py
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
     try:

@@ -159,10 +159,10 @@ def _embedded_parts(
 def _prompt_tokens(job: Job) -> int:
     """Leading ids of the prompt, which some models leave out of their pooling. Asked once, here:
     embedders then load no tokenizer. The models that pool the prompt cost nothing: for the others
-    the driver hashes the weights once more and loads a tokenizer before any worker starts."""
+    the driver loads a tokenizer before any worker starts."""
     if not job.prompt or job.engine.include_prompt:
         return 0
-    tokenizer = load_tokenizer(job.model(), max_tokens=job.max_tokens, prompt=job.prompt)
+    tokenizer = load_tokenizer(job.model_of_driver(), max_tokens=job.max_tokens, prompt=job.prompt)
     return tokenizer.prompt_tokens
 
 

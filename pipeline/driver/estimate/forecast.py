@@ -130,7 +130,7 @@ def estimate_of(
     if not plan.todo:
         return None
     job = plan.job
-    model = job.model_here or job.model()
+    model = job.model_of_driver()
     look = look_at(plan, store, model, seconds)
     if look is None:
         return None
