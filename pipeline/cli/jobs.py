@@ -81,7 +81,7 @@ def plan(
                 job_plan, output_of(job_plan.job.spec), is_alone(address), is_measuring=measure
             )
         except WorkerError as error:
-            console.print(str(error), style=display.WARNING)
+            console.print(str(error), style=display.WARNING, markup=False)
     if as_json:
         more = {
             "first_records": [dataclasses.asdict(entry) for entry in first],
