@@ -34,6 +34,7 @@ from pipeline.output.companions import update_companions
 from pipeline.output.damage import DamagedShard, damaged_shards
 from pipeline.output.run_folder import create_run, record_attempt
 from pipeline.output.snapshots import load_manifests
+from pipeline.read.input.shards import Listing
 from pipeline.storage.addresses import shown
 from pipeline.storage.failpoints import failpoint
 from pipeline.storage.lineage import Manifest, Snapshot
@@ -86,6 +87,7 @@ def run_job(
     nominal_time: datetime.datetime | None = None,
     full_refresh: bool = False,
     foretold: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    listing: Listing | None = None,
     limit: int | None = None,
     budget: Budget | None = None,
 ) -> Result:
@@ -94,11 +96,11 @@ def run_job(
 
     progress: the figures that `execute` adds to. on_plan: called with each plan before work begins.
     full_refresh: whether a whole output may be replaced. foretold: the estimate of the run, asked
-    for once it has ended (see `driver/estimate`). limit: do the first so many records alone, see
-    `make_plan`. budget: once `execute` has used it up, what is finished is committed. Raises
-    FullRefreshNeeded, InputError, StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or
-    CommitConflict, and what `execute` raises; after any of them the same call resumes where this
-    one stopped.
+    for once it has ended (see `driver/estimate`). listing: of the input, for the first plan, where
+    there is one already. limit: do the first so many records alone, see `make_plan`. budget: once
+    `execute` has used it up, what is finished is committed. Raises FullRefreshNeeded, InputError,
+    StorageError, TooManyRejects, TooMuchDamage, TooManyDeletions or CommitConflict, and what
+    `execute` raises; after any of them the same call resumes where this one stopped.
     """
     lake.ask_catalog(store, job.spec.publish, is_plan=False)
     if limit is not None:
@@ -113,7 +115,7 @@ def run_job(
             if on_plan:
                 on_plan(plan)
 
-        terms = _Terms(on_each_plan, nominal_time, full_refresh, foretold, limit, budget)
+        terms = _Terms(on_each_plan, nominal_time, full_refresh, foretold, listing, limit, budget)
         result = _run_marked(job, store, execute, progress, terms)
         lineage.finished(
             store,
@@ -133,6 +135,7 @@ class _Terms:
     nominal_time: datetime.datetime | None
     full_refresh: bool
     foretold: Callable[[], Mapping[str, Any] | None]
+    listing: Listing | None
     limit: int | None
     budget: Budget | None
 
@@ -142,9 +145,9 @@ def _run_marked(
 ) -> Result:
     embedded = False
     resources: Mapping[str, float] = {}
-    for _round in range(MAX_ROUNDS):
+    for number in range(MAX_ROUNDS):
         progress.enter(PLANNING)
-        plan = make_plan(job, store, terms.limit)
+        plan = make_plan(job, store, terms.limit, terms.listing if number == 0 else None)
         terms.on_plan(plan)
         if plan.nothing_to_do and plan.head:
             update_companions(store, job.spec)

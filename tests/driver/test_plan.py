@@ -7,7 +7,6 @@ Oracle: the documents that the test itself wrote.
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.driver.cluster.job_plan import plan_job
 from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.driver.planning.splits import claim, cut_rest, estimated_bytes, part_bytes_of
 from pipeline.output.dataset import open_dataset
 from pipeline.output.snapshots import load_manifests
+from pipeline.read.input import shards as shards_module
 from pipeline.read.input.shards import list_shards
 from pipeline.read.parts import Todo
 from pipeline.storage.lineage import Manifest, Shard, Span, Split
@@ -358,7 +359,6 @@ def test_a_shard_that_changes_while_it_is_planned_is_listed_again(
 ) -> None:
     path = write_shard(tmp_path / "in/a.parquet", documents("d", 300))
     spec = make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024})
-    plan_module = sys.modules[make_plan.__module__]  # `pipeline.plan` is the public function
     listed, calls = list_shards, []
 
     def changes_after_the_first_listing(*arguments: Any) -> list[Shard]:
@@ -368,12 +368,29 @@ def test_a_shard_that_changes_while_it_is_planned_is_listed_again(
         calls.append(shards)
         return shards
 
-    monkeypatch.setattr(plan_module, "list_shards", changes_after_the_first_listing)
+    monkeypatch.setattr(shards_module, "list_shards", changes_after_the_first_listing)
     plan = plan_of(spec)
     assert len(calls) == 2
     assert list(plan.shards) == calls[1]
     run(spec)
     assert live_ids(tmp_path / "out") == sorted(doc["id"] for doc in documents("e", 200))
+
+
+def test_a_folder_is_listed_once_for_its_formats_and_for_its_plan(
+    tmp_path: Path, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "in/a.parquet", documents("d", 3))
+    answers = shards_module.listed
+    questions = []
+
+    def counted(*arguments: Any) -> Any:
+        questions.append(arguments[2])
+        return answers(*arguments)
+
+    monkeypatch.setattr(shards_module, "listed", counted)
+    spec = make_spec(tmp_path / "in", tmp_path / "out", model={"path": str(bert_mean_dir)})
+    assert len(plan_job(spec).shards) == 1
+    assert questions == list(spec.input.uri)
 
 
 def test_what_is_to_do_survives_the_trip_to_a_worker() -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from pipeline.job.input_spec import InputSpec
-from pipeline.read import pages
+from pipeline.read.input import shards
+from pipeline.read.input.shards import Listing
 from pipeline.read.pages import text_formats
 
 
-def spec(uris: list[str], format: Any = "auto") -> InputSpec:
-    return InputSpec(uri=tuple(uris), format=format)
+def formats_of(uris: list[str], format: Any = "auto") -> frozenset[str]:
+    spec = InputSpec(uri=tuple(uris), format=format)
+    return text_formats(spec, Listing(spec))
 
 
 @pytest.mark.parametrize(
@@ -34,8 +36,8 @@ def spec(uris: list[str], format: Any = "auto") -> InputSpec:
 def test_names_tell_without_a_listing(
     uris: list[str], format: str, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "list_shards", None)
-    assert text_formats(spec(uris, format)) == expected
+    monkeypatch.setattr(shards, "list_shards", None)
+    assert formats_of(uris, format) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,5 +55,5 @@ def test_the_files_of_a_folder_tell(
 ) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"x")
-    assert text_formats(spec([str(tmp_path)], format)) == expected
-    assert text_formats(spec([f"{tmp_path}/*"], format)) == expected
+    assert formats_of([str(tmp_path)], format) == expected
+    assert formats_of([f"{tmp_path}/*"], format) == expected

@@ -11,6 +11,7 @@ from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.job.resolve import device_here, resolve
 from pipeline.job.spec import JobSpec
 from pipeline.output import lake
+from pipeline.read.input.shards import Listing
 from pipeline.read.pages import text_formats
 
 
@@ -20,7 +21,9 @@ def plan_job(spec: JobSpec, address: str | None = None) -> Plan:
     check_dtype(spec, device, address)
     store = output_of(spec)
     lake.ask_catalog(store, spec.publish, is_plan=True)
-    return make_plan(resolve(spec, device, text_formats(spec.input)), store)
+    listing = Listing(spec.input)
+    job = resolve(spec, device, text_formats(spec.input, listing))
+    return make_plan(job, store, listing=listing)
 
 
 def device_of(spec: JobSpec, address: str | None) -> str:

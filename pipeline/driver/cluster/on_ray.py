@@ -28,6 +28,7 @@ from pipeline.driver.showing import Watch, count_retry, shielded
 from pipeline.job.resolve import resolve
 from pipeline.job.spec import JobSpec
 from pipeline.observe.progress import CONNECTING, DONE, Progress
+from pipeline.read.input.shards import Listing
 from pipeline.read.pages import text_formats
 from pipeline.storage.notes import listen_to_notes
 from pipeline.storage.retry import listen_to_retries
@@ -64,7 +65,8 @@ def run(
     store.check_conditional_put(is_partitioned=bool(spec.output.partition_by))
     device = device_of(spec, address)
     check_dtype(spec, device, address)
-    job = resolve(spec, device, text_formats(spec.input))
+    listing = Listing(spec.input)
+    job = resolve(spec, device, text_formats(spec.input, listing))
 
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
         first_records(plan)  # a mistake of the spec costs no start of workers
@@ -88,6 +90,7 @@ def run(
         nominal_time=nominal_time,
         full_refresh=full_refresh,
         foretold=beside.record,
+        listing=listing,
         limit=limit,
         budget=budget,
     )

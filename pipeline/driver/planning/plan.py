@@ -32,8 +32,7 @@ from pipeline.job.resolve import Job
 from pipeline.output import lake
 from pipeline.output.checks import lost_objects
 from pipeline.output.snapshots import live_parts, load_manifests, load_snapshot
-from pipeline.read.input.passed_over import PassedOver
-from pipeline.read.input.shards import list_shards
+from pipeline.read.input.shards import Listing
 from pipeline.read.parts import Todo
 from pipeline.storage.lineage import (
     Manifest,
@@ -168,9 +167,11 @@ class Plan:
         }
 
 
-def make_plan(job: Job, store: Store, limit: int | None = None) -> Plan:
+def make_plan(
+    job: Job, store: Store, limit: int | None = None, listing: Listing | None = None
+) -> Plan:
     """Compare the shards that are listed with the parts that are done. limit: plan only the first
-    so many records, for an output that is new.
+    so many records, for an output that is new. listing: of the input, where there is one already.
 
     Raises ModelError for options that the model cannot follow, SpecError or InputError when the
     input cannot be listed or the output lies in it,
@@ -179,17 +180,18 @@ def make_plan(job: Job, store: Store, limit: int | None = None) -> Plan:
     """
     check_apart(job.spec)
     lake.check_installed(job.spec.publish)
+    listing = listing or Listing(job.spec.input)
     for _ in range(MAX_LISTINGS - 1):
         # ShardChanged: a shard was replaced after it was listed and before its footer was read.
         with contextlib.suppress(ShardChanged):
-            return _plan(job, store, limit)
-    return _plan(job, store, limit)
+            return _plan(job, store, limit, listing)
+        listing = Listing(job.spec.input)
+    return _plan(job, store, limit, listing)
 
 
-def _plan(job: Job, store: Store, limit: int | None) -> Plan:
+def _plan(job: Job, store: Store, limit: int | None, listing: Listing) -> Plan:
     spec = job.spec
-    passed_over = PassedOver()
-    listed = list_shards(spec.input.uri, spec.input.storage_options, spec.input.format, passed_over)
+    listed = listing.shards
     head = load_snapshot(store)
     live = live_parts(store, head)
     recorded = load_manifests(store, job.fingerprint, live)
@@ -227,6 +229,6 @@ def _plan(job: Job, store: Store, limit: int | None) -> Plan:
         run_id=run_id,
         takeover=takeover,
         changes=shard_changes(shards, live),
-        passed_over=passed_over.summary(),
+        passed_over=listing.passed_over.summary(),
         engine=choose(job.model_here, job.engine) if job.model_here else None,
     )

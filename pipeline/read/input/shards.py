@@ -8,6 +8,7 @@ then ranged reads of 8 MiB.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import shutil
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar, cast
 
 from pipeline.errors import InputError, ShardChanged, SpecError
+from pipeline.job.input_spec import InputSpec
 from pipeline.read.input import local_files
 from pipeline.read.input.listing import listed, refused, server_answer
 from pipeline.read.input.passed_over import SECOND_NAME, PassedOver
@@ -76,6 +78,21 @@ def list_shards(
     for shard in shards.values():
         passed_over.forget(shard.uri)
     return sorted(shards.values(), key=lambda shard: shard.uri)
+
+
+class Listing:
+    """The shards of an input, listed once, when they are first asked for. passed_over: what was
+    listed and is no shard."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        self._spec = spec
+        self.passed_over = PassedOver()
+
+    @functools.cached_property
+    def shards(self) -> list[Shard]:
+        """Sorted by URI. Raises what `list_shards` raises."""
+        spec = self._spec
+        return list_shards(spec.uri, spec.storage_options, spec.format, self.passed_over)
 
 
 def _add(shards: dict[str, Shard], key: str, shard: Shard, passed_over: PassedOver) -> None:
