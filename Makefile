@@ -120,6 +120,11 @@ $(RIVALS)/.installed: benchmarks/rivals/requirements.txt
 	$(RIVALS)/bin/python -m pip --disable-pip-version-check install --quiet -r $<
 	@touch $@
 
+# LD_PRELOAD=$PWD/build/avx2_only.so shows a benchmark or a test what a CPU with AVX2 and no more would; needs a C compiler.
+build/avx2_only.so: benchmarks/avx2_only.c
+	mkdir -p build
+	$(CC) -O2 -Wall -Wextra -Werror -shared -fPIC -o $@ $<
+
 audit: $(BIN)/python ## Ask PyPI for known vulnerabilities of the versions in constraints.txt (needs pypi.org)
 	$(BIN)/python .ci/audit.py $(VENV)/audit --required
 

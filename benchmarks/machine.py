@@ -1,5 +1,6 @@
 """What a figure was measured on: the instruction set and the model of this CPU, for the header of
-every benchmark. Read from /proc/cpuinfo, so that it is the same in every environment."""
+every benchmark. Read from /proc/cpuinfo, so that it is the same in every environment, without what
+avx2_only.c hides from this process."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ EXTENSIONS = {
     "amx_bf16": "AMX bf16",
 }
 """Flag of the kernel -> what it speeds up."""
+HIDDEN = ("avx512", "avx_vnni", "amx")
+"""How the flags begin that avx2_only.c hides."""
 
 
 @cache
@@ -28,8 +31,15 @@ def cpu_info() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def is_avx2_only() -> bool:
+    """Whether avx2_only.c is loaded before this process."""
+    return "avx2_only" in os.environ.get("LD_PRELOAD", "")
+
+
 def cpu_flags() -> set[str]:
-    return set(cpu_info().get("flags", "").split())
+    """As the libraries of this process see them."""
+    flags = set(cpu_info().get("flags", "").split())
+    return {flag for flag in flags if not flag.startswith(HIDDEN)} if is_avx2_only() else flags
 
 
 def instruction_set(flags: set[str]) -> str:
@@ -50,4 +60,5 @@ def cpu_name() -> str:
     model = f"{info.get('model name', 'unknown CPU')} (model {info.get('model', 'unknown')})"
     n_cores = len(os.sched_getaffinity(0))
     cores = "1 core" if n_cores == 1 else f"{n_cores} cores"
-    return f"{instruction_set(cpu_flags())}, {model}, {cores}"
+    hidden = " (all else hidden)" if is_avx2_only() else ""
+    return f"{instruction_set(cpu_flags())}{hidden}, {model}, {cores}"

@@ -7,6 +7,10 @@ Oracle: flags of /proc/cpuinfo of known CPUs, and vectors of sentence-transforme
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import numpy as np
 import pytest
 
 from benchmarks.inputs import paragraphs
-from benchmarks.machine import instruction_set
+from benchmarks.machine import cpu_info, instruction_set
 from benchmarks.rivals.client import (
     BATCH_SIZES,
     TRIAL_TEXTS,
@@ -27,6 +31,7 @@ from benchmarks.rivals.client import (
 from benchmarks.rivals.encoders import EXPORTS, KINDS, PRECISIONS, Candidate
 from tests.support.model_dirs import SAMPLE, sample_texts
 
+ROOT = Path(__file__).parents[1]
 HASWELL = ["fma", "sse4_2", "avx", "f16c", "avx2", "bmi2"]
 SKYLAKE = [*HASWELL, "avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"]
 ZEN_4 = [*SKYLAKE, "avx512_bf16", "avx512_vnni"]
@@ -155,3 +160,38 @@ def test_a_family_is_compared_in_three_ways_with_the_same_vectors(tmp_path: Path
     assert cells[0] == "bert"
     assert all(float(cell.replace(",", "")) > 0 for cell in cells[1:7])
     assert float(cells[7]) >= 0.99999
+
+
+@pytest.fixture(scope="module")
+def avx2_only(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The library that hides newer instructions."""
+    library = tmp_path_factory.mktemp("build") / "avx2_only.so"
+    source = ROOT / "benchmarks" / "avx2_only.c"
+    if shutil.which("cc") is None or "cpuid_fault" not in cpu_info().get("flags", "").split():
+        pytest.skip("needs a C compiler and a CPU with CPUID faulting")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    return str(library)
+
+
+def test_a_machine_with_avx2_and_no_more_can_be_had_from_this_one(avx2_only: str) -> None:
+    """The oracle is torch, which asks the CPU, in the program and in what it starts; a fault that
+    is no question to the CPU still ends the program."""
+    code = """
+import subprocess, sys, torch
+from benchmarks.machine import cpu_name
+print(torch.backends.cpu.get_cpu_capability(), cpu_name(), sep="|")
+child = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+print(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True).stdout, end="")
+fault = subprocess.run([sys.executable, "-c", "import ctypes; ctypes.string_at(0)"])
+print(fault.returncode)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LD_PRELOAD": avx2_only},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second, status = process.stdout.splitlines()
+    assert first.startswith("AVX2|AVX2 (all else hidden), ")
+    assert (second, int(status)) == ("AVX2", -signal.SIGSEGV)

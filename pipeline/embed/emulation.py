@@ -15,9 +15,9 @@ from pipeline.embed.linear import Linear, one_thread, shortest_s
 
 __all__ = ["EMULATED", "times_float32"]
 
-EMULATED = 4.0
+EMULATED = 3.0
 """A dtype whose products take this many times as long as in float32 is emulated: real support gives
-0.3 to 1.5, emulation 10 to 60 (bfloat16 in AVX2 and in AVX-512 without it)."""
+0.3 to 1.5, emulation 6 to 60 (bfloat16 in AVX2: 6 by oneDNN, 48 by MKL)."""
 
 _PROBE = 512
 """Width and tokens of the product."""

@@ -35,7 +35,7 @@ def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
 
 
 def check_dtype(dtype: str, cpuinfo: Path = _CPUINFO) -> None:
-    """Raises SpecError for a dtype that would run 10 to 60 times slower than float32."""
+    """Raises SpecError for a dtype that would run 6 to 60 times slower than float32."""
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()
     except OSError:
@@ -49,6 +49,6 @@ def check_dtype(dtype: str, cpuinfo: Path = _CPUINFO) -> None:
     if features and dtype in _NEEDED and not features & _NEEDED[dtype]:
         raise SpecError(
             f"model.dtype {dtype}: the CPU of this machine has no instructions for it (no "
-            f"{NEEDED_NAMES[dtype]}) and would emulate it, 10 to 60 times slower than float32. Set "
+            f"{NEEDED_NAMES[dtype]}) and would emulate it, 6 to 60 times slower than float32. Set "
             "model.dtype: float32, or run on other machines with --address."
         )
