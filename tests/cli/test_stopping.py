@@ -60,7 +60,7 @@ class Command:
     def stderr(self) -> str:
         return self._log.read_text(encoding="utf-8")
 
-    def left_behind(self, deadline_s: float = 15) -> list[str]:
+    def left_behind(self, deadline_s: float = 100) -> list[str]:
         """Command lines of processes that still live after `deadline_s`."""
         deadline = time.monotonic() + deadline_s
         while (titles := list(self._alive())) and time.monotonic() < deadline:

@@ -38,7 +38,7 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wait_for_a_record(store: Store) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while not live_runs(store):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -137,7 +137,7 @@ def test_a_catalog_that_never_answers_is_a_note_in_time(
     answers.may_answer.clear()
     started_s = time.monotonic()
     ask({"type": "rest", "uri": answers.uri})
-    assert 0.9 < time.monotonic() - started_s < 10
+    assert 0.9 < time.monotonic() - started_s < 50  # and not 60, which the server takes
     assert "does not answer (no answer in 1 s): the table will be behind" in noted[0]
     answers.may_answer.set()
     for thread in threading.enumerate():

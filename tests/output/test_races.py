@@ -35,13 +35,16 @@ needs_faketime = pytest.mark.skipif(
 
 DOCS = [{"id": f"d{n}", "text": f"text {n} " * 15} for n in range(40)]
 BODY = """
-import json, sys, time
+import json, os, sys, time
 from pipeline.job.spec import spec_from
 from tests.support import stand_in
 
 class SlowEngine(stand_in.HashEngine):
+    # waits for a file before its second part, if one is named
     def embed(self, ids, offsets, stats):
-        time.sleep(float(sys.argv[2]))
+        while self.seen and sys.argv[2] and not os.path.exists(sys.argv[2]):
+            time.sleep(0.02)
+        time.sleep(0.05)
         return super().embed(ids, offsets, stats)
 
 print(time.time(), flush=True)
@@ -55,8 +58,8 @@ def spec(tmp_path: Path) -> JobSpec:
     return make_spec(tmp_path / "in", tmp_path / "out", runtime={"part_bytes": 1024})
 
 
-def start(spec: JobSpec, *before: str, pause_s: float = 0.05) -> subprocess.Popen[str]:
-    command = [*before, sys.executable, "-c", BODY, spec.model_dump_json(), str(pause_s)]
+def start(spec: JobSpec, *before: str, gate: str = "") -> subprocess.Popen[str]:
+    command = [*before, sys.executable, "-c", BODY, spec.model_dump_json(), gate]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -81,14 +84,16 @@ def check_rows(spec: JobSpec) -> None:
 
 
 def test_a_run_stopped_across_the_commit_of_another_one_neither_loses_nor_doubles(
-    spec: JobSpec,
+    spec: JobSpec, tmp_path: Path
 ) -> None:
-    first = start(spec, pause_s=0.3)  # seconds are left when its first part is seen
+    first = start(spec, gate=str(tmp_path / "gate"))
     manifests = Path(spec.output.uri) / "_meta/manifests"
     deadline = time.monotonic() + 60
     while not list(manifests.rglob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.005)
     first.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, first.pid, os.WSTOPPED)
+    (tmp_path / "gate").touch()
     assert load_snapshot(Store(spec.output.uri)) is None  # it had not come to its commit
     assert finish(start(spec)) == 1
     before = {path: path.read_bytes() for path in manifests.rglob("*.json")}

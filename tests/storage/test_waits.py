@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,15 +41,33 @@ def until(is_so: Callable[[], object]) -> bool:
     return bool(is_so())
 
 
+def wake() -> None:
+    """The monitor looks at the clock, and at what is under way, again."""
+    with waits._monitor.changed:
+        waits._monitor.changed.notify()
+
+
 def refuse() -> None:
     raise ConnectionRefusedError(111, "Connection refused by https://host/k?X-Amz-Signature=canary")
 
 
 @pytest.mark.thorough
 def test_a_request_that_fails_is_named_early_and_again(sentences: list[str]) -> None:
+    """It is named only once it has failed, and fails for good when it was named twice."""
+    n_calls = itertools.count(1)
+    waits.name_waits_after(1e6)
+
+    def refused_late() -> None:
+        if next(n_calls) == 2:
+            waits.name_waits_after(0.0)
+            wake()
+            until(lambda: len(sentences) >= 2)
+        refuse()
+
+    start_s = time.monotonic()
     with patience(3), pytest.raises(StorageError) as caught:
-        retried(refuse, "list s3://lake/crawl", PLACE)
-    assert 2 <= len(sentences) <= 7  # after 0.15 s, then each half second
+        retried(refused_late, "list s3://lake/crawl", PLACE)
+    assert 2 <= len(sentences) <= 2 + (time.monotonic() - start_s) / waits.NEXT_NOTE_S
     for sentence in sentences:
         assert re.fullmatch(
             r"list s3://lake/crawl: cannot reach http://127\.0\.0\.1:9 "
@@ -67,12 +87,23 @@ def test_a_request_that_hangs_is_named_although_it_says_nothing(sentences: list[
     )
 
 
-@pytest.mark.thorough
-def test_requests_that_are_answered_in_time_are_not_named(sentences: list[str]) -> None:
+def test_requests_that_are_answered_in_time_are_not_named(
+    sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(waits, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     waits.name_waits_after(1.0)
+
+    def request(seconds: float) -> None:
+        now_s[0] += seconds
+        wake()
+        time.sleep(0.001)
+
     for _ in range(30):
-        retried(lambda: time.sleep(0.05), "read s3://b/k")
+        retried(lambda: request(0.9), "read s3://b/k")
     assert not sentences
+    retried(lambda: request(1.0) or until(lambda: sentences), "read s3://b/late")
+    assert [sentence.split(": ")[0] for sentence in sentences] == ["read s3://b/late"]
 
 
 def test_of_many_requests_the_one_that_waits_longest_is_named(sentences: list[str]) -> None:

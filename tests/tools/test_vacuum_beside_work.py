@@ -197,7 +197,9 @@ def test_a_run_waits_for_a_vacuum_that_deletes_and_says_so(
         time.sleep(0.02)
     running = threading.Thread(target=scene.run)
     running.start()
-    time.sleep(1)
+    end_s = time.monotonic() + 60
+    while "waiting for a vacuum to end" not in caplog.text and time.monotonic() < end_s:
+        time.sleep(0.02)
     assert snapshot_numbers(scene.store) == [2]
     may_delete.set()
     running.join(120)
