@@ -6,9 +6,11 @@ Everything expensive is made once per session and only when a test asks for it.
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,14 +77,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.xdist_group("ray"))
 
 
+def seed_libraries() -> None:
+    """What a library draws by itself, such as the weights of a new model, does not hang on the
+    tests before. Tests draw from generators of their own (tests/test_chance.py)."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(0)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    seed_libraries()
     with guard.over(item):
         yield
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    seed_libraries()
     with guard.over(item):
         yield
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ STRICT = {"max_reject_fraction": 0.01, "max_damaged_fraction": 0.01, "max_delete
 
 
 def documents(name: str, n: int) -> list[dict[str, Any]]:
-    return [{"id": f"{name}-{i}", "text": f"{name} {i} {os.urandom(20).hex()}"} for i in range(n)]
+    draw = random.Random(name)
+    return [
+        {"id": f"{name}-{i}", "text": f"{name} {i} {draw.randbytes(20).hex()}"} for i in range(n)
+    ]
 
 
 def strict(tmp_path: Path, folder: str = "in", **sections: dict[str, Any]) -> JobSpec:

@@ -211,7 +211,6 @@ def make(name: str, path: Path, side: str = "right") -> ModelDir:
         padding_side=side,
         model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(path)
-    torch.manual_seed(3)
     save_spread(build(), path, 3)
     write_modules(path, [("pooling", 64, pooling)], MAX_TOKENS, None)
     return read_model(path, name)

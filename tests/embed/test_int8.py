@@ -21,18 +21,16 @@ from pipeline.embed.sizes import ACTIVATIONS
 from pipeline.job.model.store import resolve
 from tests.support.engines import engine_of
 
-GENERATOR = torch.Generator().manual_seed(0)
+Normal = Callable[..., torch.Tensor]
 ISA = ["AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"]
 """oneDNN does not use more than these; the CPU must have them."""
 
 
-@pytest.fixture(autouse=True)
-def same_numbers_in_every_order() -> None:
-    GENERATOR.manual_seed(0)
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=GENERATOR)
+@pytest.fixture
+def normal() -> Normal:
+    """Normal numbers of a shape, the same for a test in every order of tests."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(shape, generator=generator)
 
 
 def whole_sums(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -45,7 +43,7 @@ def whole_sums(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5, 30, 100), (300, 96, 384), (3, 16, 20_000)])
 @pytest.mark.parametrize("kernel", [int8._OneDnn, int8._Plain])
 def test_every_kernel_gives_the_sums_of_whole_numbers(
-    kernel: type[int8._OneDnn | int8._Plain], shape: tuple[int, int, int]
+    kernel: type[int8._OneDnn | int8._Plain], shape: tuple[int, int, int], normal: Normal
 ) -> None:
     x, weight = int8._hardest(*shape)
     scale = normal(len(weight)).abs()
@@ -75,7 +73,7 @@ print(_is_exact(torch.full((8, 64), 127).char(), torch.full((8, 64), 127).char()
 
 
 @pytest.mark.parametrize("n_in", [1, 2, 63, 64])
-def test_two_neighbouring_weights_add_up_to_128_at_most(n_in: int) -> None:
+def test_two_neighbouring_weights_add_up_to_128_at_most(n_in: int, normal: Normal) -> None:
     weight = normal(500, n_in)
     weight[::3, -1] *= 50  # an outlier
     weight[0] = 0
@@ -92,7 +90,7 @@ def test_two_neighbouring_weights_add_up_to_128_at_most(n_in: int) -> None:
 
 
 @pytest.mark.parametrize("use", ["call", "activated", "plus"])
-def test_a_row_is_what_it_is_alone_bit_for_bit(use: str) -> None:
+def test_a_row_is_what_it_is_alone_bit_for_bit(use: str, normal: Normal) -> None:
     first, second = Int8Linear(normal(48, 64), normal(48)), Int8Linear(normal(32, 48), None)
     x = normal(2 * int8._BLOCK_ROWS + 7, 64) * torch.logspace(-3, 3, 64)
     residual = normal(len(x), 48)
@@ -112,7 +110,9 @@ def test_a_row_is_what_it_is_alone_bit_for_bit(use: str) -> None:
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_layers_stay_close_to_the_same_layers_in_float32(activation: str, has_bias: bool) -> None:
+def test_layers_stay_close_to_the_same_layers_in_float32(
+    activation: str, has_bias: bool, normal: Normal
+) -> None:
     weights = normal(96, 64), normal(64, 96)
     biases = (normal(96), normal(64)) if has_bias else (None, None)
     x = normal(300, 64)
@@ -146,7 +146,7 @@ def largest_rounding(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return each.sum(1)
 
 
-def test_channels_that_are_larger_than_others_leave_them_their_steps() -> None:
+def test_channels_that_are_larger_than_others_leave_them_their_steps(normal: Normal) -> None:
     weights = normal(48, 64), normal(32, 48)
     x = normal(400, 64)
     x[:, 5] *= 60
@@ -167,7 +167,7 @@ def test_channels_that_are_larger_than_others_leave_them_their_steps() -> None:
     watch.rounded()(weights[0], None)(x)  # nothing was seen, so nothing is divided
 
 
-def test_what_channels_are_divided_by_is_the_same_on_every_cpu() -> None:
+def test_what_channels_are_divided_by_is_the_same_on_every_cpu(normal: Normal) -> None:
     watched = int8._Watched(normal(4, 6), None)
     watched(torch.tensor([[1.0, -40, 1e9, 0, 1.1, torch.pi]]))
     noise = 1 + 1e-5 * normal(6)
@@ -179,7 +179,7 @@ def test_what_channels_are_divided_by_is_the_same_on_every_cpu() -> None:
     assert spread.aminmax() == (1 / 16, 16)
 
 
-def test_a_row_that_is_not_finite_spoils_itself_alone() -> None:
+def test_a_row_that_is_not_finite_spoils_itself_alone(normal: Normal) -> None:
     layer = Int8Linear(normal(16, 32), None)
     x = normal(3, 32)
     x[0, 1], x[1, 2] = torch.inf, torch.nan
@@ -203,7 +203,7 @@ def test_no_vector_depends_on_the_kernel_and_nothing_is_warned_of(
 
 @pytest.mark.parametrize("problem", ["missing", "saturates"])
 def test_a_kernel_that_is_missing_or_not_exact_is_not_used(
-    problem: str, monkeypatch: pytest.MonkeyPatch
+    problem: str, monkeypatch: pytest.MonkeyPatch, normal: Normal
 ) -> None:
     def call(self: int8._OneDnn, x: torch.Tensor) -> torch.Tensor:
         if problem == "missing":

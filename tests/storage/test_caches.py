@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_a_full_cache_is_replaced_and_keeps_no_half_file(
     disk = small_disk(tmp_path / "disk", "256k")
     monkeypatch.setenv("CORPUS_EMBED_CACHE", str(disk))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    data = os.urandom(1_000_000)
+    data = random.Random(0).randbytes(1_000_000)
     assert cached("index", "a", lambda: data, as_bytes) == data
     assert cached("index", "a", failing, as_bytes) == data
     assert [path for path in disk.rglob("*") if path.is_file()] == []

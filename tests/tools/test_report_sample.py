@@ -18,8 +18,8 @@ pytestmark = pytest.mark.thorough  # statistics over many draws
 
 @pytest.mark.parametrize("n_files", [5, 4 * MAX_FILES])
 def test_every_row_is_drawn_with_the_same_probability(n_files: int) -> None:
-    random = np.random.default_rng(0)
-    n_rows = [int(count) for count in random.integers(0, 40, n_files)]
+    draw = np.random.default_rng(0)
+    n_rows = [int(count) for count in draw.integers(0, 40, n_files)]
     size = 128 if n_files > MAX_FILES else 40
     drawn = np.zeros((n_files, 40))
     for seed in range(400):
@@ -68,10 +68,10 @@ def sample_of(vectors: np.ndarray, n_rows: int) -> Sample:
 
 def test_the_margin_of_near_duplicates_holds_the_truth_of_the_whole() -> None:
     """2,000 rows in 400 groups of 1 to 9 near rows; the truth is counted over all of them."""
-    random = np.random.default_rng(3)
-    groups = random.choice(400, 2000, p=(w := random.integers(1, 10, 400)) / w.sum())
-    centres = unit(random.normal(size=(400, 64)).astype(np.float32))
-    whole = unit((centres[groups] + random.normal(0, 0.01, (2000, 64))).astype(np.float32))
+    draw = np.random.default_rng(3)
+    groups = draw.choice(400, 2000, p=(w := draw.integers(1, 10, 400)) / w.sum())
+    centres = unit(draw.normal(size=(400, 64)).astype(np.float32))
+    whole = unit((centres[groups] + draw.normal(0, 0.01, (2000, 64))).astype(np.float32))
     same = groups[:, None] == groups
     truth = (same.sum() - 2000) / 2000
     hits = 0
@@ -92,8 +92,8 @@ def test_no_near_pair_leaves_room_for_some() -> None:
 
 
 def test_neighbours_and_pairs_are_those_that_were_made() -> None:
-    random = np.random.default_rng(5)
-    vectors = unit(random.normal(size=(1200, 48)).astype(np.float32))  # more than two blocks
+    draw = np.random.default_rng(5)
+    vectors = unit(draw.normal(size=(1200, 48)).astype(np.float32))  # more than two blocks
     vectors[1100] = vectors[3] + 0.01 * vectors[4]
     vectors = unit(vectors)
     compared = cosines(vectors, np.arange(1200), 0.9)
@@ -108,8 +108,8 @@ def test_neighbours_and_pairs_are_those_that_were_made() -> None:
 
 
 def test_the_map_keeps_the_share_of_variance_that_it_states() -> None:
-    random = np.random.default_rng(7)
-    vectors = (random.normal(size=(300, 20)) * np.geomspace(4, 0.1, 20)).astype(np.float32)
+    draw = np.random.default_rng(7)
+    vectors = (draw.normal(size=(300, 20)) * np.geomspace(4, 0.1, 20)).astype(np.float32)
     flat = flat_map(vectors, cosines(unit(vectors), np.arange(300), 0.9).neighbours, 0)
     assert flat is not None
     values = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False) ** 2
