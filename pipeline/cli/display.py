@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.cli.terminal import facts
 from pipeline.driver.planning.plan import Plan
 from pipeline.job.model.settings import NO_LIMIT
 from pipeline.job.resolve import Job
@@ -26,31 +27,35 @@ from pipeline.storage.words import agreeing, by_name, counted, duration, human, 
 
 WARNING = "yellow"
 """The style of what a person should look at."""
-NAME_WIDTH = 13
-"""Columns of the names before the facts of a plan."""
+NAME_COLUMNS = 12
+"""How wide the names of the facts of a plan and of its estimate are."""
 
 
 def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = ()) -> None:
     """The dry run, one fact a line."""
-    facts = plan.summary()
+    summary = plan.summary()
     job = plan.job
     takeover = plan.takeover.describe()
     uris = ", ".join(map(shown, job.spec.input.uri))
-    shards = f"{counted(facts['shards'], 'shard')}, {human(facts['input_bytes'])}"
-    state = f"snapshot {facts['head']}" if facts["head"] else "new"
+    shards = f"{counted(summary['shards'], 'shard')}, {human(summary['input_bytes'])}"
+    state = f"snapshot {summary['head']}" if summary["head"] else "new"
     lines = [
         ("input", f"{uris}: {shards}"),
         ("output", f"{shown(job.spec.output.uri)}, {state}"),
         ("model", _model_line(job)),
-        *([("engine", f"{facts['engine']}: {facts['engine_reason']}")] if facts["engine"] else []),
-        ("fingerprint", facts["fingerprint"]),
-        ("to do", _to_do(facts)),
-        ("shards", by_name(facts["shard_changes"])),
+        *(
+            [("engine", f"{summary['engine']}: {summary['engine_reason']}")]
+            if summary["engine"]
+            else []
+        ),
+        ("fingerprint", summary["fingerprint"]),
+        ("to do", _to_do(summary)),
+        ("shards", by_name(summary["shard_changes"])),
     ]
-    if facts["parts_done"]:
-        documents = counted(facts["documents_done"], "document")
-        lines.append(("done", f"{counted(facts['parts_done'], 'part')}, {documents}"))
-    if n_stale := facts["documents_removed_at_most"]:
+    if summary["parts_done"]:
+        documents = counted(summary["documents_done"], "document")
+        lines.append(("done", f"{counted(summary['parts_done'], 'part')}, {documents}"))
+    if n_stale := summary["documents_removed_at_most"]:
         words = f"shards that changed or are gone held {counted(n_stale, 'document')}: "
         lines.append(("changed", f"{words}those that are still in the input stay"))
     if plan.lost:
@@ -60,8 +65,8 @@ def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = (
     if takeover:
         lines.insert(2, ("", takeover))
     lines[1:1] = [("first record", str(entry)) for entry in first_records]
-    for name, fact in lines:  # no table: it would fill lines up with blanks
-        console.print(Text(f"{name:{NAME_WIDTH}}").append(fact, "" if name else WARNING))
+    rows = [(name, Text(fact, "" if name else WARNING)) for name, fact in lines]
+    console.print(facts(rows, NAME_COLUMNS))
     show_passed_over(console, plan)
     if _restricted(job.model_license):
         _warn(
@@ -71,13 +76,13 @@ def show_plan(console: Console, plan: Plan, first_records: Sequence[Preview] = (
         )
 
 
-def _to_do(facts: Mapping[str, Any]) -> str:
+def _to_do(summary: Mapping[str, Any]) -> str:
     """The work of a plan in words."""
-    if not facts["splits_todo"]:
+    if not summary["splits_todo"]:
         return "nothing"
-    parts = f"about {counted(facts['parts_todo'], 'part')}"
-    splits = counted(facts["splits_todo"], "split")
-    return f"{parts} in {splits}, {human(facts['bytes_todo'])} of records"
+    parts = f"about {counted(summary['parts_todo'], 'part')}"
+    splits = counted(summary["splits_todo"], "split")
+    return f"{parts} in {splits}, {human(summary['bytes_todo'])} of records"
 
 
 def _warn(console: Console, text: str) -> None:

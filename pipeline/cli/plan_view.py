@@ -6,12 +6,15 @@ Nothing here decides anything.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.display import WARNING
+from pipeline.cli.display import NAME_COLUMNS, WARNING
 from pipeline.cli.estimate_lines import amount, percent
+from pipeline.cli.terminal import facts
 from pipeline.driver.estimate.device_rows import UTILISATION, DeviceRow
 from pipeline.driver.estimate.first_document import FirstDocument
 from pipeline.driver.estimate.forecast import Estimate
@@ -32,31 +35,8 @@ _SOURCES = {
 
 def show_estimate(console: Console, estimate: Estimate, max_partitions: int) -> None:
     """All of an estimate. max_partitions: of a part."""
+    console.print(facts(_rows(estimate, max_partitions), NAME_COLUMNS))
     seen = estimate.sample
-    table = _facts()
-    if seen.first:
-        table.add_row("first text", Text(_first(seen.first)))
-    table.add_row("looked at", Text(_looked_at(estimate)))
-    table.add_row("documents", Text(amount(seen["documents"], "document")))
-    if seen["rejects"].value:
-        rejects = f"{amount(seen['rejects'], 'reject')}: {by_name(seen.observed.reject_reasons)}"
-        table.add_row("rejects", Text(f"{rejects} among those that were looked at", WARNING))
-    if estimate.outlook.chunks:
-        table.add_row("chunks", Text(estimate.outlook.chunks))
-        table.add_row("", Text(amount(seen["rows"], "row")))
-    table.add_row("tokens", Text(_tokens(estimate)))
-    table.add_row("lengths", Text(_lengths(estimate)))
-    table.add_row("vectors", Text(_vectors(estimate)))
-    table.add_row("duplicates", Text(_duplicates(estimate)))
-    _add_partitions(table, estimate.outlook, max_partitions)
-    if estimate.bytes_by_precision:
-        table.add_row("output", Text(_output(estimate)))
-    speed = seen.observed.n_prepared_tokens / max(1e-9, seen.observed.prepare_s)
-    table.add_row("preparing", Text(f"one core cleans, cuts and tokenizes {short(speed)} tokens/s"))
-    if estimate.here:
-        style = "" if estimate.here.fits else WARNING
-        table.add_row("time here", Text(_here(estimate.here), style))
-    console.print(table)
     for note in (*seen.problems, *estimate.notes):
         console.print(Text(note, WARNING))
     if seen["embedded_tokens"].value:
@@ -71,8 +51,35 @@ def show_estimate(console: Console, estimate: Estimate, max_partitions: int) -> 
         )
 
 
-def _facts() -> Table:
-    return Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+def _rows(estimate: Estimate, max_partitions: int) -> Iterator[tuple[str, Text]]:
+    """The facts of an estimate by name, in the order in which they are shown."""
+    seen = estimate.sample
+    if seen.first:
+        yield "first text", Text(_first(seen.first))
+    yield "looked at", Text(_looked_at(estimate))
+    yield "documents", Text(amount(seen["documents"], "document"))
+    if seen["rejects"].value:
+        rejects = f"{amount(seen['rejects'], 'reject')}: {by_name(seen.observed.reject_reasons)}"
+        yield "rejects", Text(f"{rejects} among those that were looked at", WARNING)
+    if estimate.outlook.chunks:
+        yield "chunks", Text(estimate.outlook.chunks)
+        yield "", Text(amount(seen["rows"], "row"))
+    yield "tokens", Text(_tokens(estimate))
+    yield "lengths", Text(_lengths(estimate))
+    yield "vectors", Text(_vectors(estimate))
+    yield "duplicates", Text(_duplicates(estimate))
+    if estimate.outlook.n_partitions is not None:
+        yield (
+            "partitions",
+            _partitions(estimate.outlook, estimate.outlook.n_partitions, max_partitions),
+        )
+    if estimate.bytes_by_precision:
+        yield "output", Text(_output(estimate))
+    speed = seen.observed.n_prepared_tokens / max(1e-9, seen.observed.prepare_s)
+    yield "preparing", Text(f"one core cleans, cuts and tokenizes {short(speed)} tokens/s")
+    if estimate.here:
+        style = "" if estimate.here.fits else WARNING
+        yield "time here", Text(_here(estimate.here), style)
 
 
 def _first(first: FirstDocument) -> str:
@@ -155,15 +162,13 @@ def _duplicates(estimate: Estimate) -> str:
     )
 
 
-def _add_partitions(table: Table, outlook: Outlook, max_partitions: int) -> None:
-    if outlook.n_partitions is None:
-        return
-    style = WARNING if outlook.n_partitions > max_partitions else ""
+def _partitions(outlook: Outlook, n_partitions: int, max_partitions: int) -> Text:
+    """How many partitions were seen; a warning where a part may have fewer."""
     words = (
-        f"{number(outlook.n_partitions)} among the {counted(outlook.n_sampled, 'record')} looked "
-        f"at; a part may have {number(max_partitions)} (output.max_partitions)"
+        f"{number(n_partitions)} among the {counted(outlook.n_sampled, 'record')} looked at; a "
+        f"part may have {number(max_partitions)} (output.max_partitions)"
     )
-    table.add_row("partitions", Text(words, style))
+    return Text(words, WARNING if n_partitions > max_partitions else "")
 
 
 def _output(estimate: Estimate) -> str:

@@ -20,8 +20,18 @@ from rich.text import Text
 
 from pipeline.storage.printable import printable_lines
 
-WIDTH = 160
-"""Columns where the stream is not a terminal: wide enough not to fold lines."""
+WIDTH = 1 << 16
+"""Columns where the stream is not a terminal: a line is never folded there."""
+
+
+def facts(rows: Iterable[tuple[str, Text]], name_columns: int = 0) -> Table:
+    """A table of named facts, one a row. name_columns: how wide the names are at least."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(min_width=name_columns)
+    table.add_column(overflow="fold")
+    for name, fact in rows:
+        table.add_row(name, fact)
+    return table
 
 
 class Terminal(Console):

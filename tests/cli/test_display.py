@@ -61,6 +61,23 @@ def test_data_is_never_taken_for_markup(tmp_path: Path) -> None:
         assert text in shown
 
 
+def test_a_long_fact_of_a_plan_folds_beside_its_name_on_a_terminal_and_stays_one_line_in_a_pipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "1", "text": "hello"}])
+    spec = make_spec(tmp_path / "in", tmp_path / "out")
+    plan = make_plan(job_of(spec, prompt="word " * 60), store_of(spec))
+    terminal = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    show_plan(terminal, plan)
+    lines = terminal.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    names = {line[:12].strip() for line in lines if "word" in line}
+    assert names <= {"model", ""}
+    show_plan(Terminal(), plan)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("model ")]
+    assert line.count("word ") == 60
+
+
 @pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space")])
 def test_a_message_that_standard_error_does_not_take_is_lost_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, error: OSError
