@@ -23,7 +23,6 @@ _ANYWHERE = ("--debug", "--quiet")
 def main() -> NoReturn:
     """Run one command and exit."""
     stopping = Stopping()
-    stopping.install()
     arguments = sys.argv[1:]
     n_options = arguments.index("--") if "--" in arguments else len(arguments)
     options = arguments[:n_options]
@@ -32,6 +31,7 @@ def main() -> NoReturn:
     is_quiet = "--quiet" in options
     arguments[:n_options] = [option for option in options if option not in _ANYWHERE]
     try:
+        stopping.install()  # within `try`: what it raises from here on is described
         # some libraries do not survive an exception while they are imported
         with held_back(), uncollected():
             from pipeline.cli.commands import invoke

@@ -59,15 +59,15 @@ def outcomes(rows: list[dict[str, Any]]) -> list[tuple[str | None, str | None]]:
 def measured(
     uri: str, data: bytes, max_record_bytes: int
 ) -> tuple[list[tuple[int, int, str | None]], int, float]:
-    """(position, characters, reason) of each row; growth of the peak of memory; seconds. Run in a
-    process of its own."""
-    start = time.monotonic()
+    """(position, characters, reason) of each row; growth of the peak of memory; seconds of CPU. Run
+    in a process of its own."""
+    start = time.process_time()
     with Peak() as peak:
         rows = [
             (r["source_record"], len(r["text"] or ""), r["reason"])
             for r in read(uri, data, max_record_bytes=max_record_bytes)
         ]
-    return rows, peak.grown_bytes, time.monotonic() - start
+    return rows, peak.grown_bytes, time.process_time() - start
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +81,17 @@ def child() -> Iterator[ProcessPoolExecutor]:
 
 
 def test_a_run_of_spoiled_shards_keeps_every_promise() -> None:
-    reports = list(fuzz(1, 251, seconds=120))
+    reports = list(fuzz(1, 251, cpu_s=120))
     assert reports[-1] == {"tried": 250}
     assert reports[:-1] == []
 
 
 @pytest.mark.slow
-def test_an_hour_worth_of_spoiled_shards_keeps_every_promise() -> None:
-    assert [failure for failure in fuzz(10_000, 30_000, seconds=1200) if "failure" in failure] == []
+@pytest.mark.timeout(3600)
+def test_ten_thousand_spoiled_shards_keep_every_promise() -> None:
+    reports = list(fuzz(10_000, 20_000, cpu_s=1000))
+    assert reports[-1] == {"tried": 10_000}
+    assert reports[:-1] == []
 
 
 # Bombs
@@ -137,6 +140,7 @@ def test_documents_before_a_bomb_are_read(child: ProcessPoolExecutor) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_ten_gigabytes_of_zeros_cost_seconds_and_no_memory(
     child: ProcessPoolExecutor, suffix: str
@@ -144,7 +148,7 @@ def test_ten_gigabytes_of_zeros_cost_seconds_and_no_memory(
     data = packed_zeros(suffix, 10_000 * MIB)
     assert len(data) < 11 * MIB
     rows, grown, seconds = child.submit(measured, "a.jsonl" + suffix, data, 16 * MIB).result(
-        timeout=300
+        timeout=600
     )
     assert [reason for _, _, reason in rows] == ["damaged_shard"]
     assert grown < 128 * MIB

@@ -121,14 +121,15 @@ def _rows(
     return rows, None
 
 
-def child(start: int, stop: int, seconds: float) -> None:
-    """Check seeds. Prints a line of JSON before each, and one for each failure."""
+def child(start: int, stop: int, cpu_s: float) -> None:
+    """Check seeds, as far as seconds of CPU suffice. Prints a line of JSON before each, and one for
+    each failure."""
     pool_bytes = _status("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (pool_bytes + (8 << 30), resource.RLIM_INFINITY))
     faulthandler.register(signal.SIGPROF, chain=True)  # prints the stack and ends the process
-    end = time.monotonic() + seconds
+    end_s = time.process_time() + cpu_s
     for seed in range(start, stop):
-        if time.monotonic() > end:
+        if time.process_time() > end_s:
             break
         print(json.dumps({"seed": seed}), flush=True)
         shard = spoiled(seed)
@@ -166,18 +167,24 @@ class Peak:
         self.grown_bytes = _status("VmHWM") - self._before
 
 
+def _children_cpu_s() -> float:
+    """Seconds of CPU of the child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def _status(field: str) -> int:
     """Bytes, from /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field + ":"))
 
 
-def fuzz(start: int, stop: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """The failures among the seeds [start, stop), as far as `seconds` suffice, and at the end
+def fuzz(start: int, stop: int, cpu_s: float) -> Iterator[dict[str, Any]]:
+    """The failures among the seeds [start, stop), as far as seconds of CPU suffice, and at the end
     {"tried": number of seeds}."""
-    end = time.monotonic() + seconds
+    end_s = _children_cpu_s() + cpu_s
     n_tried = 0
-    while start < stop and time.monotonic() < end:
+    while start < stop and _children_cpu_s() < end_s:
         command = [
             sys.executable,
             "-m",
@@ -185,7 +192,7 @@ def fuzz(start: int, stop: int, seconds: float) -> Iterator[dict[str, Any]]:
             "--child",
             str(start),
             str(stop),
-            str(end - time.monotonic()),
+            str(end_s - _children_cpu_s()),
         ]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -213,7 +220,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=60, help="of CPU")
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--child", nargs=3, type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

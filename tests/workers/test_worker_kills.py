@@ -201,9 +201,11 @@ def test_a_run_whose_head_dies_ends_in_bounded_time_with_an_error_and_resumes(
     tmp_path: Path, input_uri: str, bert_mean_dir: Path
 ) -> None:
     spec = spec_of(input_uri, tmp_path / "out", bert_mean_dir)
-    process = start(spec, tmp_path)
-    while not named(process.pid, EMBED):
-        assert process.poll() is None
+    # a writer stands still at its first file, so that the run cannot end before its head
+    failpoint = {"CORPUS_EMBED_FAILPOINT": "before_data_put:pause"}
+    process = start(spec, tmp_path, **failpoint, CORPUS_EMBED_FAILPOINT_DIR=str(tmp_path))
+    while not (tmp_path / "before_data_put.hit").exists():
+        assert process.poll() is None, process.communicate()[1][-3000:]
         time.sleep(0.1)
     died = time.monotonic()
     assert kill_when_seen(process.pid, "gcs_server")
