@@ -29,7 +29,7 @@ OF_COMMANDS = {
     "files": "uri snapshot=",
     "rejects": "uri reason= shard= n= snapshot= texts= source_options=",
     "export": "uri destination to= columns= index= snapshot= destination_options=",
-    "search": "uri text k= snapshot= prompt_name= model_path=",
+    "search": "uri text k= snapshot= prompt= prompt_name= model_path=",
     "trace": "uri row snapshot= source_options=",
     "verify": "uri snapshot= sample= seed= model_path= need_model= source_options=",
     "report": "uri format= snapshot= sample= seed= near= read_sources= source_options= made=",

@@ -120,10 +120,11 @@ def _model_line(job: Job) -> str:
         limit = f"at most {counted(job.max_tokens, 'token')}"
         if model.max_tokens != "auto" and model.max_tokens > job.max_tokens:
             limit += f" (asked {number(model.max_tokens)}; the model has {number(job.max_tokens)})"
-    prompt = f", prompt {job.prompt!r} ({job.prompt_source})" if job.prompt else ", no prompt"
+    prompt = f"prompt {job.prompt!r}" if job.prompt else "no prompt"
+    source = f" ({job.prompt_source})" if job.prompt_source else ""
     return (
         f"{model.path}{revision} ({licence}), {job.engine.pooling} pooling, {limit}, "
-        f"{job.engine.dtype} on {job.engine.device}{prompt}"
+        f"{job.engine.dtype} on {job.engine.device}, {prompt}{source}"
     )
 
 

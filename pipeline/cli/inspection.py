@@ -146,7 +146,13 @@ def search(
     output: Output,
     text: Annotated[str, typer.Argument(help="the text to search for")],
     k: Annotated[int, typer.Option("-k", min=1, help="number of hits")] = 10,
-    prompt_name: Annotated[str | None, typer.Option(help="prompt of the model for queries")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="text in front of the query, '' for none; the model's own by default"),
+    ] = None,
+    prompt_name: Annotated[
+        str | None, typer.Option(help="a prompt that the model registers, by its name")
+    ] = None,
     model_path: ModelPath = None,
     snapshot: SnapshotNumber = None,
     storage_options: StorageOptions = "{}",
@@ -160,6 +166,7 @@ def search(
         text,
         k=k,
         snapshot=snapshot,
+        prompt=prompt,
         prompt_name=prompt_name,
         model_path=model_path,
         storage_options=json_object(storage_options),

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ModelError, SpecError
+from pipeline.job.model.prompts import query_prompt
 from pipeline.output import dataset
 from pipeline.storage import data_rows, schema
 from pipeline.tokenize import load_tokenizer
@@ -56,6 +57,7 @@ def search(
     *,
     k: int = 10,
     snapshot: int | None = None,
+    prompt: str | None = None,
     prompt_name: str | None = None,
     model_path: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -63,9 +65,10 @@ def search(
     """The `k` rows with the highest cosine similarity to `text`; equal scores in the order of parts
     and rows.
 
-    prompt_name: which of the model's prompts the query gets; by default its "query" prompt, then
-    its default prompt, then none (as `SentenceTransformer.encode_query` does). model_path: where
-    the model is now, if not where the run found it. Scores by vector_precision: float32, float16,
+    prompt: the text in front of the query, "" for none. prompt_name: which of the model's prompts
+    it gets otherwise; by default its "query" prompt, then its default prompt, then none (as
+    `SentenceTransformer.encode_query` does). model_path: where the model is now, if not where the
+    run found it. Scores by vector_precision: float32, float16,
     bfloat16: cosine. int8: cosine of the query in float32 with the int8 values (a row's scale does
     not change a cosine). ubinary: cosine of ±1 vectors, 1 - 2 * Hamming distance / dimension, with
     the query packed to bits. Raises OutputError without a snapshot, ModelError when the model is
@@ -74,7 +77,7 @@ def search(
     if not text.strip() or k < 1:
         raise SpecError(f"search needs a text and k >= 1; got {text!r} and k = {k}")
     loaded = load_snapshot_with_lineage(uri, storage_options, snapshot, model_path=model_path)
-    query = embed_query(loaded, text, prompt_name)
+    query = embed_query(loaded, text, prompt_name, prompt)
     types = dataset.arrow_schema(loaded.generation)
     best: list[_Candidate] = []
     for file, first_row, batch in data_rows.scan(
@@ -88,21 +91,17 @@ def search(
     return _hits(loaded, best)
 
 
-def embed_query(loaded: LoadedSnapshot, text: str, prompt_name: str | None = None) -> FloatVector:
+def embed_query(
+    loaded: LoadedSnapshot, text: str, prompt_name: str | None = None, prompt: str | None = None
+) -> FloatVector:
     """Vector (D,) float32 of a query, by the model of a snapshot.
 
     Raises ModelError when the model is not the snapshot's, SpecError for an unknown prompt.
     """
     job = loaded.job
     model = loaded.model
-    if prompt_name is not None and prompt_name not in model.prompts:
-        raise SpecError(
-            f"prompt '{prompt_name}' not found; the model has "
-            f"{', '.join(sorted(model.prompts)) or 'no prompts'}"
-        )
-    name = prompt_name or ("query" if "query" in model.prompts else model.default_prompt_name)
-    prompt = model.prompts.get(name) if name else None
-    tokenizer = load_tokenizer(model, max_tokens=job.max_tokens, prompt=prompt or None)
+    prompt = query_prompt(job.spec.model.path, model, prompt, prompt_name)
+    tokenizer = load_tokenizer(model, max_tokens=job.max_tokens, prompt=prompt)
     # imported late: torch takes seconds, and callers of `similarities` do not need it
     from pipeline.embed.loading import load_engine
 

@@ -112,6 +112,10 @@ def test_a_name_that_is_not_registered_is_refused(bert_mean_dir: Path, tmp_path:
         ("sarashina-embedding-v2-1b", "text: "),
         ("GLuCoSE-base-ja-v2", "passage: "),
         ("embeddinggemma-300m", "title: none | text: "),
+        ("Multilingual_E5_Large", "passage: "),
+        ("RURI_V3_310M", "検索文書: "),
+        ("my.ruri.v2.base", "文章: "),
+        ("someone--e5-small-ja/snapshots/abc", "passage: "),
     ],
 )
 def test_a_model_that_wants_a_prompt_and_registers_none_is_named_and_nothing_is_rewritten(
@@ -151,6 +155,38 @@ def test_a_renamed_directory_is_known_by_the_example_in_its_card(
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "prompt"),
+    [
+        # sentence-transformers keeps places free for both prompts when it saves a model
+        ("multilingual-e5-large", {"prompts": {"query": "", "document": ""}}, "passage: "),
+        (
+            "multilingual-e5-large",
+            {"prompts": {"query": "query: "}, "default_prompt_name": "query"},
+            "passage: ",
+        ),
+        ("multilingual-e5-large", {"prompts": {"document": "p: "}}, None),
+        (
+            "multilingual-e5-large",
+            {"prompts": {"text": "passage: "}, "default_prompt_name": "text"},
+            None,
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_directory_registers_does_not_hide_that_the_card_asks_for_another_prompt(
+    name: str,
+    config: dict[str, Any],
+    prompt: str | None,
+    bert_mean_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job_of(directory(bert_mean_dir, tmp_path / name, config), tmp_path)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [repr(prompt) in warning for warning in warnings] == [True] * (prompt is not None)
+
+
 def test_models_that_want_none_are_not_named(
     bert_mean_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,9 +203,25 @@ def test_models_that_want_none_are_not_named(
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("prompts", "named"),
+    [
+        ({"query": "q: ", "clustering": "c: "}, ["clustering"]),
+        ({"query": "", "document": "", "Retrieval-passage": "p: "}, ["Retrieval-passage"]),
+        ({"query": "q: ", "document": "", "STS": "s: "}, None),
+        ({"web_search_query": "q: ", "s2p_query": "s: "}, None),
+        ({"search_query": "q: ", "search_document": "d: "}, ["search_document"]),
+    ],
+    ids=str,
+)
 def test_prompts_of_which_none_is_for_documents_are_named(
-    bert_mean_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    prompts: dict[str, str],
+    named: list[str] | None,
+    bert_mean_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config = {"prompts": {"query": "q: ", "clustering": "c: "}}
+    config = {"prompts": prompts}
     assert job_of(directory(bert_mean_dir, tmp_path / "model", config), tmp_path).prompt is None
-    assert "has prompts ['clustering']" in caplog.text
+    assert (f"has prompts {named}" in caplog.text) is (named is not None)
+    assert bool(caplog.records) is (named is not None)

@@ -137,9 +137,26 @@ def test_a_query_gets_the_query_prompt_of_the_model_unless_another_is_named(tmp_
     }
     np.testing.assert_array_equal(vectors[None], vectors["query"])
     assert np.abs(vectors["query"] - vectors["plain"]).max() > 1e-3
+    loaded = load_snapshot_with_lineage(uri)
+    for own, text in (("find the number: ", QUERY), ("", f"find the number: {QUERY}")):
+        np.testing.assert_array_equal(embed_query(loaded, text, prompt=own), vectors["query"])
     assert search(uri, outputs.DOCUMENTS[1]["text"], k=1, prompt_name="plain")[0].doc_id == "doc-1"
+    assert search(uri, outputs.DOCUMENTS[1]["text"], k=1, prompt="")[0].doc_id == "doc-1"
     with pytest.raises(SpecError, match="plain"):
         search(uri, QUERY, prompt_name="passage")
+
+
+def test_a_model_whose_card_asks_for_a_query_prompt_and_registers_none_is_named(tmp_path, caplog):
+    model = model_dirs.bert_mean(tmp_path / "multilingual-e5-small")
+    loaded = load_snapshot_with_lineage(make(tmp_path, model))
+    caplog.clear()
+    without = embed_query(loaded, QUERY)
+    assert "'query: '" in caplog.text
+    caplog.clear()
+    asked = embed_query(loaded, QUERY, prompt="query: ")
+    np.testing.assert_array_equal(embed_query(loaded, QUERY, prompt=""), without)
+    assert np.abs(asked - without).max() > 1e-3
+    assert not caplog.records
 
 
 def test_a_query_is_normalised_as_the_documents_were(tmp_path, bert_mean_dir):
