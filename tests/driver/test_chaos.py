@@ -208,9 +208,9 @@ def test_racing_processes_killed_and_failed_at_random_end_in_the_rows_of_a_quiet
     s3: S3Place, tmp_path: Path
 ) -> None:
     figures = run_chaos(s3, tmp_path, kills=8, shards=3, documents=8, life_s=1.5)
-    # A guard against faults that never come: half of the rate asked for is more than five standard
+    # A guard against faults that never come: a quarter of the rate asked for is seven standard
     # deviations below it, for the few hundred requests of so short a run.
-    assert figures["failed_requests"] > 0.1 * figures["requests"]
+    assert figures["failed_requests"] > 0.05 * figures["requests"]
 
 
 @pytest.mark.slow

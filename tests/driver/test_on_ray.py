@@ -114,7 +114,7 @@ def test_a_run_whose_budget_is_used_ends_in_order_and_the_next_one_goes_on(
     assert set(rows_of(tmp_path / "out")) == {doc["id"] for doc in docs}
 
 
-def test_every_document_gets_the_oracles_vector_and_exact_lineage(
+def test_every_document_gets_the_oracles_vector_and_exact_lineage_and_a_second_run_does_nothing(
     tmp_path: Path, bert_japanese_dir: Path
 ) -> None:
     docs = documents(90)
@@ -154,19 +154,12 @@ def test_every_document_gets_the_oracles_vector_and_exact_lineage(
     )
     assert (record["counts"]["n_documents"], record["model"]["license"]) == (90, "cc-by-sa-4.0")
     assert record["versions"]["unidic-lite"]
-
-
-def test_a_second_run_does_nothing_and_makes_no_snapshot(
-    tmp_path: Path, bert_mean_dir: Path
-) -> None:
-    write_shard(tmp_path / "in/a.jsonl", documents(10))
-    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)
-    first = run(spec)
-    before = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    # a second run does nothing and makes no snapshot
+    files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
     second = run(spec)
-    assert (first.embedded, second.embedded) == (True, False)
-    assert second.snapshot == first.snapshot
-    assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == before
+    assert (result.embedded, second.embedded) == (True, False)
+    assert second.snapshot == result.snapshot
+    assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == files
 
 
 # tests/driver/test_refresh_on_ray.py refreshes through Ray by content, tests/driver/test_refresh.py
@@ -267,6 +260,7 @@ def test_bad_records_become_rejects_with_reason_and_place_and_the_rest_is_embedd
     assert snapshot.n_records == len(lines) + 1 == snapshot.n_documents + snapshot.n_rejects
 
 
+@pytest.mark.slow  # tests/driver/test_limits.py and test_watch.py have limits without Ray
 def test_too_many_rejects_stop_the_run_and_a_raised_limit_goes_on_without_embedding_again(
     tmp_path: Path, bert_mean_dir: Path
 ) -> None:
@@ -297,48 +291,6 @@ def test_duplicate_ids_are_kept_and_flagged(tmp_path: Path, bert_mean_dir: Path)
     write_shard(tmp_path / "in/b.jsonl", documents(5, 4))
     snapshot = run(make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)).snapshot
     assert (snapshot.n_documents, snapshot.n_duplicate_ids) == (10, 1)
-
-
-@pytest.mark.parametrize("mode", ["chunk", pytest.param("chunk_and_pool", marks=pytest.mark.slow)])
-def test_long_documents_are_windowed_and_every_window_is_text_of_the_document(
-    tmp_path: Path, bert_japanese_dir: Path, mode: str
-) -> None:
-    text = "".join(f"これは{i}番目の文です。" for i in range(120))
-    write_shard(
-        tmp_path / "in/a.jsonl", [{"id": "long", "text": text, "lang": "ja"}, *documents(3)]
-    )
-    spec = make_spec(
-        str(tmp_path / "in"),
-        str(tmp_path / "out"),
-        bert_japanese_dir,
-        prepare={"long_documents": mode, "chunk": {"max_tokens": 64, "overlap_tokens": 16}},
-    )
-    run(spec)
-    table = dataset.open_dataset(str(tmp_path / "out")).to_table()
-    rows = sorted(
-        (row for row in table.to_pylist() if row["doc_id"] == "long"), key=lambda row: row["chunk"]
-    )
-    model = SentenceTransformer(str(bert_japanese_dir), device="cpu")
-    if mode == "chunk":
-        assert len(rows) > 5
-        assert [row["chunk"] for row in rows] == list(range(len(rows)))
-        covered = set()
-        for row in rows:
-            assert row["text"] == text[row["char_start"] : row["char_end"]]
-            covered |= set(range(row["char_start"], row["char_end"]))
-        assert covered == set(range(len(text)))
-        oracle = model.encode([row["text"] for row in rows])
-        vectors = np.array([row["embedding"] for row in rows])
-        cosines = (
-            (vectors * oracle).sum(1)
-            / np.linalg.norm(vectors, axis=1)
-            / np.linalg.norm(oracle, axis=1)
-        )
-        assert cosines.min() > 0.99999  # float32 against float32
-    else:
-        assert [(row["text"], row["char_end"]) for row in rows] == [(text, len(text))]
-        assert rows[0]["n_tokens"] > 512
-        assert not rows[0]["truncated"]
 
 
 def test_a_shard_that_changes_or_vanishes_after_planning_is_planned_again_and_never_mixed(

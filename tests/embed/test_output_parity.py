@@ -100,3 +100,38 @@ def test_an_override_of_the_spec_does_what_it_does_in_sentence_transformers(
     np.testing.assert_allclose(
         vectors, oracle[[int(i) for i in ids.to_pylist()]], rtol=1e-3, atol=2e-5
     )
+
+
+@pytest.mark.parametrize("mode", ["chunk", "chunk_and_pool"])
+def test_long_documents_are_windowed_and_every_window_is_text_of_the_document(
+    tmp_path: Path, bert_japanese_dir: Path, mode: str
+) -> None:
+    text = "".join(f"これは{i}番目の文です。" for i in range(120))
+    texts = {"long": text, "short": "短い。"}
+    documents = [{"id": key, "text": text, "lang": "ja"} for key, text in texts.items()]
+    write_shard(tmp_path / "in/a.jsonl", documents)
+    prepare = {"long_documents": mode, "chunk": {"max_tokens": 64, "overlap_tokens": 16}}
+    run_without_ray(
+        make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_japanese_dir, prepare=prepare)
+    )
+    table = dataset.open_dataset(str(tmp_path / "out")).to_table()
+    rows = sorted(
+        (row for row in table.to_pylist() if row["doc_id"] == "long"), key=lambda row: row["chunk"]
+    )
+    if mode == "chunk":
+        assert len(rows) > 5
+        assert [row["chunk"] for row in rows] == list(range(len(rows)))
+        covered = set()
+        for row in rows:
+            assert row["text"] == text[row["char_start"] : row["char_end"]]
+            covered |= set(range(row["char_start"], row["char_end"]))
+        assert covered == set(range(len(text)))
+        model = SentenceTransformer(str(bert_japanese_dir), device="cpu")
+        oracle = model.encode([row["text"] for row in rows])
+        vectors = np.array([row["embedding"] for row in rows])
+        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(oracle, axis=1)
+        assert ((vectors * oracle).sum(1) / lengths).min() >= 0.99999
+    else:
+        assert [(row["text"], row["char_end"]) for row in rows] == [(text, len(text))]
+        assert rows[0]["n_tokens"] > 512
+        assert not rows[0]["truncated"]

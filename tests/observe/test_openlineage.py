@@ -40,6 +40,11 @@ from tests.support.stand_in import Stopped, job_of, make_spec, store_of
 PARENT_RUN = "0197b3f0-9c1a-7c33-8b43-3f7b2f1f0a11"
 
 
+def be_patient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Runs wait so long for the last delivery."""
+    monkeypatch.setattr(sender.Sender.__init__, "__defaults__", (seconds,))
+
+
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The client writes into the environment, too: all of it is put back."""
@@ -48,6 +53,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
         if name.startswith("OPENLINEAGE"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
+    be_patient(monkeypatch, 100.0)
     yield
     for thread in threading.enumerate():
         if thread.name == "openlineage":
@@ -331,12 +337,12 @@ def test_a_receiver_that_answers_500_costs_a_warning(
 def test_a_receiver_that_never_answers_delays_the_end_by_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sender.Sender.__init__, "__defaults__", (0.5,))
+    be_patient(monkeypatch, 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "http")
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("OPENLINEAGE__TRANSPORT__URL", url)
-        monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TIMEOUT", "10")
+        monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TIMEOUT", "100")
         monkeypatch.setenv("OPENLINEAGE__TRANSPORT__RETRY", '{"total": 0}')
         assert stand_in.run(corpus(tmp_path)).number == 1
         (warning,) = warnings_of(caplog)

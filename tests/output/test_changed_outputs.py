@@ -50,10 +50,11 @@ def test_an_untouched_output_serves_every_command(root: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(900)
 def test_no_change_of_a_stored_object_is_more_than_an_error_of_one_screen() -> None:
-    n_tried, failures = fuzz_output.fuzz(1, 21, cpu_s=250)
+    n_tried, failures = fuzz_output.fuzz(1, 9, cpu_s=250)
     assert failures == []
-    assert n_tried == 20
+    assert n_tried == 8
 
 
 @pytest.mark.slow
@@ -64,30 +65,34 @@ def test_no_change_of_a_stored_object_is_more_than_an_error_of_one_screen_for_lo
     assert n_tried == 300
 
 
-@pytest.mark.parametrize("kind", ["snapshots", "generations", "manifests", "index", "runs"])
-def test_an_object_that_is_larger_than_its_kind_is_not_read(root: Path, kind: str) -> None:
+def test_an_object_that_is_larger_than_its_kind_is_not_read(made: Path, tmp_path: Path) -> None:
     """A sparse file of 2 GiB in the place of each; read whole, it would not fit into the child."""
-    for path in (root / "out/_meta" / kind).rglob("*.*"):
-        path.unlink()
-        with path.open("wb") as file:
-            file.truncate(2 << 30)
     code = f"""
-import resource
+import resource, shutil
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 from pathlib import Path
 from pipeline.errors import CorpusEmbedError
 from tests.support import fuzz_output
-for name, use in fuzz_output.uses(fuzz_output.spec_of(Path({str(root)!r}))).items():
-    try:
-        use()
-    except CorpusEmbedError as error:
-        assert len(str(error)) < 1000
+root = Path({str(tmp_path)!r}, "made")
+for kind in ("snapshots", "generations", "manifests", "index", "runs"):
+    print(kind, flush=True)
+    shutil.copytree({str(made)!r}, root)
+    for path in (root / "out/_meta" / kind).rglob("*.*"):
+        path.unlink()
+        with path.open("wb") as file:
+            file.truncate(2 << 30)
+    for name, use in fuzz_output.uses(fuzz_output.spec_of(root)).items():
+        try:
+            use()
+        except CorpusEmbedError as error:
+            assert len(str(error)) < 1000
+    shutil.rmtree(root)
 print("done")
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    assert done.stdout.endswith("done\n"), done.stderr[-2000:]
+    assert done.stdout.endswith("done\n"), done.stdout + done.stderr[-2000:]
 
 
 NAMES_OF_OTHERS = [

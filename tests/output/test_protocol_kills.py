@@ -8,7 +8,6 @@ and vectors of a run that nothing disturbed.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +27,7 @@ from pipeline.storage.lineage import Manifest
 from pipeline.storage.store import Store
 from tests import ROOT
 from tests.support.outputs import write_shard
-from tests.support.stand_in import make_spec, vector_of_text
+from tests.support.stand_in import HashEngine, make_spec, run, vector_of_text
 
 pytestmark = pytest.mark.faults
 
@@ -49,10 +47,7 @@ class SlowEngine(stand_in.HashEngine):
         return super().embed(ids, offsets, stats)
 
 print("ready", flush=True)
-spec = spec_from(json.loads(sys.argv[1]))
-engine = SlowEngine()
-snapshot = stand_in.run(spec, engine)
-print(json.dumps({"number": snapshot.number, "n_embedded": len(engine.seen)}), flush=True)
+print(stand_in.run(spec_from(json.loads(sys.argv[1])), SlowEngine()).number, flush=True)
 """
 
 
@@ -84,11 +79,11 @@ def start(spec: JobSpec, pause_s: float = 0.0, **environment: str) -> subprocess
     )
 
 
-def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+def number(process: subprocess.Popen[str]) -> int:
+    """The number of its snapshot."""
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    report: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return report
+    return int(out.splitlines()[-1])
 
 
 def manifests(spec: JobSpec) -> dict[str, Manifest]:
@@ -139,11 +134,18 @@ def test_a_process_killed_at_a_failpoint_costs_nothing_that_was_finished(
     before = manifests(spec)
     if name != "after_snapshot_put":
         assert load_snapshot(Store(spec.output.uri)) is None
-    survivor = result(start(spec))
+    check_survivor(spec, before)
+
+
+def check_survivor(spec: JobSpec, before: dict[str, Manifest]) -> None:
+    """This process ends the job, and embeds nothing of the parts that were finished before."""
+    engine = HashEngine()
+    snapshot = run(spec, engine)
+    assert snapshot is not None
     after = manifests(spec)
     assert {part_id: after[part_id] for part_id in before} == before
-    assert survivor["n_embedded"] == len(GOOD) - sum(part.n_documents for part in before.values())
-    assert survivor["number"] == 1
+    assert len(engine.seen) == len(GOOD) - sum(part.n_documents for part in before.values())
+    assert snapshot.number == 1
     check_rows(spec)
 
 
@@ -160,15 +162,12 @@ def test_a_process_killed_at_random_moments_ends_in_the_same_rows(spec: JobSpec)
         victim.communicate(timeout=120)
         n_kills += victim.returncode == -signal.SIGKILL
     assert n_kills >= 3  # the others had nothing left to do
-    before = manifests(spec)
-    survivor = result(start(spec))
-    assert survivor["n_embedded"] == len(GOOD) - sum(part.n_documents for part in before.values())
-    check_rows(spec)
+    check_survivor(spec, manifests(spec))
 
 
 def test_three_racing_runs_end_in_one_snapshot_with_every_row_once(spec: JobSpec) -> None:
     racers = [start(spec, pause_s=0.01) for _ in range(3)]
-    assert {result(racer)["number"] for racer in racers} == {1}
+    assert {number(racer) for racer in racers} == {1}
     assert snapshot_numbers(Store(spec.output.uri)) == [1]
     check_rows(spec)
 
@@ -186,9 +185,9 @@ def test_a_run_that_stood_still_while_another_one_finished_changes_nothing(
     deadline = time.monotonic() + 120
     while not (tmp_path / "points/before_data_put.hit").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert result(start(spec))["number"] == 1
+    assert run(spec) is not None
     before = manifests(spec)
     (tmp_path / "points/before_data_put.go").touch()
-    assert result(sleeper)["number"] == 1
+    assert number(sleeper) == 1
     assert manifests(spec) == before
     check_rows(spec)

@@ -181,15 +181,19 @@ def test_chunking_takes_at_most_twenty_bytes_a_byte_of_text(
 ) -> None:
     """In a fresh process, because peaks of memory are those of a process."""
     code = f"""if True:
-        import resource
+        import re
         import numpy as np, pyarrow as pa
         from pipeline.prepare.chunk import chunk
         def count(texts): return np.array([len(text) // 4 + 1 for text in texts], np.int64)
+        # not ru_maxrss, which begins with what the process had before exec
+        def peak_kib():
+            status = open("/proc/self/status").read()
+            return int(re.search("VmHWM:\\s*(\\d+)", status)[1])
         texts = pa.array([{text}])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_kib()
         limits = dict(max_tokens={max_tokens}, overlap_tokens={overlap})
         chunk(texts, count, **limits, boundary="{boundary}")
-        more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        more = peak_kib() - before
         print(more * 1024 / texts.nbytes)
     """
     process = subprocess.run(

@@ -103,9 +103,9 @@ def test_throttling_is_waited_out(
 ) -> None:
     """Every request is refused for a while; minutes of it differ only in the number
     (RETRY_SECONDS)."""
-    throttle = proxy.add(Rule("status", status=503, count=10))
+    throttle = proxy.add(Rule("status", status=503, count=8))
     stand_in.run(spec)
-    assert throttle.fired == 10
+    assert throttle.fired == 8
     assert texts_of(s3) == TEXTS
 
 

@@ -124,12 +124,13 @@ def test_killed_workers_of_every_stage_cost_no_row_and_double_none(
     tmp_path: Path, input_uri: str, bert_mean_dir: Path
 ) -> None:
     spec = spec_of(input_uri, tmp_path / "out", bert_mean_dir)
-    killer = Killer(os.getpid(), [PREPARE, EMBED, WRITE], n_kills=3, seed=3, pause_s=0.5)
+    # Seed 5 kills tokenizers first, then embedders: both are there and needed for seconds.
+    killer = Killer(os.getpid(), [PREPARE, EMBED, WRITE], n_kills=3, seed=5, pause_s=0.5)
     killer.start()
     result = run(spec)
     killer.stopped.set()
     killer.join()
-    assert len(killer.killed) >= 2  # writers are gone in no time on a quiet machine
+    assert killer.killed[:2] == [PREPARE, EMBED]  # a writer can be gone before it is seen
     check_output(tmp_path, spec, bert_mean_dir)
     assert result.progress["worker_restarts"] >= 1
 

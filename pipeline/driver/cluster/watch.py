@@ -205,18 +205,22 @@ def watching(
     watch: Watch,
     budget: Budget | None = None,
 ) -> Iterator[Watcher]:
-    """Watches in a thread while the block runs, and shows the last figures after it."""
+    """Watches in a thread while the block runs, and shows the last figures after it. Raises what
+    ended the run where the block is interrupted for it, even before its first line."""
     watcher = Watcher(plan, store, totals, progress, shielded(watch), budget)
     has_ended = threading.Event()
     thread = threading.Thread(target=watcher.run, args=(has_ended,), name="watch", daemon=True)
-    thread.start()
-    # no run waits for it
-    arguments = (plan, progress.remaining)
-    threading.Thread(target=sample, args=arguments, name="sample", daemon=True).start()
     try:
+        thread.start()
+        # no run waits for it
+        arguments = (plan, progress.remaining)
+        threading.Thread(target=sample, args=arguments, name="sample", daemon=True).start()
         yield watcher
+    except KeyboardInterrupt as interruption:
+        raise (watcher.error or interruption) from None
     finally:
         has_ended.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
         with contextlib.suppress(Exception):  # figures are no reason to lose a finished run
             watcher.show()
