@@ -8,7 +8,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from pipeline.driver.cluster.connection import connect
 from pipeline.driver.planning.plan import Plan, make_plan
 from pipeline.driver.showing import log_notes
 from pipeline.embed.attention import pack
-from pipeline.embed.buckets import packed_buckets
 from pipeline.embed.engine import Engine
 from pipeline.embed.stats import EngineStats
 from pipeline.job.engine_options import EngineOptions
@@ -155,9 +153,6 @@ class FreeEngine(Engine):
     def __init__(self) -> None:
         super().__init__(EngineOptions("cls", normalize=True), 32_768)
         self._result = torch.rand(self.budget_tokens, self.dim)
-
-    def _buckets(self, n_tokens: Any, budget_tokens: Any) -> Iterator[Any]:
-        return packed_buckets(n_tokens, budget_tokens)
 
     def _forward(self, ids: Any, offsets: Any, rows: Any) -> tuple[torch.Tensor, int]:
         return self._result[: rows.size], pack(ids, offsets, rows, "cpu").ids.shape[0]

@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+Ids = NDArray[np.int32]
+Offsets = NDArray[np.int64]
 Rows = NDArray[np.int64]
+Vectors = NDArray[np.float32]
 
 MAX_ROWS = 65_535
 """Rows of a bucket: kernels of GPUs count them in a dimension that ends there."""

@@ -58,10 +58,11 @@ def choose(model: ModelDir, options: EngineOptions) -> Choice:
         )
     if options.engine == "padded":
         return Choice("padded", "runtime.engine asks for it")
-    shape = _shape(model, options)
-    if isinstance(shape, Shape):
-        return Choice("packed", f"model_type {model.config['model_type']!r}", shape)
-    return unpacked(model, options, shape)
+    try:
+        shape = _shape(model, options)
+    except Unsupported as reason:
+        return unpacked(model, options, str(reason))
+    return Choice("packed", f"model_type {model.config['model_type']!r}", shape)
 
 
 def unpacked(model: ModelDir, options: EngineOptions, reason: str) -> Choice:
@@ -76,55 +77,46 @@ def unpacked(model: ModelDir, options: EngineOptions, reason: str) -> Choice:
     return Choice("padded", reason)
 
 
-def _shape(model: ModelDir, options: EngineOptions) -> Shape | str:
-    """What a packed forward is built from, or the reason why there is none for this model with
-    these options."""
+def _shape(model: ModelDir, options: EngineOptions) -> Shape:
+    """What a packed forward is built from. Raises Unsupported where there is none for this model
+    with these options."""
     config = model.config
     kind = str(config.get("model_type"))
     if kind not in FAMILIES:
-        return f"model_type {kind!r} has no packed forward"
-    if options.device != "cpu" and options.dtype == "float32":
-        return "packed attention on a GPU needs bfloat16 or float16, and the dtype is float32"
+        raise Unsupported(f"model_type {kind!r} has no packed forward")
+    is_gpu = options.device != "cpu"
+    if is_gpu and options.dtype == "float32":
+        raise Unsupported(
+            "packed attention on a GPU needs bfloat16 or float16, and the dtype is float32"
+        )
     modules = [module.kind for module in model.modules]
-    before = modules[1 : modules.index("Pooling")] if model.pooling else []
-    if before:
-        return f"modules stand between transformer and pooling: {', '.join(before)}"
-    if model.forward_settings:
-        names = ", ".join(model.forward_settings)
-        return f"sentence-transformers' config file sets {names}"
+    if before := modules[1 : modules.index("Pooling")] if model.pooling else []:
+        raise Unsupported(f"modules stand between transformer and pooling: {', '.join(before)}")
+    if names := ", ".join(model.forward_settings):
+        raise Unsupported(f"sentence-transformers' config file sets {names}")
     adapter = model.transformer_path / "adapter_config.json"
     if config.get("quantization_config") or adapter.is_file():
-        return "its weights are quantized or come with an adapter"
+        raise Unsupported("its weights are quantized or come with an adapter")
     family = FAMILIES[kind]
     try:
         sizes = family.read(config)
-    except Unsupported as reason:
-        return str(reason)
     except KeyError as name:
-        return f"config.json does not say {name}"
+        raise Unsupported(f"config.json does not say {name}") from name
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise ModelError(
             f"{model.path}: config.json has a value that no {kind} model can have: {error}. "
             "Restore it from its source."
         ) from error
-    if sizes.heads % sizes.kv_heads:
-        raise ModelError(
-            f"{model.path}: config.json has {sizes.heads} heads of queries for {sizes.kv_heads} of "
-            "keys. Restore it from its source."
-        )
-    head_dim = sizes.head_dim
-    if options.device != "cpu" and (head_dim % 8 or head_dim > MAX_HEAD_DIM):
-        return (
+    if is_gpu and (sizes.head_dim % 8 or sizes.head_dim > MAX_HEAD_DIM):
+        raise Unsupported(
             f"packed attention on a GPU needs heads of 8, 16, … {MAX_HEAD_DIM} numbers, and those "
-            f"of this model have {head_dim}"
+            f"of this model have {sizes.head_dim}"
         )
-    stored = {
-        own_name(name, family.prefix): shape
-        for name, shape in tensor_shapes(model.transformer_path).items()
-    }
+    shapes = tensor_shapes(model.transformer_path)
+    stored = {own_name(name, family.prefix): shape for name, shape in shapes.items()}
     needed = family.shapes(sizes)
     if needed.keys().isdisjoint(stored):
-        return f"its weights have other names than those of model_type {kind!r}"
+        raise Unsupported(f"its weights have other names than those of model_type {kind!r}")
     wrong = [name for name, shape in needed.items() if stored.get(name) != shape]
     if wrong:
         shown = ", ".join(f"{name} {needed[name]}, not {stored.get(name)}" for name in wrong[:3])

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.embed.buckets import Rows
+from pipeline.embed.buckets import Ids, Offsets, Rows, Vectors, packed_buckets
 from pipeline.embed.memory import is_out_of_memory
 from pipeline.embed.stats import EngineStats
 from pipeline.errors import ModelError
@@ -29,12 +29,8 @@ from pipeline.job.engine_options import EngineOptions
 
 log = logging.getLogger(__name__)
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "int8": torch.float32,
-}
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+DTYPES["int8"] = torch.float32
 """Name in a job spec → dtype in which weights are read. int8 rounds the weights of linear layers
 after that; the others stay float32."""
 
@@ -56,11 +52,8 @@ class Engine(ABC):
     def __init__(self, options: EngineOptions, default_budget_tokens: int) -> None:
         self.options = options
         self.device = options.device
-        self.device_name = (
-            torch.cuda.get_device_name(options.device)
-            if options.device.startswith("cuda")
-            else cpu_name()
-        )
+        is_gpu = options.device.startswith("cuda")
+        self.device_name = torch.cuda.get_device_name(options.device) if is_gpu else cpu_name()
         self.dtype = options.dtype
         self.stats = EngineStats()
         self._turn = threading.Lock()
@@ -71,27 +64,23 @@ class Engine(ABC):
         """What was chosen for this device, for the record of what the engine did."""
         return {"budget_tokens": str(self.budget_tokens)}
 
-    @abstractmethod
-    def _buckets(
-        self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
-    ) -> Iterator[Rows]:
-        """Cut rows into buckets under the budget, which is asked for before each bucket because it
-        can shrink."""
+    def _buckets(self, n_tokens: Offsets) -> Iterator[Rows]:
+        """Cut rows into buckets under the budget, which is read before each one: it can shrink."""
+        return packed_buckets(n_tokens, lambda: self.budget_tokens)
 
     @abstractmethod
-    def _forward(
-        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
-    ) -> tuple[torch.Tensor, int]:
+    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[torch.Tensor, int]:
         """Queue one bucket. Returns (n, dim) on the device without waiting, and the number of
         tokens that it computes, padding included."""
 
     @torch.inference_mode()
-    def embed(
-        self,
-        ids: NDArray[np.int32],
-        offsets: NDArray[np.int64],
-        stats: EngineStats | None = None,
-    ) -> NDArray[np.float32]:
+    def _width(self, n_tokens: int = 1) -> int:
+        """Of a vector, by embedding a text of so many tokens: config files can be wrong."""
+        ids = np.zeros(n_tokens, np.int32)
+        return self._forward(ids, np.array([0, n_tokens]), np.array([0]))[0].shape[1]
+
+    @torch.inference_mode()
+    def embed(self, ids: Ids, offsets: Offsets, stats: EngineStats | None = None) -> Vectors:
         """ids: (T,) int32 with special tokens; offsets: (N+1,) int64; stats: where this call is
         counted, by default the engine's own. Returns (N, dim) float32, C-contiguous.
 
@@ -108,7 +97,7 @@ class Engine(ABC):
         sink = _Sink(vectors)
         with self._turn:
             started = time.perf_counter()
-            for bucket in self._buckets(n_tokens[filled], lambda: self.budget_tokens):
+            for bucket in self._buckets(n_tokens[filled]):
                 self._embed_bucket(ids, offsets, filled[bucket], sink, stats)
         # the next call queues its buckets while this one waits for its last
         sink.flush()
@@ -117,7 +106,7 @@ class Engine(ABC):
         stats.seconds += time.perf_counter() - started
         return vectors
 
-    def _check(self, ids: NDArray[np.int32], longest: int) -> None:
+    def _check(self, ids: Ids, longest: int) -> None:
         """On a GPU an id outside the table, or a position, would end the process."""
         if self.positions is not None and longest > self.positions:
             raise ModelError(
@@ -133,53 +122,42 @@ class Engine(ABC):
             )
 
     def _embed_bucket(
-        self,
-        ids: NDArray[np.int32],
-        offsets: NDArray[np.int64],
-        rows: Rows,
-        sink: _Sink,
-        stats: EngineStats,
+        self, ids: Ids, offsets: Offsets, rows: Rows, sink: _Sink, stats: EngineStats
     ) -> None:
-        """Embed one bucket, in smaller pieces where memory does not hold it. The smaller budget
-        stays in force."""
-        queue = [rows]
-        while queue:
-            rows = queue.pop()
-            n_tokens = int((offsets[rows + 1] - offsets[rows]).sum())
-            forwarded: tuple[torch.Tensor, int] | None = None
-            try:
-                forwarded = self._forward(ids, offsets, rows)
-            except RuntimeError as error:
-                if rows.size == 1 or not is_out_of_memory(error):
-                    raise
-            # outside `except`: the exception would keep the failed tensors alive
-            if forwarded is None:
-                sink.flush()
-                torch.cuda.empty_cache()
-                stats.n_oom_halvings += 1
-                half = rows.size // 2
-                queue += [rows[half:], rows[:half]]
-                self.budget_tokens = max(1, min(self.budget_tokens, n_tokens // 2))
-                log.warning(
-                    "out of memory at %d rows: budget is now %d tokens",
-                    rows.size,
-                    self.budget_tokens,
-                )
-                continue
-            result, n_padded_tokens = forwarded
+        """Embed one bucket, in halves where memory does not hold it. The smaller budget stays in
+        force."""
+        n_tokens = int((offsets[rows + 1] - offsets[rows]).sum())
+        try:
+            result, n_computed = self._forward(ids, offsets, rows)
+        except RuntimeError as error:
+            if rows.size == 1 or not is_out_of_memory(error):
+                raise
+        else:
             stats.n_batches += 1
-            stats.n_padded_tokens += n_padded_tokens
+            stats.n_padded_tokens += n_computed
             sink.put(rows, result)
             if stats.on_bucket:
                 stats.on_bucket(n_tokens)
+            return
+        # outside `except`: the exception would keep the failed tensors alive
+        sink.flush()
+        torch.cuda.empty_cache()
+        stats.n_oom_halvings += 1
+        self.budget_tokens = max(1, min(self.budget_tokens, n_tokens // 2))
+        log.warning(
+            "out of memory at %d rows: budget is now %d tokens", rows.size, self.budget_tokens
+        )
+        half = rows.size // 2
+        for fewer in (rows[:half], rows[half:]):
+            self._embed_bucket(ids, offsets, fewer, sink, stats)
 
 
 class _Sink:
     """Writes results into `vectors`, each when the next one is queued."""
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
+    def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors
-        self._pending: tuple[Rows, Callable[[], NDArray[np.float32]]] | None = None
+        self._pending: tuple[Rows, Callable[[], Vectors]] | None = None
 
     def put(self, rows: Rows, result: torch.Tensor) -> None:
         copied = to_host(result)
@@ -193,7 +171,7 @@ class _Sink:
             self._pending = None
 
 
-def to_host(result: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+def to_host(result: torch.Tensor) -> Callable[[], Vectors]:
     """Device → host without waiting, through pinned memory on a GPU. What is returned waits for the
     copy and gives it, in float32."""
     if result.is_cpu:
@@ -204,7 +182,7 @@ def to_host(result: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
     event = torch.cuda.Event()
     event.record()
 
-    def copied() -> NDArray[np.float32]:
+    def copied() -> Vectors:
         event.synchronize()
         return host.numpy()
 

@@ -8,19 +8,17 @@ work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.errors import ModelError
+from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir
 from pipeline.job.model.modules import STATIC
 
-__all__ = ["Head", "before_normalize", "load_head"]
-
-T = TypeVar("T")
+__all__ = ["Head", "load_head"]
 
 
 class Head(nn.Module):
@@ -45,21 +43,16 @@ class Head(nn.Module):
         return nn.functional.normalize(vectors, p=2, dim=-1) if self.normalize else vectors
 
 
-def before_normalize(modules: Sequence[T], kind: Callable[[T], str]) -> list[T]:
-    """Without the Normalize modules at the end, which `Head` replaces. One in the middle, before a
-    Dense, stays."""
-    kept = list(modules)
-    while kept and kind(kept[-1]) == "Normalize":
-        kept.pop()
-    return kept
-
-
-def load_head(model: ModelDir, normalize: bool, truncate_dim: int | None) -> Head:
-    """Raises ModelError when a module's files cannot be loaded."""
+def load_head(model: ModelDir, options: EngineOptions) -> Head:
+    """On the device of `options`. Raises ModelError when a module's files cannot be loaded."""
     kinds = [module.kind for module in model.modules]
     pooled_by = next((i for i, kind in enumerate(kinds) if kind in ("Pooling", STATIC)), len(kinds))
+    behind = list(model.modules[pooled_by + 1 :])
+    # `Head` replaces those at the end; one in the middle, before a Dense, stays
+    while behind and behind[-1].kind == "Normalize":
+        behind.pop()
     loaded: list[nn.Module] = []
-    for module in before_normalize(model.modules[pooled_by + 1 :], lambda module: module.kind):
+    for module in behind:
         # imported here: 6 s, only for models that have such modules
         from sentence_transformers.util import import_from_string
 
@@ -71,4 +64,4 @@ def load_head(model: ModelDir, normalize: bool, truncate_dim: int | None) -> Hea
                 f"{model.path}: module {module.path} ({module.type}) could not be loaded: "
                 f"{type(error).__name__}: {error}. Restore its files from their source."
             ) from error
-    return Head(loaded, normalize, truncate_dim).eval()
+    return Head(loaded, options.normalize, options.truncate_dim).to(options.device).eval()

@@ -15,10 +15,10 @@ from pipeline.embed.choice import choose, unpacked
 from pipeline.embed.emulation import EMULATED, times_float32
 from pipeline.embed.engine import DTYPES, Engine
 from pipeline.embed.memory import free_memory, is_out_of_memory
-from pipeline.embed.packed import load_packed
+from pipeline.embed.packed import PackedEngine
 from pipeline.embed.static import StaticEngine
 from pipeline.errors import ModelError, WorkerError
-from pipeline.job import cpu_features
+from pipeline.job.cpu_features import NEEDED_NAMES
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir
 
@@ -49,9 +49,11 @@ def load_engine(
     process that has just died may still hold it. Raises ModelError for options that this model or
     this machine cannot follow, and for damaged weights; WorkerError where memory stays short.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     for wait_s in (*WAITS_S, None):
         try:
-            return _load(model, options, prompt_tokens, threads, is_tuned)
+            return _load(model, options, prompt_tokens, is_tuned)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -67,11 +69,7 @@ def load_engine(
     )
 
 
-def _load(
-    model: ModelDir, options: EngineOptions, prompt_tokens: int, threads: int | None, is_tuned: bool
-) -> Engine:
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _load(model: ModelDir, options: EngineOptions, prompt_tokens: int, is_tuned: bool) -> Engine:
     dtype = options.dtype
     device = options.device
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -87,17 +85,17 @@ def _load(
         if problem := flash_problem(choice.shape.sizes, DTYPES[dtype], device):
             choice = unpacked(model, options, problem)
             log.warning("%s: %s", model.path, problem)
-    if device == "cpu" and dtype in ("bfloat16", "int8") and times_float32(dtype) > EMULATED:
+    if device == "cpu" and dtype in NEEDED_NAMES and (times := times_float32(dtype)) > EMULATED:
         raise ModelError(
-            f"dtype {dtype!r}: this CPU can only emulate it; a product takes "
-            f"{times_float32(dtype):.0f} times as long as in float32. Set model.dtype to "
-            f"'float32', or use CPUs with {cpu_features.NEEDED_NAMES[dtype]}."
+            f"dtype {dtype!r}: this CPU can only emulate it; a product takes {times:.0f} times as "
+            f"long as in float32. Set model.dtype to 'float32', or use CPUs with "
+            f"{NEEDED_NAMES[dtype]}."
         )
     unpooled_tokens = 0 if model.include_prompt else prompt_tokens
     if choice.engine == "static":
         return StaticEngine(model, options)
     if choice.shape:
-        return load_packed(model, options, unpooled_tokens, choice.shape, is_tuned)
+        return PackedEngine(model, options, unpooled_tokens, choice.shape, is_tuned)
     log.info("%s: padded engine: %s", model.path, choice.reason)
     # imported here: sentence-transformers takes 6 s that packed models do without
     from pipeline.embed.padded import PaddedEngine

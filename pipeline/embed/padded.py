@@ -11,21 +11,20 @@ padding included, see `EngineStats.padding_share`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pipeline.embed.buckets import Rows, flat_index, padded_buckets
+from pipeline.embed.buckets import Ids, Offsets, Rows, flat_index, padded_buckets
 from pipeline.embed.engine import DTYPES, Engine, to_device
-from pipeline.embed.head import Head, before_normalize
+from pipeline.embed.head import load_head
 from pipeline.embed.memory import is_out_of_memory
 from pipeline.embed.rotary import depends_on_length
 from pipeline.errors import ModelError
@@ -68,46 +67,35 @@ class PaddedEngine(Engine):
     def __init__(self, model: ModelDir, options: EngineOptions, unpooled_tokens: int) -> None:
         super().__init__(options, DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]])
         self._unpooled_tokens = unpooled_tokens
-        with _missing_weights() as names:
-            modules = _load_modules(model, options)
-        if missing := sorted(name for name in names if "pooler" not in name):
-            raise ModelError(
-                f"{model.path}: the weights lack {', '.join(missing[:3])}, and transformers would "
-                "run with random numbers in their place. The architecture of config.json is not "
-                "that of the weights (custom code computes it, or files are missing)."
-            )
-        pooled_at = next(i for i, module in enumerate(modules) if isinstance(module, Pooling))
+        transformer, *others = _load_body(model, options)
         # Not the transformer, which came in this dtype: rotary frequencies stay float32 in it, or
         # far tokens move.
-        for module in modules[1 : pooled_at + 1]:
+        for module in others:
             module.to(DTYPES[options.dtype])
-        self._body = torch.nn.Sequential(*modules[: pooled_at + 1]).to(options.device).eval()
-        behind = before_normalize(modules[pooled_at + 1 :], lambda module: type(module).__name__)
-        self._head = Head(behind, options.normalize, options.truncate_dim).to(options.device).eval()
-        pad = getattr(modules[0].config, "pad_token_id", None)
+        self._body = torch.nn.Sequential(transformer, *others).to(options.device).eval()
+        self._head = load_head(model, options)
+        pad = getattr(transformer.config, "pad_token_id", None)
         # RoBERTa counts positions by it
         self._pad_id = int(pad) if isinstance(pad, int) and pad >= 0 else 0
-        self._has_types = _has_token_types(model, modules[0].tokenizer)
-        self._of_one_length = False
+        self._has_types = _has_token_types(model, transformer.tokenizer)
         self.dim = self._measured_dim(model)
-        is_exact = model.config.get("model_type") in EXACT_WHEN_PADDED
-        # transformers follows any other value only where nothing is masked
-        if depends_on_length(model.config):
-            self._of_one_length = True
-        elif not is_exact or model.config.get("is_causal", False) is not False:
-            self._of_one_length = self._sees_neighbours(model, modules[0])
+        # transformers follows any other value of is_causal only where nothing is masked
+        is_exact = (
+            model.config.get("model_type") in EXACT_WHEN_PADDED
+            and model.config.get("is_causal", False) is False
+        )
+        self._of_one_length = depends_on_length(model.config) or (
+            not is_exact and self._sees_neighbours(model, transformer)
+        )
         if self._of_one_length:
             log.info("%s: vectors depend on padding, so no bucket is padded", model.path)
 
     def _measured_dim(self, model: ModelDir) -> int:
-        """The width of the vector of a short text: measured, never read from a config file."""
         n_ids = PROBE_TOKENS + self._unpooled_tokens
         if model.positions is not None:
             n_ids = min(n_ids, model.positions)
         try:
-            with torch.inference_mode():
-                text = np.zeros(n_ids, np.int32)
-                return self._forward(text, np.array([0, n_ids]), np.array([0]))[0].shape[1]
+            return self._width(n_ids)
         # the library's modules raise whatever a missing feature makes Python raise
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             if is_out_of_memory(error):
@@ -136,22 +124,17 @@ class PaddedEngine(Engine):
         similarity = torch.nn.functional.cosine_similarity(together.double(), alone.double())
         return bool(similarity.min() < 1 - PADDING_NOISE[self.dtype])
 
-    def _buckets(
-        self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
-    ) -> Iterator[Rows]:
-        return padded_buckets(n_tokens, budget_tokens, of_one_length=self._of_one_length)
+    def _buckets(self, n_tokens: Offsets) -> Iterator[Rows]:
+        return padded_buckets(
+            n_tokens, lambda: self.budget_tokens, of_one_length=self._of_one_length
+        )
 
-    def _forward(
-        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
-    ) -> tuple[torch.Tensor, int]:
+    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[torch.Tensor, int]:
         n_tokens = offsets[rows + 1] - offsets[rows]
-        indices, positions = flat_index(offsets, rows)
-        line = np.repeat(np.arange(rows.size), n_tokens)
-        batch = np.full((2, rows.size, int(n_tokens.max())), self._pad_id, dtype=np.int64)
-        batch[1] = 0
-        batch[0, line, positions] = ids[indices]
-        batch[1, line, positions] = 1
-        input_ids, attention_mask = to_device(batch, self.device)  # (n, longest) each
+        is_token = np.arange(n_tokens.max()) < n_tokens[:, None]  # (n, longest)
+        batch = np.stack([np.full(is_token.shape, self._pad_id), is_token])
+        batch[0, is_token] = ids[flat_index(offsets, rows)[0]]
+        input_ids, attention_mask = to_device(batch, self.device)
         features = {"input_ids": input_ids, "attention_mask": attention_mask, "modality": "text"}
         if self._has_types:
             features["token_type_ids"] = torch.zeros_like(input_ids)
@@ -174,31 +157,37 @@ def _has_token_types(model: ModelDir, tokenizer: Any) -> bool:
     return types is not None
 
 
-def _load_modules(model: ModelDir, options: EngineOptions) -> list[Any]:
-    """A directory without modules.json is a transformer, behind which the library puts a mean."""
+def _load_body(model: ModelDir, options: EngineOptions) -> list[Any]:
+    """The modules up to Pooling. A directory without modules.json is a transformer alone."""
     try:
-        modules: list[Any] = list(
-            SentenceTransformer(
-                str(model.path),
-                device="cpu",
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True, "dtype": DTYPES[options.dtype]},
+        with _missing_weights() as names:
+            modules: list[Any] = list(
+                SentenceTransformer(
+                    str(model.path),
+                    device="cpu",
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    model_kwargs={"use_safetensors": True, "dtype": DTYPES[options.dtype]},
+                )
             )
-        )
     except Exception as error:
         raise ModelError(
             f"{model.path}: sentence-transformers could not load the model: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if options.pooling != model.pooling:
-        modes = tuple(_NAME_IN_LIBRARY[mode] for mode in options.pooling.split("+"))
-        at = next(
-            (i for i, module in enumerate(modules) if isinstance(module, Pooling)), len(modules)
+    if missing := sorted(name for name in names if "pooler" not in name):
+        raise ModelError(
+            f"{model.path}: the weights lack {', '.join(missing[:3])}, and transformers would "
+            "run with random numbers in their place. The architecture of config.json is not "
+            "that of the weights (custom code computes it, or files are missing)."
         )
-        width = modules[0].get_embedding_dimension()
-        modules[at : at + 1] = [Pooling(width, modes, include_prompt=model.include_prompt)]
-    return modules
+    kinds = [type(module) for module in modules]
+    body = modules[: kinds.index(Pooling) if Pooling in kinds else None]
+    if options.pooling == model.pooling:
+        return [*body, modules[len(body)]]
+    modes = tuple(_NAME_IN_LIBRARY[mode] for mode in options.pooling.split("+"))
+    width = modules[0].get_embedding_dimension()
+    return [*body, Pooling(width, modes, include_prompt=model.include_prompt)]
 
 
 @contextmanager

@@ -66,18 +66,17 @@ class Sizes:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what a damaged config.json says."""
-        for name in ("vocab", "hidden", "inner", "layers", "heads", "kv_heads", "head_dim"):
-            self._check(name, at_least=1)
-        for name in ("positions", "types"):
-            self._check(name, at_least=0)
+        least = dict.fromkeys(("vocab", "hidden", "inner", "layers", "heads", "kv_heads"), 1)
+        least |= {"head_dim": 1, "positions": 0, "types": 0}
         if self.window is not None:
-            self._check("window", at_least=1)
+            least["window"] = 1
+        for name, at_least in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < at_least:
+                raise ValueError(f"{name} is {value!r}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads of queries for {self.kv_heads} of keys")
         if type(self.is_causal) is not bool:
             raise ValueError(f"is_causal is {self.is_causal!r}")
         if not isinstance(self.eps, float | int):
             raise ValueError(f"eps is {self.eps!r}")
-
-    def _check(self, name: str, at_least: int) -> None:
-        value = getattr(self, name)
-        if type(value) is not int or value < at_least:
-            raise ValueError(f"{name} is {value!r}")

@@ -8,18 +8,15 @@ and weights are folded in once. Cost: one row of the table read per token; token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.functional import embedding_bag
 
 from pipeline.embed.attention import pack
-from pipeline.embed.buckets import Rows, packed_buckets
+from pipeline.embed.buckets import Ids, Offsets, Rows
 from pipeline.embed.engine import DTYPES, Engine
 from pipeline.embed.head import load_head
 from pipeline.errors import ModelError
@@ -38,22 +35,13 @@ class StaticEngine(Engine):
 
     def __init__(self, model: ModelDir, options: EngineOptions) -> None:
         super().__init__(options, DEFAULT_BUDGET_TOKENS)
-        self._table = (
-            _read_table(model.transformer_path).to(DTYPES[options.dtype]).float().to(options.device)
-        )
-        self.n_ids = self._table.shape[0]
-        self._head = load_head(model, options.normalize, options.truncate_dim).to(options.device)
-        with torch.inference_mode():
-            self.dim = int(self._head(self._table[:1]).shape[1])
+        table = _read_table(model.transformer_path).to(DTYPES[options.dtype])
+        self._table = table.float().to(options.device)
+        self.n_ids = len(table)
+        self._head = load_head(model, options)
+        self.dim = self._width()
 
-    def _buckets(
-        self, n_tokens: NDArray[np.int64], budget_tokens: Callable[[], int]
-    ) -> Iterator[Rows]:
-        return packed_buckets(n_tokens, budget_tokens)
-
-    def _forward(
-        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows
-    ) -> tuple[torch.Tensor, int]:
+    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[torch.Tensor, int]:
         batch = pack(ids, offsets, rows, self.device)
         means = embedding_bag(
             batch.ids, self._table, batch.starts, mode="mean", include_last_offset=True
@@ -66,7 +54,7 @@ def _read_table(directory: Path) -> torch.Tensor:
     try:
         stored = load_file(directory / "model.safetensors")
         table = stored["embedding.weight"] if "embedding.weight" in stored else _folded(**stored)
-        if table.ndim != 2:
+        if table.ndim != 2 or 0 in table.shape:
             raise ValueError(f"a table of shape {tuple(table.shape)}")
     except (OSError, SafetensorError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(

@@ -10,35 +10,38 @@ tensors (pooler, language model head) are not read. Cost: one read of the needed
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 from safetensors import SafetensorError, safe_open
 
-from pipeline.embed.families import Shapes, own_name
+from pipeline.embed.choice import Shape
+from pipeline.embed.engine import DTYPES
+from pipeline.embed.families import own_name
+from pipeline.embed.layers import Weights
 from pipeline.errors import ModelError
+from pipeline.job.engine_options import EngineOptions
+from pipeline.job.model.directory import ModelDir
 from pipeline.job.model.weight_files import weight_files
 
 __all__ = ["read_weights"]
 
 
-def read_weights(
-    directory: Path, shapes: Shapes, prefix: str, dtype: torch.dtype, device: str
-) -> dict[str, torch.Tensor]:
-    """Tensors by the names of `shapes`, which the directory has (see `choice`). Raises ModelError
-    where one is unreadable."""
-    tensors: dict[str, torch.Tensor] = {}
+def read_weights(model: ModelDir, shape: Shape, options: EngineOptions) -> Weights:
+    """Every weight of the forward that `choice` has found. Raises ModelError where one is
+    unreadable."""
+    names = shape.family.shapes(shape.sizes)
+    dtype = DTYPES[options.dtype]
+    tensors: Weights = {}
     try:
-        for file in weight_files(directory):
+        for file in weight_files(model.transformer_path):
             with safe_open(file, framework="pt", device="cpu") as stored:
                 for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    own = own_name(name, prefix)
-                    if own in shapes:
+                    own = own_name(name, shape.family.prefix)
+                    if own in names:
                         # copied: a tensor of safe_open is the mapped file itself
-                        tensors[own] = stored.get_tensor(name).to(device, dtype, copy=True)
+                        tensor = stored.get_tensor(name)
+                        tensors[own] = tensor.to(options.device, dtype, copy=True)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{directory}: the weights could not be read: {type(error).__name__}: {error}. "
-            "Restore the files from their source."
+            f"{model.transformer_path}: the weights could not be read: {type(error).__name__}: "
+            f"{error}. Restore the files from their source."
         ) from error
     return tensors

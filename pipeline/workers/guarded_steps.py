@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from pipeline.embed.buckets import Ids, Offsets, Vectors
 from pipeline.embed.stats import EngineStats
 from pipeline.errors import WorkerError
 from pipeline.job.resolve import Job
@@ -30,7 +31,7 @@ from pipeline.storage.store import Store
 from pipeline.tokenize import load_tokenizer
 from pipeline.workers import steps
 from pipeline.workers.isolate import Child, Crashed, in_process, isolate, smaller_ranges
-from pipeline.workers.steps import Embeds, Ids, Offsets, PreparedPart, Vectors
+from pipeline.workers.steps import Embeds, PreparedPart
 
 HARMLESS = {"text": "harmless", "reason": None, "detail": None}
 """Values of a record that every tokenizer can prepare."""

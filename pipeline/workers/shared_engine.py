@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, get_type_hints
 
+from pipeline.embed.buckets import Ids, Offsets, Vectors
 from pipeline.embed.memory import free_memory
 from pipeline.embed.stats import EngineStats
 from pipeline.job.resolve import Job
 from pipeline.workers.isolate import Child
-from pipeline.workers.steps import Embeds, Ids, Offsets, Vectors
+from pipeline.workers.steps import Embeds
 
 __all__ = ["EngineInChild", "SharedEngine", "load_embedder"]
 

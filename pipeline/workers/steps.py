@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.embed.buckets import Ids, Offsets, Vectors
 from pipeline.embed.stats import EngineStats, OnBucket
 from pipeline.job.resolve import Job
 from pipeline.output.known_vectors import UNKNOWN, Index
@@ -32,10 +32,6 @@ from pipeline.workers.isolate import Crashed
 from pipeline.workers.rows import list_members, reduced, renumbered, rows_of, vectors_of_rows
 from pipeline.write.create import create_generation
 from pipeline.write.part import FAILURES, EmbeddedPart, generation_of, write_part
-
-Ids = npt.NDArray[np.int32]
-Offsets = npt.NDArray[np.int64]
-Vectors = npt.NDArray[np.float32]
 
 
 class Embeds(Protocol):
