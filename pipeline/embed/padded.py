@@ -67,13 +67,11 @@ class PaddedEngine(Engine):
     def __init__(self, model: ModelDir, options: EngineOptions, unpooled_tokens: int) -> None:
         super().__init__(options, DEFAULT_BUDGET_TOKENS[options.device.split(":")[0]])
         self._unpooled_tokens = unpooled_tokens
-        transformer, *others = _load_body(model, options)
-        # Not the transformer, which came in this dtype: rotary frequencies stay float32 in it, or
-        # far tokens move.
-        for module in others:
-            module.to(DTYPES[options.dtype])
-        self._body = torch.nn.Sequential(transformer, *others).to(options.device).eval()
-        self._head = load_head(model, options)
+        body = _load_body(model, options)
+        transformer = body[0]
+        self._body = torch.nn.Sequential(*body).to(options.device).eval()
+        # rounded as the library rounds its own
+        self._head = load_head(model, options).to(DTYPES[options.dtype]).float()
         pad = getattr(transformer.config, "pad_token_id", None)
         # RoBERTa counts positions by it
         self._pad_id = int(pad) if isinstance(pad, int) and pad >= 0 else 0
