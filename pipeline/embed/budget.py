@@ -36,9 +36,8 @@ WITHIN = 0.98
 
 def device_key(files: dict[str, str], engine: Engine) -> str:
     """What a budget holds for, as a name: these model files on this kind of device."""
-    device = engine.device_name if engine.device.startswith("cuda") else "cpu"
-    versions = [torch.__version__, release()]
-    facts = [sorted(files.items()), device, engine.name, engine.dtype, *versions]
+    of_engine = [engine.device_name, engine.name, engine.dtype]
+    facts = [sorted(files.items()), *of_engine, torch.__version__, release()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
@@ -46,16 +45,13 @@ def remembered_budget(engine: Engine, key: str, candidates: Sequence[int] = CAND
     """The budget kept under `key`, or else the result of `find_budget`, which is then kept."""
 
     def measured() -> bytes:
-        budget_tokens = find_budget(engine, candidates)
-        facts = {"budget_tokens": budget_tokens, "device": engine.device, "engine": engine.name}
-        return json.dumps(facts).encode()
+        return json.dumps({"budget_tokens": find_budget(engine, candidates)}).encode()
 
-    return cached("budgets", f"{key}.json", measured, _budget_tokens)
+    def budget_tokens(facts: Path | bytes) -> int:
+        text = facts.read_bytes() if isinstance(facts, Path) else facts
+        return int(json.loads(text)["budget_tokens"])
 
-
-def _budget_tokens(facts: Path | bytes) -> int:
-    text = facts.read_bytes() if isinstance(facts, Path) else facts
-    return int(json.loads(text)["budget_tokens"])
+    return cached("budgets", f"{key}.json", measured, budget_tokens)
 
 
 def find_budget(engine: Engine, candidates: Sequence[int]) -> int:

@@ -29,26 +29,21 @@ _DISTILBERT_NAMES = {
 
 
 def bert(c: Config) -> Sizes:
-    if c.get("is_decoder"):
-        raise Unsupported("is_decoder is set")
-    if (kind := c.get("position_embedding_type", "absolute")) != "absolute":
-        raise Unsupported(f"position_embedding_type is {kind!r}")
+    _refuse(c, is_decoder=False, position_embedding_type="absolute")
     _check_sees_both(c)
-    padding_id = None if c["model_type"] == "bert" else int(c.get("pad_token_id", 1))
     return _sizes(
         c,
         c.get("hidden_act", "gelu"),
         eps=c.get("layer_norm_eps", 1e-12),
         positions=c.get("max_position_embeddings", 512),
         types=c.get("type_vocab_size", 2),
-        padding_id=padding_id,
+        padding_id=None if c["model_type"] == "bert" else int(c.get("pad_token_id", 1)),
         biases=_biases(qkv_out=True, up_down=True),
     )
 
 
 def distilbert(c: Config) -> Sizes:
-    if c.get("sinusoidal_pos_embds"):
-        raise Unsupported("its positions are sinusoids")
+    _refuse(c, sinusoidal_pos_embds=False)
     renamed = {name: c[own] for own, name in _DISTILBERT_NAMES.items() if own in c}
     return bert({**c, **renamed, "model_type": "bert", "type_vocab_size": 0})
 
@@ -69,21 +64,20 @@ def nomic_bert(c: Config) -> Sizes:
 def decoder(c: Config) -> Sizes:
     """Llama, Mistral, Ministral 3, Qwen 2 and 3, and EuroBERT, which is no decoder."""
     kind = c["model_type"]
-    layers = c["num_hidden_layers"]
-    if kind in ("qwen2", "llama", "eurobert", "mistral"):
+    is_llama = kind in ("llama", "eurobert")
+    if is_llama or kind in ("qwen2", "mistral"):
         c = {"head_dim": None, **c}
-    if kind in ("llama", "eurobert"):
+    if is_llama:
         c = {"num_key_value_heads": None, **c}
     head_dim = c["head_dim"] or c["hidden_size"] // c["num_attention_heads"]
     if kind == "eurobert":
         _check_sees_both(c)
     is_causal = kind != "eurobert" and c.get("is_causal", True)
-    windowed = {
-        "mistral": (True,) * layers,
-        "ministral3": (c.get("sliding_window") is not None,) * layers,
-        **dict.fromkeys(("qwen2", "qwen3"), _windowed_last(c)),
-    }.get(kind, ())
-    window = c.get("sliding_window", 4096) if any(windowed) else None
+    windowed = _windowed_last(c) if kind in ("qwen2", "qwen3") else ()
+    if kind in ("mistral", "ministral3"):
+        windowed = (True,) * c["num_hidden_layers"]
+    window = c.get("sliding_window", None if kind == "ministral3" else 4096)
+    window = window if any(windowed) else None
     scaling = c.get("rope_scaling") or c.get("rope_parameters") or {}
     if kind == "ministral3" and not scaling:
         raise KeyError("rope_parameters")  # its defaults are no plain positions
@@ -99,8 +93,8 @@ def decoder(c: Config) -> Sizes:
         is_causal=is_causal,
         biases=_biases(
             qkv=kind == "qwen2",
-            qkv_out=bool(c.get("attention_bias")) and kind in ("llama", "qwen3", "eurobert"),
-            up_down=bool(c.get("mlp_bias")) and kind in ("llama", "eurobert"),
+            qkv_out=bool(c.get("attention_bias")) and (is_llama or kind == "qwen3"),
+            up_down=bool(c.get("mlp_bias")) and is_llama,
         ),
         # that of a decoder that sees both sides holds the distance itself
         window=window + 1 if window is not None and not is_causal else window,
@@ -112,10 +106,7 @@ def decoder(c: Config) -> Sizes:
 
 def gemma3(c: Config) -> Sizes:
     sees_both = bool(c.get("use_bidirectional_attention"))
-    if c.get("attn_logit_softcapping"):
-        raise Unsupported("attn_logit_softcapping is set")
-    if not c.get("is_causal", True):
-        raise Unsupported("is_causal is false")
+    _refuse(c, attn_logit_softcapping=None, is_causal=True)
     head_dim = c.get("head_dim", 256)
     window = c.get("sliding_window", 4096)
     full = rotary_of("full_attention", c, head_dim, c.get("rope_theta", 1e6), c.get("rope_scaling"))
@@ -157,6 +148,14 @@ def modernbert(c: Config) -> Sizes:
             for kind, (name, theta) in thetas.items()
         ),
     )
+
+
+def _refuse(c: Config, **usual: Any) -> None:
+    """Raises Unsupported for a setting whose value is not the usual one; empty ones are alike."""
+    for name, value in usual.items():
+        stated = c.get(name, value)
+        if stated != value and (stated or value):
+            raise Unsupported(f"{name} is {stated!r}")
 
 
 def _check_sees_both(c: Config) -> None:

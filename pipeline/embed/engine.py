@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.embed.buckets import Ids, Offsets, Rows, Vectors, packed_buckets
 from pipeline.embed.memory import is_out_of_memory
@@ -69,7 +70,7 @@ class Engine(ABC):
         return packed_buckets(n_tokens, lambda: self.budget_tokens)
 
     @abstractmethod
-    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[torch.Tensor, int]:
+    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[Tensor, int]:
         """Queue one bucket. Returns (n, dim) on the device without waiting, and the number of
         tokens that it computes, padding included."""
 
@@ -159,7 +160,7 @@ class _Sink:
         self._vectors = vectors
         self._pending: tuple[Rows, Callable[[], Vectors]] | None = None
 
-    def put(self, rows: Rows, result: torch.Tensor) -> None:
+    def put(self, rows: Rows, result: Tensor) -> None:
         copied = to_host(result)
         self.flush()
         self._pending = (rows, copied)
@@ -171,7 +172,7 @@ class _Sink:
             self._pending = None
 
 
-def to_host(result: torch.Tensor) -> Callable[[], Vectors]:
+def to_host(result: Tensor) -> Callable[[], Vectors]:
     """Device → host without waiting, through pinned memory on a GPU. What is returned waits for the
     copy and gives it, in float32."""
     if result.is_cpu:
@@ -189,7 +190,7 @@ def to_host(result: torch.Tensor) -> Callable[[], Vectors]:
     return copied
 
 
-def to_device(array: NDArray[Any], device: str) -> torch.Tensor:
+def to_device(array: NDArray[Any], device: str) -> Tensor:
     """Host array → device without waiting, through pinned memory on a GPU."""
     host = torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else host

@@ -4,7 +4,7 @@ config are new."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.embed.sizes import Sizes
 __all__ = ["FAMILIES", "Family", "Shapes", "own_name"]
 
 Shapes = Mapping[str, tuple[int, ...]]
-_OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
+_OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 Pair = tuple[str | None, str | None]
 NOWHERE: Pair = (None, None)
@@ -59,8 +59,7 @@ class Family:
         for table, n_rows in tables:
             if table and n_rows:
                 yield f"{table}.weight", (n_rows, s.hidden)
-        for name in (self.first_norm, self.last_norm):
-            yield from _norm(name, s.hidden, s)
+        yield from _norms((self.first_norm, self.last_norm), s)
         queries = s.heads * s.head_dim
         keys = s.kv_heads * s.head_dim
         for i in range(s.layers):
@@ -76,8 +75,8 @@ class Family:
                     yield f"{layer}{name}.weight", (height, width)
                     if kind in s.biases:
                         yield f"{layer}{name}.bias", (height,)
-            for name in (*self.norms_before(i), *self.behind, *self.after):
-                yield from _norm(name and layer + name, s.hidden, s)
+            norms = (*self.norms_before(i), *self.behind, *self.after)
+            yield from _norms((name and layer + name for name in norms), s)
             for name in self.head_norms:
                 yield f"{layer}{name}.weight", (s.head_dim,)
 
@@ -85,24 +84,19 @@ class Family:
         return (None, self.before[1]) if self.is_first_bare and layer == 0 else self.before
 
 
-def _norm(name: str | None, width: int, s: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
-    if name:
-        yield f"{name}.weight", (width,)
-        if s.has_norm_bias and not s.is_rms:
-            yield f"{name}.bias", (width,)
+def _norms(names: Iterable[str | None], s: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    kinds = ("weight", "bias") if s.has_norm_bias and not s.is_rms else ("weight",)
+    return ((f"{name}.{kind}", (s.hidden,)) for name in names if name for kind in kinds)
 
 
-def _at(prefix: str, names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{prefix}.{name}" for name in names)
+def _at(prefix: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{prefix}.{name}" for name in names.split())
 
 
 def own_name(name: str, prefix: str) -> str:
     """A stored name without the prefix of a task model and the endings of old checkpoints."""
-    name = name.removeprefix(prefix)
-    for old, new in _OLD_ENDINGS.items():
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name
+    module, _, kind = name.removeprefix(prefix).rpartition(".")
+    return f"{module}.{_OLD_NAMES.get(kind, kind)}"
 
 
 BERT = Family(
@@ -113,7 +107,7 @@ BERT = Family(
     positions="embeddings.position_embeddings",
     types="embeddings.token_type_embeddings",
     first_norm="embeddings.LayerNorm",
-    qkv=_at("attention.self", ("query", "key", "value")),
+    qkv=_at("attention.self", "query key value"),
     out="attention.output.dense",
     up=("intermediate.dense",),
     down="output.dense",
@@ -126,7 +120,7 @@ DISTILBERT = replace(
     read=distilbert,
     layer="transformer.layer.{}.",
     types=None,
-    qkv=_at("attention", ("q_lin", "k_lin", "v_lin")),
+    qkv=_at("attention", "q_lin k_lin v_lin"),
     out="attention.out_lin",
     up=("ffn.lin1",),
     down="ffn.lin2",
@@ -138,13 +132,13 @@ LLAMA = Family(
     layer="layers.{}.",
     words="embed_tokens",
     last_norm="norm",
-    qkv=_at("self_attn", ("q_proj", "k_proj", "v_proj")),
+    qkv=_at("self_attn", "q_proj k_proj v_proj"),
     out="self_attn.o_proj",
-    up=_at("mlp", ("gate_proj", "up_proj")),
+    up=_at("mlp", "gate_proj up_proj"),
     down="mlp.down_proj",
     before=("input_layernorm", "post_attention_layernorm"),
 )
-QWEN3 = replace(LLAMA, head_norms=_at("self_attn", ("q_norm", "k_norm")))
+QWEN3 = replace(LLAMA, head_norms=_at("self_attn", "q_norm k_norm"))
 GEMMA3 = replace(
     QWEN3,
     read=gemma3,
@@ -174,7 +168,7 @@ NOMIC_BERT = Family(
     first_norm="emb_ln",
     qkv=("attn.Wqkv",),
     out="attn.out_proj",
-    up=_at("mlp", ("fc12", "fc11")),
+    up=_at("mlp", "fc12 fc11"),
     down="mlp.fc2",
     after=("norm1", "norm2"),
 )

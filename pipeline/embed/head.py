@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
@@ -35,7 +34,7 @@ class Head(nn.Module):
         self.normalize = normalize
         self.truncate_dim = truncate_dim
 
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+    def forward(self, pooled: Tensor) -> Tensor:
         features = {"sentence_embedding": pooled}
         for step in self.steps:
             features = step(features)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -127,7 +128,7 @@ class PaddedEngine(Engine):
             n_tokens, lambda: self.budget_tokens, of_one_length=self._of_one_length
         )
 
-    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[torch.Tensor, int]:
+    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[Tensor, int]:
         n_tokens = offsets[rows + 1] - offsets[rows]
         is_token = np.arange(n_tokens.max()) < n_tokens[:, None]  # (n, longest)
         batch = np.stack([np.full(is_token.shape, self._pad_id), is_token])

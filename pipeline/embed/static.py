@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from pipeline.embed.attention import pack
@@ -41,7 +41,7 @@ class StaticEngine(Engine):
         self._head = load_head(model, options)
         self.dim = self._width()
 
-    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[torch.Tensor, int]:
+    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[Tensor, int]:
         batch = pack(ids, offsets, rows, self.device)
         means = embedding_bag(
             batch.ids, self._table, batch.starts, mode="mean", include_last_offset=True
@@ -49,7 +49,7 @@ class StaticEngine(Engine):
         return self._head(means), batch.ids.shape[0]
 
 
-def _read_table(directory: Path) -> torch.Tensor:
+def _read_table(directory: Path) -> Tensor:
     """(vocabulary, D), one row a token id."""
     try:
         stored = load_file(directory / "model.safetensors")
@@ -66,10 +66,8 @@ def _read_table(directory: Path) -> torch.Tensor:
 
 
 def _folded(
-    embeddings: torch.Tensor,
-    mapping: torch.Tensor | None = None,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
+    embeddings: Tensor, mapping: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
     """model2vec: the row of a token is `embeddings[mapping[token]] * weights[token]`."""
     rows = embeddings.float() if mapping is None else embeddings.float()[mapping.long()]
     return rows if weights is None else rows * weights.float()[:, None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from torch.nn.functional import layer_norm, rms_norm
 
 from pipeline.embed.fused import Sample, Step, fastest
@@ -29,8 +30,8 @@ class Steps:
         self,
         sizes: Sizes,
         layer: Layer,
-        words: torch.Tensor,
-        angles: Sequence[tuple[torch.Tensor, ...]],
+        words: Tensor,
+        angles: Sequence[tuple[Tensor, ...]],
         is_tuned: bool,
     ) -> None:
         self._s = s = sizes
@@ -38,48 +39,45 @@ class Steps:
         device = words.device
         self.compiled: list[str] = []
 
-        def best(step: Step, sample: Sample) -> Step:
-            fast = fastest(step, sample, device.type) if is_tuned else step
+        def best(step: Step, sample: Sample, is_used: bool) -> Step:
+            fast = fastest(step, sample, device.type) if is_tuned and is_used else step
             self.compiled += [step.__name__.strip("_")] if fast is not step else []
             return fast
 
-        def sample(*shape: int) -> torch.Tensor:
+        def sample(*shape: int) -> Tensor:
             return torch.randn(shape, device=device).to(words)
 
-        def heads(n_tokens: int) -> tuple[torch.Tensor, ...]:
+        def heads(n_tokens: int) -> tuple[Tensor, ...]:
             places = torch.randint(len(angles[0][0]), (n_tokens,), device=device)
             turns = [table[places][:, None] for table in angles[0]]
             norm = [] if layer.q_norm is None else [layer.q_norm]
             qkv = sample(n_tokens, s.heads + 2 * s.kv_heads, s.head_dim)
             return qkv[:, : s.heads], *turns, *norm
 
-        def summands(n_tokens: int) -> tuple[torch.Tensor, ...]:
+        def summands(n_tokens: int) -> tuple[Tensor, ...]:
             # no views: torch would compile for their offsets
             norm = [part for part in layer.mlp.after or () if part is not None]
             return sample(n_tokens, s.hidden), sample(n_tokens, s.hidden), *norm
 
-        self.rms: Step = self._rms
-        self.turn: Step = self._turn_as_complex if words.is_cpu else self._turn
-        self.gate: Step = self._gate
-        self.summed_norm: Step = self._summed_norm
-        if s.norm_offset:
-            weight = torch.ones(s.hidden, device=device)
-            self.rms = best(self._rms, lambda n: (sample(n, s.hidden), weight))
-        if angles and not words.is_cpu:
-            self.turn = best(self._turn, heads)
-        if s.is_gated:
-            self.gate = best(self._gate, lambda n: (sample(n, 2 * s.inner),))
-        if layer.mlp.after is not None:
-            self.summed_norm = best(self._summed_norm, summands)
+        weight = torch.ones(s.hidden, device=device)
+        self.rms = best(
+            self._rms, lambda n: (sample(n, s.hidden), weight), is_used=bool(s.norm_offset)
+        )
+        self.turn = self._turn_as_complex
+        if not words.is_cpu:
+            self.turn = best(self._turn, heads, is_used=bool(angles))
+        self.gate = best(self._gate, lambda n: (sample(n, 2 * s.inner),), is_used=s.is_gated)
+        has_sum = layer.mlp.after is not None
+        self.summed_norm = best(self._summed_norm, summands, is_used=has_sum)
 
-    def normed(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
+    def normed(self, x: Tensor, norm: Norm) -> Tensor:
         if norm is None:
             return x
         if self._s.is_rms:
             return self.rms(x, norm[0])
         return layer_norm(x, x.shape[-1:], *norm, self._s.eps)
 
-    def _rms(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         """Over the last axis, in float32 where the weight is. weight: that axis alone."""
         wide = x.to(weight.dtype)
         if wide.is_cpu and wide.dtype == torch.float32:  # torch has no kernel of its own there
@@ -89,24 +87,14 @@ class Steps:
         return rms_norm(wide, x.shape[-1:], weight, self._s.eps).to(x.dtype)
 
     def _summed_norm(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         return self.normed(x + residual, (weight, bias))
 
-    def _gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def _gate(self, gate_up: Tensor) -> Tensor:
         return gated(gate_up, self._activation)
 
-    def _turn(
-        self,
-        heads: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        norm: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def _turn(self, heads: Tensor, cos: Tensor, sin: Tensor, norm: Tensor | None = None) -> Tensor:
         """heads: (T, heads, Dh), normed, and each of its pairs rotated."""
         if norm is not None:
             heads = self._rms(heads, norm)
@@ -114,9 +102,7 @@ class Steps:
         turned = (first * cos - second * sin, second * cos + first * sin)
         return torch.stack(turned, dim=-1).flatten(-2)
 
-    def _turn_as_complex(
-        self, heads: torch.Tensor, turns: torch.Tensor, norm: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def _turn_as_complex(self, heads: Tensor, turns: Tensor, norm: Tensor | None = None) -> Tensor:
         """The same in one kernel of a CPU, in place where heads are float32."""
         if norm is not None:
             heads = self._rms(heads, norm)
@@ -126,8 +112,8 @@ class Steps:
 
 
 def rotation(
-    frequencies: torch.Tensor, factor: float, n_tokens: int, words: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
+    frequencies: Tensor, factor: float, n_tokens: int, words: Tensor
+) -> tuple[Tensor, ...]:
     """Tables (positions, Dh / 2) for `Steps.turn`: cosine and sine in the dtype of `words`, on a
     CPU as one complex number."""
     angles = torch.outer(torch.arange(n_tokens, dtype=torch.float32), frequencies)
