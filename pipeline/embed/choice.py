@@ -100,6 +100,8 @@ def _shape(model: ModelDir, options: EngineOptions) -> Shape:
     family = FAMILIES[kind]
     try:
         sizes = family.read(config)
+        if sizes.heads % sizes.kv_heads:
+            raise ValueError(f"{sizes.heads} heads of queries for {sizes.kv_heads} of keys")
     except KeyError as name:
         raise Unsupported(f"config.json does not say {name}") from name
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:

@@ -74,8 +74,6 @@ class Sizes:
             value = getattr(self, name)
             if type(value) is not int or value < at_least:
                 raise ValueError(f"{name} is {value!r}")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} heads of queries for {self.kv_heads} of keys")
         if type(self.is_causal) is not bool:
             raise ValueError(f"is_causal is {self.is_causal!r}")
         if not isinstance(self.eps, float | int):
