@@ -77,7 +77,7 @@ def in_process(work: Callable[..., Any]) -> Callable[..., Any]:
 
 class Child:
     """A process that calls `load(*arguments)` once, and then what that returned for each `ask`. A
-    new process takes over after a death."""
+    new process takes over after a death, and after an answer that took too long."""
 
     def __init__(self, load: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
         self._load = load
@@ -89,25 +89,33 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.kill()
+            self.kill()
             self._bury()
 
-    def ask(self, question: Any) -> Any:
-        """Raises Crashed when the child died or its work raised, WorkerError when it cannot even
-        load."""
+    def ask(self, question: Any, deadline_s: float | None = None) -> Any:
+        """The answer to a question; deadline_s: until when, by `time.monotonic`, it is waited for.
+
+        Raises Crashed when the child died or its work raised, WorkerError when it cannot even load,
+        and TimeoutError at the deadline, when the child is killed.
+        """
         if self._process is None:
-            self._start()
-        answer = self._exchange(question)
+            self._start(deadline_s)
+        answer = self._exchange(question, deadline_s)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _start(self) -> None:
+    def kill(self) -> None:
+        """From any thread: an `ask` under way in another one raises Crashed."""
+        if process := self._process:
+            process.kill()
+
+    def _start(self, deadline_s: float | None) -> None:
         for _ in range(MAX_LOADS):
             self._pipe, far_end = multiprocessing.Pipe()
             self._process = _process_at(far_end)
             far_end.close()
-            answer = self._exchange((self._load, self._arguments))
+            answer = self._exchange((self._load, self._arguments), deadline_s)
             if answer is None:
                 return
             if not (isinstance(answer, Crashed) and answer.died):
@@ -117,10 +125,15 @@ class Child:
             "memory, driver and libraries."
         )
 
-    def _exchange(self, question: Any) -> Any:
+    def _exchange(self, question: Any, deadline_s: float | None) -> Any:
         try:
             self._pipe.send(question)
-            return self._pipe.recv()
+            wait_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            if self._pipe.poll(wait_s):
+                return self._pipe.recv()
+            self.kill()
+            self._bury()
+            return TimeoutError("the worker process gave no answer in time")
         except (EOFError, OSError):
             return Crashed("crashed_worker", f"the worker process died: {self._bury()}", died=True)
 

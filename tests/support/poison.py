@@ -16,6 +16,7 @@ from pathlib import Path
 from tests import ROOT
 
 KILLS_READER = "kill the reader"
+RAISES_IN_READER = "raise in the reader"
 KILLS_TOKENIZER = "kill the tokenizer"
 RAISES_IN_TOKENIZER = "raise in the tokenizer"
 KILLS_ENGINE, RAISES_IN_ENGINE, BREAKS_CUDA, NEEDS_MEMORY = 91, 92, 93, 94
@@ -35,6 +36,8 @@ def poison_reader(module):
         for table in records(self, *args):
             if any({KILLS_READER!r} in (text or "") for text in table["text"].to_pylist()):
                 die()
+            if any({RAISES_IN_READER!r} in (text or "") for text in table["text"].to_pylist()):
+                raise RuntimeError("this record cannot be read")
             yield table
     module.JsonlReader.records = poisoned
 

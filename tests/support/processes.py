@@ -1,7 +1,7 @@
 """The processes below one of ours, by what they call themselves: the victims of kill tests.
 
 In: the pid of a driver. Out: pids. Read from /proc; Ray sets a worker's title to what it runs at
-the moment.
+the moment. `printed_by` runs code in a process of its own.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+from tests import ROOT
 
 
 def below(pid: int) -> dict[int, str]:
@@ -80,3 +85,26 @@ class Killer(threading.Thread):
 def status_of(pid: int) -> dict[str, str]:
     """What /proc says of a process, by field. Raises OSError when it ended."""
     return dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+
+
+def printed_by(
+    code: str,
+    *arguments: str,
+    timeout_s: float = 120,
+    environment: Mapping[str, str | None] = {},
+) -> str:
+    """What `code` prints in an interpreter of its own, at the root of the repository; the test
+    fails where it does not end well. environment: variables beside those of this process; None
+    takes one away."""
+    variables = {**os.environ, **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in variables.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout

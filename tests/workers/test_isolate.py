@@ -11,6 +11,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -148,6 +149,32 @@ def test_a_child_ends_in_the_middle_of_its_work_when_its_parent_is_killed(tmp_pa
     while os.path.exists(f"/proc/{child}"):
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+
+
+@pytest.mark.faults
+def test_a_child_that_answers_too_late_is_killed_and_the_next_question_has_a_new_one(
+    tmp_path: Path,
+) -> None:
+    starts = tmp_path / "starts"
+    with Child(load_worker, starts, set(), set()) as child:
+        assert child.ask([2], time.monotonic() + 60) == [4]
+        (process,) = below(os.getpid())
+        with pytest.raises(TimeoutError):
+            child.ask([SLEEPS], time.monotonic() + 0.01)
+        assert not os.path.exists(f"/proc/{process}")
+        assert child.ask([3]) == [9]
+    assert n_starts(starts) == 2
+
+
+@pytest.mark.faults
+def test_a_child_can_be_killed_while_another_thread_asks_it(tmp_path: Path) -> None:
+    with Child(load_worker, tmp_path / "starts", set(), set()) as child:
+        child.ask([1])
+        timer = threading.Timer(0.2, child.kill)
+        timer.start()
+        with pytest.raises(Crashed, match="SIGKILL"):
+            child.ask([SLEEPS])
+        timer.join()
 
 
 def load_nothing() -> Callable[[object], object]:

@@ -1,7 +1,7 @@
 """The look at the input that an estimate takes, in a process of its own.
 
-In: a plan, the store of its output, seconds. Out: a `Look`. A record that kills whoever touches it
-costs the estimate: a run rejects such a record, and must not die of having looked at it before.
+In: a plan, the store of its output, seconds. Out: a `Look`. A record that kills the process which
+reads it costs the estimate alone: a run rejects such a record, and must not die of a look at it.
 Cost: a process, 0.5 s of CPU, beside that of the sample; nobody else loads the tokenizer.
 """
 
@@ -33,14 +33,19 @@ class Look:
 
 def look_at(plan: Plan, store: Store, model: ModelDir, seconds: float) -> Look | None:
     """None where a plan leaves nothing to do. Raises ModelError for a tokenizer that cannot be
-    loaded, StorageError, and WorkerError where looking killed the process."""
+    loaded, StorageError, and WorkerError where the look killed its process or raised."""
     with Child(_load, plan, store, model) as child:
         try:
             look: Look | None = child.ask(seconds)
         except Crashed as crash:
+            if crash.died:
+                raise WorkerError(
+                    "There is no estimate: some of the input kills the process that prepares it "
+                    f"({crash.detail}). A run finds the records that do so and rejects them."
+                ) from crash
             raise WorkerError(
-                f"there is no estimate, because some of the input kills the process that prepares "
-                f"it ({crash.detail}). A run finds the records that do so and rejects them."
+                f"There is no estimate: a look at a sample of the input failed ({crash.detail}). "
+                "The rest of the plan does not need it."
             ) from crash
     return look
 

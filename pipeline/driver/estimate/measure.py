@@ -7,10 +7,10 @@ Cost: LIMIT_S at most, of which loading is most.
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import time
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline.driver.estimate.rates import Rate, model_hash, now
 from pipeline.errors import CorpusEmbedError
 from pipeline.job.resolve import Job
+from pipeline.workers.isolate import Child, Crashed
 
 __all__ = ["measured_rate"]
 
@@ -29,6 +30,9 @@ CALL_TOKENS = 1 << 13
 MAX_CHILDREN = 4
 
 Ids = npt.NDArray[np.int32]
+
+_Speed = tuple[int, float, str]
+"""Tokens, the seconds that they took, and the name of the device."""
 
 
 def measured_rate(
@@ -43,30 +47,28 @@ def measured_rate(
 
     texts: ids of the texts to embed. threads: of each worker. limit_s: when to give up.
     """
-    context = multiprocessing.get_context("spawn")
-    children = []
-    for _ in range(min(n_workers, MAX_CHILDREN)):
-        near_end, far_end = context.Pipe()
-        arguments = (far_end, job, list(texts), prompt_tokens, threads)
-        child = context.Process(target=_measure, args=arguments, daemon=True)
-        child.start()
-        far_end.close()
-        children.append((child, near_end))
     deadline_s = time.monotonic() + limit_s
-    answers = []
-    try:
-        for _, near_end in children:
-            if not near_end.poll(max(0.0, deadline_s - time.monotonic())):
-                return f"no speed was measured: loading the model took more than {limit_s:.0f} s"
-            answers.append(near_end.recv())
-    except EOFError:
-        return "no speed was measured: the process that should do it ended"
-    finally:
-        for child, _ in children:
-            child.kill()
-            child.join()
-    if problem := next((answer for answer in answers if isinstance(answer, str)), None):
-        return f"no speed was measured: {problem}"
+    arguments = (job, list(texts), prompt_tokens, threads)
+    n_children = min(n_workers, MAX_CHILDREN)
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(Child(_load, *arguments)) for _ in range(n_children)]
+        with ThreadPoolExecutor(n_children) as pool:
+            pending = [pool.submit(child.ask, None, deadline_s) for child in children]
+            try:
+                wait(pending)
+            finally:  # also of a wait that Ctrl-C ends
+                for child in children:
+                    child.kill()
+    answers: list[_Speed] = []
+    for future in pending:
+        try:
+            answers.append(future.result())
+        except TimeoutError:
+            return f"no speed was measured: loading the model took more than {limit_s:.0f} s"
+        except Crashed as crash:
+            return f"no speed was measured: {crash.detail}"
+        except (CorpusEmbedError, OSError) as error:
+            return f"no speed was measured: {error}"
     speeds = [n_tokens / seconds for n_tokens, seconds, _ in answers]
     return Rate(
         device=job.engine.device,
@@ -80,14 +82,16 @@ def measured_rate(
     )
 
 
-def _measure(
-    pipe: Connection, job: Job, texts: list[Ids], prompt_tokens: int, threads: int | None
-) -> None:
-    """The life of a child."""
-    # torch: for the child alone
-    from pipeline.embed.loading import load_engine
+def _load(
+    job: Job, texts: list[Ids], prompt_tokens: int, threads: int | None
+) -> Callable[[object], _Speed]:
+    """For a `Child`. The model is loaded when it is asked: a child that dies before would be
+    started again."""
 
-    try:
+    def speed(_: object) -> _Speed:
+        # torch: for the child alone
+        from pipeline.embed.loading import load_engine
+
         engine = load_engine(job.model(), job.engine, prompt_tokens, threads)
         calls = list(_calls(texts))
         engine.embed(*calls[0])  # warms up
@@ -99,9 +103,9 @@ def _measure(
                 n_tokens += len(ids)
                 if time.perf_counter() - started_s > EMBED_S:
                     break
-        pipe.send((n_tokens, seconds, engine.device_name))
-    except (CorpusEmbedError, OSError, RuntimeError) as error:
-        pipe.send(f"{error}")
+        return n_tokens, seconds, engine.device_name
+
+    return speed
 
 
 def _calls(texts: list[Ids]) -> list[tuple[Ids, npt.NDArray[np.int64]]]:
