@@ -7,7 +7,6 @@ Oracle: flags of /proc/cpuinfo of known CPUs, and vectors of sentence-transforme
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from benchmarks.rivals.client import (
 )
 from benchmarks.rivals.encoders import EXPORTS, KINDS, PRECISIONS, Candidate
 from tests.support.model_dirs import SAMPLE, sample_texts
+from tests.support.processes import printed_by
 
 ROOT = Path(__file__).parents[1]
 HASWELL = ["fma", "sse4_2", "avx", "f16c", "avx2", "bmi2"]
@@ -185,13 +185,7 @@ print(subprocess.run([sys.executable, "-c", child], capture_output=True, text=Tr
 fault = subprocess.run([sys.executable, "-c", "import ctypes; ctypes.string_at(0)"])
 print(fault.returncode)
 """
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "LD_PRELOAD": avx2_only},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    first, second, status = process.stdout.splitlines()
+    printed = printed_by(code, environment={"LD_PRELOAD": avx2_only})
+    first, second, status = printed.splitlines()
     assert first.startswith("AVX2|AVX2 (all else hidden), ")
     assert (second, int(status)) == ("AVX2", -signal.SIGSEGV)

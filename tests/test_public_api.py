@@ -9,8 +9,6 @@ import dataclasses
 import datetime
 import inspect
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from pipeline import errors
 from pipeline.cli.commands import invoke
 from tests import ROOT
 from tests.support.outputs import make_spec, run_without_ray, write_shard
+from tests.support.processes import printed_by
 
 NAMES = {"JobSpec", "changes", "load_spec", "open_dataset", "plan", "read_vectors", "run"}
 OF_COMMANDS = {
@@ -43,16 +42,7 @@ all take `storage_options=`."""
 
 def fresh(code: str) -> object:
     """What `code` prints as JSON in an interpreter that has imported nothing."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(printed_by(code).splitlines()[-1])
 
 
 def test_the_public_names_are_these_and_every_one_resolves() -> None:

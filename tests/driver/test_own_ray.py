@@ -6,8 +6,6 @@ Oracle: the processes below the driver as /proc lists them, and the named actors
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import types
 
@@ -15,6 +13,7 @@ import pytest
 
 from pipeline.driver.cluster import own_ray
 from tests import ROOT
+from tests.support.processes import printed_by
 
 PROCESSES = """
 import json, os, time, ray
@@ -55,19 +54,12 @@ SERVICES = {"dashboard/dashboard.py", "log_monitor.py", "monitor.py"}
 def test_services_and_side_actors_are_started_only_where_metrics_are_asked_for(
     is_collecting: bool,
 ) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_enable_metrics_collection": "1"}
-    if not is_collecting:
-        del env["RAY_enable_metrics_collection"]
-    done = subprocess.run(
-        [sys.executable, "-c", PROCESSES],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    state = json.loads(done.stdout.splitlines()[-1])
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "RAY_enable_metrics_collection": "1" if is_collecting else None,
+    }
+    printed = printed_by(PROCESSES, timeout_s=200, environment=environment)
+    state = json.loads(printed.splitlines()[-1])
     assert state["is_own"]
     assert state["machine"] == [state["cpus"]]
     assert state["rows"] == [0, 1, 2]

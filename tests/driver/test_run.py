@@ -5,8 +5,6 @@ Oracle: the plans that the execution was given, and the documents that the test 
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,13 +16,6 @@ from pipeline.observe.progress import Progress
 from pipeline.output.snapshots import load_snapshot
 from tests.support.outputs import write_shard
 from tests.support.stand_in import job_of, make_spec, store_of
-
-
-def test_the_loop_imports_no_ray() -> None:
-    code = (
-        "import sys, pipeline.driver.run; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_splits_that_stay_unfinished_are_planned_again_and_then_end_the_run(tmp_path: Path) -> None:

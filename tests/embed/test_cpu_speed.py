@@ -4,9 +4,6 @@ is emulated is refused. The slow CPU is this one with oneDNN and torch held to o
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from pipeline.embed.loading import load_engine
 from pipeline.errors import ModelError
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.store import resolve
+from tests.support.processes import printed_by
 
 OLD = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "avx2"}
 
@@ -64,14 +62,7 @@ def test_an_emulated_dtype_is_refused_when_the_engine_loads(
 def test_a_cpu_without_the_instructions_is_seen_to_emulate_them() -> None:
     code = "from pipeline.embed.emulation import EMULATED, times_float32\n"
     code += "print(times_float32('bfloat16') > EMULATED)"
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **OLD},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert process.stdout.strip() == "True"
+    assert printed_by(code, environment=OLD) == "True\n"
     assert times_float32("float32") < 4
 
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +17,9 @@ from pipeline.embed import budget, linear, steps
 from pipeline.embed.budget import device_key, find_budget, remembered_budget
 from pipeline.errors import ModelError
 from pipeline.job.model.store import resolve
-from tests import ROOT
 from tests.support.engines import engine_of
 from tests.support.model_dirs import bert_mean, llama_last_token
+from tests.support.processes import printed_by
 
 LENGTHS = np.array([3, 17, 1, 0, 17, 40, 2, 5, 17, 64, 1, 33])
 
@@ -270,10 +268,7 @@ def test_the_package_its_gpu_benchmarks_and_gpu_tests_need_torch_and_transformer
         "import sys, sentence_transformers; before = {*sys.modules}; "  # it takes what there is
         f"import {modules}; print({strange} & {{*sys.modules}} - before)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "set()", done.stderr
+    assert printed_by(code) == "set()\n"
 
 
 def rewritten(copy: Path, rename) -> None:

@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +29,7 @@ from tests.support.model_dirs import (
     minilm,
 )
 from tests.support.outputs import DOCUMENTS, make_spec, write_shard
+from tests.support.processes import printed_by
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +52,7 @@ def test_the_module_is_importable_without_torch_or_a_hub_client():
         "import sys, pipeline.job.model.directory\n"
         "print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
-        == "set()"
-    )
+    assert printed_by(code) == "set()\n"
 
 
 def test_the_real_minilm_directory_reads_as_its_card_says():

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +21,7 @@ from pipeline.job.model.store import _from_prefix, resolve
 from pipeline.storage import notes, retry
 from tests.conftest import S3Place
 from tests.support.fault_proxy import FaultProxy, Rule
+from tests.support.processes import printed_by
 
 WEIGHTS = r"m/model\.safetensors"
 
@@ -108,11 +107,8 @@ def test_a_hub_model_is_pinned_to_the_commit_that_was_planned(
         "job = resolve(spec, 'cpu'); revision = job.spec.model.revision\n"
         "print(revision, f'revision: {revision}' in job.spec.to_yaml())"
     )
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
-    assert done.stdout.split() == [commit, "True"], done.stderr
+    hub = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    assert printed_by(code, environment=hub).split() == [commit, "True"]
 
 
 @pytest.fixture

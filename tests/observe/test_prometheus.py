@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests import ROOT
+from tests.support.processes import printed_by
 
 SCRIPT = """
 import json, os, sys, time, urllib.request
@@ -57,17 +56,8 @@ def metric_names() -> set[str]:
 
 @pytest.mark.ray
 def test_the_endpoint_of_ray_shows_every_metric_with_its_labels() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
     samples: dict[str, dict[str, float]] = {}
-    for line in done.stdout.splitlines():
+    for line in printed_by(SCRIPT, timeout_s=240).splitlines():
         if match := re.fullmatch(r"(ray_corpus_embed_\w+)\{(.*)\} ([-+.e\d]+)", line):
             name, text, value = match.groups()
             labels = dict(re.findall(r'(\w+)="([^"]*)"', text))

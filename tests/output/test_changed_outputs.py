@@ -7,8 +7,6 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,9 @@ from pipeline.storage import layout
 from pipeline.storage.object_limits import max_bytes
 from pipeline.storage.store import Store
 from pipeline.tools.vacuum import vacuum
-from tests import ROOT
 from tests.support import fuzz_output, stand_in
 from tests.support.outputs import write_shard
+from tests.support.processes import printed_by
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +87,7 @@ for kind in ("snapshots", "generations", "manifests", "index", "runs"):
     shutil.rmtree(root)
 print("done")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.stdout.endswith("done\n"), done.stdout + done.stderr[-2000:]
+    assert printed_by(code).endswith("done\n")
 
 
 NAMES_OF_OTHERS = [
@@ -228,12 +223,9 @@ print(stand_in.run(fuzz_output.spec_of(Path({str(root)!r}))).n_rows)
 # not ru_maxrss, which begins with what the process had before exec
 print(re.search("VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+    n_rows, peak_kib = map(int, printed_by(code).split())
     head = load_snapshot(Store(str(root / "out")))
     assert head
-    n_rows, peak_kib = map(int, done.stdout.split())
     assert n_rows == head.n_rows
     assert peak_kib < 1536 << 10
 

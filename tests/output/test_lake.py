@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,7 @@ from pyiceberg.catalog import load_catalog
 from pyiceberg.expressions import EqualTo, IsNull
 
 import pipeline.output.lake.iceberg  # noqa: F401  urllib3 opens a socket when it is imported
+from tests.support.processes import printed_by
 
 pytestmark = pytest.mark.thorough  # each makes tables in real catalogs
 
@@ -396,12 +395,10 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    printed = printed_by(code)
     extra = {"pyiceberg": "iceberg", "deltalake": "delta"}[library]
-    assert done.stdout.startswith("SpecError")
-    assert f"pip install 'corpus-embed[{extra}]'" in done.stdout
+    assert printed.startswith("SpecError")
+    assert f"pip install 'corpus-embed[{extra}]'" in printed
 
 
 def test_tables_on_s3(s3: Any, tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.prepare.chunk import Chunks, chunk
 from pipeline.prepare.text_slices import TextSlices
+from tests.support.processes import printed_by
 
 
 def count_words(texts: list[str]) -> npt.NDArray[np.int64]:
@@ -196,10 +195,7 @@ def test_chunking_takes_at_most_twenty_bytes_a_byte_of_text(
         more = peak_kib() - before
         print(more * 1024 / texts.nbytes)
     """
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert float(process.stdout) <= 20
+    assert float(printed_by(code)) <= 20
 
 
 def test_slices_are_the_characters_of_their_text_in_any_script() -> None:

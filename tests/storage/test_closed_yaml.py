@@ -3,8 +3,6 @@ plain; for the rest, the limits of time and memory that a child process is held 
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import yaml
 from pipeline.errors import SpecError
 from pipeline.job.spec import load_spec
 from pipeline.storage.closed_yaml import MAX_VALUES, YamlMistake, load_yaml
-from tests import ROOT
+from tests.support.processes import printed_by
 
 PLAIN = """
 name: a-job   # a comment
@@ -94,10 +92,7 @@ for data, _ in REFUSED.values():
         pass
 print("done")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.stdout == "done\n", done.stderr[-2000:]
+    assert printed_by(code) == "done\n"
 
 
 def test_a_spec_with_a_key_twice_names_file_line_and_key(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ different words."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import printed_by
 
 CODE = """
 import json, os, random, resource, sys
@@ -42,14 +42,7 @@ def test_memory_does_not_grow_over_a_million_texts(
     directory: str, request: pytest.FixtureRequest
 ) -> None:
     path: Path = request.getfixturevalue(directory)
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(path), "1000000"],
-        capture_output=True,
-        text=True,
-        timeout=3000,
-    )
-    assert done.returncode == 0, done.stderr
-    resident_mib = json.loads(done.stdout)
+    resident_mib = json.loads(printed_by(CODE, str(path), "1000000", timeout_s=3000))
     # A cache without bound would keep 3 new words a text at about 200 bytes, 400 MiB over the later
     # rounds; the slack is for the allocators.
     assert resident_mib[-1] - resident_mib[1] < 16, resident_mib
@@ -75,10 +68,7 @@ print(json.dumps(peak_mib() - before))
 
 
 def test_many_long_texts_are_not_tokenized_at_once(static_dir: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LONG, str(static_dir)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    printed = printed_by(LONG, str(static_dir), timeout_s=300)
     # 5 M characters, most of them a token here, are half a GiB of encodings when nothing bounds a
     # batch by its characters.
-    assert json.loads(done.stdout) < 350
+    assert json.loads(printed) < 350

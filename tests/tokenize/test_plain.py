@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from pipeline.job.model.store import resolve
 from pipeline.tokenize import load_tokenizer
 from pipeline.tokenize.plain import read_plain
 from tests.support.model_dirs import sample_texts
+from tests.support.processes import printed_by
 
 TEXTS = [
     "",
@@ -226,10 +225,4 @@ def test_a_worker_imports_no_library_it_does_not_need(
         (EMBED, {"transformers", "sentence_transformers"}),
     ):
         code = f"{LOAD}{work}print({heavy} & set(sys.modules))"
-        done = subprocess.run(
-            [sys.executable, "-c", code, path],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.stdout.strip() == "set()", done.stderr
+        assert printed_by(code, str(path)) == "set()\n"
