@@ -70,7 +70,14 @@ class Forward:
         self._angles: Angles = []
         self._extend(FIRST_ANGLES)
         self._steps = Steps(sizes, self._layers[0], self._words, self._angles, is_tuned)
-        self.compiled_steps = self._steps.compiled
+
+    @property
+    def compiled_steps(self) -> list[str]:
+        """Names of the steps that are one kernel: compiled ones, and GELU inside its product."""
+        up = self._layers[0].up
+        # layers in int8 have an activation of their own
+        is_inside = type(up) is Linear and up.has_gelu_inside(self._activation)
+        return [*self._steps.compiled, *(["gelu"] if is_inside and not self._s.is_gated else [])]
 
     def _extend(self, n_tokens: int) -> None:
         """Makes the tables of angles long enough for texts of `n_tokens` tokens."""

@@ -172,6 +172,22 @@ def test_sums_and_activations_taken_into_a_product_are_those_beside_it(
     linear._gelu_product.cache_clear()
 
 
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_where_gelu_is_computed_is_in_the_record_of_what_was_chosen(
+    is_inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choice(step: fused.Step, _sample: object, _device: str, inside: fused.Step) -> fused.Step:
+        return inside if is_inside else step
+
+    monkeypatch.setattr(linear, "_has_onednn", lambda _dtype: False)
+    monkeypatch.setattr(linear, "fastest", choice)
+    linear._gelu_product.cache_clear()
+    engine = engine_of(resolve(str(bert_mean(tmp_path / "model"))), dtype="bfloat16")
+    tuning = engine.tuning
+    linear._gelu_product.cache_clear()
+    assert tuning["compiled"] == ("gelu" if is_inside else "")
+
+
 @pytest.mark.parametrize(("off", "is_taken"), [(0.0, True), (0.02, False)])
 def test_the_tanh_form_of_gelu_inside_a_product_is_near_enough_in_bfloat16(
     off: float, is_taken: bool, monkeypatch: pytest.MonkeyPatch
