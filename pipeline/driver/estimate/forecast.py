@@ -141,8 +141,6 @@ def estimate_of(
     here = None
     if is_alone:
         here = time_here(plan, seen, costs, rates, look.prompt_tokens, is_measuring, notes)
-        if here and here.rate_source == "measured":
-            rates = known_rates(job, store, plan.head)
     tokens = seen["embedded_tokens"].value
     dimension = _dimension(plan, store, model)
     precision = job.spec.output.vector_precision

@@ -64,8 +64,8 @@ def time_here(
     is_measuring: bool,
     notes: list[str],
 ) -> TimeHere | None:
-    """The time of a run on this machine; None where nothing is known of its speed. What was not
-    done is added to `notes`."""
+    """The time of a run on this machine; None where nothing is known of its speed. A rate that is
+    measured is added to `rates`, what was not done to `notes`."""
     job = plan.job
     machine = this_machine()
     pools = pools_of(job, machine.cpus, machine.gpus, len(plan.todo), plan.todo_parts)
@@ -86,6 +86,7 @@ def time_here(
             )
         if isinstance(measured, Rate):
             remember([measured])
+            rates.append(measured)
             rate = measured
         else:
             notes.append(measured)
