@@ -18,6 +18,7 @@ import pipeline
 from pipeline.cli.commands import invoke
 from pipeline.errors import OutputError, SpecError
 from pipeline.tools.export.faiss import default_index
+from pipeline.tools.export.place import Place
 from tests.support.outputs import make_spec, run_without_ray, write_shard
 
 N = 60
@@ -221,3 +222,29 @@ def test_the_command_exports_to_s3(
         storage_options={"aws_endpoint": s3.endpoint_url, "allow_http": "true"},
     )
     assert stored.count_rows() == 70
+
+
+def test_a_request_to_the_destination_that_fails_once_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("memory://review/export")
+    for name in ("exists", "makedirs", "put_file", "pipe_file"):
+        request = getattr(place.fs, name)
+        failures = [ConnectionResetError("reset by peer")]
+
+        def flaky(*arguments: Any, request: Any = request, failures: Any = failures, **more: Any):
+            if failures:
+                raise failures.pop()
+            return request(*arguments, **more)
+
+        monkeypatch.setattr(place.fs, name, flaky)
+    (tmp_path / "index").write_bytes(b"an index")
+    place.check_is_free()
+    place.create()
+    place.put(tmp_path / "index", "index")
+    place.finish({"to": "faiss"})
+    assert place.fs.cat_file(f"{place.root}/index") == b"an index"
+    assert json.loads(place.fs.cat_file(f"{place.root}/export.json")) == {"to": "faiss"}
+    with pytest.raises(SpecError, match="an export is there already"):
+        place.check_is_free()
+    place.discard()
