@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 
 import pytest
 
@@ -99,3 +100,30 @@ def test_a_process_imports_only_what_its_work_needs(module: str, unused: set[str
         f"print(json.dumps([name for name in {sorted(unused)} if name in sys.modules]))"
     )
     assert json.loads(printed_by(code).splitlines()[-1]) == []
+
+
+def test_programs_for_other_interpreters_import_what_exists() -> None:
+    """They are strings, which no linter reads, and some belong to tests that run once a week."""
+    imported = re.compile(r"(?:^|[;\n])\s*from (pipeline[\w.]*|tests[\w.]*) import ([\w, ]+)")
+    missing = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                missing += [
+                    f"{path.relative_to(ROOT)}:{node.lineno}: {module} has no {name}"
+                    for module, names in imported.findall(node.value)
+                    for name in (word.split()[0] for word in names.split(","))
+                    if not exists(module, name)
+                ]
+    assert not missing, "\n".join(missing)
+
+
+def exists(module: str, name: str) -> bool:
+    """Whether a module names, or a package holds, what is imported from it."""
+    place = ROOT.joinpath(*module.split("."))
+    if place.is_dir():
+        if (place / name).is_dir() or (place / f"{name}.py").is_file():
+            return True
+        place /= "__init__"
+    source = place.with_suffix(".py")
+    return source.is_file() and bool(re.search(rf"\b{name}\b", source.read_text(encoding="utf-8")))

@@ -132,7 +132,7 @@ def test_one_interruption_at_a_random_moment_of_the_start_ends_in_order(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_forty_interruptions_at_random_moments_end_in_order(spec: Path, tmp_path: Path) -> None:
+def test_twenty_interruptions_at_random_moments_end_in_order(spec: Path, tmp_path: Path) -> None:
     """Moments are drawn from the length of an undisturbed run, which differs from one machine, and
     from one hour, to another."""
     undisturbed = Command(spec, tmp_path)
@@ -142,7 +142,7 @@ def test_forty_interruptions_at_random_moments_end_in_order(spec: Path, tmp_path
     run_s = time.monotonic() - start_s
     chance = random.Random(7)
     n_stopped = 0
-    for _ in range(40):
+    for _ in range(20):
         command = Command(spec, tmp_path, "--set", f"output.uri={tmp_path}/{uuid.uuid4().hex}")
         command.wait_for_handlers()
         time.sleep(chance.uniform(0, run_s))
@@ -150,7 +150,7 @@ def test_forty_interruptions_at_random_moments_end_in_order(spec: Path, tmp_path
         if command.process.wait(timeout=120) != 0:  # else it was over before
             stopped_in_order(command)
             n_stopped += 1
-    assert n_stopped >= 20
+    assert n_stopped >= 10
 
 
 @pytest.mark.ray
