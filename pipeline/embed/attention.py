@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.embed.buckets import Rows, flat_index
@@ -44,15 +45,15 @@ class Stretch(NamedTuple):
 class PackedBatch:
     """The tokens of n rows, one row after the other, and the place of each row. T tokens in all."""
 
-    ids: torch.Tensor  # (T,) int32
-    positions: torch.Tensor  # (T,) int32, counted from 0 in every row
-    starts: torch.Tensor  # (n + 1,) int32, cumulative lengths from 0
-    firsts: torch.Tensor  # (n + 1,) int32, 0..n: cumulative lengths of one token a row
+    ids: Tensor  # (T,) int32
+    positions: Tensor  # (T,) int32, counted from 0 in every row
+    starts: Tensor  # (n + 1,) int32, cumulative lengths from 0
+    firsts: Tensor  # (n + 1,) int32, 0..n: cumulative lengths of one token a row
     longest: int
     stretches: tuple[Stretch, ...]  # empty on a GPU
 
     @property
-    def lengths(self) -> torch.Tensor:
+    def lengths(self) -> Tensor:
         return self.starts[1:] - self.starts[:-1]  # (n,)
 
 
@@ -97,7 +98,7 @@ def _whole_vectors(n_numbers: int) -> int:
     return -(-n_numbers // _VECTOR_NUMBERS) * _VECTOR_NUMBERS
 
 
-Attention = Callable[..., torch.Tensor]
+Attention = Callable[..., Tensor]
 """attention(q, k, v, batch, causal, window, pooled=bool). window: a token sees none that are that
 many tokens or more away, or None. pooled: q has one token a row, (n, H, D), which sees its whole
 row."""
@@ -114,16 +115,16 @@ def attention_for(device: str) -> Attention:
 
 
 def _equal_lengths(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     batch: PackedBatch,
     causal: bool,
     window: int | None,
     *,
     pooled: bool = False,
-) -> torch.Tensor:
-    mixed: list[torch.Tensor] = []
+) -> Tensor:
+    mixed: list[Tensor] = []
     token = 0
     for row, n_rows, length, n_keys in batch.stretches:
         n_tokens = n_rows * length
@@ -154,9 +155,7 @@ def _equal_lengths(
     return _equal_lengths(q, k, v, batch, causal, window, pooled=pooled)
 
 
-def _in_blocks(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, length: int, causal: bool, window: int
-) -> torch.Tensor:
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, length: int, causal: bool, window: int) -> Tensor:
     """q: (rows, H, length, D), k and v: (rows, Hkv, keys, D). Each block of queries meets the keys
     that it can see, so the cost grows with tokens × window."""
     blocks = []
@@ -173,9 +172,7 @@ def _in_blocks(
 
 
 @lru_cache(maxsize=64)
-def _visible(
-    queries: range, keys: range, end: int, window: int, causal: bool = False
-) -> torch.Tensor:
+def _visible(queries: range, keys: range, end: int, window: int, causal: bool = False) -> Tensor:
     """(queries, keys) bool: which keys before `end` a query sees."""
     key = torch.arange(keys.start, keys.stop)
     distance = torch.arange(queries.start, queries.stop)[:, None] - key
@@ -183,15 +180,15 @@ def _visible(
 
 
 def _variable_length(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     batch: PackedBatch,
     causal: bool,
     window: int | None,
     *,
     pooled: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """torch's flash attention (Dao 2023) over cumulative lengths, in float16 and bfloat16 only. The
     operator itself, because `varlen_attn` around it has had three signatures, and takes a slower
     kernel on some GPUs from torch 2.14 on."""
@@ -204,7 +201,7 @@ def _variable_length(
         window_size_left=reach,
         window_size_right=0 if causal and reach is not None else reach,
     )
-    result: torch.Tensor = mixed
+    result: Tensor = mixed
     return result
 
 

@@ -30,11 +30,7 @@ def times_float32(dtype: str) -> float:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(2, _PROBE, _PROBE, generator=generator)
     plain = Linear(weight, None)
-    if dtype == "int8":
-        int8 = Int8Linear(weight, None)
-        float32_s, other_s = shortest_s(lambda: plain(x), lambda: int8(x))
-    else:
-        narrow = x.to(getattr(torch, dtype))
-        other = Linear(weight.to(narrow), None)
-        float32_s, other_s = shortest_s(lambda: plain(x), lambda: other(narrow))
+    narrow = x if dtype == "int8" else x.to(getattr(torch, dtype))
+    other = Int8Linear(weight, None) if dtype == "int8" else Linear(weight.to(narrow), None)
+    float32_s, other_s = shortest_s(lambda: plain(x), lambda: other(narrow))
     return other_s / float32_s

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 from torch.nn.functional import embedding
 
 from pipeline.embed.attention import Attention, PackedBatch
@@ -26,7 +27,7 @@ from pipeline.embed.steps import Steps, rotation
 
 __all__ = ["Forward"]
 
-Angles = Sequence[tuple[torch.Tensor, ...]]
+Angles = Sequence[tuple[Tensor, ...]]
 """Of the tokens, for each kind of layer: rows of the tables of `rotation`, (T, 1, Dh / 2) each."""
 
 FIRST_ANGLES = 8192
@@ -93,9 +94,7 @@ class Forward:
         is_small = 2 * s.layers * s.hidden * weights < SMALL_FLOPS
         return {"cpu": 2048, "cuda": 32768 if is_small else 16384}
 
-    def forward(
-        self, batch: PackedBatch, attention: Attention, pooled: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(self, batch: PackedBatch, attention: Attention, pooled: Tensor | None) -> Tensor:
         """pooled: (n,) the packed token of each row that is returned alone, or None for all T."""
         s = self._s
         if self._angles and batch.longest > len(self._angles[0][0]):
@@ -129,17 +128,15 @@ class Forward:
             hidden = self._finish(layer, hidden[at], mixed)
         return self._steps.normed(hidden, self._last_norm)
 
-    def _heads(self, projection: Linear, x: torch.Tensor) -> torch.Tensor:
+    def _heads(self, projection: Linear, x: Tensor) -> Tensor:
         return projection(x).unflatten(1, (-1, self._s.head_dim))
 
-    def _turned(
-        self, heads: torch.Tensor, turns: Sequence[torch.Tensor], norm: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _turned(self, heads: Tensor, turns: Sequence[Tensor], norm: Tensor | None) -> Tensor:
         """Queries or keys, normed by head and rotated where the family does so."""
         norms = [] if norm is None else [norm]
         return self._steps.turn(heads, *turns, *norms) if turns else heads
 
-    def _finish(self, layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+    def _finish(self, layer: Layer, hidden: Tensor, mixed: Tensor) -> Tensor:
         hidden = self._added(layer.attention, mixed.flatten(1), hidden)
         x = self._steps.normed(hidden, layer.mlp.before)
         if self._s.is_gated and not isinstance(layer.up, GatedLinear):
@@ -148,7 +145,7 @@ class Forward:
             inner = layer.up.activated(x, self._activation)  # (T, F)
         return self._added(layer.mlp, inner, hidden)
 
-    def _added(self, half: Half, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def _added(self, half: Half, x: Tensor, residual: Tensor) -> Tensor:
         """after(residual + behind(out(x))). The sum shares a kernel with the product on a CPU, and
         with the norm after it on a GPU."""
         if half.behind is not None:
@@ -158,7 +155,7 @@ class Forward:
             return self._steps.normed(half.out.plus(x, residual), half.after)
         return self._steps.summed_norm(half.out(x), residual, *half.after)
 
-    def _places(self, batch: PackedBatch) -> torch.Tensor:
+    def _places(self, batch: PackedBatch) -> Tensor:
         """(T,) the row of the position table for each token. RoBERTa counts positions from the
         padding id on, and a literal padding token stands at that very position."""
         padding_id = self._s.padding_id
@@ -172,7 +169,7 @@ class Forward:
         )
         return (counted - before) * is_real + padding_id
 
-    def _growth(self, batch: PackedBatch) -> torch.Tensor | None:
+    def _growth(self, batch: PackedBatch) -> Tensor | None:
         """(T, 1, 1) factors of queries."""
         if self._s.query_growth is None:
             return None

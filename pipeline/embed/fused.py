@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from pipeline.embed.engine import log
 
 __all__ = ["Sample", "Step", "faster", "fastest", "gpu_seconds"]
 
-Step = Callable[..., torch.Tensor]
-Sample = Callable[[int], tuple[torch.Tensor, ...]]
+Step = Callable[..., Tensor]
+Sample = Callable[[int], tuple[Tensor, ...]]
 """Arguments of a step for a number of tokens."""
 
 PROBED_TOKENS = (2048, 3000)
@@ -50,35 +51,24 @@ def fastest(step: Step, sample: Sample, device: str, other: Step | None = None) 
 
 
 def faster(
-    step: Step,
-    compiled: Step,
-    sample: Sample,
-    seconds: Callable[[Step, tuple[torch.Tensor, ...]], float],
+    step: Step, compiled: Step, sample: Sample, seconds: Callable[[Step, tuple[Tensor, ...]], float]
 ) -> Step:
     """The faster of the two if they agree, else `step`. seconds: measures one call."""
     with torch.inference_mode():
         for n_tokens in PROBED_TOKENS:
             if not _is_as_near(step, compiled, sample(n_tokens)):
-                log.warning(
-                    "%s stays in plain torch: compiled by torch %s it gives other results",
-                    step.__name__,
-                    torch.__version__,
-                )
+                problem = "%s stays in plain torch: compiled by torch %s it gives other results"
+                log.warning(problem, step.__name__, torch.__version__)
                 return step
         arguments = sample(TIMED_TOKENS)
         plain_s = seconds(step, arguments)
         compiled_s = seconds(compiled, arguments)
-    log.info(
-        "%s: %.0f us compiled, %.0f us in plain torch, %d tokens",
-        step.__name__,
-        compiled_s * 1e6,
-        plain_s * 1e6,
-        TIMED_TOKENS,
-    )
+    times = "%s: %.0f us compiled, %.0f us in plain torch, %d tokens"
+    log.info(times, step.__name__, compiled_s * 1e6, plain_s * 1e6, TIMED_TOKENS)
     return compiled if compiled_s < plain_s else step
 
 
-def _is_as_near(step: Step, compiled: Step, arguments: tuple[torch.Tensor, ...]) -> bool:
+def _is_as_near(step: Step, compiled: Step, arguments: tuple[Tensor, ...]) -> bool:
     """Whether the compiled step is as near to the step in float32 as the plain one, on average and
     at its worst."""
     exact = step(*(argument.float() for argument in arguments))
@@ -90,7 +80,7 @@ def _is_as_near(step: Step, compiled: Step, arguments: tuple[torch.Tensor, ...])
     )
 
 
-def gpu_seconds(step: Step, arguments: tuple[torch.Tensor, ...], repeats: int = 20) -> float:
+def gpu_seconds(step: Step, arguments: tuple[Tensor, ...], repeats: int = 20) -> float:
     start = torch.cuda.Event(enable_timing=True)
     end = torch.cuda.Event(enable_timing=True)
     start.record()

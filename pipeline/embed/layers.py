@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pipeline.embed.families import Family
 from pipeline.embed.linear import GatedLinear, Linear
@@ -17,8 +18,8 @@ from pipeline.embed.sizes import ACTIVATIONS, Sizes
 
 __all__ = ["Half", "Layer", "Norm", "Weights", "layers_of", "norm_of"]
 
-Weights = dict[str, torch.Tensor]
-Norm = tuple[torch.Tensor, torch.Tensor | None] | None
+Weights = dict[str, Tensor]
+Norm = tuple[Tensor, Tensor | None] | None
 """Weight and bias, (D,) each."""
 
 
@@ -44,9 +45,9 @@ class Layer:
     attention: Half
     mlp: Half
     is_windowed: bool
-    q_norm: torch.Tensor | None
+    q_norm: Tensor | None
     """(Dh,): the weight of the norm of each head, with what scales queries."""
-    k_norm: torch.Tensor | None
+    k_norm: Tensor | None
 
 
 def norm_of(name: str | None, weights: Weights, s: Sizes) -> Norm:
@@ -55,7 +56,7 @@ def norm_of(name: str | None, weights: Weights, s: Sizes) -> Norm:
     return norm_weight(name, weights, s), weights.get(f"{name}.bias")
 
 
-def norm_weight(name: str, weights: Weights, s: Sizes) -> torch.Tensor:
+def norm_weight(name: str, weights: Weights, s: Sizes) -> Tensor:
     """Stored weights that lack one are kept in float32: in bfloat16 the sum loses bits."""
     weight = weights[f"{name}.weight"]
     return weight.float() + s.norm_offset if s.norm_offset else weight
@@ -67,12 +68,12 @@ def layers_of(
     queries = s.heads * s.head_dim
     keys = s.kv_heads * s.head_dim
 
-    def stored(names: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def stored(names: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         biases = [weights[f"{name}.bias"] for name in names if f"{name}.bias" in weights]
         matrix = torch.cat([weights[f"{name}.weight"] for name in names])
         return matrix, torch.cat(biases) if biases else None
 
-    def projections(names: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def projections(names: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         matrix, bias = stored(names)
         if s.rotary:
             order = torch.arange(matrix.shape[0], device=matrix.device)
@@ -118,7 +119,7 @@ def layers_of(
     return [layer(i) for i in range(s.layers)]
 
 
-def _paired(heads: torch.Tensor) -> torch.Tensor:
+def _paired(heads: Tensor) -> Tensor:
     """(…, Dh): transformers pairs a number of a head's first half with that of its second; here
     they follow each other. Scores are sums over pairs, so they stay what they were."""
     return heads.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)

@@ -17,17 +17,12 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.embed.engine import log
 from pipeline.embed.fused import Step, fastest
-from pipeline.embed.products import (
-    NO_ACTIVATION,
-    activate,
-    packed,
-    packed_with,
-    reordered,
-)
+from pipeline.embed.products import NO_ACTIVATION, activate, packed, packed_with, reordered
 from pipeline.embed.sizes import ACTIVATIONS
 
 __all__ = ["GatedLinear", "Linear", "shortest_s"]
@@ -44,10 +39,7 @@ class Linear:
     original is not kept. activation: that of `activated`, where the layer is used so."""
 
     def __init__(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        activation: tuple[str, str] | None = None,
+        self, weight: Tensor, bias: Tensor | None, activation: tuple[str, str] | None = None
     ) -> None:
         self._is_packed = (
             weight.device.type == "cpu"
@@ -59,14 +51,11 @@ class Linear:
         self.takes_residual = self._is_packed or bias is None
         """Whether `plus` adds inside the product."""
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return (
-            packed(x, self._weight, self._bias)
-            if self._is_packed
-            else functional.linear(x, self._weight, self._bias)
-        )
+    def __call__(self, x: Tensor) -> Tensor:
+        product = packed if self._is_packed else functional.linear
+        return product(x, self._weight, self._bias)
 
-    def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> Any:
+    def activated(self, x: Tensor, activation: tuple[str, str]) -> Any:
         """activation(linear(x)), in the form that the next layer takes; `activation` is a value of
         ACTIVATIONS."""
         if self._is_packed:
@@ -89,7 +78,7 @@ class Linear:
             return None
         return _gelu_product(*self._weight.shape, algorithm, self._weight.device, dtype)
 
-    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """linear(x) + residual, (T, out). `residual` can be overwritten with the sum."""
         if self._is_packed:
             return packed_with(x, residual, self._weight, self._bias, "add")
@@ -98,7 +87,7 @@ class Linear:
             return residual.addmm_(x, self._weight.t())
         return self(x).add_(residual)
 
-    def times(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
         """linear(x) * factor, (T, out). `factor` can be overwritten with the result."""
         if self._is_packed:
             return packed_with(x, factor, self._weight, self._bias, "mul")
@@ -109,15 +98,13 @@ class GatedLinear:
     """activation(gate(x)) * up(x) in two products, each with its step inside where that is faster.
     weight: (2 F, in), the gate first, bias: (2 F,) or None, on a CPU."""
 
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, activation: tuple[str, str]
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: tuple[str, str]) -> None:
         gate, up = weight.chunk(2)
         gate_bias, up_bias = (None, None) if bias is None else bias.chunk(2)
         self._gate = Linear(gate, gate_bias, activation)
         self._up = Linear(up, up_bias)
 
-    def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> torch.Tensor:
+    def activated(self, x: Tensor, activation: tuple[str, str]) -> Tensor:
         """(T, in) -> (T, F); `activation` is a value of ACTIVATIONS."""
         return self._up.times(x, self._gate.activated(x, activation))
 
@@ -134,7 +121,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def shortest_s(*products: Callable[[], torch.Tensor]) -> list[float]:
+def shortest_s(*products: Callable[[], Tensor]) -> list[float]:
     """CPU seconds of each, the best of a few rounds in turns. Wall time would tell of other work on
     the machine."""
     seconds = [float("inf")] * len(products)
@@ -156,14 +143,14 @@ def _gelu_product(
     """GELU of a product with bias: in plain torch, or inside the product where this GPU is faster
     so and as exact."""
 
-    def gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.gelu(functional.linear(x, weight, bias), approximate=algorithm)
 
-    def gelu_inside(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        inner: torch.Tensor = torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
+    def gelu_inside(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        inner: Tensor = torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
         return inner
 
-    def sample(n_tokens: int) -> tuple[torch.Tensor, ...]:
+    def sample(n_tokens: int) -> tuple[Tensor, ...]:
         shapes = ((n_tokens, n_in), (n_out, n_in), (n_out,))
         x, weight, bias = (torch.randn(shape, device=device) for shape in shapes)
         return x.to(dtype), (weight / n_in**0.5).to(dtype), bias.to(dtype)
@@ -174,11 +161,7 @@ def _gelu_product(
 @cache
 @one_thread()
 def _is_onednn_faster(
-    n_out: int,
-    n_in: int,
-    dtype: torch.dtype,
-    has_bias: bool,
-    activation: tuple[str, str] | None,
+    n_out: int, n_in: int, dtype: torch.dtype, has_bias: bool, activation: tuple[str, str] | None
 ) -> bool:
     """On AVX2 its products are 8-10 % slower than MKL's, with AVX-512 up to 20 % faster, but not in
     all shapes. Bias and activation, which it hides, decide where the products are alike."""
@@ -186,7 +169,7 @@ def _is_onednn_faster(
     rearranged = reordered(weight)
     bias = torch.zeros(n_out, dtype=dtype) if has_bias else None
 
-    def plain() -> torch.Tensor:
+    def plain() -> Tensor:
         product = functional.linear(x, weight, bias)
         return activate(product, activation) if activation else product
 
@@ -200,7 +183,7 @@ def _is_onednn_faster(
     return onednn_s < plain_s
 
 
-def _raced(n_out: int, n_in: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _raced(n_out: int, n_in: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(x, weight) for a race."""
     n_tokens = max(64, min(_RACED_TOKENS, _RACED_PRODUCTS // (n_out * n_in)))
     generator = torch.Generator().manual_seed(0)
@@ -222,23 +205,15 @@ def _has_onednn(dtype: torch.dtype) -> bool:
             rearranged = reordered(weight)
             added = packed_with(x, residual.clone(), rearranged, bias, "add")
             times = packed_with(x, residual.clone(), rearranged, bias, "mul")
-            is_right = torch.allclose(added, expected + residual, rtol=0, atol=atol)
-            is_right &= torch.allclose(times, expected * residual, rtol=0.02, atol=atol)
-            is_right &= all(
-                torch.allclose(
-                    packed(x, rearranged, bias, activation),
-                    activate(expected, activation),
-                    rtol=0,
-                    atol=atol,
-                )
-                for activation in ACTIVATIONS.values()
-            )
+            pairs = [(added, expected + residual, 0.0), (times, expected * residual, 0.02)]
+            for activation in ACTIVATIONS.values():
+                activated = packed(x, rearranged, bias, activation)
+                pairs.append((activated, activate(expected, activation), 0.0))
+            is_right = all(torch.allclose(a, b, rtol=rtol, atol=atol) for a, b, rtol in pairs)
     except (AttributeError, RuntimeError) as error:
         log.info("linear layers stay in plain torch: no oneDNN operators for %s: %s", dtype, error)
         return False
     if not is_right:
-        log.warning(
-            "linear layers stay in plain torch: torch %s gives other results by oneDNN",
-            torch.__version__,
-        )
+        problem = "linear layers stay in plain torch: torch %s gives other results by oneDNN"
+        log.warning(problem, torch.__version__)
     return is_right

@@ -7,11 +7,7 @@ import gc
 
 __all__ = ["free_memory", "is_out_of_memory"]
 
-_NEEDS_MEMORY = (
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",
-)
+_NEEDS_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

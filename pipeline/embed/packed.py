@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.embed.attention import attention_for, pack
 from pipeline.embed.buckets import Ids, Offsets, Rows
@@ -72,7 +73,7 @@ class PackedEngine(Engine):
     def tuning(self) -> dict[str, str]:
         return {**super().tuning, "compiled": ", ".join(self._body.compiled_steps)}
 
-    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[torch.Tensor, int]:
+    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[Tensor, int]:
         how = (self.options.pooling, self._unpooled_tokens)
         batch = pack(ids, offsets, rows, self.device)
         pooled = single_token_index(batch, *how) if self._trims else None

@@ -10,13 +10,14 @@ Cost: one pass over hidden.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from pipeline.embed.attention import PackedBatch
 
 __all__ = ["pool", "single_token_index"]
 
 
-def single_token_index(batch: PackedBatch, mode: str, prompt_tokens: int) -> torch.Tensor:
+def single_token_index(batch: PackedBatch, mode: str, prompt_tokens: int) -> Tensor:
     """(n,) int64: the packed token that stands for each row, for cls and last_token."""
     if mode == "last_token":
         return batch.starts[1:].long() - 1
@@ -24,9 +25,7 @@ def single_token_index(batch: PackedBatch, mode: str, prompt_tokens: int) -> tor
     return batch.starts[:-1].long() + beyond
 
 
-def keep_real(
-    vectors: torch.Tensor, batch: PackedBatch, mode: str, prompt_tokens: int
-) -> torch.Tensor:
+def keep_real(vectors: Tensor, batch: PackedBatch, mode: str, prompt_tokens: int) -> Tensor:
     """`vectors` with zeros for rows that are all prompt, where the last token is pooled: that is
     what sentence-transformers gives."""
     if mode != "last_token" or not prompt_tokens:
@@ -34,9 +33,7 @@ def keep_real(
     return vectors * (batch.lengths > prompt_tokens).unsqueeze(1).to(vectors.dtype)
 
 
-def pool(
-    hidden: torch.Tensor, batch: PackedBatch, pooling: str, prompt_tokens: int
-) -> torch.Tensor:
+def pool(hidden: Tensor, batch: PackedBatch, pooling: str, prompt_tokens: int) -> Tensor:
     """hidden: (T, D) of any float dtype. pooling: modes joined by "+". Returns their vectors one
     after the other, (n, D × modes) float32."""
     return torch.cat(
@@ -44,9 +41,7 @@ def pool(
     )
 
 
-def _pool_one(
-    hidden: torch.Tensor, batch: PackedBatch, mode: str, prompt_tokens: int
-) -> torch.Tensor:
+def _pool_one(hidden: Tensor, batch: PackedBatch, mode: str, prompt_tokens: int) -> Tensor:
     if mode in ("cls", "last_token"):
         picked = hidden[single_token_index(batch, mode, prompt_tokens)].float()  # (n, D)
         return keep_real(picked, batch, mode, prompt_tokens)
@@ -66,6 +61,6 @@ def _pool_one(
     return summed / (divisor.sqrt() if mode == "mean_sqrt_len" else divisor)
 
 
-def _per_row(tokens: torch.Tensor, batch: PackedBatch, reduce: str) -> torch.Tensor:
+def _per_row(tokens: Tensor, batch: PackedBatch, reduce: str) -> Tensor:
     # unsafe=True skips a check of the lengths that would wait for the device
     return torch.segment_reduce(tokens, reduce, lengths=batch.lengths.long(), axis=0, unsafe=True)
