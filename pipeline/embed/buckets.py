@@ -35,14 +35,13 @@ def padded_buckets(
     least). of_one_length: no bucket holds rows of different lengths, so none is padded."""
     order = longest_first(n_tokens)
     falling = -n_tokens[order].astype(np.int64)
-    start = 0
-    while start < order.size:
-        width = max(1, -int(falling[start]))
-        stop = start + min(max(1, budget_tokens() // width), MAX_ROWS)
-        if of_one_length:
-            stop = min(stop, int(np.searchsorted(falling, falling[start], side="right")))
-        yield order[start:stop]
-        start = stop
+
+    def stop(start: int) -> int:
+        fitting = start + budget_tokens() // max(1, -int(falling[start]))
+        alike = int(np.searchsorted(falling, falling[start], side="right"))
+        return min(fitting, alike) if of_one_length else fitting
+
+    return _cut(order, stop)
 
 
 def packed_buckets(
@@ -51,15 +50,23 @@ def packed_buckets(
     """Buckets of at most MAX_ROWS rows whose sum of token counts is ≤ `budget_tokens()` (one row at
     least)."""
     order = longest_first(n_tokens)
-    ends = np.cumsum(n_tokens[order], dtype=np.int64)  # tokens up to and including each row
+    before = np.concatenate(
+        [[0], np.cumsum(n_tokens[order], dtype=np.int64)]
+    )  # tokens in front of each row
+
+    def stop(start: int) -> int:
+        return int(np.searchsorted(before, before[start] + budget_tokens(), side="right")) - 1
+
+    return _cut(order, stop)
+
+
+def _cut(order: Rows, stop: Callable[[int], int]) -> Iterator[Rows]:
+    """stop(start): where a bucket that starts there has to end."""
     start = 0
-    n_taken = 0  # tokens of the rows before `start`
     while start < order.size:
-        fitting = int(np.searchsorted(ends, n_taken + budget_tokens(), side="right"))
-        stop = min(max(start + 1, fitting), start + MAX_ROWS)
-        yield order[start:stop]
-        n_taken = int(ends[stop - 1])
-        start = stop
+        end = min(max(start + 1, stop(start)), start + MAX_ROWS)
+        yield order[start:end]
+        start = end
 
 
 def flat_index(

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 
 from pipeline.embed.int8 import Int8Linear
-from pipeline.embed.linear import Linear, one_thread, shortest_s
+from pipeline.embed.linear import Linear, shortest_s
 
 __all__ = ["EMULATED", "times_float32"]
 
@@ -24,7 +24,6 @@ _PROBE = 512
 
 
 @cache
-@one_thread()
 def times_float32(dtype: str) -> float:
     """dtype: bfloat16 or int8."""
     generator = torch.Generator().manual_seed(0)

@@ -56,11 +56,8 @@ class Forward:
         self._first_norm = norm_of(family.first_norm, weights, sizes)
         self._last_norm = norm_of(family.last_norm, weights, sizes)
         self._activation = ACTIVATIONS[sizes.activation]
-        self.vocab_size = sizes.vocab
-        self.single_token_poolings: tuple[str, ...]
-        self.single_token_poolings = ("last_token",) if sizes.is_causal else ("cls", "last_token")
-        if self._layers[-1].is_windowed:
-            self.single_token_poolings = ()
+        poolings = ("last_token",) if sizes.is_causal else ("cls", "last_token")
+        self.single_token_poolings = () if self._layers[-1].is_windowed else poolings
         self._words = weights[f"{family.words}.weight"]
         if sizes.word_scale != 1:  # transformers rounds it to the dtype of the table
             self._words = self._words * torch.tensor(sizes.word_scale).to(self._words)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.embed.engine import log
-from pipeline.embed.linear import Linear, one_thread, shortest_s
+from pipeline.embed.linear import Linear, is_onednn_faster
 from pipeline.embed.products import activate
 
 __all__ = ["Int8Linear", "Watch"]
@@ -114,12 +114,9 @@ class Watch:
         spreads = iter([layer.spread() for layer in self._layers])
         self._layers.clear()
 
-        def layer(
-            weight: Tensor, bias: Tensor | None, activation: tuple[str, str] | None = None
-        ) -> Linear:
-            return Int8Linear(weight, bias, activation, next(spreads))
-
-        return layer
+        return lambda weight, bias, activation=None: Int8Linear(
+            weight, bias, activation, next(spreads)
+        )
 
 
 class _Watched(Linear):
@@ -192,7 +189,6 @@ def _rounded_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-@one_thread()
 def _is_onednn_best() -> bool:
     """Whether oneDNN's product exists in this torch, is exact, and beats the plain one."""
     x, weight = _hardest(64, 512, 4096)
@@ -207,9 +203,7 @@ def _is_onednn_best() -> bool:
         )
         return False
     onednn, plain = (product(weight, torch.ones(len(weight))) for product in (_OneDnn, _Plain))
-    onednn_s, plain_s = shortest_s(lambda: onednn(x), lambda: plain(x))
-    log.info("int8: %.1f ms by oneDNN, %.1f ms plain", onednn_s * 1e3, plain_s * 1e3)
-    return onednn_s < _FEW_ROWS_FAVOUR * plain_s
+    return is_onednn_faster("int8", lambda: onednn(x), lambda: plain(x), _FEW_ROWS_FAVOUR)
 
 
 def _is_exact(x: Tensor, weight: Tensor) -> bool:

@@ -25,7 +25,10 @@ from pipeline.embed.fused import Step, fastest
 from pipeline.embed.products import NO_ACTIVATION, activate, packed, packed_with, reordered
 from pipeline.embed.sizes import ACTIVATIONS
 
-__all__ = ["GatedLinear", "Linear", "shortest_s"]
+__all__ = ["GatedLinear", "Linear", "is_onednn_faster", "shortest_s"]
+
+Product = Callable[[], Tensor]
+"""Of a race."""
 
 _ROUNDS = 5
 _RACED_PRODUCTS = 1 << 30
@@ -121,11 +124,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def shortest_s(*products: Callable[[], Tensor]) -> list[float]:
+def shortest_s(*products: Product) -> list[float]:
     """CPU seconds of each, the best of a few rounds in turns. Wall time would tell of other work on
     the machine."""
     seconds = [float("inf")] * len(products)
-    with torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         for product in products:
             product()  # the first call warms up
         for _ in range(_ROUNDS):
@@ -159,13 +162,14 @@ def _gelu_product(
 
 
 @cache
-@one_thread()
 def _is_onednn_faster(
     n_out: int, n_in: int, dtype: torch.dtype, has_bias: bool, activation: tuple[str, str] | None
 ) -> bool:
     """On AVX2 its products are 8-10 % slower than MKL's, with AVX-512 up to 20 % faster, but not in
     all shapes. Bias and activation, which it hides, decide where the products are alike."""
-    x, weight = _raced(n_out, n_in, dtype)
+    n_tokens = max(64, min(_RACED_TOKENS, _RACED_PRODUCTS // (n_out * n_in)))
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, n_in, generator=generator).to(dtype) for n in (n_tokens, n_out))
     rearranged = reordered(weight)
     bias = torch.zeros(n_out, dtype=dtype) if has_bias else None
 
@@ -173,22 +177,17 @@ def _is_onednn_faster(
         product = functional.linear(x, weight, bias)
         return activate(product, activation) if activation else product
 
-    onednn_s, plain_s = shortest_s(
-        lambda: packed(x, rearranged, bias, activation or NO_ACTIVATION), plain
-    )
-    log.info(
-        "linear %d x %d in %s: %.1f ms by oneDNN, %.1f ms plain",
-        *(n_out, n_in, dtype, onednn_s * 1e3, plain_s * 1e3),
-    )
-    return onednn_s < plain_s
+    def onednn() -> Tensor:
+        return packed(x, rearranged, bias, activation or NO_ACTIVATION)
+
+    return is_onednn_faster(f"linear {n_out} x {n_in} in {dtype}", onednn, plain)
 
 
-def _raced(n_out: int, n_in: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(x, weight) for a race."""
-    n_tokens = max(64, min(_RACED_TOKENS, _RACED_PRODUCTS // (n_out * n_in)))
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n_tokens, n_in, generator=generator).to(dtype)
-    return x, torch.randn(n_out, n_in, generator=generator).to(dtype)
+def is_onednn_faster(name: str, onednn: Product, plain: Product, favour: float = 1.0) -> bool:
+    """favour: how many times the plain product's time it may take."""
+    onednn_s, plain_s = shortest_s(onednn, plain)
+    log.info("%s: %.1f ms by oneDNN, %.1f ms plain", name, onednn_s * 1e3, plain_s * 1e3)
+    return onednn_s < favour * plain_s
 
 
 @cache

@@ -60,7 +60,7 @@ class PackedEngine(Engine):
         super().__init__(options, default_budget)
         self._unpooled_tokens = unpooled_tokens
         self.name = f"packed_{model.config['model_type']}"
-        self.n_ids = body.vocab_size
+        self.n_ids = shape.sizes.vocab
         self.positions = model.positions
         self._head = load_head(model, options)
         self._trims = options.pooling in body.single_token_poolings

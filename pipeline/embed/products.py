@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["NO_ACTIVATION", "activate", "gated", "packed", "packed_with", "reordered"]
+__all__ = ["NO_ACTIVATION", "activate", "packed", "packed_with", "reordered"]
 
 _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "swish": functional.silu}
 NO_ACTIVATION = ("none", "")
@@ -45,9 +45,3 @@ def activate(x: Tensor, activation: tuple[str, str]) -> Tensor:
     """A value of ACTIVATIONS applied to x."""
     name, algorithm = activation
     return functional.gelu(x, approximate=algorithm) if name == "gelu" else _PLAIN[name](x)
-
-
-def gated(gate_up: Tensor, activation: tuple[str, str]) -> Tensor:
-    """(T, 2 F) -> (T, F)"""
-    gate, up = gate_up.chunk(2, dim=1)
-    return activate(gate, activation).mul_(up)

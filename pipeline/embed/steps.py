@@ -14,7 +14,7 @@ from torch.nn.functional import layer_norm, rms_norm
 
 from pipeline.embed.fused import Sample, Step, fastest
 from pipeline.embed.layers import Layer, Norm
-from pipeline.embed.products import gated
+from pipeline.embed.products import activate
 from pipeline.embed.sizes import ACTIVATIONS, Sizes
 
 __all__ = ["Steps", "rotation"]
@@ -92,7 +92,9 @@ class Steps:
         return self.normed(x + residual, (weight, bias))
 
     def _gate(self, gate_up: Tensor) -> Tensor:
-        return gated(gate_up, self._activation)
+        """(T, 2 F) -> (T, F)"""
+        gate, up = gate_up.chunk(2, dim=1)
+        return activate(gate, self._activation).mul_(up)
 
     def _turn(self, heads: Tensor, cos: Tensor, sin: Tensor, norm: Tensor | None = None) -> Tensor:
         """heads: (T, heads, Dh), normed, and each of its pairs rotated."""
