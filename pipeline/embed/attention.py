@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.embed.buckets import Rows, flat_index
@@ -45,15 +44,15 @@ class Stretch(NamedTuple):
 class PackedBatch:
     """The tokens of n rows, one row after the other, and the place of each row. T tokens in all."""
 
-    ids: Tensor  # (T,) int32
-    positions: Tensor  # (T,) int32, counted from 0 in every row
-    starts: Tensor  # (n + 1,) int32, cumulative lengths from 0
-    firsts: Tensor  # (n + 1,) int32, 0..n: cumulative lengths of one token a row
+    ids: torch.Tensor  # (T,) int32
+    positions: torch.Tensor  # (T,) int32, counted from 0 in every row
+    starts: torch.Tensor  # (n + 1,) int32, cumulative lengths from 0
+    firsts: torch.Tensor  # (n + 1,) int32, 0..n: cumulative lengths of one token a row
     longest: int
     stretches: tuple[Stretch, ...]  # empty on a GPU
 
     @property
-    def lengths(self) -> Tensor:
+    def lengths(self) -> torch.Tensor:
         return self.starts[1:] - self.starts[:-1]  # (n,)
 
 
@@ -98,7 +97,7 @@ def _whole_vectors(n_numbers: int) -> int:
     return -(-n_numbers // _VECTOR_NUMBERS) * _VECTOR_NUMBERS
 
 
-Attention = Callable[..., Tensor]
+Attention = Callable[..., torch.Tensor]
 """attention(q, k, v, batch, causal, window, pooled=bool). window: a token sees none that are that
 many tokens or more away, or None. pooled: q has one token a row, (n, H, D), which sees its whole
 row."""
@@ -115,16 +114,16 @@ def attention_for(device: str) -> Attention:
 
 
 def _equal_lengths(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
     batch: PackedBatch,
     causal: bool,
     window: int | None,
     *,
     pooled: bool = False,
-) -> Tensor:
-    mixed: list[Tensor] = []
+) -> torch.Tensor:
+    mixed: list[torch.Tensor] = []
     token = 0
     for row, n_rows, length, n_keys in batch.stretches:
         n_tokens = n_rows * length
@@ -155,7 +154,9 @@ def _equal_lengths(
     return _equal_lengths(q, k, v, batch, causal, window, pooled=pooled)
 
 
-def _in_blocks(q: Tensor, k: Tensor, v: Tensor, length: int, causal: bool, window: int) -> Tensor:
+def _in_blocks(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, length: int, causal: bool, window: int
+) -> torch.Tensor:
     """q: (rows, H, length, D), k and v: (rows, Hkv, keys, D). Each block of queries meets the keys
     that it can see, so the cost grows with tokens × window."""
     blocks = []
@@ -172,7 +173,9 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, length: int, causal: bool, windo
 
 
 @lru_cache(maxsize=64)
-def _visible(queries: range, keys: range, end: int, window: int, causal: bool = False) -> Tensor:
+def _visible(
+    queries: range, keys: range, end: int, window: int, causal: bool = False
+) -> torch.Tensor:
     """(queries, keys) bool: which keys before `end` a query sees."""
     key = torch.arange(keys.start, keys.stop)
     distance = torch.arange(queries.start, queries.stop)[:, None] - key
@@ -180,15 +183,15 @@ def _visible(queries: range, keys: range, end: int, window: int, causal: bool = 
 
 
 def _variable_length(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
     batch: PackedBatch,
     causal: bool,
     window: int | None,
     *,
     pooled: bool = False,
-) -> Tensor:
+) -> torch.Tensor:
     """torch's flash attention (Dao 2023) over cumulative lengths, in float16 and bfloat16 only. The
     operator itself, because `varlen_attn` around it has had three signatures, and takes a slower
     kernel on some GPUs from torch 2.14 on."""
@@ -201,7 +204,7 @@ def _variable_length(
         window_size_left=reach,
         window_size_right=0 if causal and reach is not None else reach,
     )
-    result: Tensor = mixed
+    result: torch.Tensor = mixed
     return result
 
 

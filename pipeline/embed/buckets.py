@@ -50,9 +50,8 @@ def packed_buckets(
     """Buckets of at most MAX_ROWS rows whose sum of token counts is ≤ `budget_tokens()` (one row at
     least)."""
     order = longest_first(n_tokens)
-    before = np.concatenate(
-        [[0], np.cumsum(n_tokens[order], dtype=np.int64)]
-    )  # tokens in front of each row
+    # tokens in front of each row, then of all
+    before = np.concatenate([[0], np.cumsum(n_tokens[order], dtype=np.int64)])
 
     def stop(start: int) -> int:
         return int(np.searchsorted(before, before[start] + budget_tokens(), side="right")) - 1

@@ -56,6 +56,7 @@ class Forward:
         self._first_norm = norm_of(family.first_norm, weights, sizes)
         self._last_norm = norm_of(family.last_norm, weights, sizes)
         self._activation = ACTIVATIONS[sizes.activation]
+        self.vocab_size = sizes.vocab
         poolings = ("last_token",) if sizes.is_causal else ("cls", "last_token")
         self.single_token_poolings = () if self._layers[-1].is_windowed else poolings
         self._words = weights[f"{family.words}.weight"]

@@ -19,10 +19,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline.embed.engine import log
-from pipeline.embed.linear import Linear, is_onednn_faster
+from pipeline.embed.linear import Linear, one_thread, shortest_s
 from pipeline.embed.products import activate
 
 __all__ = ["Int8Linear", "Watch"]
@@ -34,7 +33,7 @@ _LEAST_SHARE = 1 / 256
 _FEW_ROWS_FAVOUR = 1.3
 """How much better the plain product is in a race of 64 rows than with those of a bucket."""
 _ALL = slice(None)
-_Rounded = tuple[Tensor, Tensor]
+_Rounded = tuple[torch.Tensor, torch.Tensor]
 """int8 (T, in), -127 … 127, and the scale of each row, (T, 1)."""
 
 
@@ -47,10 +46,10 @@ class Int8Linear(Linear):
 
     def __init__(
         self,
-        weight: Tensor,
-        bias: Tensor | None,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
         activation: tuple[str, str] | None = None,
-        spread: Tensor | None = None,
+        spread: torch.Tensor | None = None,
     ) -> None:
         if spread is not None:
             weight = weight * spread
@@ -59,14 +58,14 @@ class Int8Linear(Linear):
         self._product = (_OneDnn if _is_onednn_best() else _Plain)(rounded, scale)
         self._shift = torch.zeros_like(scale) if bias is None else bias
 
-    def __call__(self, x: Tensor | _Rounded) -> Tensor:
+    def __call__(self, x: torch.Tensor | _Rounded) -> torch.Tensor:
         result = torch.empty(len(x[0]) if isinstance(x, tuple) else len(x), len(self._shift))
         for block in _blocks(len(result)):
             values, scale = _rounded(x, block, self._shrinkage)
             torch.addcmul(self._shift, self._product(values), scale, out=result[block])
         return result
 
-    def activated(self, x: Tensor, activation: tuple[str, str]) -> _Rounded:
+    def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> _Rounded:
         """Rounded for the next layer, while it is in the cache."""
         values = torch.empty(len(x), len(self._shift), dtype=torch.int8)
         scale = torch.empty(len(x), 1)
@@ -74,7 +73,7 @@ class Int8Linear(Linear):
             values[block], scale[block] = _rounded(activate(self(x[block]), activation))
         return values, scale
 
-    def plus(self, x: Tensor | _Rounded, residual: Tensor) -> Tensor:
+    def plus(self, x: torch.Tensor | _Rounded, residual: torch.Tensor) -> torch.Tensor:
         for block in _blocks(len(residual)):
             values, scale = _rounded(x, block)
             residual[block].addcmul_(self._product(values), scale).add_(self._shift)
@@ -86,7 +85,7 @@ def _blocks(n_rows: int) -> Iterator[slice]:
 
 
 def _rounded(
-    x: Tensor | _Rounded, block: slice = _ALL, shrinkage: Tensor | None = None
+    x: torch.Tensor | _Rounded, block: slice = _ALL, shrinkage: torch.Tensor | None = None
 ) -> _Rounded:
     if isinstance(x, tuple):
         return x[0][block], x[1][block]
@@ -105,7 +104,10 @@ class Watch:
         self._layers: list[_Watched] = []
 
     def __call__(
-        self, weight: Tensor, bias: Tensor | None, activation: tuple[str, str] | None = None
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        activation: tuple[str, str] | None = None,
     ) -> Linear:
         self._layers.append(_Watched(weight, bias))
         return self._layers[-1]
@@ -114,32 +116,37 @@ class Watch:
         spreads = iter([layer.spread() for layer in self._layers])
         self._layers.clear()
 
-        return lambda weight, bias, activation=None: Int8Linear(
-            weight, bias, activation, next(spreads)
-        )
+        def layer(
+            weight: torch.Tensor,
+            bias: torch.Tensor | None,
+            activation: tuple[str, str] | None = None,
+        ) -> Linear:
+            return Int8Linear(weight, bias, activation, next(spreads))
+
+        return layer
 
 
 class _Watched(Linear):
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._is_packed = False
         self._weight = weight
         self._bias = bias
         self.takes_residual = True
         self._largest = torch.zeros(weight.shape[1])
 
-    def __call__(self, x: Tensor | tuple[Tensor]) -> Tensor:
+    def __call__(self, x: torch.Tensor | tuple[torch.Tensor]) -> torch.Tensor:
         if isinstance(x, tuple):
             return super().__call__(x[0])
         torch.maximum(self._largest, x.abs().amax(0), out=self._largest)
         return super().__call__(x)
 
-    def activated(self, x: Tensor, activation: tuple[str, str]) -> tuple[Tensor]:
+    def activated(self, x: torch.Tensor, activation: tuple[str, str]) -> tuple[torch.Tensor]:
         return (activate(self(x), activation),)  # as in int8, not for the next layer to divide
 
-    def plus(self, x: Tensor | tuple[Tensor], residual: Tensor) -> Tensor:
+    def plus(self, x: torch.Tensor | tuple[torch.Tensor], residual: torch.Tensor) -> torch.Tensor:
         return self(x if isinstance(x, tuple) else (x,)) + residual
 
-    def spread(self) -> Tensor | None:
+    def spread(self) -> torch.Tensor | None:
         """(in,) The root of what the largest numbers are, so that weights take half of it; powers
         of two, so that it is the same on every CPU. None where nothing was seen."""
         median = self._largest.median()
@@ -152,15 +159,15 @@ class _Watched(Linear):
 class _OneDnn:
     """oneDNN's product with weights rearranged once. It is private, as those of `products`."""
 
-    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
         self._weight: Any = torch.ops.onednn.qlinear_prepack(weight, None)
         self._scale = scale
         self._zeros = torch.zeros_like(scale, dtype=torch.int64)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: (T, in) int8, -127 … 127. Returns sums times the scale, (T, out) float32."""
         raised = x.bitwise_xor(-_ZERO).view(torch.uint8)  # x + 128 in one pass
-        result: Tensor = torch.ops.onednn.qlinear_pointwise(
+        result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             *(raised, 1.0, _ZERO, self._weight, self._scale, self._zeros, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
@@ -170,15 +177,15 @@ class _OneDnn:
 class _Plain:
     """The same in torch's own operator, which is slow where there is no VNNI."""
 
-    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
         self._weight = weight.t().contiguous()
         self._scale = scale
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch._int_mm(x, self._weight).to(torch.float32).mul_(self._scale)
 
 
-def _rounded_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+def _rounded_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """int8 (out, in) and the scale of each output. Rounding adds a half to each of two neighbours,
     so 127 becomes 128 at most."""
     n_in = weight.shape[1]
@@ -189,6 +196,7 @@ def _rounded_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
+@one_thread()
 def _is_onednn_best() -> bool:
     """Whether oneDNN's product exists in this torch, is exact, and beats the plain one."""
     x, weight = _hardest(64, 512, 4096)
@@ -203,15 +211,17 @@ def _is_onednn_best() -> bool:
         )
         return False
     onednn, plain = (product(weight, torch.ones(len(weight))) for product in (_OneDnn, _Plain))
-    return is_onednn_faster("int8", lambda: onednn(x), lambda: plain(x), _FEW_ROWS_FAVOUR)
+    onednn_s, plain_s = shortest_s(lambda: onednn(x), lambda: plain(x))
+    log.info("int8: %.1f ms by oneDNN, %.1f ms plain", onednn_s * 1e3, plain_s * 1e3)
+    return onednn_s < _FEW_ROWS_FAVOUR * plain_s
 
 
-def _is_exact(x: Tensor, weight: Tensor) -> bool:
+def _is_exact(x: torch.Tensor, weight: torch.Tensor) -> bool:
     sums = _OneDnn(weight, torch.ones(len(weight)))(x)
     return torch.equal(sums, (x.double() @ weight.double().t()).float())
 
 
-def _hardest(n_rows: int, n_out: int, n_in: int) -> tuple[Tensor, Tensor]:
+def _hardest(n_rows: int, n_out: int, n_in: int) -> tuple[torch.Tensor, torch.Tensor]:
     """x (rows, in) and weight (out, in) whose sums of two products are the largest there can be:
     they saturate in a kernel that adds other pairs, or more than two."""
     generator = torch.Generator().manual_seed(0)

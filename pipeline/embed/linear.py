@@ -25,10 +25,7 @@ from pipeline.embed.fused import Step, fastest
 from pipeline.embed.products import NO_ACTIVATION, activate, packed, packed_with, reordered
 from pipeline.embed.sizes import ACTIVATIONS
 
-__all__ = ["GatedLinear", "Linear", "is_onednn_faster", "shortest_s"]
-
-Product = Callable[[], Tensor]
-"""Of a race."""
+__all__ = ["GatedLinear", "Linear", "shortest_s"]
 
 _ROUNDS = 5
 _RACED_PRODUCTS = 1 << 30
@@ -124,7 +121,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def shortest_s(*products: Product) -> list[float]:
+def shortest_s(*products: Callable[[], Tensor]) -> list[float]:
     """CPU seconds of each, the best of a few rounds in turns. Wall time would tell of other work on
     the machine."""
     seconds = [float("inf")] * len(products)
@@ -180,14 +177,10 @@ def _is_onednn_faster(
     def onednn() -> Tensor:
         return packed(x, rearranged, bias, activation or NO_ACTIVATION)
 
-    return is_onednn_faster(f"linear {n_out} x {n_in} in {dtype}", onednn, plain)
-
-
-def is_onednn_faster(name: str, onednn: Product, plain: Product, favour: float = 1.0) -> bool:
-    """favour: how many times the plain product's time it may take."""
     onednn_s, plain_s = shortest_s(onednn, plain)
-    log.info("%s: %.1f ms by oneDNN, %.1f ms plain", name, onednn_s * 1e3, plain_s * 1e3)
-    return onednn_s < favour * plain_s
+    times = "linear %d x %d in %s: %.1f ms by oneDNN, %.1f ms plain"
+    log.info(times, n_out, n_in, dtype, onednn_s * 1e3, plain_s * 1e3)
+    return onednn_s < plain_s
 
 
 @cache

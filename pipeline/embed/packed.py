@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.embed.attention import attention_for, pack
 from pipeline.embed.buckets import Ids, Offsets, Rows
@@ -60,7 +59,7 @@ class PackedEngine(Engine):
         super().__init__(options, default_budget)
         self._unpooled_tokens = unpooled_tokens
         self.name = f"packed_{model.config['model_type']}"
-        self.n_ids = shape.sizes.vocab
+        self.n_ids = body.vocab_size
         self.positions = model.positions
         self._head = load_head(model, options)
         self._trims = options.pooling in body.single_token_poolings
@@ -73,7 +72,7 @@ class PackedEngine(Engine):
     def tuning(self) -> dict[str, str]:
         return {**super().tuning, "compiled": ", ".join(self._body.compiled_steps)}
 
-    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[Tensor, int]:
+    def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[torch.Tensor, int]:
         how = (self.options.pooling, self._unpooled_tokens)
         batch = pack(ids, offsets, rows, self.device)
         pooled = single_token_index(batch, *how) if self._trims else None
