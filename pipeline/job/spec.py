@@ -103,7 +103,7 @@ _WHOLE = "a job spec is a mapping with name, input, model and output"
 
 
 def spec_from(
-    fields: dict[str, Any], source: str = "job spec", overridden: Sequence[str] = ()
+    fields: dict[str, Any], source: str = "the mapping", overridden: Sequence[str] = ()
 ) -> JobSpec:
     """Validate plain fields; `source` is what messages call them, and `overridden` are the dotted
     names of those that `--set` has given. Raises SpecError with one line for each mistake."""

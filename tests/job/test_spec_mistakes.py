@@ -61,7 +61,7 @@ def message_for(path: tuple[str, ...], value: Any) -> str:
     try:
         spec_from(fields)
     except SpecError as error:
-        return str(error).partition("job spec is not a valid job spec:\n")[2]
+        return str(error).partition("the mapping is not a valid job spec:\n")[2]
     return ""
 
 

@@ -23,7 +23,7 @@ from pipeline.errors import ModelError
 from pipeline.job.model import checks as model_checks
 from pipeline.job.model import safety as model_safety
 from pipeline.job.model import settings as model_settings
-from pipeline.job.model.files import hashes, load_json, reading
+from pipeline.job.model.files import check_fetched, hashes, load_json, reading
 from pipeline.job.model.modules import STATIC, Module, read_modules
 from pipeline.job.model.plain_files import PlainFiles, plain_files
 from pipeline.job.model.weight_files import learned_positions, tensor_shapes
@@ -114,6 +114,7 @@ class ModelDir:
 def read_model(path: Path, source: str) -> ModelDir:
     """Read a local model directory; `source` is what messages call it. What it says twice and
     differently is logged as a warning. Raises ModelError when it cannot be used."""
+    check_fetched(path, source)
     modules = read_modules(path, source)
     transformer_path = path / modules[0].path if modules else path
     is_static = bool(modules) and modules[0].kind == STATIC

@@ -15,7 +15,15 @@ from typing import Any
 
 from pipeline.errors import ModelError
 
-__all__ = ["OTHER_BACKENDS", "SUFFIXES", "changes_vectors", "hashes", "load_json", "reading"]
+__all__ = [
+    "OTHER_BACKENDS",
+    "SUFFIXES",
+    "changes_vectors",
+    "check_fetched",
+    "hashes",
+    "load_json",
+    "reading",
+]
 
 SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".vocab", ".bpe", ".jinja"}
 """Suffixes of files that can change a vector."""
@@ -33,6 +41,11 @@ _NOT_IN_A_VECTOR = {
     "requirements.txt",
     "license.txt",
 }
+
+
+_POINTER = b"version https://git-lfs.github.com/"
+_POINTER_BYTES = 1024
+"""git-lfs (docs/spec.md): a pointer is shorter than that."""
 
 
 def changes_vectors(name: str) -> bool:
@@ -58,6 +71,19 @@ def hashes(path: Path) -> dict[str, str]:
     return digests
 
 
+def check_fetched(path: Path, source: str) -> None:
+    """Raises ModelError where Git has left a pointer in place of a large file."""
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        name = file.relative_to(path).as_posix()
+        if not changes_vectors(name) or file.stat().st_size > _POINTER_BYTES:
+            continue
+        if file.read_bytes().startswith(_POINTER):
+            raise ModelError(
+                f"{source}: {name} is a pointer of Git LFS and not the file itself. Fetch what it "
+                "points to: git lfs pull in the clone, or hf download."
+            )
+
+
 @contextmanager
 def reading(source: str, files: str) -> Iterator[None]:
     """What a value of another type than is written there makes Python raise becomes a ModelError
@@ -74,8 +100,10 @@ def reading(source: str, files: str) -> Iterator[None]:
 def load_json(path: Path, source: str, default: Any = None) -> Any:
     """A JSON file of the model that messages call `source`; `default`, where one is given, for a
     file that does not exist. Raises ModelError when it cannot be read."""
-    if default is not None and not path.is_file():
-        return default
+    if not path.is_file():
+        if default is not None:
+            return default
+        raise ModelError(f"{source}: {path} not found. Restore it from its source.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import ModelError
 from pipeline.job.model.files import load_json
+from pipeline.storage.addresses import is_local, normalized
 
 __all__ = ["check_configs", "check_weights"]
 
@@ -44,15 +45,27 @@ def check_weights(directory: Path, is_required: bool, source: str) -> None:
     if any(directory.glob("model*.safetensors")):
         return
     pickles = sorted(path.name for path in directory.glob("pytorch_model*.bin"))
-    if pickles or is_required:
+    if not pickles and not is_required:
+        return
+    is_url = not is_local(source)
+    is_here = not is_url and Path(normalized(source)).is_dir()
+    if is_here and not pickles:
         raise ModelError(
-            f"{source}: no model*.safetensors in {directory}, found {pickles or 'no weights'}. "
-            "Pickle files can run code and are never loaded. Name a revision that has safetensors "
-            "(model.revision; on the Hub it is often a pull request, refs/pr/N), or convert once "
-            "where you trust the source, and name the new directory:\n"
-            "  from sentence_transformers import SentenceTransformer\n"
-            f"  SentenceTransformer({source!r}).save_pretrained('converted')"
+            f"{source}: no weights (model.safetensors, or its parts and their index) in "
+            f"{directory}. Restore them from their source."
         )
+    # of other places, pickles are not even fetched
+    holds = "pickled weights only" if pickles else "no safetensors, so perhaps pickled weights only"
+    copy = " (COPY is a folder with all of its files)" if is_url else ""
+    loaded = "COPY" if is_url else normalized(source) if is_here else source
+    raise ModelError(
+        f"{source}: {holds} ({', '.join(pickles) or 'pytorch_model.bin'}) in {directory}. Pickle "
+        "files can run code and are never loaded. Name a revision that has safetensors "
+        "(model.revision; on the Hub it is often a pull request, refs/pr/N), or convert it once "
+        f"where you trust the source, and set model.path to the new directory{copy}:\n"
+        "  from sentence_transformers import SentenceTransformer\n"
+        f"  SentenceTransformer({loaded!r}).save_pretrained('converted')"
+    )
 
 
 def _is_known(model_type: Any) -> bool:

@@ -31,10 +31,15 @@ _COUNTED_FROM_PADDING = {
 
 def weight_files(directory: Path) -> list[Path]:
     """The files that transformers reads: `model.safetensors`, or else those that
-    `model.safetensors.index.json` lists. Raises ModelError for an index that names anything else
-    than a file of the directory."""
+    `model.safetensors.index.json` lists. Raises ModelError without either, and for an index that
+    names anything else than a file of the directory."""
     if (directory / "model.safetensors").is_file():
         return [directory / "model.safetensors"]
+    if not (directory / "model.safetensors.index.json").is_file():
+        raise ModelError(
+            f"{directory}: no model.safetensors, and no model.safetensors.index.json that would "
+            "list its parts. Restore them from their source."
+        )
     index = load_json(directory / "model.safetensors.index.json", str(directory))
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
