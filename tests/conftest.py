@@ -49,6 +49,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 RAY_CPUS = 2
 RAY_OBJECT_STORE_BYTES = 500 * 2**20
 BUCKET = "tests"
+SLOW_TIMEOUT_S = 1800
+"""For tests of a minute that share their cores with other work."""
 guard = Guard()
 
 
@@ -72,6 +74,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 )
             for tier in tiers_of(item):
                 item.add_marker(tier)
+            if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
             if has_xdist and item.get_closest_marker("ray"):
                 # one Ray, which counts on both cores, and memory for one: all in one process
                 item.add_marker(pytest.mark.xdist_group("ray"))
