@@ -46,6 +46,11 @@ def publications(
             "PYICEBERG_CATALOG__CORPUS_EMBED__CREDENTIAL",
             f"{s3.server.access_key}:{s3.server.secret_key}",
         )
+        # pyiceberg 0.12 derives it from the address of the catalog, and says that 1.0 will not
+        monkeypatch.setenv(
+            "PYICEBERG_CATALOG__CORPUS_EMBED__OAUTH2_SERVER_URI",
+            f"{s3.server.iceberg_url}/v1/oauth/tokens",
+        )
         # pyiceberg reads the environment at its import
         monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())
         catalog = {"type": "rest", "uri": s3.server.iceberg_url, "warehouse": warehouse}
