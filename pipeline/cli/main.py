@@ -4,11 +4,14 @@ Exit codes: 0 done, else those of `pipeline/errors.py`; 130 and 143: stopped by 
 goes to standard error, on one screen and without a trace; `--debug` puts the trace above it, and
 `--quiet` leaves out every other message but the last line of a run. With `--json`, standard output
 gets one JSON object in any case: the answer, or `{"error": message, "type": class of the error,
-"exit_code": code}`. Everything heavy is imported after the signal handlers are in place.
+"exit_code": code}`. Everything heavy is imported after the signal handlers are in place. Where a
+library crashes the process itself, Python says on standard error which line has called it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import sys
 from typing import NoReturn
 
@@ -32,6 +35,8 @@ def main() -> NoReturn:
     arguments[:n_options] = [option for option in options if option not in _ANYWHERE]
     try:
         stopping.install()  # within `try`: what it raises from here on is described
+        with contextlib.suppress(RuntimeError, OSError, ValueError, AttributeError):  # no stderr
+            faulthandler.enable()
         # some libraries do not survive an exception while they are imported
         with held_back(), uncollected():
             from pipeline.cli.commands import invoke

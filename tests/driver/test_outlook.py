@@ -3,6 +3,8 @@ of a chunk worked out by hand."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,7 @@ from pipeline.driver.planning.places import check_device, check_dtype
 from pipeline.driver.planning.plan import make_plan
 from pipeline.errors import SpecError
 from pipeline.job.spec import JobSpec
-from tests.support import outputs
+from tests.support import outputs, poison
 from tests.support.outputs import write_shard
 from tests.support.stand_in import ByteTokenizer, job_of, make_spec, store_of
 
@@ -96,6 +98,26 @@ def test_a_plan_says_that_float16_is_slow_on_a_cpu(
     spec = make_spec("in", "out", model={"dtype": dtype})
     check_dtype(spec, device, "cluster:6379")
     assert ("float16 on a CPU is mostly slower" in caplog.text) is is_warned
+
+
+@pytest.mark.faults
+def test_a_first_record_that_kills_the_reader_ends_a_plan_with_the_place(
+    tmp_path: Path, bert_mean_dir: Path
+) -> None:
+    """A child process for the first records would delay each run by 0.8 s of CPU."""
+    write_shard(tmp_path / "in/a.jsonl", [{"id": "1", "text": poison.KILLS_READER, "lang": "en"}])
+    spec = outputs.make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)
+    (tmp_path / "job.yaml").write_text(spec.to_yaml())
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "plan", str(tmp_path / "job.yaml")],
+        env={**os.environ, **poison.poison(tmp_path / "poison")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in done.stderr
+    assert "read/preview.py" in done.stderr
 
 
 def test_plan_shows_chunks_and_partitions_and_needs_no_gpu_that_is_not_there(
