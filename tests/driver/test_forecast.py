@@ -66,7 +66,7 @@ def test_the_estimate_of_a_small_input_is_what_its_run_makes(
         (poison.RAISES_IN_READER, r"failed \(RuntimeError: this record cannot be read\)", 0),
     ],
 )
-def test_a_record_that_breaks_who_touches_it_costs_the_estimate_and_not_the_driver(
+def test_a_record_that_kills_who_touches_it_costs_the_estimate_and_not_the_driver(
     tmp_path: Path,
     bert_mean_dir: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -75,9 +75,9 @@ def test_what_ray_has_no_more_is_not_replaced_and_the_rest_is_restored(
     module = types.ModuleType("a_library")
     module.function = len
     monkeypatch.setitem(sys.modules, "a_library", module)
-    with own_ray._replaced("a_library", "function", max):
+    with own_ray.replaced("a_library", "function", max):
         assert module.function is max
     assert module.function is len
     for place in ("a_library", "a_library:Class", "no_library"):
-        with own_ray._replaced(place, "gone", max):
+        with own_ray.replaced(place, "gone", max):
             assert vars(module).get("gone") is None

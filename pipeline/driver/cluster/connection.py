@@ -16,10 +16,11 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.driver.cluster.own_ray import SWITCH, without_services
+from pipeline.driver.cluster.own_ray import SWITCH, replaced, without_services
 from pipeline.driver.interrupts import held_back
 from pipeline.driver.planning.places import is_connected
 from pipeline.errors import ClusterError
@@ -201,18 +202,10 @@ def _in_a_thread(function: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-@contextlib.contextmanager
-def _without_rays_sigterm() -> Iterator[None]:
+def _without_rays_sigterm() -> AbstractContextManager[None]:
     """ray.init installs a handler of SIGTERM that exits with 15, without a message, and where Ray
     cannot be left."""
-    import ray._private.utils as utils
-
-    install = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = install
+    return replaced("ray._private.utils", "set_sigterm_handler", lambda _handler: None)
 
 
 @contextlib.contextmanager

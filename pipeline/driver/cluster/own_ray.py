@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["SWITCH", "in_driver", "is_collecting", "without_services"]
+__all__ = ["SWITCH", "in_driver", "is_collecting", "replaced", "without_services"]
 
 SWITCH = "RAY_enable_metrics_collection"
 """Ray's own variable; `connect` sets it to 0 for a cluster of one job where it is not set."""
@@ -48,7 +48,7 @@ def without_services() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if _is_replaceable():
             for name in _SERVICES:
-                stack.enter_context(_replaced("ray._private.node:Node", name, _nothing))
+                stack.enter_context(replaced("ray._private.node:Node", name, _nothing))
         yield
 
 
@@ -75,7 +75,7 @@ def in_driver() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if _is_replaceable():
             for module, name, handle in places:
-                stack.enter_context(_replaced(module, name, _giving(handle)))
+                stack.enter_context(replaced(module, name, _giving(handle)))
         yield
 
 
@@ -148,9 +148,9 @@ def _giving(value: Any) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _replaced(place: str, name: str, function: Callable[..., Any]) -> Iterator[None]:
+def replaced(place: str, name: str, function: Callable[..., Any]) -> Iterator[None]:
     """A function of a module, or with `module:class` of a class, is another one while the block
-    runs; nothing happens where Ray has it no more."""
+    runs; nothing happens where Ray no longer has it."""
     module, _, owner_name = place.partition(":")
     try:
         owner = importlib.import_module(module)

@@ -57,7 +57,7 @@ class Plan:
     parts of the head. stale: live parts that the next snapshot does not have. earlier: parts of
     this fingerprint from other runs, live or not, whose vectors can be reused; parts of this very
     run are not among them, because they are done and indexing them would make resuming a first run
-    slower. lost: the ids of live parts whose files are gone; they are made anew.
+    slower. lost: the ids of live parts whose files are gone; they are made again.
     takeover: how the head differs from what this job makes.
     passed_over: the listed objects that are no shards, see `PassedOver.summary`. engine: which one
     will run; None for the job of a stored snapshot.
