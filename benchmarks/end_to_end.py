@@ -33,6 +33,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ import pyarrow.parquet as pq
 from benchmarks.end_to_end_candidates import CANDIDATES, LIBRARIES
 from benchmarks.inputs import SMALL, add_input_options, model_dir, read_texts
 from benchmarks.machine import cpu_name
+from benchmarks.reference import min_cosine
 from benchmarks.rivals.client import (
     CandidateError,
     TextServer,
@@ -78,9 +80,9 @@ def vectors_of(out: Path) -> dict[str, np.ndarray]:
 
 
 def lowest_cosine(vectors: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    a = np.stack(list(vectors.values()))
-    b = np.stack([expected[key] for key in vectors])
-    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+    return min_cosine(
+        np.stack(list(vectors.values())), np.stack([expected[key] for key in vectors])
+    )
 
 
 def best_batch(
@@ -110,23 +112,27 @@ def run_candidate(
     if candidate.kind == "pool" or shares > 1:
         env = environment(1)
     started = time.perf_counter()
-    processes = [
-        subprocess.Popen(
-            run_module(python, module, {**arguments, "share": share}, candidate.kind),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=env,
-        )
-        for share in range(shares)
-    ]
-    outputs = [process.communicate() for process in processes]
-    seconds = time.perf_counter() - started
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        if process.returncode:
-            raise SystemExit(f"{candidate} failed:\n{errors[-4000:]}")
-    lines = [line for line in outputs[0][0].splitlines() if line.startswith("{")]
+    with ExitStack() as stack:
+        # files: a process whose pipe is full would wait until the one before it has ended
+        logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(shares)]
+        processes = [
+            subprocess.Popen(
+                run_module(python, module, {**arguments, "share": share}, candidate.kind),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+                env=env,
+            )
+            for share, log in enumerate(logs)
+        ]
+        outputs = [process.communicate()[0] for process in processes]
+        seconds = time.perf_counter() - started
+        for process, log in zip(processes, logs, strict=True):
+            if process.returncode:
+                log.seek(0)
+                raise SystemExit(f"{candidate} failed:\n{log.read()[-4000:]}")
+    lines = [line for line in outputs[0].splitlines() if line.startswith("{")]
     figures = json.loads(lines[-1]) if lines else {}
     return figures.get("embed_s", seconds), figures
 
