@@ -14,8 +14,8 @@ OnBucket = Callable[[int], None]
 @dataclass
 class EngineStats:
     """Sums over calls of `Engine.embed`. `n_padded_tokens` counts what was computed, padding
-    included; `seconds` run from the turn of a call to its last vector. on_bucket: is told of each
-    bucket, for displays."""
+    included; `seconds` run from the turn of a call to its last vector. on_bucket: called with the
+    tokens of each bucket, for displays."""
 
     n_texts: int = 0
     n_tokens: int = 0

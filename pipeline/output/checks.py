@@ -55,7 +55,7 @@ def check_presence(store: Store, parts: Sequence[Manifest]) -> None:
             f"this command was under way; the first one is {first}. Something deleted them: a "
             "vacuum of an older release, another program, or a vacuum while this process was "
             "suspended. No snapshot was made. Run the same command again: it makes these parts "
-            "anew and keeps all others."
+            "again and keeps all others."
         )
 
 

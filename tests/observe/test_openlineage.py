@@ -330,7 +330,7 @@ def test_a_receiver_that_answers_500_costs_a_warning(
         monkeypatch.setenv("OPENLINEAGE__TRANSPORT__RETRY", '{"total": 0}')
         assert stand_in.run(corpus(tmp_path)).number == 1
     (warning,) = warnings_of(caplog)
-    assert "500" in warning and "The run goes on." in warning
+    assert "500" in warning and "The run continues." in warning
 
 
 @pytest.mark.process

@@ -29,7 +29,7 @@ from pipeline.storage.store import Store
 _INSTALL = (
     "OpenLineage events are asked for by the environment and were not sent: %s. Install what they "
     "need: pip install '.[openlineage]' in a clone of this package, or pip install "
-    "'corpus-embed[openlineage]' where an index has it. The run goes on without them."
+    "'corpus-embed[openlineage]' where an index has it. The run continues without them."
 )
 
 
@@ -138,7 +138,7 @@ def _lineage(job: Job, nominal_time: datetime.datetime | None) -> tuple[SentLine
     try:
         client: Any = client_of_environment()
     except Exception as error:  # noqa: BLE001 - a setting of the receiver is no reason to stop
-        log.warning("OpenLineage events are not sent: %s. The run goes on.", problem_in(error))
+        log.warning("OpenLineage events are not sent: %s. The run continues.", problem_in(error))
         return None
     sender = Sender(client.emit)
     return SentLineage(sender, RunFacts(job=job, nominal_time=nominal_time)), sender

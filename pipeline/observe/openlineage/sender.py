@@ -49,7 +49,7 @@ class Sender:
         """Log a problem, the first one only."""
         if not self._has_warned:
             self._has_warned = True
-            log.warning("OpenLineage events were not sent: %s. The run goes on.", problem)
+            log.warning("OpenLineage events were not sent: %s. The run continues.", problem)
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None:

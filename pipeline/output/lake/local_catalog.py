@@ -126,5 +126,5 @@ def _check(store: Store) -> None:
         raise OutputError(
             f"{store.shown_uri}/{_PATH}: {problem}, which no catalog of this package has. It is "
             "damaged, or somebody changed it. Remove it, then publish again: the tables are made "
-            "anew from the snapshots."
+            "again from the snapshots."
         )
