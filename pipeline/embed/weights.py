@@ -1,8 +1,8 @@
 """The weights of a model directory, read without transformers, whose import costs a process 3 s of
 CPU.
 
-In: a directory with safetensors, and the names and shapes that a forward needs. Out: tensors by
-those names, on the requested device and in the requested dtype. Method: as in transformers,
+In: a model whose safetensors `choice` has compared with its config.json. Out: tensors by the names
+of its family, on the device and in the dtype of the options. Method: as in transformers,
 `model.safetensors` or else the files that `model.safetensors.index.json` lists; a task model's
 prefix ("bert.", "model.") and the names of old checkpoints (gamma, beta) are understood; other
 tensors (pooler, language model head) are not read. Cost: one read of the needed tensors.
