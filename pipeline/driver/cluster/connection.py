@@ -92,6 +92,8 @@ def connect(address: str | None, meanwhile: Callable[[], object] = lambda: None)
     # see MAX_RESTARTS in execution.py
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
+    # a few records, as those of --limit, are fewer parts than embedders
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors for")
     try:
         _check_answers(address)
         services = contextlib.nullcontext() if remote else without_services()
