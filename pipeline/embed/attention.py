@@ -110,6 +110,7 @@ _VECTOR_NUMBERS = 16
 
 
 def attention_for(device: str) -> Attention:
+    """The function for a CPU, or the one for a GPU."""
     return _equal_lengths if device == "cpu" else _variable_length
 
 

@@ -29,6 +29,7 @@ _DISTILBERT_NAMES = {
 
 
 def bert(c: Config) -> Sizes:
+    """BERT, RoBERTa, XLM-RoBERTa, CamemBERT and LUKE: learned positions, a norm after each half."""
     _refuse(c, is_decoder=False, position_embedding_type="absolute")
     _check_sees_both(c)
     return _sizes(
@@ -43,12 +44,14 @@ def bert(c: Config) -> Sizes:
 
 
 def distilbert(c: Config) -> Sizes:
+    """BERT under other names, without types of tokens."""
     _refuse(c, sinusoidal_pos_embds=False)
     renamed = {name: c[own] for own, name in _DISTILBERT_NAMES.items() if own in c}
     return bert({**c, **renamed, "model_type": "bert", "type_vocab_size": 0})
 
 
 def nomic_bert(c: Config) -> Sizes:
+    """BERT with rotary positions and a gated MLP."""
     sizes = bert({"hidden_act": "silu", **c, "model_type": "bert"})
     head_dim = c.get("head_dim") or sizes.head_dim
     return replace(
@@ -105,6 +108,7 @@ def decoder(c: Config) -> Sizes:
 
 
 def gemma3(c: Config) -> Sizes:
+    """Gemma 3 for text, causal or bidirectional: norms before and behind each half."""
     sees_both = bool(c.get("use_bidirectional_attention"))
     _refuse(c, attn_logit_softcapping=None, is_causal=True)
     head_dim = c.get("head_dim", 256)
@@ -131,6 +135,7 @@ def gemma3(c: Config) -> Sizes:
 
 
 def modernbert(c: Config) -> Sizes:
+    """ModernBERT: windows in most layers, with rotary positions of their own; a gated MLP."""
     _check_sees_both(c)
     head_dim = c["hidden_size"] // c["num_attention_heads"]
     thetas = {"full_attention": ("global", 160e3), "sliding_attention": ("local", 1e4)}

@@ -93,7 +93,8 @@ class Forward:
         return {"cpu": 2048, "cuda": 32768 if is_small else 16384}
 
     def forward(self, batch: PackedBatch, attention: Attention, pooled: Tensor | None) -> Tensor:
-        """pooled: (n,) the packed token of each row that is returned alone, or None for all T."""
+        """Hidden states of all tokens, (T, D), or of one a row, (n, D). pooled: (n,) the packed
+        token of each row that is returned alone, or None for all."""
         s = self._s
         if self._angles and batch.longest > len(self._angles[0][0]):
             self._extend(1 << batch.longest.bit_length())

@@ -81,6 +81,7 @@ def _is_as_near(step: Step, compiled: Step, arguments: tuple[Tensor, ...]) -> bo
 
 
 def gpu_seconds(step: Step, arguments: tuple[Tensor, ...], repeats: int = 20) -> float:
+    """Seconds of the device for one call, the mean of `repeats` in a row."""
     start = torch.cuda.Event(enable_timing=True)
     end = torch.cuda.Event(enable_timing=True)
     start.record()

@@ -51,6 +51,7 @@ class Layer:
 
 
 def norm_of(name: str | None, weights: Weights, s: Sizes) -> Norm:
+    """Weight and bias of the norm of that name; None where a family has none at this place."""
     if name is None:
         return None
     return norm_weight(name, weights, s), weights.get(f"{name}.bias")
@@ -65,6 +66,8 @@ def norm_weight(name: str, weights: Weights, s: Sizes) -> Tensor:
 def layers_of(
     family: Family, s: Sizes, weights: Weights, linear: Callable[..., Linear]
 ) -> list[Layer]:
+    """One `Layer` for each of the model, the first one first. weights: those of `Family.shapes`.
+    linear: makes a product of (out, in) weights, a bias or None, and an activation or None."""
     queries = s.heads * s.head_dim
     keys = s.kv_heads * s.head_dim
 

@@ -34,4 +34,5 @@ class EngineStats:
 
     @property
     def padding_share(self) -> float:
+        """Of the computed tokens, 0 to 1."""
         return 1 - self.n_tokens / self.n_padded_tokens if self.n_padded_tokens else 0.0

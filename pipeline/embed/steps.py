@@ -71,6 +71,7 @@ class Steps:
         self.summed_norm = best(self._summed_norm, summands, is_used=has_sum)
 
     def normed(self, x: Tensor, norm: Norm) -> Tensor:
+        """x: (T, D). The norm of the family; x itself where there is none."""
         if norm is None:
             return x
         if self._s.is_rms:
