@@ -115,8 +115,9 @@ def test_a_run_whose_budget_is_used_ends_in_order_and_the_next_one_goes_on(
 
 
 def test_every_document_gets_the_oracles_vector_and_exact_lineage_and_a_second_run_does_nothing(
-    tmp_path: Path, bert_japanese_dir: Path
+    tmp_path: Path, bert_japanese_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CORPUS_EMBED_CACHE", str(tmp_path / "cache"))
     docs = documents(90)
     write_shard(tmp_path / "in/a.jsonl.gz", docs[:50])
     write_shard(tmp_path / "in/b.jsonl", docs[50:70])
@@ -128,7 +129,8 @@ def test_every_document_gets_the_oracles_vector_and_exact_lineage_and_a_second_r
         output={"partition_by": ["lang"]},
         runtime={"part_bytes": "2KiB"},
     )
-    result = run(spec)
+    shown: list[Any] = []
+    result = run(spec, on_estimate=shown.append)
     rows = rows_of(tmp_path / "out")
     assert set(rows) == {doc["id"] for doc in docs}
     oracle = SentenceTransformer(str(bert_japanese_dir), device="cpu").encode(
@@ -154,6 +156,14 @@ def test_every_document_gets_the_oracles_vector_and_exact_lineage_and_a_second_r
     )
     assert (record["counts"]["n_documents"], record["model"]["license"]) == (90, "cc-by-sa-4.0")
     assert record["versions"]["unidic-lite"]
+    # what was foretold, what came of it, and its speed
+    assert [estimate.record() for estimate in shown] == [record["estimate"]]
+    for name in ("documents", "rows", "tokens", "embedded_tokens"):
+        assert record["estimate"][name] == record["truth"][name] == result.truth[name]
+    (rate,) = record["rates"]
+    assert rate["device_name"] and rate["n_tokens"] == result.truth["embedded_tokens"]
+    (kept,) = (tmp_path / "cache/rates").glob("*.json")
+    assert json.loads(kept.read_text())["tokens_per_s"] == rate["tokens_per_s"]
     # a second run does nothing and makes no snapshot
     files = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
     second = run(spec)
@@ -346,22 +356,3 @@ def test_splits_that_share_a_block_are_embedded_as_ever(
     assert {doc_id: row["text"] for doc_id, row in rows_of(tmp_path / "out").items()} == {
         doc["id"]: doc["text"] for doc in docs
     }
-
-
-def test_a_run_shows_its_estimate_and_records_it_with_what_came_and_its_speed(
-    tmp_path: Path, bert_mean_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CORPUS_EMBED_CACHE", str(tmp_path / "cache"))
-    write_shard(tmp_path / "in/a.jsonl", documents(20))
-    spec = make_spec(str(tmp_path / "in"), str(tmp_path / "out"), bert_mean_dir)
-    shown: list[Any] = []
-    result = run(spec, on_estimate=shown.append)
-    (path,) = (tmp_path / "out/_meta/runs").glob("*/attempt-0001.json")
-    record = json.loads(path.read_text())
-    assert [estimate.record() for estimate in shown] == [record["estimate"]]
-    for name in ("documents", "rows", "tokens", "embedded_tokens"):
-        assert record["estimate"][name] == record["truth"][name] == result.truth[name]
-    (rate,) = record["rates"]
-    assert rate["device_name"] and rate["n_tokens"] == result.truth["embedded_tokens"]
-    (kept,) = (tmp_path / "cache/rates").glob("*.json")
-    assert json.loads(kept.read_text())["tokens_per_s"] == rate["tokens_per_s"]
