@@ -1,7 +1,8 @@
-"""The estimate of a run, made in a thread while Ray starts.
+"""The estimate of a run, made in a thread beside the embedding.
 
-A plan comes in when its execution begins; the estimate goes to a display as soon as it is there,
-and to the record of the attempt at the end. Nothing is measured, and a tokenizer that only
+A plan comes in when its execution begins. The estimate waits for the first part that is embedded,
+because until then every second of CPU makes the start longer. It goes to a display as soon as it is
+there, and to the record of the attempt at the end. Nothing is measured, and a tokenizer that only
 transformers can build, with seconds of imports, is not loaded for it. An estimate that fails is
 none: it never stops a run. Cost: SECONDS of a process (`estimate/look.py`).
 """
@@ -21,7 +22,7 @@ from pipeline.driver.planning.plan import Plan
 from pipeline.driver.planning.pools import pools_of
 from pipeline.driver.run import Result
 from pipeline.driver.showing import Watch
-from pipeline.observe.progress import Progress
+from pipeline.observe.progress import EMBEDDING, Progress
 from pipeline.storage.store import Store
 from pipeline.tokenize.loading import is_quick_to_load
 
@@ -30,6 +31,8 @@ __all__ = ["Beside"]
 log = logging.getLogger(__name__)
 
 SECONDS = 5.0
+PATIENCE_S = 5.0
+"""How long the end of a run waits for its estimate: one that embeds for a second ends before it."""
 
 
 class Beside:
@@ -44,18 +47,24 @@ class Beside:
         self._estimate: Estimate | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, plan: Plan, store: Store) -> None:
+    def prepare(self, plan: Plan, store: Store) -> None:
+        """The plan of the run, before its embedding begins."""
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._make, args=(plan, store), name="estimate", daemon=True
             )
+
+    def _start(self) -> None:
+        if self._thread is not None and self._thread.ident is None:
             self._thread.start()
 
     def shown_by(self, watch: Watch) -> Watch:
-        """`watch`, which shows the estimate at its first call after that is there: not from the
-        thread, since standard error is Ray's log while Ray starts."""
+        """`watch`, which has the estimate made once the run embeds, and shows it at its first call
+        after that is there."""
 
         def show(progress: Progress, notes: list[str]) -> None:
+            if progress.phase == EMBEDDING:
+                self._start()
             if self._estimate and self._on_estimate:
                 on_estimate = self._on_estimate
                 self._on_estimate = None
@@ -65,7 +74,9 @@ class Beside:
         return show
 
     def record(self) -> dict[str, Any] | None:
-        """What the record of the attempt keeps; None where there is no estimate yet."""
+        """What the record of the attempt keeps; None where there is no estimate."""
+        if self._thread is not None and self._thread.ident is not None:
+            self._thread.join(PATIENCE_S)
         return self._estimate.record() if self._estimate else None
 
     def remember(self, result: Result) -> None:

@@ -20,7 +20,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.driver.cluster.own_ray import SWITCH, replaced, without_services
+from pipeline.driver.cluster.forks.start import end_template, start_template
+from pipeline.driver.cluster.own_ray import SWITCH, can_fork, replaced, without_services
 from pipeline.driver.interrupts import held_back
 from pipeline.driver.planning.places import is_connected
 from pipeline.errors import ClusterError
@@ -59,19 +60,25 @@ def disconnect() -> None:
         _connections.clear()
         with held_back():
             ray.shutdown()
+            end_template()
 
 
-def connect(address: str | None, meanwhile: Callable[[], object] = lambda: None) -> None:
+def connect(
+    address: str | None,
+    meanwhile: Callable[[], object] = lambda: None,
+    *,
+    is_forking: bool = False,
+) -> None:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine. Idempotent.
 
     meanwhile: imports what comes next, in a thread, because Ray's processes start for seconds.
+    is_forking: whether workers of a cluster that is started may be forks of one process.
     Workers of a cluster get the CORPUS_EMBED_* settings of this process; their credentials come
     from their own environment or role. Raises ClusterError.
     """
     if is_connected():
         return
-    with held_back(), uncollected():  # a module that is half imported cannot be imported again
-        import ray
+    end_template()
     # Without an address Ray would join any cluster that runs on this machine.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     remote = address != "local"
@@ -86,9 +93,14 @@ def connect(address: str | None, meanwhile: Callable[[], object] = lambda: None)
     # Ray 2.60 ends a process that is idle for a second: then each write task would start its own,
     # which takes 1.6 s of CPU per part.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+    template = None
     # Nobody reads the metrics of a cluster that exists for one job; they take 1 % of two cores.
     if not remote:
         os.environ.setdefault(SWITCH, "0")
+        if is_forking and can_fork():
+            template = start_template(_import_path(), log_path())
+    with held_back(), uncollected():  # a module that is half imported cannot be imported again
+        import ray
     # see MAX_RESTARTS in execution.py
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for 'Write'")
@@ -96,7 +108,7 @@ def connect(address: str | None, meanwhile: Callable[[], object] = lambda: None)
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors for")
     try:
         _check_answers(address)
-        services = contextlib.nullcontext() if remote else without_services()
+        services = contextlib.nullcontext() if remote else without_services(template)
         with (
             held_back(),
             _without_rays_sigterm(),
@@ -182,9 +194,12 @@ def _own_path() -> JobConfig:
         def _runtime_env_has_working_dir(self) -> bool:
             return True
 
+    return OwnPath(_py_driver_sys_path=_import_path())
+
+
+def _import_path() -> list[str]:
     root = Path(__file__).parents[3]
-    is_installed = root.name in ("site-packages", "dist-packages")
-    return OwnPath(_py_driver_sys_path=[] if is_installed else [str(root)])
+    return [] if root.name in ("site-packages", "dist-packages") else [str(root)]
 
 
 @contextlib.contextmanager

@@ -71,9 +71,10 @@ def run(
     def execute_on_cluster(plan: Plan) -> Mapping[str, float]:
         first_records(plan)  # a mistake of the spec costs no start of workers
         if limit is None:
-            beside.start(plan, store)
+            beside.prepare(plan, store)
         progress.enter(CONNECTING)
-        connect(address, meanwhile=_import_execution)
+        # a fork of a process that has a CUDA context has none that works
+        connect(address, meanwhile=_import_execution, is_forking=job.engine.device == "cpu")
         with held_back():
             from pipeline.driver.cluster.devices import devices_of
             from pipeline.driver.cluster.execution import execute

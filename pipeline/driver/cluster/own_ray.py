@@ -4,7 +4,9 @@ In: a `ray.init` that is about to start a cluster, or an execution of Ray Data o
 the same with fewer processes: no server for people (dashboard), no scaling of nodes (monitor), no
 copying of logs, which nobody reads; and the three actors that Ray Data keeps beside a dataset are
 objects of the driver. Each of these processes takes half a second to a second of CPU before the
-first part is begun (benchmarks/LOG.md). Whoever asks for Ray's metrics gets all of them.
+first part is begun (benchmarks/LOG.md). Its two agents, which the raylet insists on, are stand-ins,
+and its workers may be forks of one process (`forks/`). Whoever asks for Ray's metrics gets all of
+them.
 
 Method: Ray 2.60 has no settings for this, so functions of it are replaced while a block runs. In
 any other version nothing is replaced, and Ray costs its processes.
@@ -15,10 +17,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
-__all__ = ["SWITCH", "in_driver", "is_collecting", "replaced", "without_services"]
+from pipeline.driver.cluster.forks.start import lean_command
+
+__all__ = ["SWITCH", "can_fork", "in_driver", "is_collecting", "replaced", "without_services"]
 
 SWITCH = "RAY_enable_metrics_collection"
 """Ray's own variable; `connect` sets it to 0 for a cluster of one job where it is not set."""
@@ -36,20 +42,37 @@ def is_collecting() -> bool:
     return os.environ.get(SWITCH, "1").lower() not in ("0", "false")
 
 
-def _is_replaceable() -> bool:
-    import ray
+def can_fork() -> bool:
+    """Whether workers of a Ray that is started now can be forked. Ray is not imported for it."""
+    return sys.platform == "linux" and _is_replaceable()
 
-    return ray.__version__.startswith(_TRIED) and not is_collecting()
+
+def _is_replaceable() -> bool:
+    return version("ray").startswith(_TRIED) and not is_collecting()
 
 
 @contextlib.contextmanager
-def without_services() -> Iterator[None]:
-    """A Ray that is started in the block has no services that only people and clusters ask."""
+def without_services(address: str | None = None) -> Iterator[None]:
+    """A Ray that is started in the block has no services that only people and clusters ask, and its
+    workers are forked by the template at `address`, if any."""
     with contextlib.ExitStack() as stack:
         if _is_replaceable():
             for name in _SERVICES:
                 stack.enter_context(replaced("ray._private.node:Node", name, _nothing))
+            start = _lean_start(address)
+            stack.enter_context(replaced("ray._private.services", "start_ray_process", start))
         yield
+
+
+def _lean_start(address: str | None) -> Callable[..., Any]:
+    """What starts a process of Ray, with another command for a raylet."""
+    from ray._private.services import start_ray_process
+
+    def start(command: list[str], process_type: str, *others: Any, **named: Any) -> Any:
+        lean = lean_command(command, address) if process_type == "raylet" else command
+        return start_ray_process(lean, process_type, *others, **named)
+
+    return start
 
 
 @contextlib.contextmanager
