@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from pipeline.errors import OutputError
@@ -25,6 +24,9 @@ from pipeline.storage import layout, schema
 from pipeline.storage.data_rows import scan
 from pipeline.storage.lineage import DataFile, Generation, Manifest, Snapshot
 from pipeline.storage.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 TableOrBatch = TypeVar("TableOrBatch", pa.Table, pa.RecordBatch)
 
@@ -37,6 +39,8 @@ def open_dataset(
 
     Raises OutputError when there is no such snapshot or one of its files is gone or cut.
     """
+    import pyarrow.dataset as ds  # imports pandas, a fifth of what a run imports before its plan
+
     store = Store(uri, storage_options)
     head, generation = read_head(store, snapshot)
     columns = arrow_schema(generation)

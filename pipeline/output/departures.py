@@ -33,7 +33,7 @@ _COLUMNS = pa.schema(
     ]
 )
 _NOTHING = pa.table(
-    {"id": pa.array([], pa.uint64()), "text": pa.array([], pa.uint64()), "shard": pa.nulls(0)}
+    {"id": pa.nulls(0, pa.uint64()), "text": pa.nulls(0, pa.uint64()), "shard": pa.nulls(0)}
 ).cast(pa.schema([("id", pa.uint64()), ("text", pa.uint64()), ("shard", pa.string())]))
 
 

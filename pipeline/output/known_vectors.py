@@ -39,9 +39,12 @@ from pipeline.write.vectors import restored_vectors
 LOCATIONS = 4
 """How many places of one text are tried in a segment: the first can be in a file that vacuum has
 deleted."""
-UNKNOWN = pa.schema(
-    {"reused": pa.large_list(pa.float32()), "n_tokens": pa.int32(), "truncated": pa.bool_()}
-).empty_table()
+UNKNOWN = pa.Table.from_batches(  # `empty_table` imports pandas
+    [],
+    pa.schema(
+        {"reused": pa.large_list(pa.float32()), "n_tokens": pa.int32(), "truncated": pa.bool_()}
+    ),
+)
 """The table that `Index.find` returns, without rows."""
 _COLUMNS = ("text_sha256", "embedding", "embedding_scale", "n_tokens", "truncated")
 

@@ -94,9 +94,12 @@ def connect(
     # which takes 1.6 s of CPU per part.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     template = None
-    # Nobody reads the metrics of a cluster that exists for one job; they take 1 % of two cores.
+    # Nobody reads the metrics, events and statistics of a cluster that exists for one job; they take
+    # 1.4 % of two cores.
     if not remote:
         os.environ.setdefault(SWITCH, "0")
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+        os.environ.setdefault("RAY_event_stats", "0")
         if is_forking and can_fork():
             template = start_template(_import_path(), log_path())
     with held_back(), uncollected():  # a module that is half imported cannot be imported again
