@@ -94,8 +94,8 @@ def connect(
     # which takes 1.6 s of CPU per part.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     template = None
-    # Nobody reads the metrics, events and statistics of a cluster that exists for one job; they take
-    # 1.4 % of two cores.
+    # Nobody reads the metrics, events and statistics of a cluster that exists for one job; they
+    # take 1.4 % of two cores.
     if not remote:
         os.environ.setdefault(SWITCH, "0")
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
@@ -130,8 +130,10 @@ def connect(
             )
             _connections.append(address)
     except ClusterError:
+        end_template()
         raise
     except Exception as error:  # Ray raises a bare Exception when a node is slow to start
+        end_template()
         failure = "Ray cannot start"
         advice = "Check whether this machine is overloaded"
         if remote:
