@@ -11,9 +11,13 @@ same object).
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from pipeline.driver.cluster.own_ray import replaced
 
 __all__ = [
     "differs_in_forks",
@@ -34,23 +38,16 @@ def prepare() -> None:
     os.environ |= {_JOB: _FIRST_JOB, _RAYLET: str(os.getpid())}
 
 
-@contextlib.contextmanager
-def no_ids_drawn() -> Iterator[None]:
+def no_ids_drawn() -> AbstractContextManager[None]:
     """What is imported in the block has its ids from the system."""
-    import ray.actor
-
-    original = ray.actor.ActorClassID
+    ids: Any = importlib.import_module("ray.actor").ActorClassID
 
     class FromSystem:
         @staticmethod
         def from_random() -> object:
-            return original(os.urandom(original.size()))
+            return ids(os.urandom(ids.size()))
 
-    ray.actor.ActorClassID = FromSystem
-    try:
-        yield
-    finally:
-        ray.actor.ActorClassID = original
+    return replaced("ray.actor", "ActorClassID", FromSystem)
 
 
 def differs_in_forks() -> bool:
@@ -86,7 +83,6 @@ def raylet_of(environment: Mapping[str, str]) -> int:
 def read_environment() -> None:
     """Reads again, in a fork, what Ray has read when it was imported: the driver has made a token
     since."""
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    library: Any = importlib.import_module("ray._raylet")
+    library.Config.initialize("")
+    library.AuthenticationTokenLoader.instance().reset_cache()
