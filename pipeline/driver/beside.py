@@ -31,8 +31,9 @@ __all__ = ["Beside"]
 log = logging.getLogger(__name__)
 
 SECONDS = 5.0
-PATIENCE_S = 5.0
-"""How long the end of a run waits for its estimate: one that embeds for a second ends before it."""
+PATIENCE_S = 60.0
+"""How long the end of a run waits for its estimate, which a run that embeds for a second overtakes:
+SECONDS and the start of a process, on a machine that others keep busy."""
 
 
 class Beside:
