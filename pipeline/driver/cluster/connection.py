@@ -101,7 +101,8 @@ def connect(
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         os.environ.setdefault("RAY_event_stats", "0")
         if is_forking and can_fork():
-            template = start_template(_import_path(), log_path())
+            with contextlib.suppress(OSError):  # no folder for its socket: Ray needs none there
+                template = start_template(_import_path(), log_path())
     with held_back(), uncollected():  # a module that is half imported cannot be imported again
         import ray
     # see MAX_RESTARTS in execution.py
