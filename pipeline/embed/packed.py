@@ -22,10 +22,10 @@ from pipeline.embed.choice import Shape
 from pipeline.embed.engine import Engine
 from pipeline.embed.forward import Forward
 from pipeline.embed.head import load_head
-from pipeline.embed.int8 import Watch
 from pipeline.embed.layers import Weights
 from pipeline.embed.linear import Linear
 from pipeline.embed.pooling import keep_real, pool, single_token_index
+from pipeline.embed.watch import Watch
 from pipeline.embed.weights import read_weights
 from pipeline.job.engine_options import EngineOptions
 from pipeline.job.model.directory import ModelDir

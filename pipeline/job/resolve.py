@@ -29,7 +29,7 @@ ALGORITHM = 2
 """The version of this package's own cleaning, chunking, tokenizing, loading and pooling. It is
 raised with every change that can change a row."""
 
-INT8_ALGORITHM = 2
+INT8_ALGORITHM = 3
 """The version of the arithmetic of `dtype: int8`, in the identity of its jobs alone. The first one
 had no entry."""
 _INT8 = "int8_algorithm"

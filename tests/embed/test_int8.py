@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from pipeline.embed import int8
-from pipeline.embed.int8 import Int8Linear, Watch
+from pipeline.embed.int8 import Inputs, Int8Linear
 from pipeline.embed.linear import Linear
 from pipeline.embed.products import activate
+from pipeline.embed.rounding import BLOCK_ROWS, FEWEST_STEPS, MOST_STEPS, in_steps
 from pipeline.embed.sizes import ACTIVATIONS
+from pipeline.embed.watch import Watch, _Watched
 from pipeline.job.model.store import resolve
 from tests.support.engines import engine_of
 
@@ -46,8 +48,13 @@ def test_every_kernel_gives_the_sums_of_whole_numbers(
     kernel: type[int8._OneDnn | int8._Plain], shape: tuple[int, int, int], normal: Normal
 ) -> None:
     x, weight = int8._hardest(*shape)
-    scale = normal(len(weight)).abs()
-    assert torch.equal(kernel(weight, scale)(x), whole_sums(x, weight) * scale)
+    scale, bias = normal(len(weight)).abs(), normal(len(weight))
+    residual = normal(len(x), len(weight))
+    product = kernel(weight)
+    scaled = whole_sums(x, weight) * scale
+    assert torch.equal(product(x, scale), scaled)
+    assert torch.equal(product(x, scale, bias), scaled + bias)
+    assert torch.equal(product(x, scale, bias, residual.clone()), scaled + bias + residual)
 
 
 @pytest.mark.parametrize("isa", ISA)
@@ -90,10 +97,21 @@ def test_two_neighbouring_weights_add_up_to_128_at_most(n_in: int, normal: Norma
     assert (weight.abs().amax(1)[3:] >= 63 * scale[3:]).all()
 
 
+def inputs(step: float | None, normal: Normal) -> Inputs:
+    return Inputs(normal(64), torch.logspace(-2, 3, 64, 2).log2().round().exp2(), step)
+
+
+@pytest.mark.parametrize("step", [None, 0.04], ids=["by row", "one step"])
 @pytest.mark.parametrize("use", ["call", "activated", "plus"])
-def test_a_row_is_what_it_is_alone_bit_for_bit(use: str, normal: Normal) -> None:
-    first, second = Int8Linear(normal(48, 64), normal(48)), Int8Linear(normal(32, 48), None)
-    x = normal(2 * int8._BLOCK_ROWS + 7, 64) * torch.logspace(-3, 3, 64)
+def test_a_row_is_what_it_is_alone_bit_for_bit(
+    use: str, step: float | None, normal: Normal
+) -> None:
+    """Where rows share a step, some are too large for it, some too small."""
+    first = Int8Linear(normal(48, 64), normal(48), inputs=inputs(step, normal))
+    second = Int8Linear(normal(32, 48), None)
+    x = normal(2 * BLOCK_ROWS + 7, 64)
+    x[1::9] *= 100
+    x[2::9] = first._shrinkage * 1e-3 - first._offset / first._shrinkage
     residual = normal(len(x), 48)
 
     def result(rows: slice) -> torch.Tensor:
@@ -104,9 +122,69 @@ def test_a_row_is_what_it_is_alone_bit_for_bit(use: str, normal: Normal) -> None
         return first(x[rows])
 
     together = result(slice(None))
-    for i in (0, 1, int8._BLOCK_ROWS - 1, int8._BLOCK_ROWS, len(x) - 1):
+    for i in (0, 1, 2, BLOCK_ROWS - 1, BLOCK_ROWS, len(x) - 1):
         assert torch.equal(together[i], result(slice(i, i + 1))[0]), i
     assert torch.equal(together[5:300], result(slice(5, 300)))
+
+
+def test_rows_share_a_step_only_where_it_fits_them(normal: Normal) -> None:
+    """The oracle: NumPy in 64 bits."""
+    x = normal(3 * BLOCK_ROWS, 24) * torch.logspace(-2, 2, 3 * BLOCK_ROWS)[:, None]
+    x[7, 3] = torch.nan
+    factor, off = normal(24).abs() + 10, normal(24)
+    values, apart = in_steps(x, factor, off)
+    steps = x.double().numpy() * factor.double().numpy() + off.double().numpy()
+    largest = np.abs(steps).max(axis=1)
+    fits = (largest >= FEWEST_STEPS) & (largest < MOST_STEPS + 0.5)
+    assert 0 < fits.sum() < len(x) - 1
+    np.testing.assert_array_equal(apart, np.flatnonzero(~fits))
+    assert np.abs(values[fits].numpy() - steps[fits]).max() <= 0.5 + 1e-4
+    assert np.abs(values[fits].numpy().astype(int)).max() <= MOST_STEPS
+
+
+@pytest.mark.parametrize("use", ["call", "activated", "plus"])
+def test_layers_whose_rows_share_a_step_stay_close_to_float32(use: str, normal: Normal) -> None:
+    """The first 20 rows do not fit the step. Tolerance: each number of x is off by half a step,
+    each weight by half of its own."""
+    weight, bias = normal(48, 64), normal(48)
+    x = normal(300, 64) + 5 * normal(64)
+    x[:10] *= 40
+    residual = normal(300, 48)
+
+    def result(layer: Linear) -> torch.Tensor:
+        if use == "activated":
+            values, scale = layer.activated(x, ACTIVATIONS["relu"])
+            return values * scale
+        return layer(x) if use == "call" else layer.plus(x, residual.clone()) - residual
+
+    watched = _Watched(weight, bias)
+    watched(x[20:])
+    seen = watched.inputs()
+    assert seen is not None
+    assert seen.step is not None
+    layer = Int8Linear(weight, bias, inputs=seen)
+    _, apart = in_steps(x, layer._steps_of_1, layer._steps_off)
+    assert set(range(10)) <= set(apart.tolist()) <= set(range(20))
+    exact = Linear(weight, bias)(x)
+    exact = activate(exact, ACTIVATIONS["relu"]) if use == "activated" else exact
+    cosines = torch.nn.functional.cosine_similarity(exact, result(layer))
+    assert cosines.min() > 0.999
+
+
+@pytest.mark.parametrize("case", ["outliers", "not finite", "nothing", "zeros"])
+def test_rows_that_are_not_alike_share_no_step(case: str, normal: Normal) -> None:
+    watched = _Watched(normal(16, 32), None)
+    x = normal(200, 32)
+    if case == "outliers":
+        x[3] *= 1e3
+    if case == "not finite":
+        x[3, 4] = torch.inf
+    if case != "nothing":
+        watched(x * (case != "zeros"))
+    seen = watched.inputs()
+    assert (seen is None) == (case == "nothing")
+    assert seen is None or seen.step is None
+    assert Int8Linear(normal(16, 32), None, inputs=seen)(normal(4, 32)).isfinite().all()
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
@@ -169,19 +247,22 @@ def test_channels_that_are_larger_than_others_leave_them_their_steps(normal: Nor
 
 
 def test_what_channels_are_divided_by_is_the_same_on_every_cpu(normal: Normal) -> None:
-    watched = int8._Watched(normal(4, 6), None)
-    watched(torch.tensor([[1.0, -40, 1e9, 0, 1.1, torch.pi]]))
-    noise = 1 + 1e-5 * normal(6)
-    spread = watched.spread()
-    watched._largest *= noise
-    assert spread is not None
-    assert torch.equal(spread, watched.spread() * torch.ones(6))  # type: ignore[operator]
-    assert torch.equal(spread.log2(), spread.log2().round())
-    assert spread.aminmax() == (1 / 16, 16)
+    x = torch.tensor([[1.0, -40, 1e9, 0, 1.1, torch.pi]])
+    spreads = []
+    for noise in (torch.ones(6), 1 + 1e-5 * normal(6)):
+        watched = _Watched(normal(4, 6), None)
+        watched(torch.cat([x, -x]) * noise)
+        seen = watched.inputs()
+        assert seen is not None
+        spreads.append(seen.spread)
+    assert torch.equal(*spreads)
+    assert torch.equal(spreads[0].log2(), spreads[0].log2().round())
+    assert spreads[0].aminmax() == (1 / 16, 16)
 
 
-def test_a_row_that_is_not_finite_spoils_itself_alone(normal: Normal) -> None:
-    layer = Int8Linear(normal(16, 32), None)
+@pytest.mark.parametrize("step", [None, 0.04])
+def test_a_row_that_is_not_finite_spoils_itself_alone(step: float | None, normal: Normal) -> None:
+    layer = Int8Linear(normal(16, 32), None, inputs=Inputs(normal(32), torch.ones(32), step))
     x = normal(3, 32)
     x[0, 1], x[1, 2] = torch.inf, torch.nan
     assert layer(x).isfinite().all(1).tolist() == [False, False, True]
@@ -202,17 +283,19 @@ def test_no_vector_depends_on_the_kernel_and_nothing_is_warned_of(
     np.testing.assert_array_equal(vectors[0], vectors[1])
 
 
-@pytest.mark.parametrize("problem", ["missing", "saturates"])
+@pytest.mark.parametrize("problem", ["missing", "saturates", "adds wrongly"])
 def test_a_kernel_that_is_missing_or_not_exact_is_not_used(
     problem: str, monkeypatch: pytest.MonkeyPatch, normal: Normal
 ) -> None:
-    def call(self: int8._OneDnn, x: torch.Tensor) -> torch.Tensor:
+    def call(self: int8._OneDnn, *args: torch.Tensor) -> torch.Tensor:
         if problem == "missing":
             raise AttributeError("no qlinear_pointwise")
-        return int8._Plain(self._weight, self._scale)(x).clamp(-1e5, 1e5)
+        if problem == "adds wrongly":
+            return int8._Plain(self._weight)(*args[:3])
+        return int8._Plain(self._weight)(*args).clamp(-1e5, 1e5)
 
-    def init(self: int8._OneDnn, weight: torch.Tensor, scale: torch.Tensor) -> None:
-        self._weight, self._scale = weight, scale
+    def init(self: int8._OneDnn, weight: torch.Tensor) -> None:
+        self._weight = weight
 
     monkeypatch.setattr(int8._OneDnn, "__init__", init)
     monkeypatch.setattr(int8._OneDnn, "__call__", call)
