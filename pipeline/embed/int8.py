@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from pipeline.embed.engine import log
-from pipeline.embed.linear import Linear, one_thread, shortest_s
+from pipeline.embed.linear import Linear, shortest_s
 from pipeline.embed.products import activate
 from pipeline.embed.rounding import MOST_STEPS, SMALLEST, Rounded, blocks, by_row, in_steps
 
@@ -183,7 +183,6 @@ def _rounded_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @cache
-@one_thread()
 def _is_onednn_best() -> bool:
     """Whether oneDNN's product exists in this torch, is exact, and beats the plain one."""
     x, weight = _hardest(64, 512, 4096)
