@@ -100,6 +100,9 @@ def test_a_name_that_is_not_registered_is_refused(bert_mean_dir: Path, tmp_path:
     path = directory(bert_mean_dir, tmp_path / "model", {"prompts": {"query": "q: "}})
     with pytest.raises(SpecError, match=r"'passage': the model has query\. Name one of them"):
         job_of(path, tmp_path, prompt_name="passage")
+    path = directory(bert_mean_dir, tmp_path / "bare", {})
+    with pytest.raises(SpecError, match=r"'passage': the model registers none: write the text"):
+        job_of(path, tmp_path, prompt_name="passage")
 
 
 @pytest.mark.parametrize(

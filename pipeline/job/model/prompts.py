@@ -60,8 +60,8 @@ def query_prompt(
         return text or None
     if name is not None and name not in model.prompts:
         raise SpecError(
-            f"prompt {name!r} not found; the model has {_names(model)}. Name one of them, or give "
-            "the text itself with --prompt (prompt in Python)."
+            f"prompt {name!r} not found; {_names(model)} give the text itself with --prompt "
+            "(prompt in Python)."
         )
     if name is not None:
         return model.prompts[name] or None
@@ -85,9 +85,8 @@ def document_prompt(choice: ModelSpec, model: ModelDir) -> Prompt:
     if choice.prompt_name != "auto":
         if choice.prompt_name not in model.prompts:
             raise SpecError(
-                f"model.prompt_name {choice.prompt_name!r}: the model has "
-                f"{_names(model)}. Name one of them, write the "
-                "text as model.prompt, or leave both out."
+                f"model.prompt_name {choice.prompt_name!r}: {_names(model)} write the text as "
+                "model.prompt, or leave both out."
             )
         return Prompt(model.prompts[choice.prompt_name] or None, "model.prompt_name")
     registered = [name for name in DOCUMENT_NAMES if name in model.prompts]
@@ -133,7 +132,9 @@ def _warn(path: str, model: ModelDir, text: str | None) -> None:
 
 
 def _names(model: ModelDir) -> str:
-    return ", ".join(sorted(model.prompts)) or "no prompts"
+    """What a model registers, as the beginning of an advice."""
+    names = ", ".join(sorted(model.prompts))
+    return f"the model has {names}. Name one of them, or" if names else "the model registers none:"
 
 
 def _of_card(path: str, model: ModelDir) -> tuple[str | None, str | None]:
