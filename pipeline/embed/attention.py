@@ -55,6 +55,11 @@ class PackedBatch:
     def lengths(self) -> torch.Tensor:
         return self.starts[1:] - self.starts[:-1]  # (n,)
 
+    def apart(self) -> PackedBatch:
+        """The same rows, each of which meets no keys but its own: no mask hides a NaN."""
+        own = tuple(stretch._replace(n_keys=stretch.length) for stretch in self.stretches)
+        return replace(self, stretches=own)
+
 
 def pack(
     ids: NDArray[np.int32], offsets: NDArray[np.int64], rows: Rows, device: str
@@ -127,32 +132,44 @@ def _equal_lengths(
     mixed: list[torch.Tensor] = []
     token = 0
     for row, n_rows, length, n_keys in batch.stretches:
-        n_tokens = n_rows * length
-        queries = q[row : row + n_rows] if pooled else q[token : token + n_tokens]
-        own_q = queries.unflatten(0, (n_rows, -1)).transpose(1, 2)  # (rows, H, tokens, D)
-        own_k, own_v = (
-            x[token:].unfold(0, n_keys, length)[:n_rows].transpose(2, 3)  # (rows, Hkv, keys, D)
-            for x in (k, v)
-        )
+        at, n_queries = (row, 1) if pooled else (token, length)
+        own_q = _rows_of(q, at, n_rows, n_queries, n_queries)
+        own_k, own_v = (_rows_of(x, token, n_rows, length, n_keys) for x in (k, v))
         if window is not None and window < length:
             out = _in_blocks(own_q, own_k, own_v, length, causal, window)
         else:
             is_causal = causal and not pooled  # such a query sees no key behind its row anyway
-            some = None
+            hidden = None
             if n_keys > length and not is_causal:
-                some = _visible(range(1), range(n_keys), length, n_keys)
+                hidden = _hidden(length, n_keys, q.dtype)
             out = scaled_dot_product_attention(
-                own_q, own_k, own_v, some, is_causal=is_causal, enable_gqa=True
+                own_q, own_k, own_v, hidden, is_causal=is_causal, enable_gqa=True
             )
         mixed.append(out.transpose(1, 2).flatten(0, 1))  # (tokens, H, D)
-        token += n_tokens
-    result = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-    alone = tuple(stretch._replace(n_keys=stretch.length) for stretch in batch.stretches)
-    if result.sum(dtype=torch.float32).isfinite() or alone == batch.stretches:
-        return result
-    # no mask hides a NaN of the next row
-    batch = replace(batch, stretches=alone)
-    return _equal_lengths(q, k, v, batch, causal, window, pooled=pooled)
+        token += n_rows * length
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+
+def _rows_of(
+    x: torch.Tensor, first: int, n_rows: int, row_tokens: int, n_tokens: int
+) -> torch.Tensor:
+    """`n_tokens` tokens from the start of each row on, (rows, heads, tokens, D). x: (T, heads, D);
+    first: where the rows start. One call of torch: it is made for each stretch and layer."""
+    token_stride, *strides = x.stride()
+    return x.as_strided(
+        (n_rows, x.shape[1], n_tokens, x.shape[2]),
+        (row_tokens * token_stride, strides[0], token_stride, strides[1]),
+        x.storage_offset() + first * token_stride,
+    )
+
+
+@lru_cache(maxsize=256)
+def _hidden(length: int, n_keys: int, dtype: torch.dtype) -> torch.Tensor:
+    """(1, n_keys), added to scores: minus infinity behind `length`. What a bool mask would be made
+    into in every call."""
+    return torch.zeros(1, n_keys, dtype=dtype).index_fill_(
+        1, torch.arange(length, n_keys), -torch.inf
+    )
 
 
 def _in_blocks(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pipeline.embed.attention import attention_for, pack
+from pipeline.embed.attention import PackedBatch, attention_for, pack
 from pipeline.embed.buckets import Ids, Offsets, Rows
 from pipeline.embed.budget import device_key, remembered_budget
 from pipeline.embed.choice import Shape
@@ -73,15 +73,22 @@ class PackedEngine(Engine):
         return {**super().tuning, "compiled": ", ".join(self._body.compiled_steps)}
 
     def _forward(self, ids: Ids, offsets: Offsets, rows: Rows) -> tuple[torch.Tensor, int]:
-        how = (self.options.pooling, self._unpooled_tokens)
         batch = pack(ids, offsets, rows, self.device)
+        vectors = self._vectors(batch)
+        # what is not finite in a row can have reached the row before it
+        if batch.stretches and not vectors.sum().isfinite():
+            vectors = self._vectors(batch.apart())
+        return vectors, batch.ids.shape[0]
+
+    def _vectors(self, batch: PackedBatch) -> torch.Tensor:
+        how = (self.options.pooling, self._unpooled_tokens)
         pooled = single_token_index(batch, *how) if self._trims else None
         hidden = self._body.forward(batch, self._attention, pooled)  # (n, D) or (T, D)
         if self._trims:
             vectors = keep_real(hidden.float(), batch, *how)
         else:
             vectors = pool(hidden, batch, *how)
-        return self._head(vectors), batch.ids.shape[0]
+        return self._head(vectors)
 
 
 @torch.inference_mode()

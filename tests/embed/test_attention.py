@@ -99,9 +99,10 @@ def check(monkeypatch, device, kv_heads, causal, window, pooled):
 @pytest.mark.parametrize("spoiled", [math.nan, math.inf])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("causal", [False, True])
-def test_what_is_not_finite_stays_in_its_row(causal, window, spoiled):
+def test_what_is_not_finite_stays_in_its_row_where_rows_are_apart(causal, window, spoiled):
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
-    batch = pack(np.zeros(offsets[-1], np.int32), offsets, np.arange(LENGTHS.size), "cpu")
+    rows = np.arange(LENGTHS.size)
+    batch = pack(np.zeros(offsets[-1], np.int32), offsets, rows, "cpu").apart()
     q, k, v = torch.randn(3, offsets[-1], 2, 8, generator=torch.Generator().manual_seed(0))
     sound = attention_for("cpu")(q, k, v, batch, causal, window)
     for x in (k, v):
