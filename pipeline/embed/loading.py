@@ -14,7 +14,7 @@ from pipeline.embed.attention import flash_problem
 from pipeline.embed.choice import choose, unpacked
 from pipeline.embed.emulation import EMULATED, times_float32
 from pipeline.embed.engine import DTYPES, Engine
-from pipeline.embed.memory import free_memory, is_out_of_memory
+from pipeline.embed.memory import free_memory, is_out_of_memory, keep_freed_memory
 from pipeline.embed.packed import PackedEngine
 from pipeline.embed.static import StaticEngine
 from pipeline.errors import ModelError, WorkerError
@@ -43,14 +43,16 @@ def load_engine(
     """Load the weights of `model` into the engine that `options` allow.
 
     prompt_tokens: leading ids of the prompt, which pooling leaves out where the directory says so
-    (`include_prompt: false`). threads: how many torch uses in this process; None leaves the number
-    as it is. is_tuned: whether a GPU's steps are compiled and its budget is looked for, which takes
-    a minute that many texts repay. Where memory is short, loading is tried again for a minute: a
-    process that has just died may still hold it. Raises ModelError for options that this model or
-    this machine cannot follow, and for damaged weights; WorkerError where memory stays short.
+    (`include_prompt: false`). threads: how many torch uses in this process, which then also keeps
+    memory that is freed; None leaves both as they are. is_tuned: whether a GPU's steps are compiled
+    and its budget is looked for, which takes a minute that many texts repay. Where memory is short,
+    loading is tried again for a minute: a process that has just died may still hold it. Raises
+    ModelError for options that this model or this machine cannot follow, and for damaged weights;
+    WorkerError where memory stays short.
     """
     if threads is not None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
     for wait_s in (*WAITS_S, None):
         try:
             return _load(model, options, prompt_tokens, is_tuned)
