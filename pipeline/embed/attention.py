@@ -57,8 +57,7 @@ class PackedBatch:
 
     def apart(self) -> PackedBatch:
         """The same rows, each of which meets no keys but its own: no mask hides a NaN."""
-        own = tuple(stretch._replace(n_keys=stretch.length) for stretch in self.stretches)
-        return replace(self, stretches=own)
+        return replace(self, stretches=tuple(s._replace(n_keys=s.length) for s in self.stretches))
 
 
 def pack(
@@ -132,16 +131,14 @@ def _equal_lengths(
     mixed: list[torch.Tensor] = []
     token = 0
     for row, n_rows, length, n_keys in batch.stretches:
-        at, n_queries = (row, 1) if pooled else (token, length)
-        own_q = _rows_of(q, at, n_rows, n_queries, n_queries)
+        first, n_queries = (row, 1) if pooled else (token, length)
+        own_q = _rows_of(q, first, n_rows, n_queries, n_queries)
         own_k, own_v = (_rows_of(x, token, n_rows, length, n_keys) for x in (k, v))
         if window is not None and window < length:
             out = _in_blocks(own_q, own_k, own_v, length, causal, window)
         else:
             is_causal = causal and not pooled  # such a query sees no key behind its row anyway
-            hidden = None
-            if n_keys > length and not is_causal:
-                hidden = _hidden(length, n_keys, q.dtype)
+            hidden = _hidden(length, n_keys, q.dtype) if n_keys > length and not is_causal else None
             out = scaled_dot_product_attention(
                 own_q, own_k, own_v, hidden, is_causal=is_causal, enable_gqa=True
             )
@@ -150,26 +147,20 @@ def _equal_lengths(
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
-def _rows_of(
-    x: torch.Tensor, first: int, n_rows: int, row_tokens: int, n_tokens: int
-) -> torch.Tensor:
-    """`n_tokens` tokens from the start of each row on, (rows, heads, tokens, D). x: (T, heads, D);
-    first: where the rows start. One call of torch: it is made for each stretch and layer."""
-    token_stride, *strides = x.stride()
-    return x.as_strided(
-        (n_rows, x.shape[1], n_tokens, x.shape[2]),
-        (row_tokens * token_stride, strides[0], token_stride, strides[1]),
-        x.storage_offset() + first * token_stride,
-    )
+def _rows_of(x: torch.Tensor, first: int, n_rows: int, pitch: int, n_keys: int) -> torch.Tensor:
+    """(rows, heads, keys, D): tokens of each row from its start on. x: (T, heads, D), first: where
+    the rows start, pitch: from row to row. A single call of torch, made for each stretch."""
+    token, head, number = x.stride()
+    shape = (n_rows, x.shape[1], n_keys, x.shape[2])
+    strides = (pitch * token, head, token, number)
+    return x.as_strided(shape, strides, x.storage_offset() + first * token)
 
 
 @lru_cache(maxsize=256)
 def _hidden(length: int, n_keys: int, dtype: torch.dtype) -> torch.Tensor:
-    """(1, n_keys), added to scores: minus infinity behind `length`. What a bool mask would be made
-    into in every call."""
-    return torch.zeros(1, n_keys, dtype=dtype).index_fill_(
-        1, torch.arange(length, n_keys), -torch.inf
-    )
+    """(1, n_keys), added to scores; a bool mask would be made into it in every call."""
+    behind = torch.arange(length, n_keys)
+    return torch.zeros(1, n_keys, dtype=dtype).index_fill_(1, behind, -torch.inf)
 
 
 def _in_blocks(
