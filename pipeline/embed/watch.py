@@ -4,8 +4,8 @@ In: layers of a forward. Out: the same layers in int8. Method: a few channels ar
 large as the others and leave them few steps, so channels are divided by a power of two each:
 "SmoothQuant" of Xiao et al. 2023, with what a forward of random ids shows at loading. Where rows
 are alike, as norms leave them, they share one step, and the middle of what each channel holds is
-taken off, so that they need fewer; then the product does scales, bias and residual itself. Cosine:
-benchmarks/RESULTS.md, "int8".
+taken off, so that they need fewer; then the product does scales and bias itself. Rows that make
+what is added to a residual are not alike. Cosine: benchmarks/RESULTS.md, "int8".
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["Watch"]
 
 _LEAST_SHARE = 1 / 256
 _MARGIN = 1.25
-"""How much larger than what random ids showed a row may be that shares the step. At 1 a fifth of
-the rows of real texts do not fit in some layers, at 1.5 the cosine falls below that of scales by
-row."""
+"""How much larger than what random ids showed a row may be that shares the step. At 1, up to a
+third of the rows of real texts do not fit in some layers; at 1.5 the cosine falls below that of
+scales by row."""
 _USUAL_STEPS = 32
 """By which most rows differ from the usual one, where rows share a step: they lose two bits at
 most."""
@@ -68,7 +68,7 @@ class _Watched(Linear):
         self._bias = bias
         self.takes_residual = True
         self._rows: torch.Tensor | None = None
-        self._is_normed = True
+        self._is_for_residual = False
 
     def __call__(self, x: torch.Tensor | tuple[torch.Tensor]) -> torch.Tensor:
         if isinstance(x, tuple):
@@ -80,7 +80,7 @@ class _Watched(Linear):
         return (activate(self(x), activation),)  # as in int8, not for the next layer to divide
 
     def plus(self, x: torch.Tensor | tuple[torch.Tensor], residual: torch.Tensor) -> torch.Tensor:
-        self._is_normed = False
+        self._is_for_residual = True
         return self(x) + residual
 
     def inputs(self) -> Inputs | None:
@@ -88,17 +88,17 @@ class _Watched(Linear):
         if self._rows is None:
             return None
         high, low = self._rows.amax(0), self._rows.amin(0)
-        center = (high + low) / 2 if self._is_normed else torch.zeros_like(high)
-        largest = torch.maximum(high - center, center - low)
-        spread = _spread(largest) if self._is_normed else torch.ones_like(high)
-        step = _MARGIN * float((largest / spread).max()) / MOST_STEPS
+        nothing = torch.zeros_like(high)
+        if self._is_for_residual:
+            return Inputs(nothing, torch.ones_like(high), None)
+        center = (high + low) / 2
+        spread = _spread(high - center)
+        step = _MARGIN * float(((high - center) / spread).max()) / MOST_STEPS
         usual_row = self._rows.median(0).values  # the center may be one that few rows are near
         usual = float(((self._rows - usual_row) / spread).abs().amax(1).median())
         if usual >= _USUAL_STEPS * step > SMALLEST:
             return Inputs(center, spread, step)
-        if self._is_normed:
-            spread = _spread(torch.maximum(high, -low))
-        return Inputs(torch.zeros_like(center), spread, None)
+        return Inputs(nothing, _spread(torch.maximum(high, -low)), None)
 
 
 def _spread(largest: torch.Tensor) -> torch.Tensor:

@@ -118,6 +118,7 @@ def test_on_a_cpu_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow  # half a minute of compiling
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # Inductor imports them itself
 @needs_compiler
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_forward_of_compiled_steps_gives_the_same_vectors_without_compiling_again(
