@@ -8,6 +8,7 @@ GPUs, whose shapes are known on `meta`.
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,6 +74,7 @@ def test_nothing_of_it_is_on_the_host_or_asks_for_a_value(
         _attention=attention_for("meta"),
         _head=Head([], normalize=True, truncate_dim=None),
     )
+    engine._vectors = partial(PackedEngine._vectors, engine)
     vectors, n_tokens = PackedEngine._forward(
         engine, np.zeros(30, np.int32), OFFSETS, np.array([3, 2, 0, 1])
     )
