@@ -27,7 +27,7 @@ from benchmarks.rivals.client import (
     participants,
     trial_of,
 )
-from benchmarks.rivals.encoders import EXPORTS, KINDS, PRECISIONS, Candidate
+from benchmarks.rivals.encoders import EXPORTS, KINDS, PRECISIONS, Candidate, quantized_file
 from tests.support.model_dirs import SAMPLE, sample_texts
 from tests.support.processes import printed_by
 
@@ -51,6 +51,18 @@ ZEN_4 = [*SKYLAKE, "avx512_bf16", "avx512_vnni"]
 )
 def test_a_cpu_is_named_by_its_instruction_set(flags: list[str], name: str) -> None:
     assert instruction_set(set(flags)) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [  # as sentence-transformers 5.7 names them
+        ("avx2", "onnx/model_quint8_avx2.onnx"),
+        ("avx512", "onnx/model_qint8_avx512.onnx"),
+        ("avx512_vnni", "onnx/model_qint8_avx512_vnni.onnx"),
+    ],
+)
+def test_a_rival_in_8_bits_is_looked_for_where_it_is_exported(name: str, path: str) -> None:
+    assert quantized_file(name) == path
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,14 @@ def quantization() -> str:
     return "avx2"
 
 
+def quantized_file(name: str) -> str:
+    """Where sentence-transformers writes it; on AVX2 with unsigned weights."""
+    return f"onnx/model_{'quint8' if name == 'avx2' else 'qint8'}_{name}.onnx"
+
+
 EXPORTS = {
     "onnx": "onnx/model_O3.onnx",
-    "onnx:qint8": f"onnx/model_qint8_{quantization()}.onnx",
+    "onnx:qint8": quantized_file(quantization()),
     "openvino": "openvino/openvino_model.xml",
     "openvino:qint8": "openvino/openvino_model_qint8_quantized.xml",
 }
